@@ -1,0 +1,61 @@
+/* Head budgets: how many prompt tokens each KV head keeps, and the profile that
+ * holds them. Pure host arithmetic (design: Compression). */
+#ifndef FKV_ENGINE_BUDGET_H
+#define FKV_ENGINE_BUDGET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runner/base/buf.h"
+#include "runner/base/status.h"
+
+typedef struct fkv_profile {
+    int n_layers, n_kv_heads;
+    int64_t mean_budget;    /* b; 0 when it came from a budgets file */
+    int32_t *budgets;       /* [n_layers][n_kv_heads] */
+    int32_t *prompt_tokens; /* [n_sample], the sample's prompt lengths after truncation */
+    int n_sample;
+    double mean_output; /* E[output]: the sample's mean new-token limit */
+} fkv_profile;
+
+fkv_status fkv_profile_init(fkv_profile *p, int n_layers, int n_kv_heads, fkv_err *err);
+void fkv_profile_free(fkv_profile *p);
+
+/* Every head gets b. */
+void fkv_budget_uniform(fkv_profile *p, int64_t b);
+
+/* budget = W + alpha (b - W) + (1 - alpha) (b - W) L K s / sum(s), largest
+ * remainder over all layers to L K b. scores: [n_layers][n_kv_heads]; negative
+ * ones count as 0, all-zero means even. b >= W. */
+void fkv_budget_from_scores(fkv_profile *p, const double *scores, int64_t b, int window, double alpha);
+
+/* Ada-KV count (arXiv 2407.11550) of one prompt and layer: adds the unrounded
+ * counts to sum[n_kv_heads]. pooled: [n_kv_heads][n] pooled scores of the
+ * n = T - W positions before the window; b > W. work: n_kv_heads * n floats.
+ * Ties: lower head, then lower position. */
+void fkv_budget_ada_count(const float *pooled, int n_kv_heads, int64_t n, int64_t b, int window, double alpha,
+                          float *work, double *sum);
+
+/* Means of the counts over n_prompts prompts, scaled and rounded so that every
+ * layer's sum is n_kv_heads * b (largest remainder; ties: lower head).
+ * sums: [n_layers][n_kv_heads]; n_prompts 0: every head gets b. No budget is
+ * below 1. */
+void fkv_budget_from_counts(fkv_profile *p, const double *sums, int64_t n_prompts, int64_t b);
+
+/* budgets file: format, n_layers, n_kv_heads, budgets of profile.json's form;
+ * more keys are allowed. Fills p->budgets (p is initialised with the model's
+ * shape; a different shape is an error naming the field). */
+fkv_status fkv_budget_read_file(const char *path, fkv_profile *p, fkv_err *err);
+
+/* scores file {"scores": [[...]...]}: per KV head, or per query head, then
+ * reduced to the KV head by the mean. out: [n_layers][n_kv_heads]. */
+fkv_status fkv_scores_read_file(const char *path, int n_layers, int n_heads, int n_kv_heads, double *out,
+                                fkv_err *err);
+
+/* profile.json: write, and read back what was written. fingerprint is any
+ * string; reading gives it (malloc'd) so that the caller can compare. */
+fkv_status fkv_profile_write(const fkv_profile *p, const char *model, const char *fingerprint,
+                             const char *path, fkv_err *err);
+fkv_status fkv_profile_read(const char *path, fkv_profile *p, char **fingerprint, fkv_err *err);
+
+#endif

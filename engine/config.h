@@ -1,0 +1,39 @@
+/* A model's shape: config.json and generation_config.json of the HF layout. */
+#ifndef FKV_ENGINE_CONFIG_H
+#define FKV_ENGINE_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runner/base/status.h"
+
+typedef enum fkv_rope_type { FKV_ROPE_DEFAULT, FKV_ROPE_LLAMA3 } fkv_rope_type;
+
+enum { FKV_MAX_EOS = 32 };
+
+typedef struct fkv_config {
+    int n_layers, n_heads, n_kv_heads, head_dim;
+    int group; /* n_heads / n_kv_heads */
+    int hidden, intermediate, vocab;
+    int max_positions;
+    float rms_eps;
+    bool tied; /* the output projection is the embedding */
+    fkv_rope_type rope;
+    double rope_theta;
+    double rope_factor, rope_low_freq, rope_high_freq; /* llama3 only */
+    int rope_original_positions;
+    int32_t eos[FKV_MAX_EOS]; /* generation_config.json's, else config.json's */
+    int n_eos;
+} fkv_config;
+
+/* Reads both files of dir. Old form (rope_theta, rope_scaling, torch_dtype) and
+ * new (rope_parameters, dtype). What would change the arithmetic and is not
+ * supported is refused by its name, never ignored. Every dimension is checked:
+ * positive, below sane limits, heads divisible. */
+fkv_status fkv_config_read(const char *dir, fkv_config *config, fkv_err *err);
+
+/* Inverse frequencies of RoPE, [head_dim / 2]: theta^(-2i/head_dim), scaled as
+ * rope_type llama3 does it (as HF transformers' rope initialisation). */
+void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq);
+
+#endif

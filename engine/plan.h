@@ -1,0 +1,56 @@
+/* The Fair-Copying plan: which rank decodes which slots of which head.
+ *
+ * Pure host code; the solver minimises the cost model's step time. */
+#ifndef FKV_ENGINE_PLAN_H
+#define FKV_ENGINE_PLAN_H
+
+#include "engine/cost.h"
+
+typedef enum fkv_plan_mode { FKV_PLAN_STANDARD, FKV_PLAN_BEST_EFFORT, FKV_PLAN_FAIR_COPYING } fkv_plan_mode;
+
+typedef struct fkv_placement {
+    int rank;
+    int begin, end; /* slots [begin, end), not empty */
+} fkv_placement;
+
+typedef struct fkv_plan {
+    fkv_plan_mode mode;
+    int n_layers, n_kv_heads, n_ranks, n_slots;
+    int *first;        /* [n_layers * n_kv_heads + 1]: placements of (l, h) are at [first[i], first[i + 1]) */
+    fkv_placement *at; /* per (l, h) in order of begin, covering [0, n_slots) exactly once */
+    double standard_us, best_effort_us, fair_copying_us, lower_bound_us; /* modelled decode step */
+} fkv_plan;
+
+typedef struct fkv_plan_problem {
+    int n_layers, n_kv_heads, n_ranks, n_slots;
+    const double *tokens; /* [n_layers][n_kv_heads], fkv_cost_tokens */
+    fkv_cost_constants cost;
+    int max_copies; /* per layer; -1: no limit. A head moved whole is one copy */
+} fkv_plan_problem;
+
+/* Home rank of head h: rank r has heads [floor(r K / R), floor((r + 1) K / R)). */
+int fkv_plan_home(int h, int n_kv_heads, int n_ranks);
+
+/* Solves all three modes (for the predictions) and returns that of mode.
+ * bound <= fair-copying <= best-effort <= standard on every input.
+ * Deterministic. n_ranks > n_kv_heads is FKV_E_INPUT. */
+fkv_status fkv_plan_solve(const fkv_plan_problem *problem, fkv_plan_mode mode, fkv_plan *plan, fkv_err *err);
+void fkv_plan_free(fkv_plan *plan);
+
+/* The rank that decodes slot s of head h in layer l. */
+int fkv_plan_owner(const fkv_plan *plan, int l, int h, int s);
+/* Placements away from home, over all layers. */
+int fkv_plan_copies(const fkv_plan *plan);
+/* Modelled decode step of any plan. */
+double fkv_plan_step_us(const fkv_plan_problem *problem, const fkv_plan *plan);
+/* Checks that every (l, h) covers [0, n_slots) once with ranks in range. */
+fkv_status fkv_plan_validate(const fkv_plan *plan, fkv_err *err);
+
+/* plan.json (plan_file.c). extra: members for the top-level object as JSON text
+ * without braces ("\"a\":1,\"b\":2"), or NULL. */
+fkv_status fkv_plan_write(const fkv_plan *plan, const char *fingerprint, const char *extra, const char *path,
+                          fkv_err *err);
+/* Reads and validates; fingerprint is malloc'd. */
+fkv_status fkv_plan_read(const char *path, fkv_plan *plan, char **fingerprint, fkv_err *err);
+
+#endif

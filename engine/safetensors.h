@@ -1,0 +1,39 @@
+/* safetensors files of a model folder, mapped and validated.
+ *
+ * Every tensor's offsets, shape and dtype are checked against the file before
+ * anything is used: in bounds, no overlap, no overflow, size = shape x dtype.
+ */
+#ifndef FKV_ENGINE_SAFETENSORS_H
+#define FKV_ENGINE_SAFETENSORS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runner/base/status.h"
+
+typedef enum fkv_st_dtype { FKV_ST_BF16, FKV_ST_F16, FKV_ST_F32, FKV_ST_OTHER } fkv_st_dtype;
+
+typedef struct fkv_st_tensor {
+    const char *name;
+    fkv_st_dtype dtype;
+    int n_dims;
+    int64_t shape[8];
+    const void *data; /* in the mapping; not necessarily aligned */
+    size_t n_bytes;
+    const char *file; /* path, for messages */
+} fkv_st_tensor;
+
+typedef struct fkv_safetensors fkv_safetensors;
+
+/* Opens dir/model.safetensors.index.json and the files that it names, or
+ * dir/model.safetensors. */
+fkv_status fkv_safetensors_open(const char *dir, fkv_safetensors **out, fkv_err *err);
+void fkv_safetensors_close(fkv_safetensors *st);
+
+/* The tensor of that name with exactly these dimensions and dtype BF16, F16 or
+ * F32; anything else is FKV_E_INPUT naming file and tensor. */
+fkv_status fkv_safetensors_get(const fkv_safetensors *st, const char *name, const int64_t *shape, int n_dims,
+                               fkv_st_tensor *out, fkv_err *err);
+size_t fkv_safetensors_bytes(const fkv_safetensors *st);
+
+#endif

@@ -1,0 +1,41 @@
+/* The input as one stream of lines, whatever the archives are.
+ *
+ * Reads tar, zip, 7z and plain files, gz, zst, xz or bz2 on top, through
+ * libarchive, in constant memory. Nothing is ever extracted: member names are
+ * just names. Lines end in "\n" ("\r\n" too); blank ones are skipped but counted.
+ */
+#ifndef FKV_JOBS_ARCHIVE_H
+#define FKV_JOBS_ARCHIVE_H
+
+#include "jobs/job.h"
+
+typedef struct fkv_reader fkv_reader;
+
+/* One record's raw text, or what stands in its place. All pointers are
+ * borrowed and stay valid until the next call (archive and member: until close). */
+typedef struct fkv_line {
+    int64_t ordinal;     /* 0-based count of records over the whole input */
+    const char *archive; /* fkv_input_file.name */
+    const char *member;  /* path inside it; a plain file: base name without compression suffix */
+    int64_t line;        /* from 1 */
+    const char *text;    /* without the line's end; NULL when error_code is set */
+    size_t n;
+    const char *error_code;    /* "too_large" (over max_record_bytes), "damaged_archive", or NULL */
+    const char *error_message; /* with it */
+} fkv_line;
+
+/* Opens nothing yet but checks that every file can be opened and is of a known
+ * format (errors go to errs, all of them). */
+fkv_status fkv_reader_open(const fkv_job *job, fkv_reader **reader, fkv_errs *errs);
+
+/* The next record; FKV_END at the end or after job.limit records. A damaged
+ * archive gives one line with error_code and reading goes on with the next
+ * archive; an oversized line gives one such line and reading goes on behind it.
+ * Only failures of the system (memory) are errors. */
+fkv_status fkv_reader_next(fkv_reader *reader, fkv_line *line, fkv_err *err);
+
+/* Compressed bytes consumed so far and in all, for progress. */
+void fkv_reader_progress(const fkv_reader *reader, int64_t *done_bytes, int64_t *total_bytes);
+void fkv_reader_close(fkv_reader *reader);
+
+#endif

@@ -1,0 +1,130 @@
+/* The job file: one INI file (and -s overrides) to one typed structure.
+ *
+ * One table in job.c lists every key with its type, range, default and whether
+ * it can change answers; parsing, --help text, the resolved job.ini and the
+ * resume check all read that table. Not for: opening the archives or the model.
+ */
+#ifndef FKV_JOBS_JOB_H
+#define FKV_JOBS_JOB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runner/base/buf.h"
+#include "runner/base/status.h"
+
+typedef enum fkv_format { FKV_FORMAT_AUTO, FKV_FORMAT_LONGBENCH, FKV_FORMAT_PROMPT } fkv_format;
+typedef enum fkv_truncate {
+    FKV_TRUNCATE_MIDDLE,
+    FKV_TRUNCATE_LEFT,
+    FKV_TRUNCATE_RIGHT,
+    FKV_TRUNCATE_ERROR
+} fkv_truncate;
+typedef enum fkv_method {
+    FKV_METHOD_ADA_SNAPKV,
+    FKV_METHOD_UNIFORM,
+    FKV_METHOD_SCORES,
+    FKV_METHOD_NONE
+} fkv_method;
+typedef enum fkv_job_backend {
+    FKV_JOB_BACKEND_AUTO,
+    FKV_JOB_BACKEND_CPU,
+    FKV_JOB_BACKEND_CUDA
+} fkv_job_backend;
+/* Same order as fkv_plan_mode in engine/plan.h. */
+typedef enum fkv_job_mode { FKV_JOB_STANDARD, FKV_JOB_BEST_EFFORT, FKV_JOB_FAIR_COPYING } fkv_job_mode;
+
+/* One file that a pattern of input.archives matched. */
+typedef struct fkv_input_file {
+    char *path; /* to open: relative to the working directory or absolute */
+    char *name; /* as the job file's pattern gave it; stands in the rows */
+} fkv_input_file;
+
+/* Counts that the job file may give as "auto" are 0 for auto. */
+typedef struct fkv_job {
+    char *path; /* of the job file, for messages */
+
+    struct {
+        char *name;
+        char *output; /* folder */
+        uint64_t seed;
+        int64_t limit;      /* first records of the input; 0: all */
+        int64_t max_errors; /* 0: never stop early */
+        bool retry_errors;
+        bool restart;
+        int64_t grace_s;
+    } job;
+    struct {
+        fkv_input_file *files; /* in byte order of name */
+        size_t n_files;
+        char **members; /* patterns; '*' also matches '/' */
+        size_t n_members;
+        fkv_format format;
+        char *prompts;           /* path or NULL */
+        char *max_new_tokens_by; /* path or NULL */
+        int64_t max_record_bytes;
+        int64_t part, n_parts; /* this process does the shards j with j mod n_parts == part */
+    } input;
+    struct {
+        char *path;
+        bool dummy; /* weights = dummy */
+        int64_t max_prompt_tokens;
+        fkv_truncate truncate;
+    } model;
+    struct {
+        int64_t sample;
+        fkv_method method;
+        int64_t window;
+        int64_t kernel;
+        double floor;
+        int64_t budget;        /* mean tokens per head, or 0 when budget_percent is set */
+        double budget_percent; /* of the sample's mean prompt length, or 0 */
+        char *budgets_file;    /* path or NULL */
+        char *scores_file;
+    } profile;
+    struct {
+        fkv_job_mode mode;
+        int64_t max_copies; /* per layer; -1: auto */
+    } plan;
+    struct {
+        fkv_job_backend backend;
+        int64_t tensor_parallel, data_parallel, devices, slots; /* 0: auto */
+        int64_t max_new_tokens;
+    } engine;
+    struct {
+        double temperature, top_p;
+        int64_t top_k;
+        char **stop; /* UTF-8 strings, none empty */
+        size_t n_stop;
+    } sampling;
+    struct {
+        int64_t records_per_shard;
+        int64_t compression_level;
+        bool token_ids;
+    } output;
+} fkv_job;
+
+/* Parses path and the overrides ("section.key=value"). Every mistake goes to
+ * errs, each with file (or "-s"), line and key; FKV_E_INPUT if there is any.
+ * Paths in the job file are made relative to its folder, those in overrides to
+ * the working directory. Required: job.name, job.output, input.archives,
+ * model.path. Free with fkv_job_free in either case. */
+fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t n_overrides, fkv_job **job,
+                         fkv_errs *errs);
+void fkv_job_free(fkv_job *job);
+
+/* Every key of every section with its resolved value, as an INI file that
+ * fkv_job_parse reads back to the same job. */
+fkv_status fkv_job_write_ini(const fkv_job *job, fkv_buf *out, fkv_err *err);
+
+/* A JSON object {"section.key": "value", ...} of the keys that can change
+ * answers or the shards' bytes, in table order. Files (prompts, archives, ...)
+ * stand as name, size and hash of their ends, the model as its files' ends.
+ * Two runs may share an output folder only if these are equal. */
+fkv_status fkv_job_write_identity(const fkv_job *job, fkv_buf *out, fkv_err *err);
+
+/* One line of help per key, from the table. */
+fkv_status fkv_job_write_help(fkv_buf *out, fkv_err *err);
+
+#endif

@@ -1,0 +1,79 @@
+/* The output folder: finished rows in, journal, shards and manifest out.
+ *
+ * A row handed in is appended to the journal (journal.h), so that a crash loses
+ * only what was in flight; memory holds where each row of an open shard stands,
+ * never the rows. When a shard's last row is there, its rows are copied from the
+ * journal in input order through zstd (shard.h) to shards/shard-NNNNNN.jsonl.zst,
+ * the manifest is replaced (manifest.h), and the journal is rewritten without
+ * them. Shard, then manifest: a crash in between repeats records, which the
+ * resume detects; the other order loses them.
+ *
+ * Thread use: one thread calls fkv_output_add; another may call the rest.
+ */
+#ifndef FKV_JOBS_OUTPUT_H
+#define FKV_JOBS_OUTPUT_H
+
+#include "jobs/job.h"
+
+typedef struct fkv_output fkv_output;
+
+typedef struct fkv_output_totals {
+    int64_t records;           /* rows there are, of this part, shards and journal together */
+    int64_t resumed;           /* of them, written by earlier runs */
+    int64_t errors;            /* of them, error rows */
+    int64_t prompt_tokens;     /* of this run */
+    int64_t completion_tokens; /* of this run */
+    bool complete;             /* an earlier run finished the job */
+} fkv_output_totals;
+
+/* Makes the folder, takes the lock (FKV_E_BUSY names the holder), moves an old
+ * output aside for job.restart, compares the identity (fkv_job_write_identity)
+ * with the manifest's (FKV_E_INPUT names the first key that differs, old and
+ * new value), writes job.ini, loads manifest and journal (a torn tail of the
+ * journal is dropped; an entry damaged before the tail is an error naming it),
+ * deletes stray *.tmp, and writes a manifest if there is none. */
+fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err);
+
+/* Path of a file of the folder, with the part's number where the design says so
+ * ("stats.json" -> "OUT/stats.json", or "OUT/stats-1of3.json"). malloc'd. */
+char *fkv_output_path(const fkv_output *output, const char *file, bool per_part);
+
+/* Whether this part has to do record ordinal, and it has no row yet. */
+bool fkv_output_needs(const fkv_output *output, int64_t ordinal);
+/* Whether ordinal is this part's. */
+bool fkv_output_owns(const fkv_output *output, int64_t ordinal);
+/* Smallest ordinal that can still need work: everything before it is in shards
+ * or not this part's. */
+int64_t fkv_output_first_needed(const fkv_output *output);
+
+/* One finished row (with its "\n"). Journalled before it returns; synced at
+ * least every 10 s. Commits the shard when it is the shard's last. Rows may come
+ * in any order; a second row for an ordinal is an error of ours (assert). */
+fkv_status fkv_output_add(fkv_output *output, int64_t ordinal, const char *row, size_t n, bool is_error,
+                          int64_t prompt_tokens, int64_t completion_tokens, fkv_err *err);
+
+/* Syncs the journal (call on a timer, and before an exit with code 75). */
+fkv_status fkv_output_sync(fkv_output *output, fkv_err *err);
+
+/* The input ended after n_records records in all: commits the last, shorter
+ * shard and marks the manifest complete. */
+fkv_status fkv_output_finish(fkv_output *output, int64_t n_records, fkv_err *err);
+
+void fkv_output_totals_get(fkv_output *output, fkv_output_totals *totals);
+
+/* Stores a key of the manifest's "run" object (plan fingerprint and the like):
+ * sets it on the first run; on a resume a different value is FKV_E_INPUT naming
+ * key, old and new value. */
+fkv_status fkv_output_pin(fkv_output *output, const char *key, const char *value, fkv_err *err);
+
+void fkv_output_close(fkv_output *output);
+
+/* Runs make under an exclusive lock on the folder's file name "lock-<what>", so
+ * that of several parts one makes profile or plan and the others wait, then load.
+ * A signal that fkv_output_interrupt was told of ends the wait (FKV_E_INTERRUPTED). */
+fkv_status fkv_output_with_lock(fkv_output *output, const char *what,
+                                fkv_status (*make)(void *ctx, fkv_err *err), void *ctx, fkv_err *err);
+/* Async-signal-safe: makes waits give up. */
+void fkv_output_interrupt(fkv_output *output);
+
+#endif

@@ -1,0 +1,46 @@
+/* Records: from a line of JSON to the prompt's text and what passes through.
+ *
+ * Values that pass through are kept as the JSON text that they were (numbers,
+ * escapes, order of keys), so they come out as they went in. jansson validates
+ * every one of them.
+ */
+#ifndef FKV_JOBS_RECORD_H
+#define FKV_JOBS_RECORD_H
+
+#include "jobs/archive.h"
+
+typedef struct fkv_record {
+    int64_t ordinal;
+    const char *archive, *member; /* borrowed from the reader */
+    int64_t line;
+    fkv_buf id_json;        /* JSON text of the id; "null" when there is none or it can't be read */
+    fkv_buf dataset;        /* resolved name; empty: null in the row */
+    fkv_buf fields;         /* JSON object text of what passes through, at least "{}" */
+    fkv_buf prompt;         /* UTF-8 */
+    int64_t max_new_tokens; /* the record's own, else its dataset's, else 0 */
+    char error_code[32];    /* not empty: this record becomes an error row */
+    char error_message[256];
+} fkv_record;
+
+/* Templates and limits by dataset, loaded once from the job's files. */
+typedef struct fkv_record_parser fkv_record_parser;
+
+fkv_status fkv_record_parser_open(const fkv_job *job, fkv_record_parser **parser, fkv_errs *errs);
+void fkv_record_parser_close(fkv_record_parser *parser);
+
+/* Fills *record (zero-initialised once, reused for any number of calls). A bad
+ * line sets error_code ("bad_json", "bad_utf8", "not_object", "missing_field",
+ * "bad_field", "unknown_dataset", "empty_prompt", or the line's own) and
+ * returns FKV_OK: one bad record never stops a job. */
+fkv_status fkv_record_parse(const fkv_record_parser *parser, const fkv_line *line, fkv_record *record,
+                            fkv_err *err);
+
+/* Sets error_code and error_message (for errors found later, e.g. "too_long"). */
+void fkv_record_set_error(fkv_record *record, const char *code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Swaps the contents of two records, so that a queue can hand buffers around. */
+void fkv_record_swap(fkv_record *a, fkv_record *b);
+void fkv_record_free(fkv_record *record);
+
+#endif

@@ -1,0 +1,26 @@
+/* stats.json and metrics.prom: what a run measured about itself. */
+#ifndef FKV_JOBS_STATS_H
+#define FKV_JOBS_STATS_H
+
+#include "jobs/output.h"
+
+enum { FKV_STATS_PHASES = 8 };
+
+typedef struct fkv_stats {
+    fkv_output_totals totals;
+    bool complete;
+    int64_t decode_steps;
+    int64_t kv_bytes; /* largest in use over all ranks together */
+    int64_t peak_rss_bytes;
+    struct {
+        const char *name;
+        double seconds;
+    } phases[FKV_STATS_PHASES];           /* name NULL ends it */
+    const double *rank_attention_seconds; /* [n_ranks] */
+    int n_ranks;
+    const char *backend, *versions; /* versions: a JSON object's text */
+} fkv_stats;
+
+fkv_status fkv_stats_write(const fkv_output *output, const fkv_stats *stats, fkv_err *err);
+
+#endif

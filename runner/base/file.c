@@ -1,0 +1,149 @@
+/* Files: see file.h. */
+#include "runner/base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+fkv_status fkv_file_read(const char *path, size_t max_bytes, fkv_buf *out, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    struct stat sb;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "can't be opened: %s", strerror(errno));
+    if (fstat(fd, &sb) || !S_ISREG(sb.st_mode)) {
+        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "not a regular file");
+        goto out;
+    }
+    if ((uint64_t)sb.st_size > max_bytes) {
+        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "%lld bytes, more than the %zu allowed",
+                         (long long)sb.st_size, max_bytes);
+        goto out;
+    }
+    if ((st = fkv_buf_reserve(out, (size_t)sb.st_size, err))) goto out;
+    size_t left = (size_t)sb.st_size;
+    while (left) {
+        const ssize_t n = read(fd, out->data + out->len, left);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) {
+            st = fkv_fail_errno(err, path, "read");
+            goto out;
+        }
+        if (n == 0) break;
+        out->len += (size_t)n;
+        left -= (size_t)n;
+    }
+    out->data[out->len] = '\0';
+out:
+    close(fd);
+    return st;
+}
+
+fkv_status fkv_write_all(int fd, const void *bytes, size_t n, const char *path, fkv_err *err)
+{
+    const char *p = bytes;
+    while (n) {
+        const ssize_t w = write(fd, p, n);
+        if (w < 0 && errno == EINTR) continue;
+        if (w < 0) return fkv_fail_errno(err, path, "write");
+        p += w;
+        n -= (size_t)w;
+    }
+    return FKV_OK;
+}
+
+char *fkv_path_dir(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash) return strdup(".");
+    return strndup(path, slash == path ? 1 : (size_t)(slash - path));
+}
+
+char *fkv_path_join(const char *a, const char *b)
+{
+    if (b[0] == '/' || !a[0]) return strdup(b);
+    const size_t na = strlen(a), nb = strlen(b);
+    const int slash = a[na - 1] != '/';
+    char *p = malloc(na + nb + 2);
+    if (!p) return NULL;
+    memcpy(p, a, na);
+    if (slash) p[na] = '/';
+    memcpy(p + na + slash, b, nb + 1);
+    return p;
+}
+
+fkv_status fkv_dir_sync_of(const char *path, fkv_err *err)
+{
+    char *dir = fkv_path_dir(path);
+    if (!dir) return fkv_fail_memory(err);
+    fkv_status st = FKV_OK;
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd)) st = fkv_fail_errno(err, dir, "fsync of the folder");
+    if (fd >= 0) close(fd);
+    free(dir);
+    return st;
+}
+
+fkv_status fkv_file_commit(int fd, const char *tmp, const char *path, fkv_err *err)
+{
+    if (fsync(fd)) return fkv_fail_errno(err, tmp, "fsync");
+    if (rename(tmp, path)) return fkv_fail_errno(err, path, "rename");
+    return fkv_dir_sync_of(path, err);
+}
+
+fkv_status fkv_file_replace(const char *path, const void *bytes, size_t n, fkv_err *err)
+{
+    fkv_status st;
+    int fd = -1;
+    const size_t size = strlen(path) + 5;
+    char *tmp = malloc(size);
+    if (!tmp) return fkv_fail_memory(err);
+    snprintf(tmp, size, "%s.tmp", path);
+    fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        st = fkv_fail_errno(err, tmp, "create");
+        goto out;
+    }
+    if ((st = fkv_write_all(fd, bytes, n, tmp, err))) goto out;
+    st = fkv_file_commit(fd, tmp, path, err);
+out:
+    if (fd >= 0) close(fd);
+    if (st && fd >= 0) unlink(tmp);
+    free(tmp);
+    return st;
+}
+
+fkv_status fkv_dir_make(const char *path, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    struct stat sb;
+    char *p = strdup(path);
+    if (!p) return fkv_fail_memory(err);
+    for (char *s = p + 1; !st; s++) {
+        if (*s && *s != '/') continue;
+        const char kept = *s;
+        *s = '\0';
+        if (mkdir(p, 0777) && errno != EEXIST) st = fkv_fail_errno(err, p, "mkdir");
+        *s = kept;
+        if (!kept) break;
+    }
+    if (!st && (stat(path, &sb) || !S_ISDIR(sb.st_mode)))
+        st = fkv_fail_at(err, FKV_E_SYSTEM, path, 0, NULL, "not a folder");
+    free(p);
+    return st;
+}
+
+bool fkv_file_exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+int64_t fkv_file_size(const char *path)
+{
+    struct stat sb;
+    return stat(path, &sb) ? -1 : (int64_t)sb.st_size;
+}

@@ -1,0 +1,64 @@
+/* Fingerprints: see hash.h. */
+#include "runner/base/hash.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+uint64_t fkv_hash(const void *bytes, size_t n, uint64_t seed)
+{
+    return XXH3_64bits_withSeed(bytes, n, seed);
+}
+
+fkv_status fkv_hash_file_ends(const char *path, uint64_t *out, fkv_err *err)
+{
+    enum { END = 64 * 1024 };
+    static _Thread_local char part[END];
+    fkv_status st = FKV_OK;
+    struct stat sb;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "can't be opened: %s", strerror(errno));
+    if (fstat(fd, &sb)) {
+        st = fkv_fail_errno(err, path, "stat");
+        goto out;
+    }
+    uint64_t h = (uint64_t)sb.st_size;
+    const off_t tail = sb.st_size > END ? sb.st_size - END : 0;
+    for (int i = 0; i < 2; i++) {
+        const ssize_t n = pread(fd, part, END, i ? tail : 0);
+        if (n < 0) {
+            st = fkv_fail_errno(err, path, "read");
+            goto out;
+        }
+        h = fkv_hash(part, (size_t)n, h);
+    }
+    *out = h;
+out:
+    close(fd);
+    return st;
+}
+
+void fkv_hash_hex(uint64_t h, char out[17])
+{
+    snprintf(out, 17, "%016llx", (unsigned long long)h);
+}
+
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9ULL;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebULL;
+    return x ^ (x >> 31);
+}
+
+uint64_t fkv_random_u64(uint64_t seed, uint64_t stream, uint64_t i)
+{
+    const uint64_t golden = 0x9e3779b97f4a7c15ULL;
+    const uint64_t key = mix(mix(seed + golden) ^ (stream + golden));
+    return mix(key + (i + 1) * golden);
+}

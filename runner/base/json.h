@@ -1,0 +1,40 @@
+/* JSON through jansson, with errors that name file and field.
+ *
+ * Readers of configuration-like files (config.json, plan.json, dataset2prompt)
+ * load the whole document here; records stream elsewhere (jobs/record.h).
+ */
+#ifndef FKV_BASE_JSON_H
+#define FKV_BASE_JSON_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runner/base/buf.h"
+
+/* Loads path, at most max_bytes; duplicate keys are refused. The caller
+ * json_decref()s *out. Errors: FKV_E_INPUT with file and line. */
+fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_err *err);
+
+/* Typed fields of an object. where is the file that an error names. A missing
+ * key or a wrong type is FKV_E_INPUT; the _or forms give fallback when the key
+ * is missing or null. Integers outside [lo, hi] are errors that show the range. */
+fkv_status fkv_json_i64(const json_t *o, const char *key, int64_t lo, int64_t hi, const char *where,
+                        int64_t *out, fkv_err *err);
+fkv_status fkv_json_i64_or(const json_t *o, const char *key, int64_t lo, int64_t hi, int64_t fallback,
+                           const char *where, int64_t *out, fkv_err *err);
+fkv_status fkv_json_f64_or(const json_t *o, const char *key, double lo, double hi, double fallback,
+                           const char *where, double *out, fkv_err *err);
+fkv_status fkv_json_bool_or(const json_t *o, const char *key, bool fallback, const char *where, bool *out,
+                            fkv_err *err);
+/* Borrowed from o. */
+fkv_status fkv_json_str(const json_t *o, const char *key, const char *where, const char **out, fkv_err *err);
+/* NULL when it is missing or null. */
+fkv_status fkv_json_str_or_null(const json_t *o, const char *key, const char *where, const char **out,
+                                fkv_err *err);
+
+/* Appends a JSON string literal, quotes included. text must be UTF-8; control
+ * characters, quote and backslash are escaped, all else stands as it is. */
+fkv_status fkv_json_put_string(fkv_buf *b, const char *text, size_t n, fkv_err *err);
+
+#endif
