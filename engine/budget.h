@@ -9,6 +9,10 @@
 #include "runner/base/buf.h"
 #include "runner/base/status.h"
 
+/* Bounds of b and of one head's budget: 1 to FKV_BUDGET_MAX tokens. */
+enum { FKV_BUDGET_MAX = 1 << 27 };
+
+/* Owns its arrays. */
 typedef struct fkv_profile {
     int n_layers, n_kv_heads;
     int64_t mean_budget;    /* b; 0 when it came from a budgets file */
@@ -18,6 +22,7 @@ typedef struct fkv_profile {
     double mean_output; /* E[output]: the sample's mean new-token limit */
 } fkv_profile;
 
+/* Every budget 0, no sample. */
 fkv_status fkv_profile_init(fkv_profile *p, int n_layers, int n_kv_heads, fkv_err *err);
 void fkv_profile_free(fkv_profile *p);
 
@@ -25,14 +30,15 @@ void fkv_profile_free(fkv_profile *p);
 void fkv_budget_uniform(fkv_profile *p, int64_t b);
 
 /* budget = W + alpha (b - W) + (1 - alpha) (b - W) L K s / sum(s), largest
- * remainder over all layers to L K b. scores: [n_layers][n_kv_heads]; negative
- * ones count as 0, all-zero means even. b >= W. */
+ * remainder over all layers to L K b (ties: lower layer, then lower head).
+ * scores: [n_layers][n_kv_heads]; negative ones and those that are not finite
+ * count as 0, all-zero means even. b >= W. */
 void fkv_budget_from_scores(fkv_profile *p, const double *scores, int64_t b, int window, double alpha);
 
 /* Ada-KV count (arXiv 2407.11550) of one prompt and layer: adds the unrounded
  * counts to sum[n_kv_heads]. pooled: [n_kv_heads][n] pooled scores of the
- * n = T - W positions before the window; b > W. work: n_kv_heads * n floats.
- * Ties: lower head, then lower position. */
+ * n = T - W positions before the window; b >= W. work: n_kv_heads * n floats.
+ * Ties: lower head, then lower position. NaN scores rank below all others. */
 void fkv_budget_ada_count(const float *pooled, int n_kv_heads, int64_t n, int64_t b, int window, double alpha,
                           float *work, double *sum);
 
@@ -53,7 +59,8 @@ fkv_status fkv_scores_read_file(const char *path, int n_layers, int n_heads, int
                                 fkv_err *err);
 
 /* profile.json: write, and read back what was written. fingerprint is any
- * string; reading gives it (malloc'd) so that the caller can compare. */
+ * UTF-8; reading gives it (malloc'd) so that the caller can compare. Reading
+ * into an initialised p wants its shape, into a zeroed p takes the file's. */
 fkv_status fkv_profile_write(const fkv_profile *p, const char *model, const char *fingerprint,
                              const char *path, fkv_err *err);
 fkv_status fkv_profile_read(const char *path, fkv_profile *p, char **fingerprint, fkv_err *err);

@@ -1,7 +1,12 @@
 /* safetensors files of a model folder, mapped and validated.
  *
  * Every tensor's offsets, shape and dtype are checked against the file before
- * anything is used: in bounds, no overlap, no overflow, size = shape x dtype.
+ * anything is used: in bounds, no overlap, no hole, no overflow, size = shape x
+ * dtype. Dtypes that the format knows and we do not compute with are
+ * FKV_ST_OTHER: such a tensor is only refused when it is asked for.
+ *
+ * A file that another process cuts short while it is mapped is not guarded
+ * against: reading a page that is gone ends the process (SIGBUS).
  */
 #ifndef FKV_ENGINE_SAFETENSORS_H
 #define FKV_ENGINE_SAFETENSORS_H
@@ -26,14 +31,17 @@ typedef struct fkv_st_tensor {
 typedef struct fkv_safetensors fkv_safetensors;
 
 /* Opens dir/model.safetensors.index.json and the files that it names, or
- * dir/model.safetensors. */
+ * dir/model.safetensors. The index must agree with the files: each tensor in
+ * the file that it names, none in two files. */
 fkv_status fkv_safetensors_open(const char *dir, fkv_safetensors **out, fkv_err *err);
 void fkv_safetensors_close(fkv_safetensors *st);
 
 /* The tensor of that name with exactly these dimensions and dtype BF16, F16 or
- * F32; anything else is FKV_E_INPUT naming file and tensor. */
+ * F32; anything else is FKV_E_INPUT naming file and tensor. What out points at
+ * is borrowed until close. */
 fkv_status fkv_safetensors_get(const fkv_safetensors *st, const char *name, const int64_t *shape, int n_dims,
                                fkv_st_tensor *out, fkv_err *err);
+/* Bytes of all tensors of all files. */
 size_t fkv_safetensors_bytes(const fkv_safetensors *st);
 
 #endif

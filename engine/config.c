@@ -1,0 +1,411 @@
+/* Reads a model's shape from config.json: see config.h.
+ *
+ * Whatever could change the arithmetic is looked at and refused by its name
+ * unless it holds the value that leaves the Llama arithmetic as it is. Owns
+ * nothing beyond a call. Not for weights: their shapes are checked where they
+ * are loaded.
+ */
+#include "engine/config.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runner/base/file.h"
+#include "runner/base/json.h"
+
+enum {
+    MAX_CONFIG_BYTES = 1 << 20,
+    MAX_LAYERS = 1024,
+    MAX_HEADS = 1024,
+    MAX_HEAD_DIM = 256,
+    MAX_HIDDEN = 1 << 17,
+    MAX_INTERMEDIATE = 1 << 20,
+    MAX_VOCAB = 1 << 24,
+    MAX_POSITIONS = 1 << 27,
+};
+
+/* Keys by which related models change the arithmetic. Absent, null, false, an
+ * empty list or the neutral number (NAN: there is none) are fine. */
+static const struct {
+    const char *key;
+    double neutral;
+} foreign_keys[] = {
+    {"quantization_config", NAN},
+    {"compression_config", NAN},
+    {"attention_bias", NAN},
+    {"mlp_bias", NAN},
+    {"qkv_bias", NAN},
+    {"use_bias", NAN},
+    {"partial_rotary_factor", 1},
+    {"rotary_pct", 1},
+    {"rope_interleaved", NAN},
+    {"no_rope_layers", NAN},
+    {"alibi", NAN},
+    {"qk_norm", NAN},
+    {"use_qk_norm", NAN},
+    {"qk_layernorm", NAN},
+    {"clip_qkv", NAN},
+    {"attention_multiplier", NAN},
+    {"residual_multiplier", 1},
+    {"embedding_multiplier", 1},
+    {"logits_scaling", 1},
+    {"logit_scale", 1},
+    {"scale_emb", 1},
+    {"scale_depth", NAN},
+    {"dim_model_base", NAN},
+    {"query_pre_attn_scalar", NAN},
+    {"attn_logit_softcapping", NAN},
+    {"final_logit_softcapping", NAN},
+    {"attention_chunk_size", NAN},
+    {"num_experts", NAN},
+    {"num_local_experts", NAN},
+    {"n_routed_experts", NAN},
+};
+
+static const char *const architectures[] = {"LlamaForCausalLM", "MistralForCausalLM"};
+static const char *const model_types[] = {"llama", "mistral"};
+
+static bool is_one_of(const char *text, const char *const *list, size_t n)
+{
+    for (size_t i = 0; text && i < n; i++)
+        if (!strcmp(text, list[i])) return true;
+    return false;
+}
+
+static fkv_status refuse(fkv_err *err, const char *path, const char *key, const char *why)
+{
+    return fkv_fail_at(err, FKV_E_INPUT, path, 0, key, "%s", why);
+}
+
+static fkv_status read_dim(const json_t *o, const char *key, int64_t hi, const char *path, int *out,
+                           fkv_err *err)
+{
+    int64_t v = 0;
+    const fkv_status st = fkv_json_i64(o, key, 1, hi, path, &v, err);
+    if (!st) *out = (int)v;
+    return st;
+}
+
+/* Like fkv_json_f64_or, but a missing value is an error. */
+static fkv_status read_f64(const json_t *o, const char *key, double lo, double hi, const char *path,
+                           double *out, fkv_err *err)
+{
+    const json_t *v = json_object_get(o, key);
+    if (!v || json_is_null(v)) return refuse(err, path, key, "is missing");
+    return fkv_json_f64_or(o, key, lo, hi, 0, path, out, err);
+}
+
+/* *mistral: the model type whose missing keys mean other values. */
+static fkv_status check_architecture(const json_t *o, const char *path, bool *mistral, fkv_err *err)
+{
+    const json_t *list = json_object_get(o, "architectures");
+    const char *type = NULL, *name = NULL;
+    fkv_status st = fkv_json_str_or_null(o, "model_type", path, &type, err);
+    if (st) return st;
+    if (list && !json_is_null(list)) {
+        if (!json_is_array(list) || !json_array_size(list))
+            return refuse(err, path, "architectures", "must be a list of names");
+        for (size_t i = 0; i < json_array_size(list); i++) {
+            name = json_string_value(json_array_get(list, i));
+            if (!is_one_of(name, architectures, sizeof architectures / sizeof *architectures))
+                return fkv_fail_at(err, FKV_E_INPUT, path, 0, "architectures",
+                                   "%.80s is not supported (LlamaForCausalLM and MistralForCausalLM are)",
+                                   name ? name : "a value that is not a string");
+        }
+    } else if (!type) {
+        return refuse(err, path, "architectures", "is missing");
+    }
+    if (type && !is_one_of(type, model_types, sizeof model_types / sizeof *model_types))
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "model_type",
+                           "%.80s is not supported (llama and mistral are)", type);
+    *mistral = !strcmp(type ? type : name, type ? "mistral" : "MistralForCausalLM");
+    return FKV_OK;
+}
+
+static fkv_status check_foreign_keys(const json_t *o, const char *path, fkv_err *err)
+{
+    for (size_t i = 0; i < sizeof foreign_keys / sizeof *foreign_keys; i++) {
+        const json_t *v = json_object_get(o, foreign_keys[i].key);
+        if (!v || json_is_null(v) || json_is_false(v)) continue;
+        if (json_is_array(v) && !json_array_size(v)) continue;
+        if (json_is_number(v) && json_number_value(v) == foreign_keys[i].neutral) continue;
+        return refuse(err, path, foreign_keys[i].key,
+                      "is set; it changes the model's arithmetic and is not supported");
+    }
+    return FKV_OK;
+}
+
+static fkv_status check_activation(const json_t *o, const char *path, fkv_err *err)
+{
+    static const char *const keys[] = {"hidden_act", "hidden_activation"};
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < 2; i++) {
+        const char *act = NULL;
+        st = fkv_json_str_or_null(o, keys[i], path, &act, err);
+        if (!st && act && strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
+            st = fkv_fail_at(err, FKV_E_INPUT, path, 0, keys[i], "%.80s is not supported (silu is)", act);
+    }
+    return st;
+}
+
+/* Weights are read by the dtype that their file states; these keys only have
+ * to be something that needs no further scales. */
+static fkv_status check_dtype(const json_t *o, const char *path, fkv_err *err)
+{
+    static const char *const keys[] = {"dtype", "torch_dtype"};
+    static const char *const known[] = {"bfloat16", "float16", "float32", "auto"};
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < 2; i++) {
+        const char *dtype = NULL;
+        st = fkv_json_str_or_null(o, keys[i], path, &dtype, err);
+        if (st || !dtype) continue;
+        if (!strncmp(dtype, "torch.", 6)) dtype += 6;
+        if (!is_one_of(dtype, known, sizeof known / sizeof *known))
+            st = fkv_fail_at(err, FKV_E_INPUT, path, 0, keys[i],
+                             "%.80s is not supported (bfloat16, float16 and float32 are)", dtype);
+    }
+    return st;
+}
+
+/* A window that reaches over all positions, or that a flag switches off, hides
+ * nothing. A Mistral config without the key means the type's default. */
+static fkv_status check_window(const json_t *o, const char *path, bool mistral, const fkv_config *c,
+                               fkv_err *err)
+{
+    enum { MISTRAL_DEFAULT_WINDOW = 4096 };
+    const json_t *v = json_object_get(o, "sliding_window"), *types = json_object_get(o, "layer_types");
+    bool use = true;
+    fkv_status st = fkv_json_bool_or(o, "use_sliding_window", true, path, &use, err);
+    if (st) return st;
+    for (size_t i = 0; i < json_array_size(types); i++) {
+        const char *type = json_string_value(json_array_get(types, i));
+        if (!type || strcmp(type, "full_attention") != 0)
+            return refuse(err, path, "layer_types",
+                          "holds something other than full_attention, which is not supported");
+    }
+    if (!use || json_is_null(v) || json_is_false(v)) return FKV_OK;
+    if (!v) {
+        if (!mistral || c->max_positions <= MISTRAL_DEFAULT_WINDOW) return FKV_OK;
+        return refuse(err, path, "sliding_window",
+                      "is missing, which means 4096 for this model type; sliding windows are not "
+                      "supported (null states that there is none)");
+    }
+    if (!json_is_integer(v)) return refuse(err, path, "sliding_window", "must be an integer or null");
+    if (json_integer_value(v) >= c->max_positions) return FKV_OK;
+    return fkv_fail_at(err, FKV_E_INPUT, path, 0, "sliding_window", "%lld: sliding windows are not supported",
+                       (long long)json_integer_value(v));
+}
+
+static fkv_status read_shape(const json_t *o, const char *path, bool mistral, fkv_config *c, fkv_err *err)
+{
+    fkv_status st;
+    int64_t v = 0;
+    if ((st = read_dim(o, "num_hidden_layers", MAX_LAYERS, path, &c->n_layers, err)) ||
+        (st = read_dim(o, "hidden_size", MAX_HIDDEN, path, &c->hidden, err)) ||
+        (st = read_dim(o, "intermediate_size", MAX_INTERMEDIATE, path, &c->intermediate, err)) ||
+        (st = read_dim(o, "vocab_size", MAX_VOCAB, path, &c->vocab, err)) ||
+        (st = read_dim(o, "max_position_embeddings", MAX_POSITIONS, path, &c->max_positions, err)) ||
+        (st = read_dim(o, "num_attention_heads", MAX_HEADS, path, &c->n_heads, err)))
+        return st;
+
+    /* Null always means one KV head per head; absent does only for Llama. */
+    if (mistral && !json_object_get(o, "num_key_value_heads"))
+        return refuse(err, path, "num_key_value_heads", "is missing");
+    if ((st = fkv_json_i64_or(o, "num_key_value_heads", 1, MAX_HEADS, c->n_heads, path, &v, err))) return st;
+    c->n_kv_heads = (int)v;
+    if (c->n_heads % c->n_kv_heads)
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "num_key_value_heads",
+                           "num_attention_heads %d is not a multiple of %d", c->n_heads, c->n_kv_heads);
+    c->group = c->n_heads / c->n_kv_heads;
+
+    if ((st = fkv_json_i64_or(o, "head_dim", 1, MAX_HEAD_DIM, 0, path, &v, err))) return st;
+    if (!v) {
+        if (c->hidden % c->n_heads)
+            return fkv_fail_at(err, FKV_E_INPUT, path, 0, "head_dim",
+                               "is missing, and hidden_size %d is not a multiple of num_attention_heads %d",
+                               c->hidden, c->n_heads);
+        v = c->hidden / c->n_heads;
+    }
+    if (v % 8 || v > MAX_HEAD_DIM)
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "head_dim",
+                           "%lld is not supported (multiples of 8 up to %d are)", (long long)v, MAX_HEAD_DIM);
+    c->head_dim = (int)v;
+
+    double eps = 0;
+    if ((st = fkv_json_f64_or(o, "rms_norm_eps", 1e-30, 1, 1e-6, path, &eps, err))) return st;
+    c->rms_eps = (float)eps;
+    return fkv_json_bool_or(o, "tie_word_embeddings", false, path, &c->tied, err);
+}
+
+/* The object that describes RoPE: rope_parameters (new form) or rope_scaling
+ * (old form), NULL when there is neither. *name is its key. */
+static fkv_status rope_object(const json_t *o, const char *path, const char **name, const json_t **out,
+                              fkv_err *err)
+{
+    static const char *const names[] = {"rope_parameters", "rope_scaling"};
+    static const char *const known[] = {"rope_theta",
+                                        "rope_type",
+                                        "type",
+                                        "factor",
+                                        "low_freq_factor",
+                                        "high_freq_factor",
+                                        "attention_factor",
+                                        "original_max_position_embeddings",
+                                        "truncate",
+                                        "partial_rotary_factor"};
+    *out = NULL;
+    *name = names[0];
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *v = json_object_get(o, names[i]);
+        if (!v || json_is_null(v)) continue;
+        if (!json_is_object(v)) return refuse(err, path, names[i], "must be an object");
+        if (*out && !json_equal(*out, v))
+            return refuse(err, path, names[i], "contradicts rope_parameters beside it");
+        if (!*out) *name = names[i];
+        if (!*out) *out = v;
+    }
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)*out, key, value)
+    {
+        if (!is_one_of(key, known, sizeof known / sizeof *known))
+            return fkv_fail_at(err, FKV_E_INPUT, path, 0, *name, "%.80s is not supported", key);
+    }
+    return FKV_OK;
+}
+
+static fkv_status read_rope_theta(const json_t *o, const json_t *rope, const char *path, fkv_config *c,
+                                  fkv_err *err)
+{
+    double outer = 0, inner = 0;
+    fkv_status st = fkv_json_f64_or(o, "rope_theta", 1, 1e15, 0, path, &outer, err);
+    if (!st) st = fkv_json_f64_or(rope, "rope_theta", 1, 1e15, 0, path, &inner, err);
+    if (st) return st;
+    if (outer > 0 && inner > 0 && (outer < inner || inner < outer))
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "rope_theta", "is given twice, as %g and as %g", outer,
+                           inner);
+    c->rope_theta = inner > 0 ? inner : outer > 0 ? outer : 10000;
+    return FKV_OK;
+}
+
+static fkv_status read_llama3(const json_t *rope, const char *path, fkv_config *c, fkv_err *err)
+{
+    fkv_status st;
+    if ((st = read_f64(rope, "factor", 1, 1e6, path, &c->rope_factor, err)) ||
+        (st = read_f64(rope, "low_freq_factor", 1e-6, 1e6, path, &c->rope_low_freq, err)) ||
+        (st = read_f64(rope, "high_freq_factor", 1e-6, 1e6, path, &c->rope_high_freq, err)) ||
+        (st = read_dim(rope, "original_max_position_embeddings", MAX_POSITIONS, path,
+                       &c->rope_original_positions, err)))
+        return st;
+    if (c->rope_low_freq >= c->rope_high_freq)
+        return refuse(err, path, "high_freq_factor", "must be greater than low_freq_factor");
+    return FKV_OK;
+}
+
+static fkv_status read_rope(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
+{
+    const char *name, *type = NULL, *old = NULL;
+    const json_t *rope;
+    double part = 1, attention = 1;
+    fkv_status st = rope_object(o, path, &name, &rope, err);
+    if (st || (st = read_rope_theta(o, rope, path, c, err)) ||
+        (st = fkv_json_str_or_null(rope, "rope_type", path, &type, err)) ||
+        (st = fkv_json_str_or_null(rope, "type", path, &old, err)))
+        return st;
+    if (type && old && strcmp(type, old) != 0)
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, name, "rope_type %.40s and type %.40s disagree", type,
+                           old);
+    if (!type) type = old;
+    if (!type && !strcmp(name, "rope_scaling")) return refuse(err, path, name, "has no rope_type");
+    if (!type || !strcmp(type, "default"))
+        c->rope = FKV_ROPE_DEFAULT;
+    else if (!strcmp(type, "llama3"))
+        c->rope = FKV_ROPE_LLAMA3;
+    else
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, name,
+                           "rope_type %.80s is not supported (default and llama3 are)", type);
+    if ((st = fkv_json_f64_or(rope, "partial_rotary_factor", 1, 1, 1, path, &part, err)) ||
+        (st = fkv_json_f64_or(rope, "attention_factor", 1, 1, 1, path, &attention, err)))
+        return st;
+    return c->rope == FKV_ROPE_LLAMA3 ? read_llama3(rope, path, c, err) : FKV_OK;
+}
+
+static fkv_status add_eos(const json_t *v, const char *path, fkv_config *c, fkv_err *err)
+{
+    if (!json_is_integer(v)) return refuse(err, path, "eos_token_id", "must be an id or a list of ids");
+    const json_int_t id = json_integer_value(v);
+    if (id < 0 || id >= c->vocab)
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "eos_token_id", "%lld is outside the vocabulary of %d",
+                           (long long)id, c->vocab);
+    for (int i = 0; i < c->n_eos; i++)
+        if (c->eos[i] == (int32_t)id) return FKV_OK;
+    if (c->n_eos == FKV_MAX_EOS)
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "eos_token_id", "more than %d ids", FKV_MAX_EOS);
+    c->eos[c->n_eos++] = (int32_t)id;
+    return FKV_OK;
+}
+
+static fkv_status read_eos(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
+{
+    const json_t *v = json_object_get(o, "eos_token_id");
+    fkv_status st = FKV_OK;
+    if (!v || json_is_null(v)) return FKV_OK;
+    if (!json_is_array(v)) return add_eos(v, path, c, err);
+    for (size_t i = 0; !st && i < json_array_size(v); i++) st = add_eos(json_array_get(v, i), path, c, err);
+    return st;
+}
+
+static fkv_status load_object(const char *path, json_t **out, fkv_err *err)
+{
+    fkv_status st = fkv_json_load(path, MAX_CONFIG_BYTES, out, err);
+    if (!st && !json_is_object(*out)) st = refuse(err, path, NULL, "must hold a JSON object");
+    return st;
+}
+
+fkv_status fkv_config_read(const char *dir, fkv_config *config, fkv_err *err)
+{
+    fkv_status st;
+    bool mistral = false;
+    json_t *o = NULL, *generation = NULL;
+    fkv_config c = {0};
+    char *path = fkv_path_join(dir, "config.json"), *gen_path = fkv_path_join(dir, "generation_config.json");
+    if (!path || !gen_path) {
+        st = fkv_fail_memory(err);
+        goto out;
+    }
+    if ((st = load_object(path, &o, err)) || (st = check_architecture(o, path, &mistral, err)) ||
+        (st = check_foreign_keys(o, path, err)) || (st = check_activation(o, path, err)) ||
+        (st = check_dtype(o, path, err)) || (st = read_shape(o, path, mistral, &c, err)) ||
+        (st = check_window(o, path, mistral, &c, err)) || (st = read_rope(o, path, &c, err)))
+        goto out;
+    if (fkv_file_exists(gen_path) &&
+        ((st = load_object(gen_path, &generation, err)) || (st = read_eos(generation, gen_path, &c, err))))
+        goto out;
+    if (!c.n_eos) st = read_eos(o, path, &c, err);
+out:
+    if (!st) *config = c;
+    json_decref(generation);
+    json_decref(o);
+    free(gen_path);
+    free(path);
+    return st;
+}
+
+void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq)
+{
+    const double two_pi = 6.283185307179586476925;
+    const double original = config->rope_original_positions;
+    for (int i = 0; i < config->head_dim / 2; i++) {
+        double f = pow(config->rope_theta, -2.0 * i / config->head_dim);
+        if (config->rope == FKV_ROPE_LLAMA3) {
+            /* Waves longer than the trained context are stretched by factor,
+             * short ones stay, those between are blended. */
+            const double turns = original * f / two_pi; /* of this wave in the trained context */
+            double keep = (turns - config->rope_low_freq) / (config->rope_high_freq - config->rope_low_freq);
+            keep = keep < 0 ? 0 : keep > 1 ? 1 : keep;
+            f = keep * f + (1 - keep) * f / config->rope_factor;
+        }
+        inv_freq[i] = (float)f;
+    }
+}
