@@ -6,6 +6,9 @@
 
 #include "engine/cost.h"
 
+/* Limits of a plan: bound memory and arithmetic whatever the input. */
+enum { FKV_PLAN_MAX_HEADS = 1024, FKV_PLAN_MAX_PAIRS = 1 << 20, FKV_PLAN_MAX_SLOTS = 1 << 20 };
+
 typedef enum fkv_plan_mode { FKV_PLAN_STANDARD, FKV_PLAN_BEST_EFFORT, FKV_PLAN_FAIR_COPYING } fkv_plan_mode;
 
 typedef struct fkv_placement {
