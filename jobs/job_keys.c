@@ -1,0 +1,717 @@
+/* The table of the job file's keys, and how single values are read and shown.
+ *
+ * Everything that is said about a key is said in its row here. Owns no memory;
+ * the strings it stores belong to the fkv_job. Not for: the INI syntax (job.c),
+ * lists and globs (job_list.c), writing back (job_write.c).
+ */
+#include "jobs/job_keys.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runner/base/file.h"
+
+#define AT(field) offsetof(fkv_job, field)
+#define WHOLE_MAX 1e15 /* "no limit": exact in a double, far beyond any input */
+
+/* Identity. Not in it: where things lie (job.output, paths), how far and how
+ * carefully a run goes (max_errors, retry_errors, restart, grace), which shards
+ * this process does (part), where it computes (backend and devices: the caller
+ * pins the kind of device), and what changes who computes but no answer
+ * (plan.*, data_parallel). Ranks and slots change rounding, so they are in it. */
+const fkv_key fkv_keys[] = {
+    {.section = "job",
+     .name = "name",
+     .type = FKV_KEY_TEXT,
+     .offset = AT(job.name),
+     .help = "the job's name, for reports"},
+    {.section = "job",
+     .name = "output",
+     .type = FKV_KEY_PATH,
+     .offset = AT(job.output),
+     .help = "folder that gets the output"},
+    {.section = "job",
+     .name = "seed",
+     .type = FKV_KEY_SEED,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(job.seed),
+     .fallback = "0",
+     .help = "of sampling and of the profile's sample"},
+    {.section = "job",
+     .name = "limit",
+     .type = FKV_KEY_INT,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(job.limit),
+     .fallback = "0",
+     .hi = WHOLE_MAX,
+     .help = "the input's first N records only; 0 for all"},
+    {.section = "job",
+     .name = "max_errors",
+     .type = FKV_KEY_INT,
+     .offset = AT(job.max_errors),
+     .fallback = "0",
+     .hi = WHOLE_MAX,
+     .help = "stop early after so many error rows; 0 for never"},
+    {.section = "job",
+     .name = "retry_errors",
+     .type = FKV_KEY_FLAG,
+     .offset = AT(job.retry_errors),
+     .fallback = "no",
+     .choices = "no",
+     .later = "yes",
+     .help = "a rerun does the error rows again"},
+    {.section = "job",
+     .name = "restart",
+     .type = FKV_KEY_FLAG,
+     .offset = AT(job.restart),
+     .fallback = "no",
+     .choices = "no yes",
+     .help = "yes moves an old output aside"},
+    {.section = "job",
+     .name = "grace",
+     .type = FKV_KEY_INT,
+     .offset = AT(job.grace_s),
+     .fallback = "10",
+     .hi = 86400,
+     .help = "seconds to finish what is in flight after SIGTERM"},
+
+    {.section = "input",
+     .name = "archives",
+     .type = FKV_KEY_ARCHIVES,
+     .identity = FKV_ID_FILES,
+     .offset = AT(input.files),
+     .help = "patterns of tar, zip, 7z or jsonl files, also gz, zst, xz, bz2"},
+    {.section = "input",
+     .name = "members",
+     .type = FKV_KEY_MEMBERS,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(input.members),
+     .fallback = "*.jsonl",
+     .help = "patterns of the members to read; * also matches /"},
+    {.section = "input",
+     .name = "format",
+     .type = FKV_KEY_CHOICE,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(input.format),
+     .fallback = "auto",
+     .choices = "auto longbench prompt",
+     .later = "openai",
+     .help = "of the records"},
+    {.section = "input",
+     .name = "prompts",
+     .type = FKV_KEY_PATH,
+     .identity = FKV_ID_FILE,
+     .offset = AT(input.prompts),
+     .fallback = "",
+     .help = "JSON file: template by dataset (longbench)"},
+    {.section = "input",
+     .name = "max_new_tokens_by",
+     .type = FKV_KEY_PATH,
+     .identity = FKV_ID_FILE,
+     .offset = AT(input.max_new_tokens_by),
+     .fallback = "",
+     .help = "JSON file: new-token limit by dataset"},
+    {.section = "input",
+     .name = "max_record_bytes",
+     .type = FKV_KEY_SIZE,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(input.max_record_bytes),
+     .fallback = "64M",
+     .lo = 64,
+     .hi = 1 << 30,
+     .help = "longer lines become error rows"},
+    {.section = "input",
+     .name = "part",
+     .type = FKV_KEY_PART,
+     .offset = AT(input.part),
+     .fallback = "0/1",
+     .lo = 0,
+     .hi = 100000,
+     .help = "i/n: this process does the shards j with j mod n = i"},
+
+    {.section = "model",
+     .name = "path",
+     .type = FKV_KEY_PATH,
+     .identity = FKV_ID_MODEL,
+     .offset = AT(model.path),
+     .help = "folder in Hugging Face layout"},
+    {.section = "model",
+     .name = "weights",
+     .type = FKV_KEY_FLAG,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(model.dummy),
+     .fallback = "files",
+     .choices = "files dummy",
+     .help = "dummy: made-up weights, for benchmarks"},
+    {.section = "model",
+     .name = "chat_template",
+     .type = FKV_KEY_FIXED,
+     .identity = FKV_ID_VALUE,
+     .fallback = "none",
+     .choices = "none",
+     .later = "llama3 mistral chatml",
+     .help = "wrapped around each prompt"},
+    {.section = "model",
+     .name = "max_prompt_tokens",
+     .type = FKV_KEY_INT,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(model.max_prompt_tokens),
+     .fallback = "0",
+     .hi = INT32_MAX,
+     .help = "longer prompts are cut; 0: what the model's positions leave"},
+    {.section = "model",
+     .name = "truncate",
+     .type = FKV_KEY_CHOICE,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(model.truncate),
+     .fallback = "middle",
+     .choices = "middle left right error",
+     .help = "where a long prompt is cut, or an error row"},
+
+    {.section = "profile",
+     .name = "sample",
+     .type = FKV_KEY_INT,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(profile.sample),
+     .fallback = "64",
+     .lo = 1,
+     .hi = 100000,
+     .help = "records to measure budgets and lengths on"},
+    {.section = "profile",
+     .name = "method",
+     .type = FKV_KEY_CHOICE,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(profile.method),
+     .fallback = "ada-snapkv",
+     .choices = "ada-snapkv uniform scores none",
+     .help = "where the heads' budgets come from"},
+    {.section = "profile",
+     .name = "window",
+     .type = FKV_KEY_INT,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(profile.window),
+     .fallback = "32",
+     .lo = 1,
+     .hi = 1024,
+     .help = "last tokens that score the others and are always kept"},
+    {.section = "profile",
+     .name = "kernel",
+     .type = FKV_KEY_INT,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(profile.kernel),
+     .fallback = "7",
+     .lo = 1,
+     .hi = 63,
+     .help = "width of the max pooling over scores, odd"},
+    {.section = "profile",
+     .name = "floor",
+     .type = FKV_KEY_REAL,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(profile.floor),
+     .fallback = "0.5",
+     .hi = 1,
+     .help = "share of the budget that is spread evenly over the heads"},
+    {.section = "profile",
+     .name = "budget",
+     .type = FKV_KEY_BUDGET,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(profile.budget),
+     .fallback = "1024",
+     .lo = 1,
+     .hi = INT32_MAX,
+     .help = "mean tokens a head keeps, or a percentage of the prompt such as 10%"},
+    {.section = "profile",
+     .name = "budgets_file",
+     .type = FKV_KEY_PATH,
+     .identity = FKV_ID_FILE,
+     .offset = AT(profile.budgets_file),
+     .fallback = "",
+     .help = "budgets in profile.json's form; method and budget are not used then"},
+    {.section = "profile",
+     .name = "scores_file",
+     .type = FKV_KEY_PATH,
+     .identity = FKV_ID_FILE,
+     .offset = AT(profile.scores_file),
+     .fallback = "",
+     .help = "head scores, for method = scores"},
+
+    {.section = "plan",
+     .name = "mode",
+     .type = FKV_KEY_CHOICE,
+     .offset = AT(plan.mode),
+     .fallback = "fair-copying",
+     .choices = "standard best-effort fair-copying",
+     .help = "how heads are placed on ranks"},
+    {.section = "plan",
+     .name = "max_copies",
+     .type = FKV_KEY_AUTO,
+     .offset = AT(plan.max_copies),
+     .fallback = "auto",
+     .lo = 0,
+     .hi = 1 << 20,
+     .help = "per layer"},
+
+    {.section = "engine",
+     .name = "backend",
+     .type = FKV_KEY_CHOICE,
+     .offset = AT(engine.backend),
+     .fallback = "auto",
+     .choices = "auto cpu cuda",
+     .help = "what computes"},
+    {.section = "engine",
+     .name = "tensor_parallel",
+     .type = FKV_KEY_AUTO,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(engine.tensor_parallel),
+     .fallback = "auto",
+     .lo = 1,
+     .hi = 1024,
+     .help = "ranks"},
+    {.section = "engine",
+     .name = "data_parallel",
+     .type = FKV_KEY_AUTO,
+     .offset = AT(engine.data_parallel),
+     .fallback = "auto",
+     .lo = 1,
+     .hi = 1024,
+     .help = "groups of ranks; this build does 1"},
+    {.section = "engine",
+     .name = "devices",
+     .type = FKV_KEY_AUTO,
+     .offset = AT(engine.devices),
+     .fallback = "auto",
+     .lo = 1,
+     .hi = 1024,
+     .help = "GPUs to use, or CPU devices"},
+    {.section = "engine",
+     .name = "slots",
+     .type = FKV_KEY_AUTO,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(engine.slots),
+     .fallback = "auto",
+     .lo = 1,
+     .hi = 4096,
+     .help = "records decoded at the same time"},
+    {.section = "engine",
+     .name = "max_new_tokens",
+     .type = FKV_KEY_INT,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(engine.max_new_tokens),
+     .fallback = "128",
+     .lo = 1,
+     .hi = 1 << 20,
+     .help = "for records with no limit of their own or of their dataset"},
+
+    {.section = "sampling",
+     .name = "temperature",
+     .type = FKV_KEY_REAL,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(sampling.temperature),
+     .fallback = "0",
+     .hi = 100,
+     .help = "0: the likeliest token always"},
+    {.section = "sampling",
+     .name = "top_p",
+     .type = FKV_KEY_REAL,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(sampling.top_p),
+     .fallback = "1",
+     .hi = 1,
+     .lo_open = true,
+     .help = "sample from the likeliest tokens of this total probability"},
+    {.section = "sampling",
+     .name = "top_k",
+     .type = FKV_KEY_INT,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(sampling.top_k),
+     .fallback = "0",
+     .hi = INT32_MAX,
+     .help = "sample from so many likeliest tokens; 0: all"},
+    {.section = "sampling",
+     .name = "stop",
+     .type = FKV_KEY_STOP,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(sampling.stop),
+     .fallback = "",
+     .help = "JSON array of strings that end an answer"},
+
+    {.section = "output",
+     .name = "records_per_shard",
+     .type = FKV_KEY_INT,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(output.records_per_shard),
+     .fallback = "1000",
+     .lo = 1,
+     .hi = 10000000,
+     .help = "records in each output file"},
+    {.section = "output",
+     .name = "compression_level",
+     .type = FKV_KEY_INT,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(output.compression_level),
+     .fallback = "3",
+     .lo = 1,
+     .hi = 19,
+     .help = "of zstd"},
+    {.section = "output",
+     .name = "token_ids",
+     .type = FKV_KEY_FLAG,
+     .identity = FKV_ID_VALUE,
+     .offset = AT(output.token_ids),
+     .fallback = "no",
+     .choices = "no yes",
+     .help = "yes adds the generated ids to each row"},
+};
+const size_t fkv_n_keys = sizeof fkv_keys / sizeof *fkv_keys;
+
+void fkv_key_full_name(const fkv_key *key, char name[FKV_KEY_NAME_MAX])
+{
+    snprintf(name, FKV_KEY_NAME_MAX, "%s.%s", key->section, key->name);
+}
+
+fkv_status fkv_key_fail(const fkv_key *key, const fkv_place *place, fkv_err *err, const char *fmt, ...)
+{
+    char name[FKV_KEY_NAME_MAX], message[sizeof err->message];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(message, sizeof message, fmt, ap);
+    va_end(ap);
+    fkv_key_full_name(key, name);
+    return fkv_fail_at(err, FKV_E_INPUT, place->file, place->line, name, "%s", message);
+}
+
+static bool equals(const char *word, const char *text, size_t n)
+{
+    return strlen(word) == n && memcmp(word, text, n) == 0;
+}
+
+int fkv_key_find(const char *section, size_t n_section, const char *name, size_t n_name)
+{
+    for (size_t i = 0; i < fkv_n_keys; i++) {
+        if (equals(fkv_keys[i].section, section, n_section) && equals(fkv_keys[i].name, name, n_name))
+            return (int)i;
+    }
+    return -1;
+}
+
+bool fkv_section_exists(const char *section, size_t n)
+{
+    for (size_t i = 0; i < fkv_n_keys; i++) {
+        if (equals(fkv_keys[i].section, section, n)) return true;
+    }
+    return false;
+}
+
+bool fkv_key_looks_like_one(const char *section, const char *line)
+{
+    size_t n = 0;
+    while (isalnum((unsigned char)line[n]) || line[n] == '_') n++;
+    size_t end = n;
+    while (line[end] == ' ' || line[end] == '\t') end++;
+    if (line[end] != '=' && line[end] != ':') return false;
+    return fkv_key_find(section, strlen(section), line, n) >= 0;
+}
+
+/* Edit distance of two short words (insert, delete, replace). */
+static size_t distance(const char *a, const char *b)
+{
+    enum { MAX = 32 };
+    const size_t na = strlen(a), nb = strlen(b);
+    size_t row[MAX + 1];
+    if (na > MAX || nb > MAX) return MAX;
+    for (size_t j = 0; j <= nb; j++) row[j] = j;
+    for (size_t i = 1; i <= na; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= nb; j++) {
+            const size_t replace = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            row[j] = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
+            if (replace < row[j]) row[j] = replace;
+        }
+    }
+    return row[nb];
+}
+
+const char *fkv_key_nearest(const char *section, const char *word)
+{
+    const char *best = NULL;
+    size_t least = 4; /* farther words are no typing mistakes */
+    for (size_t i = 0; i < fkv_n_keys; i++) {
+        if (section && strcmp(fkv_keys[i].section, section) != 0) continue;
+        const char *known = section ? fkv_keys[i].name : fkv_keys[i].section;
+        const size_t d = distance(known, word);
+        if (d < least && d < strlen(known)) {
+            least = d;
+            best = known;
+        }
+    }
+    return best;
+}
+
+/* The first word of *list into word; moves on. False at the end. */
+static bool next_word(const char **list, const char **word, size_t *n)
+{
+    const char *p = *list;
+    if (!p) return false;
+    while (*p == ' ') p++;
+    if (!*p) return false;
+    *word = p;
+    *n = strcspn(p, " ");
+    *list = p + *n;
+    return true;
+}
+
+static fkv_status parse_choice(const fkv_key *key, const char *text, const fkv_place *place, int *out,
+                               fkv_err *err)
+{
+    const char *list = key->choices, *word;
+    size_t n;
+    for (int i = 0; next_word(&list, &word, &n); i++) {
+        if (equals(text, word, n)) {
+            *out = i;
+            return FKV_OK;
+        }
+    }
+    for (list = key->later; next_word(&list, &word, &n);) {
+        if (equals(text, word, n))
+            return fkv_key_fail(key, place, err, "%s is not supported by this build yet", text);
+    }
+    return fkv_key_fail(key, place, err, "\"%s\" is none of: %s", text, key->choices);
+}
+
+/* A whole number; *rest is what follows it. */
+static bool whole_number(const char *text, int64_t *out, const char **rest)
+{
+    char *end;
+    if (!isdigit((unsigned char)text[*text == '-' || *text == '+'])) return false;
+    errno = 0;
+    const long long x = strtoll(text, &end, 10);
+    if (errno)
+        *out = *text == '-' ? INT64_MIN : INT64_MAX; /* outside any range, and said so */
+    else
+        *out = x;
+    *rest = end;
+    return true;
+}
+
+static fkv_status check_whole(const fkv_key *key, const char *text, int64_t x, const fkv_place *place,
+                              fkv_err *err)
+{
+    if (x >= (int64_t)key->lo && x <= (int64_t)key->hi) return FKV_OK;
+    if (key->hi >= WHOLE_MAX) return fkv_key_fail(key, place, err, "%s is less than %.0f", text, key->lo);
+    return fkv_key_fail(key, place, err, "%s is outside %.0f to %.0f", text, key->lo, key->hi);
+}
+
+static fkv_status parse_whole(const fkv_key *key, const char *text, const fkv_place *place, int64_t *out,
+                              fkv_err *err)
+{
+    const char *rest = NULL;
+    int64_t x;
+    const bool sized = key->type == FKV_KEY_SIZE;
+    if (key->type == FKV_KEY_AUTO && strcmp(text, "auto") == 0) {
+        *out = (int64_t)key->lo - 1;
+        return FKV_OK;
+    }
+    bool ok = whole_number(text, &x, &rest);
+    if (ok && sized && *rest) {
+        const char *units = "KMG", *unit = strchr(units, toupper((unsigned char)*rest));
+        ok = unit && !rest[1];
+        if (ok && __builtin_mul_overflow(x, (int64_t)1 << (10 * (unit - units + 1)), &x)) x = INT64_MAX;
+    } else if (ok) {
+        ok = !*rest;
+    }
+    if (!ok)
+        return fkv_key_fail(key, place, err, "\"%s\" is not a whole number%s", text,
+                            sized                       ? " or a size such as 64M"
+                            : key->type == FKV_KEY_AUTO ? " or auto"
+                                                        : "");
+    *out = x;
+    return check_whole(key, text, x, place, err);
+}
+
+/* A decimal number without the hex, inf and nan that strtod would also take. */
+static bool real_number(const char *text, double *out)
+{
+    char *end;
+    if (!*text || strspn(text, "0123456789+-.eE") != strlen(text)) return false;
+    *out = strtod(text, &end);
+    return end != text && !*end && isfinite(*out);
+}
+
+static fkv_status parse_real(const fkv_key *key, const char *text, const fkv_place *place, double *out,
+                             fkv_err *err)
+{
+    if (!real_number(text, out)) return fkv_key_fail(key, place, err, "\"%s\" is not a number", text);
+    if (*out < key->lo || *out > key->hi || (key->lo_open && *out <= key->lo))
+        return fkv_key_fail(key, place, err, "%s is outside %g to %g%s", text, key->lo, key->hi,
+                            key->lo_open ? " (and must not be 0)" : "");
+    return FKV_OK;
+}
+
+static fkv_status parse_seed(const fkv_key *key, const char *text, const fkv_place *place, uint64_t *out,
+                             fkv_err *err)
+{
+    char *end = NULL;
+    errno = 0;
+    if (isdigit((unsigned char)*text)) *out = strtoull(text, &end, 10);
+    if (!end || *end) return fkv_key_fail(key, place, err, "\"%s\" is not a whole number from 0", text);
+    if (errno) return fkv_key_fail(key, place, err, "%s is outside 0 to 18446744073709551615", text);
+    return FKV_OK;
+}
+
+static fkv_status parse_budget(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
+                               fkv_err *err)
+{
+    char number[32];
+    const size_t n = strlen(text);
+    job->profile.budget = 0;
+    job->profile.budget_percent = 0;
+    if (n == 0 || text[n - 1] != '%') return parse_whole(key, text, place, &job->profile.budget, err);
+    size_t digits = n - 1;
+    while (digits && fkv_is_blank(text[digits - 1])) digits--;
+    if (digits < sizeof number) {
+        snprintf(number, sizeof number, "%.*s", (int)digits, text);
+        if (real_number(number, &job->profile.budget_percent)) {
+            const double x = job->profile.budget_percent;
+            if (x > 0 && x <= 100) return FKV_OK;
+            return fkv_key_fail(key, place, err, "%s is not more than 0%% and at most 100%%", text);
+        }
+    }
+    return fkv_key_fail(key, place, err, "\"%s\" is neither a whole number nor a percentage", text);
+}
+
+static fkv_status parse_part(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
+                             fkv_err *err)
+{
+    const char *rest;
+    int64_t i, n;
+    if (!whole_number(text, &i, &rest) || *rest != '/' || !whole_number(rest + 1, &n, &rest) || *rest)
+        return fkv_key_fail(key, place, err, "\"%s\" is not of the form i/n, such as 0/4", text);
+    if (n < 1 || n > (int64_t)key->hi || i < 0 || i >= n)
+        return fkv_key_fail(key, place, err, "%s: i/n needs 0 <= i < n <= %.0f", text, key->hi);
+    job->input.part = i;
+    job->input.n_parts = n;
+    return FKV_OK;
+}
+
+static fkv_status parse_string(const fkv_key *key, const char *text, const fkv_place *place, char **out,
+                               fkv_err *err)
+{
+    free(*out);
+    *out = NULL;
+    if (!*text) return FKV_OK;
+    *out = key->type == FKV_KEY_PATH ? fkv_path_join(place->dir, text) : strdup(text);
+    return *out ? FKV_OK : fkv_fail_memory(err);
+}
+
+/* text without the line ends of its continuations. */
+static char *joined(const char *text)
+{
+    char *copy = strdup(text), *to = copy;
+    if (!copy) return NULL;
+    for (const char *p = copy; *p; p++) {
+        if (*p != '\n') *to++ = *p;
+    }
+    *to = '\0';
+    return copy;
+}
+
+fkv_status fkv_key_parse(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
+                         fkv_err *err)
+{
+    void *at = (char *)job + key->offset;
+    fkv_status st;
+    int choice = 0;
+    if (key->type == FKV_KEY_ARCHIVES || key->type == FKV_KEY_MEMBERS)
+        return fkv_list_parse(key, text, place, job, err);
+    char *one = joined(text);
+    if (!one) return fkv_fail_memory(err);
+    if (!*one && (!key->fallback || *key->fallback)) {
+        st = fkv_key_fail(key, place, err, "has no value");
+        goto out;
+    }
+    switch (key->type) {
+    case FKV_KEY_TEXT:
+    case FKV_KEY_PATH: st = parse_string(key, one, place, at, err); break;
+    case FKV_KEY_INT:
+    case FKV_KEY_SIZE:
+    case FKV_KEY_AUTO: st = parse_whole(key, one, place, at, err); break;
+    case FKV_KEY_SEED: st = parse_seed(key, one, place, at, err); break;
+    case FKV_KEY_REAL: st = parse_real(key, one, place, at, err); break;
+    case FKV_KEY_BUDGET: st = parse_budget(key, one, place, job, err); break;
+    case FKV_KEY_PART: st = parse_part(key, one, place, job, err); break;
+    case FKV_KEY_STOP: st = fkv_list_parse(key, one, place, job, err); break;
+    case FKV_KEY_CHOICE:
+    case FKV_KEY_FLAG:
+    case FKV_KEY_FIXED:
+    default: st = parse_choice(key, one, place, &choice, err); break;
+    }
+    if (!st && key->type == FKV_KEY_CHOICE) memcpy(at, &choice, sizeof choice);
+    if (!st && key->type == FKV_KEY_FLAG) *(bool *)at = choice != 0;
+out:
+    free(one);
+    return st;
+}
+
+_Static_assert(sizeof(fkv_format) == sizeof(int) && sizeof(fkv_method) == sizeof(int) &&
+                   sizeof(fkv_truncate) == sizeof(int) && sizeof(fkv_job_backend) == sizeof(int) &&
+                   sizeof(fkv_job_mode) == sizeof(int),
+               "choices are stored as int");
+
+/* The shortest of %.15g and %.17g that reads back as x. */
+static fkv_status print_real(double x, fkv_buf *out, fkv_err *err)
+{
+    char text[40];
+    snprintf(text, sizeof text, "%.15g", x);
+    if (strtod(text, NULL) != x) snprintf(text, sizeof text, "%.17g", x);
+    return fkv_buf_puts(out, text, err);
+}
+
+static fkv_status print_choice(const fkv_key *key, int choice, fkv_buf *out, fkv_err *err)
+{
+    const char *list = key->choices, *word = "";
+    size_t n = 0;
+    for (int i = 0; i <= choice && next_word(&list, &word, &n);) i++;
+    return fkv_buf_append(out, word, n, err);
+}
+
+fkv_status fkv_key_print(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    const void *at = (const char *)job + key->offset;
+    int choice = 0;
+    fkv_status st;
+    switch (key->type) {
+    case FKV_KEY_TEXT:
+    case FKV_KEY_PATH: {
+        const char *text = *(char *const *)at;
+        return fkv_buf_puts(out, text ? text : "", err);
+    }
+    case FKV_KEY_AUTO:
+        if (*(const int64_t *)at < (int64_t)key->lo) return fkv_buf_puts(out, "auto", err);
+        return fkv_buf_printf(out, err, "%lld", (long long)*(const int64_t *)at);
+    case FKV_KEY_INT:
+    case FKV_KEY_SIZE: return fkv_buf_printf(out, err, "%lld", (long long)*(const int64_t *)at);
+    case FKV_KEY_SEED: return fkv_buf_printf(out, err, "%llu", (unsigned long long)*(const uint64_t *)at);
+    case FKV_KEY_REAL: return print_real(*(const double *)at, out, err);
+    case FKV_KEY_BUDGET:
+        if (job->profile.budget_percent <= 0)
+            return fkv_buf_printf(out, err, "%lld", (long long)job->profile.budget);
+        st = print_real(job->profile.budget_percent, out, err);
+        return st ? st : fkv_buf_puts(out, "%", err);
+    case FKV_KEY_PART:
+        return fkv_buf_printf(out, err, "%lld/%lld", (long long)job->input.part,
+                              (long long)job->input.n_parts);
+    case FKV_KEY_CHOICE: memcpy(&choice, at, sizeof choice); return print_choice(key, choice, out, err);
+    case FKV_KEY_FLAG: return print_choice(key, *(const bool *)at, out, err);
+    case FKV_KEY_FIXED: return print_choice(key, 0, out, err);
+    case FKV_KEY_ARCHIVES:
+    case FKV_KEY_MEMBERS:
+    case FKV_KEY_STOP: break; /* lists are written element by element */
+    }
+    return FKV_OK;
+}

@@ -1,0 +1,336 @@
+/* The job written out: as an INI file, as an identity, as help. All three walk
+ * the key table. Owns no memory. Not for: what a value means (job_keys.c). */
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "jobs/job_keys.h"
+#include "runner/base/file.h"
+#include "runner/base/hash.h"
+#include "runner/base/json.h"
+#include "runner/base/mem.h"
+
+/* inih's lines hold 199 bytes; the rest is indentation, key and backslash. */
+enum { PIECE_MAX = 140 };
+
+/* Whether a line may end before text[n] and the next begin there: inih strips
+ * blanks at both ends, takes ';' and '#' for comments, and a piece must not look
+ * like a key of its own. */
+static bool may_cut(const char *section, const char *text, size_t n)
+{
+    return !fkv_is_blank(text[n - 1]) && text[n - 1] != '\\' && !fkv_is_blank(text[n]) &&
+           !strchr(";#", text[n]) && !fkv_key_looks_like_one(section, text + n);
+}
+
+/* text over as many lines as it needs. glue: what ends a line that goes on. */
+static fkv_status put_pieces(const char *section, const char *text, const char *glue, fkv_buf *out,
+                             fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    size_t left = strlen(text);
+    while (!st && left > PIECE_MAX) {
+        size_t n = PIECE_MAX;
+        while (n && !may_cut(section, text, n)) n--;
+        if (n == 0)
+            return fkv_fail_at(err, FKV_E_INPUT, NULL, 0, section, "a value can't be written on short lines");
+        st = fkv_buf_printf(out, err, "%.*s%s\n    ", (int)n, text, glue);
+        text += n;
+        left -= n;
+    }
+    if (!st) st = fkv_buf_printf(out, err, "%s\n", text);
+    return st;
+}
+
+/* text as a scalar value: "${" would be taken for a variable. */
+static fkv_status put_scalar(const char *section, const char *text, fkv_buf *out, fkv_err *err)
+{
+    fkv_buf plain = {0};
+    fkv_status st = FKV_OK;
+    for (const char *p = text; *p && !st; p++) {
+        if (p[0] == '$' && p[1] == '{') st = fkv_buf_puts(&plain, "$", err);
+        if (!st) st = fkv_buf_append(&plain, p, 1, err);
+    }
+    if (!st) st = put_pieces(section, plain.data ? plain.data : "", "", out, err);
+    fkv_buf_free(&plain);
+    return st;
+}
+
+/* path as a pattern that matches it alone. Control characters can't stand in a
+ * job file; '?' comes nearest. */
+static fkv_status put_file_pattern(const char *section, const char *path, fkv_buf *out, fkv_err *err)
+{
+    fkv_buf word = {0};
+    fkv_status st = FKV_OK;
+    for (const char *p = path; *p && !st; p++) {
+        if ((unsigned char)*p < ' ' || *p == 0x7f) {
+            st = fkv_buf_puts(&word, "?", err);
+        } else if (*p == ';') {
+            st = fkv_buf_puts(&word, "[;]", err);
+        } else if (*p == '$') {
+            st = fkv_buf_puts(&word, "[$]", err);
+        } else {
+            if (strchr(" *?[]\\", *p)) st = fkv_buf_puts(&word, "\\", err);
+            if (!st) st = fkv_buf_append(&word, p, 1, err);
+        }
+    }
+    if (!st) st = put_pieces(section, word.data ? word.data : "", "\\", out, err);
+    fkv_buf_free(&word);
+    return st;
+}
+
+static char *absolute(const char *path, fkv_err *err)
+{
+    char *cwd = path[0] == '/' ? strdup("") : getcwd(NULL, 0);
+    char *whole = cwd ? fkv_path_join(cwd, path) : NULL;
+    if (!cwd && errno != ENOMEM)
+        fkv_fail_errno(err, path, "the working directory");
+    else if (!whole)
+        fkv_fail_memory(err);
+    free(cwd);
+    return whole;
+}
+
+static fkv_status put_archives(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    fkv_status st = fkv_buf_puts(out, "\n", err);
+    for (size_t i = 0; !st && i < job->input.n_files; i++) {
+        char *path = absolute(job->input.files[i].path, err);
+        if (!path) return FKV_E_SYSTEM;
+        st = fkv_buf_puts(out, "    ", err);
+        if (!st) st = put_file_pattern(key->section, path, out, err);
+        free(path);
+    }
+    return st;
+}
+
+static fkv_status put_members(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < job->input.n_members; i++) {
+        const char *pattern = job->input.members[i];
+        fkv_buf word = {0};
+        if (i) st = fkv_buf_puts(out, "    ", err);
+        /* What a line must not begin with. */
+        if (!st && (strchr(";#", pattern[0]) || fkv_key_looks_like_one(key->section, pattern)))
+            st = fkv_buf_puts(&word, "\\", err);
+        for (const char *p = pattern; *p && !st; p++) {
+            if (p[0] == '$' && p[1] == '{') st = fkv_buf_puts(&word, "$", err);
+            /* After an escaped blank it would begin a comment. */
+            if (!st && *p == ';' && p > pattern && fkv_is_blank(p[-1])) st = fkv_buf_puts(&word, "\\", err);
+            if (!st) st = fkv_buf_append(&word, p, 1, err);
+        }
+        if (!st) st = put_pieces(key->section, word.data ? word.data : "", "\\", out, err);
+        fkv_buf_free(&word);
+    }
+    return st;
+}
+
+/* The stop strings as a JSON array in ASCII, without anything that means
+ * something to the job file. */
+static fkv_status stop_json(const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    if (!job->sampling.n_stop) return FKV_OK;
+    st = fkv_buf_puts(out, "[", err);
+    for (size_t i = 0; !st && i < job->sampling.n_stop; i++) {
+        json_t *text = json_string(job->sampling.stop[i]);
+        char *dump = text ? json_dumps(text, JSON_ENCODE_ANY | JSON_ENSURE_ASCII) : NULL;
+        json_decref(text);
+        if (!dump) return fkv_fail_memory(err);
+        if (i) st = fkv_buf_puts(out, ",", err);
+        for (const char *p = dump; *p && !st; p++) {
+            if (strchr(" ;#$", *p))
+                st = fkv_buf_printf(out, err, "\\u%04x", (unsigned)*p);
+            else
+                st = fkv_buf_append(out, p, 1, err);
+        }
+        free(dump);
+    }
+    return st ? st : fkv_buf_puts(out, "]", err);
+}
+
+static fkv_status put_value(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    fkv_buf text = {0};
+    fkv_status st;
+    char *path = NULL;
+    if (key->type == FKV_KEY_ARCHIVES) return put_archives(key, job, out, err);
+    if (key->type == FKV_KEY_MEMBERS) return put_members(key, job, out, err);
+    if (key->type == FKV_KEY_STOP)
+        st = stop_json(job, &text, err);
+    else
+        st = fkv_key_print(key, job, &text, err);
+    if (!st && key->type == FKV_KEY_PATH && text.len) {
+        path = absolute(text.data, err);
+        if (!path) st = FKV_E_SYSTEM;
+    }
+    if (!st) st = put_scalar(key->section, path ? path : text.len ? text.data : "", out, err);
+    free(path);
+    fkv_buf_free(&text);
+    return st;
+}
+
+fkv_status fkv_job_write_ini(const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    fkv_status st = fkv_buf_puts(out, "# The job as it was resolved; paths are absolute.\n", err);
+    const char *section = "";
+    for (size_t i = 0; !st && i < fkv_n_keys; i++) {
+        const fkv_key *key = &fkv_keys[i];
+        if (strcmp(section, key->section) != 0) st = fkv_buf_printf(out, err, "[%s]\n", key->section);
+        section = key->section;
+        if (!st) st = fkv_buf_printf(out, err, "%s = ", key->name);
+        if (!st) st = put_value(key, job, out, err);
+    }
+    return st;
+}
+
+/* "name:size:hash" of a file's ends. */
+static fkv_status put_file_identity(const char *name, const char *path, fkv_buf *out, fkv_err *err)
+{
+    char hex[17];
+    uint64_t hash;
+    fkv_status st = fkv_hash_file_ends(path, &hash, err);
+    if (st) return st;
+    fkv_hash_hex(hash, hex);
+    return fkv_buf_printf(out, err, "%s:%lld:%s", name, (long long)fkv_file_size(path), hex);
+}
+
+/* More files than a message can show stand as their number and one hash. */
+static fkv_status put_archives_identity(const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    enum { SHOWN = 4 };
+    fkv_buf all = {0};
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < job->input.n_files; i++) {
+        if (i) st = fkv_buf_puts(&all, " ", err);
+        if (!st) st = put_file_identity(job->input.files[i].name, job->input.files[i].path, &all, err);
+    }
+    if (!st && job->input.n_files <= SHOWN && all.len) st = fkv_buf_append(out, all.data, all.len, err);
+    if (!st && job->input.n_files > SHOWN) {
+        char hex[17];
+        fkv_hash_hex(fkv_hash(all.data, all.len, 0), hex);
+        st = fkv_buf_printf(out, err, "%zu files:%s", job->input.n_files, hex);
+    }
+    fkv_buf_free(&all);
+    return st;
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Names of the folder's *.safetensors, sorted; the caller frees them. */
+static fkv_status list_weights(const char *dir, char ***names, size_t *n, fkv_err *err)
+{
+    static const char suffix[] = ".safetensors";
+    fkv_status st = FKV_OK;
+    const struct dirent *entry;
+    DIR *d = opendir(dir);
+    if (!d) return fkv_fail_at(err, FKV_E_INPUT, dir, 0, NULL, "can't be opened: %s", strerror(errno));
+    while (!st && (entry = readdir(d))) {
+        const size_t len = strlen(entry->d_name);
+        if (len < sizeof suffix || strcmp(entry->d_name + len - (sizeof suffix - 1), suffix) != 0) continue;
+        char **more = fkv_realloc(*names, *n + 1, sizeof *more);
+        if (more) *names = more;
+        if (!more || !(more[*n] = strdup(entry->d_name)))
+            st = fkv_fail_memory(err);
+        else
+            (*n)++;
+    }
+    closedir(d);
+    if (*n) qsort(*names, *n, sizeof **names, by_text);
+    return st;
+}
+
+static fkv_status add_model_file(const char *dir, const char *name, bool required, fkv_buf *all, fkv_err *err)
+{
+    char *path = fkv_path_join(dir, name);
+    if (!path) return fkv_fail_memory(err);
+    fkv_status st = FKV_OK;
+    if (required || fkv_file_exists(path)) st = put_file_identity(name, path, all, err);
+    if (!st) st = fkv_buf_puts(all, "\n", err);
+    free(path);
+    return st;
+}
+
+static fkv_status put_model_identity(const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    fkv_buf all = {0};
+    char **names = NULL, hex[17];
+    size_t n = 0;
+    const char *dir = job->model.path;
+    fkv_status st = add_model_file(dir, "config.json", true, &all, err);
+    if (!st) st = add_model_file(dir, "generation_config.json", false, &all, err);
+    if (!st) st = add_model_file(dir, "tokenizer.json", false, &all, err);
+    if (!st && !job->model.dummy) st = list_weights(dir, &names, &n, err);
+    for (size_t i = 0; !st && i < n; i++) st = add_model_file(dir, names[i], true, &all, err);
+    if (!st) {
+        fkv_hash_hex(fkv_hash(all.data, all.len, 0), hex);
+        st = fkv_buf_puts(out, hex, err);
+    }
+    for (size_t i = 0; i < n; i++) free(names[i]);
+    free(names);
+    fkv_buf_free(&all);
+    return st;
+}
+
+static fkv_status put_identity(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    if (key->identity == FKV_ID_MODEL) return put_model_identity(job, out, err);
+    if (key->identity == FKV_ID_FILES) return put_archives_identity(job, out, err);
+    if (key->identity == FKV_ID_FILE) {
+        const char *path = *(char *const *)((const char *)job + key->offset);
+        if (!path) return FKV_OK;
+        const char *slash = strrchr(path, '/');
+        return put_file_identity(slash ? slash + 1 : path, path, out, err);
+    }
+    if (key->type == FKV_KEY_STOP) return stop_json(job, out, err);
+    if (key->type != FKV_KEY_MEMBERS) return fkv_key_print(key, job, out, err);
+    for (size_t i = 0; !st && i < job->input.n_members; i++) {
+        if (i) st = fkv_buf_puts(out, " ", err);
+        if (!st) st = fkv_buf_puts(out, job->input.members[i], err);
+    }
+    return st;
+}
+
+fkv_status fkv_job_write_identity(const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    fkv_buf value = {0};
+    fkv_status st = fkv_buf_puts(out, "{", err);
+    bool first = true;
+    for (size_t i = 0; !st && i < fkv_n_keys; i++) {
+        char name[FKV_KEY_NAME_MAX];
+        if (fkv_keys[i].identity == FKV_ID_NO) continue;
+        fkv_buf_clear(&value);
+        fkv_key_full_name(&fkv_keys[i], name);
+        if ((st = fkv_buf_reserve(&value, 0, err))) break;
+        if ((st = put_identity(&fkv_keys[i], job, &value, err))) break;
+        st = fkv_buf_printf(out, err, "%s\"%s\":", first ? "" : ",", name);
+        if (!st) st = fkv_json_put_string(out, value.data, value.len, err);
+        first = false;
+    }
+    if (!st) st = fkv_buf_puts(out, "}", err);
+    fkv_buf_free(&value);
+    return st;
+}
+
+fkv_status fkv_job_write_help(fkv_buf *out, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < fkv_n_keys; i++) {
+        const fkv_key *key = &fkv_keys[i];
+        char name[FKV_KEY_NAME_MAX];
+        fkv_key_full_name(key, name);
+        st = fkv_buf_printf(out, err, "  %-26s %s", name, key->help);
+        if (!st && key->choices && strchr(key->choices, ' '))
+            st = fkv_buf_printf(out, err, "; one of: %s", key->choices);
+        if (!st && !key->fallback) st = fkv_buf_puts(out, " (required)", err);
+        if (!st && key->fallback && *key->fallback) st = fkv_buf_printf(out, err, " (%s)", key->fallback);
+        if (!st) st = fkv_buf_puts(out, "\n", err);
+    }
+    return st;
+}

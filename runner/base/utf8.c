@@ -1,0 +1,65 @@
+/* UTF-8: see utf8.h. Not for: decoding to code points. */
+#include "runner/base/utf8.h"
+
+#include <stdint.h>
+#include <string.h>
+
+/* Length of the well-formed multi-byte character at s, 0 if there is none. */
+static size_t char_bytes(const unsigned char *s, size_t n)
+{
+    unsigned lo = 0x80, hi = 0xbf; /* of the second byte */
+    size_t len;
+    if (s[0] >= 0xc2 && s[0] <= 0xdf) {
+        len = 2;
+    } else if (s[0] >= 0xe0 && s[0] <= 0xef) {
+        len = 3;
+        if (s[0] == 0xe0) lo = 0xa0;
+        if (s[0] == 0xed) hi = 0x9f;
+    } else if (s[0] >= 0xf0 && s[0] <= 0xf4) {
+        len = 4;
+        if (s[0] == 0xf0) lo = 0x90;
+        if (s[0] == 0xf4) hi = 0x8f;
+    } else {
+        return 0;
+    }
+    if (n < len || s[1] < lo || s[1] > hi) return 0;
+    for (size_t i = 2; i < len; i++) {
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    }
+    return len;
+}
+
+size_t fkv_utf8_span(const char *text, size_t n)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    size_t i = 0;
+    while (i < n) {
+        uint64_t word;
+        while (n - i >= sizeof word) {
+            memcpy(&word, s + i, sizeof word);
+            if (word & 0x8080808080808080ULL) break;
+            i += sizeof word;
+        }
+        if (i == n) break;
+        const size_t len = s[i] < 0x80 ? 1 : char_bytes(s + i, n - i);
+        if (!len) break;
+        i += len;
+    }
+    return i;
+}
+
+fkv_status fkv_utf8_append_clean(fkv_buf *out, const char *text, size_t n, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    while (!st && n) {
+        const size_t good = fkv_utf8_span(text, n);
+        st = fkv_buf_append(out, text, good, err);
+        text += good;
+        n -= good;
+        if (st || !n) break;
+        st = fkv_buf_puts(out, "\xef\xbf\xbd", err);
+        text++;
+        n--;
+    }
+    return st;
+}

@@ -1,0 +1,16 @@
+/* UTF-8 as RFC 3629 has it: no surrogates, nothing overlong or beyond U+10FFFF.
+ * Owns no memory. */
+#ifndef FKV_BASE_UTF8_H
+#define FKV_BASE_UTF8_H
+
+#include <stddef.h>
+
+#include "runner/base/buf.h"
+
+/* How many of the n bytes, from the first on, are well-formed. */
+size_t fkv_utf8_span(const char *text, size_t n);
+
+/* Appends text with every malformed byte replaced by U+FFFD. */
+fkv_status fkv_utf8_append_clean(fkv_buf *out, const char *text, size_t n, fkv_err *err);
+
+#endif
