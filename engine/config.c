@@ -25,8 +25,8 @@ enum {
     MAX_POSITIONS = 1 << 27,
 };
 
-/* Keys by which related models change the arithmetic. Absent, null, false, an
- * empty list or the neutral number (NAN: there is none) are fine. */
+/* Keys by which related models change the arithmetic, and the number that
+ * leaves it as it is (NAN: there is none). */
 static const struct {
     const char *key;
     double neutral;
@@ -123,17 +123,23 @@ static fkv_status check_architecture(const json_t *o, const char *path, bool *mi
     return FKV_OK;
 }
 
+/* Absent, null, false, an empty list or the neutral number. */
+static fkv_status check_neutral(const json_t *o, const char *key, double neutral, const char *path,
+                                fkv_err *err)
+{
+    const json_t *v = json_object_get(o, key);
+    if (!v || json_is_null(v) || json_is_false(v)) return FKV_OK;
+    if (json_is_array(v) && !json_array_size(v)) return FKV_OK;
+    if (json_is_number(v) && json_number_value(v) == neutral) return FKV_OK;
+    return refuse(err, path, key, "is set; it changes the model's arithmetic and is not supported");
+}
+
 static fkv_status check_foreign_keys(const json_t *o, const char *path, fkv_err *err)
 {
-    for (size_t i = 0; i < sizeof foreign_keys / sizeof *foreign_keys; i++) {
-        const json_t *v = json_object_get(o, foreign_keys[i].key);
-        if (!v || json_is_null(v) || json_is_false(v)) continue;
-        if (json_is_array(v) && !json_array_size(v)) continue;
-        if (json_is_number(v) && json_number_value(v) == foreign_keys[i].neutral) continue;
-        return refuse(err, path, foreign_keys[i].key,
-                      "is set; it changes the model's arithmetic and is not supported");
-    }
-    return FKV_OK;
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < sizeof foreign_keys / sizeof *foreign_keys; i++)
+        st = check_neutral(o, foreign_keys[i].key, foreign_keys[i].neutral, path, err);
+    return st;
 }
 
 static fkv_status check_activation(const json_t *o, const char *path, fkv_err *err)
@@ -307,7 +313,6 @@ static fkv_status read_rope(const json_t *o, const char *path, fkv_config *c, fk
 {
     const char *name, *type = NULL, *old = NULL;
     const json_t *rope;
-    double part = 1, attention = 1;
     fkv_status st = rope_object(o, path, &name, &rope, err);
     if (st || (st = read_rope_theta(o, rope, path, c, err)) ||
         (st = fkv_json_str_or_null(rope, "rope_type", path, &type, err)) ||
@@ -325,8 +330,8 @@ static fkv_status read_rope(const json_t *o, const char *path, fkv_config *c, fk
     else
         return fkv_fail_at(err, FKV_E_INPUT, path, 0, name,
                            "rope_type %.80s is not supported (default and llama3 are)", type);
-    if ((st = fkv_json_f64_or(rope, "partial_rotary_factor", 1, 1, 1, path, &part, err)) ||
-        (st = fkv_json_f64_or(rope, "attention_factor", 1, 1, 1, path, &attention, err)))
+    if ((st = check_neutral(rope, "partial_rotary_factor", 1, path, err)) ||
+        (st = check_neutral(rope, "attention_factor", 1, path, err)))
         return st;
     return c->rope == FKV_ROPE_LLAMA3 ? read_llama3(rope, path, c, err) : FKV_OK;
 }

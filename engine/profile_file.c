@@ -136,7 +136,7 @@ fkv_status fkv_scores_read_file(const char *path, int n_layers, int n_heads, int
         if ((st = row_of(rows, "scores", l, path, &row, err))) break;
         const size_t n = json_array_size(row);
         if (!l && (n == (size_t)n_heads || n == (size_t)n_kv_heads)) width = n;
-        if (n != width) {
+        if (!n || n != width) {
             snprintf(key, sizeof key, "scores[%d]", l);
             st = fkv_fail_at(err, FKV_E_INPUT, path, 0, key,
                              "has %zu scores for %d KV heads or %d query heads", n, n_kv_heads, n_heads);

@@ -1,0 +1,384 @@
+/* config.json and generation_config.json: both forms, every refusal by name,
+ * and RoPE's frequencies against HF transformers. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/config.h"
+#include "runner/base/file.h"
+#include "runner/base/json.h"
+
+static const char BASE[] =
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_act\":\"silu\","
+    "\"attention_bias\":false,\"mlp_bias\":false,\"hidden_size\":256,\"intermediate_size\":768,"
+    "\"num_hidden_layers\":3,\"num_attention_heads\":8,\"num_key_value_heads\":2,"
+    "\"max_position_embeddings\":4096,\"vocab_size\":1000,\"rms_norm_eps\":1e-05,"
+    "\"rope_theta\":500000.0,\"rope_scaling\":null,\"torch_dtype\":\"bfloat16\","
+    "\"tie_word_embeddings\":true,\"eos_token_id\":7,\"pretraining_tp\":2}";
+
+static char dir[256];
+
+static void put(const char *name, const char *text)
+{
+    fkv_err err = {0};
+    char *path = fkv_path_join(dir, name);
+    assert_int_equal(fkv_file_replace(path, text, strlen(text), &err), FKV_OK);
+    free(path);
+}
+
+static void drop(const char *name)
+{
+    char *path = fkv_path_join(dir, name);
+    unlink(path);
+    free(path);
+}
+
+/* BASE with the keys of patch replaced; a patch value "drop" removes the key. */
+static void put_config(const char *patch)
+{
+    json_t *o = json_loads(BASE, 0, NULL), *p = json_loads(patch, 0, NULL), *v;
+    const char *key;
+    assert_non_null(o);
+    assert_non_null(p);
+    json_object_foreach(p, key, v)
+    {
+        if (json_is_string(v) && !strcmp(json_string_value(v), "drop"))
+            json_object_del(o, key);
+        else
+            json_object_set(o, key, v);
+    }
+    char *text = json_dumps(o, 0);
+    put("config.json", text);
+    free(text);
+    json_decref(p);
+    json_decref(o);
+}
+
+static fkv_config accepted(const char *patch)
+{
+    fkv_config c;
+    fkv_err err = {0};
+    char message[1024];
+    memset(&c, 0xee, sizeof c);
+    put_config(patch);
+    const fkv_status st = fkv_config_read(dir, &c, &err);
+    fkv_err_format(&err, message, sizeof message);
+    if (st) fail_msg("%s: refused: %s", patch, message);
+    return c;
+}
+
+static void refused(const char *patch, const char *key, const char *word)
+{
+    fkv_config c;
+    fkv_err err = {0};
+    put_config(patch);
+    const fkv_status st = fkv_config_read(dir, &c, &err);
+    if (st != FKV_E_INPUT) fail_msg("%s: status %d", patch, st);
+    if (!strstr(err.file, "config.json")) fail_msg("%s: names the file %s", patch, err.file);
+    if (strcmp(err.key, key) != 0) fail_msg("%s: names the key %s: %s", patch, err.key, err.message);
+    if (!strstr(err.message, word)) fail_msg("%s: says %s", patch, err.message);
+}
+
+static void test_old_form(void **state)
+{
+    (void)state;
+    const fkv_config c = accepted("{}");
+    assert_int_equal(c.n_layers, 3);
+    assert_int_equal(c.n_heads, 8);
+    assert_int_equal(c.n_kv_heads, 2);
+    assert_int_equal(c.group, 4);
+    assert_int_equal(c.head_dim, 32);
+    assert_int_equal(c.hidden, 256);
+    assert_int_equal(c.intermediate, 768);
+    assert_int_equal(c.vocab, 1000);
+    assert_int_equal(c.max_positions, 4096);
+    assert_true(c.rms_eps == 1e-5f);
+    assert_true(c.tied);
+    assert_int_equal(c.rope, FKV_ROPE_DEFAULT);
+    assert_true(c.rope_theta == 500000);
+    assert_int_equal(c.n_eos, 1);
+    assert_int_equal(c.eos[0], 7);
+}
+
+#define LLAMA3                                                                                               \
+    "\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,"                                       \
+    "\"original_max_position_embeddings\":8192"
+
+static void test_llama3_in_every_spelling(void **state)
+{
+    (void)state;
+    static const char *const patches[] = {
+        "{\"rope_scaling\":{\"rope_type\":\"llama3\"," LLAMA3 "}}",
+        "{\"rope_scaling\":{\"type\":\"llama3\"," LLAMA3 "}}",
+        "{\"rope_scaling\":{\"type\":\"llama3\",\"rope_type\":\"llama3\"," LLAMA3 "}}",
+        "{\"rope_theta\":\"drop\",\"rope_scaling\":\"drop\",\"torch_dtype\":\"drop\",\"dtype\":\"bfloat16\","
+        "\"rope_parameters\":{\"rope_theta\":500000.0,\"rope_type\":\"llama3\"," LLAMA3 "}}",
+    };
+    for (size_t i = 0; i < sizeof patches / sizeof *patches; i++) {
+        const fkv_config c = accepted(patches[i]);
+        assert_int_equal(c.rope, FKV_ROPE_LLAMA3);
+        assert_true(c.rope_theta == 500000);
+        assert_true(c.rope_factor == 8);
+        assert_true(c.rope_low_freq == 1);
+        assert_true(c.rope_high_freq == 4);
+        assert_int_equal(c.rope_original_positions, 8192);
+    }
+}
+
+static void test_values_that_are_fine(void **state)
+{
+    (void)state;
+    assert_true(accepted("{\"rope_theta\":\"drop\"}").rope_theta == 10000);
+    assert_true(accepted("{\"rope_theta\":1000000}").rope_theta == 1000000);
+    assert_int_equal(accepted("{\"num_key_value_heads\":\"drop\"}").n_kv_heads, 8);
+    assert_int_equal(accepted("{\"num_key_value_heads\":null}").group, 1);
+    assert_int_equal(accepted("{\"head_dim\":128}").head_dim, 128);
+    assert_int_equal(accepted("{\"head_dim\":null}").head_dim, 32);
+    assert_false(accepted("{\"tie_word_embeddings\":\"drop\"}").tied);
+    accepted("{\"rope_scaling\":{\"type\":\"default\"}}");
+    accepted("{\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":500000.0}}");
+    accepted("{\"sliding_window\":null}");
+    accepted("{\"sliding_window\":1024,\"use_sliding_window\":false}");
+    accepted("{\"sliding_window\":4096}"); /* reaches over all positions */
+    accepted("{\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\"]}");
+    accepted("{\"quantization_config\":null,\"partial_rotary_factor\":1.0,\"residual_multiplier\":1}");
+    accepted("{\"architectures\":\"drop\"}");
+    accepted(
+        "{\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"mistral\",\"sliding_window\":null}");
+    accepted("{\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"drop\"}"); /* 4096 positions */
+    accepted("{\"attention_dropout\":0.1,\"initializer_range\":0.02,\"use_cache\":true}");
+}
+
+static void test_other_arithmetic_is_refused_by_name(void **state)
+{
+    (void)state;
+    static const char *const patches[][2] = {
+        {"{\"quantization_config\":{\"quant_method\":\"fp8\"}}", "quantization_config"},
+        {"{\"attention_bias\":true}", "attention_bias"},
+        {"{\"mlp_bias\":true}", "mlp_bias"},
+        {"{\"hidden_act\":\"gelu\"}", "hidden_act"},
+        {"{\"sliding_window\":1024}", "sliding_window"},
+        {"{\"sliding_window\":1024,\"use_sliding_window\":true}", "sliding_window"},
+        {"{\"partial_rotary_factor\":0.5}", "partial_rotary_factor"},
+        {"{\"attention_multiplier\":0.0078125}", "attention_multiplier"},
+        {"{\"residual_multiplier\":0.22}", "residual_multiplier"},
+        {"{\"logits_scaling\":8.0}", "logits_scaling"},
+        {"{\"embedding_multiplier\":12.0}", "embedding_multiplier"},
+        {"{\"use_qk_norm\":true}", "use_qk_norm"},
+        {"{\"num_local_experts\":8}", "num_local_experts"},
+        {"{\"architectures\":[\"Qwen3ForCausalLM\"]}", "architectures"},
+        {"{\"architectures\":[\"LlamaForCausalLM\",\"MadeUp\"]}", "architectures"},
+        {"{\"model_type\":\"granite\"}", "model_type"},
+        {"{\"torch_dtype\":\"float8_e4m3fn\"}", "torch_dtype"},
+        {"{\"dtype\":\"int8\"}", "dtype"},
+        {"{\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", "rope_scaling"},
+        {"{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0}}", "rope_scaling"},
+        {"{\"rope_parameters\":{\"rope_type\":\"dynamic\"}}", "rope_parameters"},
+        {"{\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}}", "rope_parameters"},
+        {"{\"rope_parameters\":{\"rope_type\":\"default\",\"partial_rotary_factor\":0.25}}",
+         "partial_rotary_factor"},
+        {"{\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"mistral\","
+         "\"max_position_embeddings\":32768}",
+         "sliding_window"}, /* a Mistral config without the key has a window */
+    };
+    for (size_t i = 0; i < sizeof patches / sizeof *patches; i++)
+        refused(patches[i][0], patches[i][1], "support");
+    refused("{\"layer_types\":[\"sliding_attention\"]}", "layer_types", "full_attention");
+}
+
+static void test_contradictions_are_refused(void **state)
+{
+    (void)state;
+    refused("{\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":10000.0}}", "rope_theta",
+            "twice");
+    refused("{\"rope_parameters\":{\"rope_type\":\"default\"},\"rope_scaling\":{\"type\":\"llama3\"}}",
+            "rope_scaling", "contradicts");
+    refused("{\"rope_scaling\":{\"type\":\"default\",\"rope_type\":\"llama3\"}}", "rope_scaling", "disagree");
+    refused("{\"rope_scaling\":{\"factor\":8.0}}", "rope_scaling", "no rope_type");
+    refused("{\"rope_scaling\":\"llama3\"}", "rope_scaling", "object");
+    refused("{\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":4.0,"
+            "\"high_freq_factor\":4.0,\"original_max_position_embeddings\":8192}}",
+            "high_freq_factor", "greater");
+    refused("{\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,"
+            "\"high_freq_factor\":4.0}}",
+            "original_max_position_embeddings", "missing");
+    refused("{\"rope_scaling\":{\"type\":\"llama3\"}}", "factor", "missing");
+}
+
+static void test_dimensions_are_checked(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {"num_hidden_layers",       "hidden_size",         "intermediate_size",
+                                       "max_position_embeddings", "num_attention_heads", "vocab_size"};
+    char patch[128];
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        snprintf(patch, sizeof patch, "{\"%s\":\"drop\"}", keys[i]);
+        refused(patch, keys[i], "missing");
+        snprintf(patch, sizeof patch, "{\"%s\":0}", keys[i]);
+        refused(patch, keys[i], "outside");
+        snprintf(patch, sizeof patch, "{\"%s\":-128}", keys[i]);
+        refused(patch, keys[i], "outside");
+        snprintf(patch, sizeof patch, "{\"%s\":1099511627776}", keys[i]);
+        refused(patch, keys[i], "outside");
+        snprintf(patch, sizeof patch, "{\"%s\":8.0}", keys[i]);
+        refused(patch, keys[i], "integer");
+    }
+    refused("{\"num_key_value_heads\":3}", "num_key_value_heads", "multiple");
+    refused("{\"num_key_value_heads\":16}", "num_key_value_heads", "multiple");
+    refused("{\"num_key_value_heads\":0}", "num_key_value_heads", "outside");
+    refused("{\"num_attention_heads\":6,\"num_key_value_heads\":2}", "head_dim", "multiple");
+    refused("{\"head_dim\":20}", "head_dim", "multiples of 8");
+    refused("{\"head_dim\":264}", "head_dim", "outside");
+    refused("{\"head_dim\":0}", "head_dim", "outside");
+    refused("{\"hidden_size\":4096}", "head_dim", "multiples of 8"); /* 4096 / 8 heads = 512 */
+    refused("{\"rms_norm_eps\":-1.0}", "rms_norm_eps", "outside");
+    refused("{\"rms_norm_eps\":\"x\"}", "rms_norm_eps", "number");
+    refused("{\"rope_theta\":0.0}", "rope_theta", "outside");
+    refused("{\"tie_word_embeddings\":1}", "tie_word_embeddings", "true or false");
+    refused("{\"architectures\":\"LlamaForCausalLM\"}", "architectures", "list");
+    refused("{\"architectures\":[5]}", "architectures", "not a string");
+    refused("{\"architectures\":\"drop\",\"model_type\":\"drop\"}", "architectures", "missing");
+}
+
+static void test_stop_tokens(void **state)
+{
+    (void)state;
+    fkv_config c = accepted("{\"eos_token_id\":[5,6,5]}");
+    assert_int_equal(c.n_eos, 2);
+    assert_int_equal(c.eos[1], 6);
+    assert_int_equal(accepted("{\"eos_token_id\":null}").n_eos, 0);
+    refused("{\"eos_token_id\":1000}", "eos_token_id", "vocabulary of 1000");
+    refused("{\"eos_token_id\":-1}", "eos_token_id", "outside");
+    refused("{\"eos_token_id\":[1,\"2\"]}", "eos_token_id", "id");
+    refused("{\"eos_token_id\":[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,"
+            "27,28,29,30,31,32]}",
+            "eos_token_id", "more than 32");
+
+    put("generation_config.json", "{\"eos_token_id\":[11,999]}");
+    c = accepted("{}");
+    assert_int_equal(c.n_eos, 2);
+    assert_int_equal(c.eos[0], 11);
+    put("generation_config.json", "{\"eos_token_id\":3}");
+    c = accepted("{}");
+    assert_int_equal(c.n_eos, 1);
+    assert_int_equal(c.eos[0], 3);
+    put("generation_config.json", "{\"temperature\":0.6}");
+    assert_int_equal(accepted("{}").eos[0], 7);
+    put("generation_config.json", "{\"eos_token_id\":4000}");
+    refused("{}", "eos_token_id", "vocabulary");
+    put("generation_config.json", "[]");
+    refused("{}", "", "object");
+    drop("generation_config.json");
+}
+
+static void test_damaged_files(void **state)
+{
+    (void)state;
+    fkv_config c;
+    fkv_err err = {0};
+    put("config.json", "{\"architectures\":[");
+    assert_int_equal(fkv_config_read(dir, &c, &err), FKV_E_INPUT);
+    assert_non_null(strstr(err.file, "config.json"));
+    put("config.json", "[1]");
+    err = (fkv_err){0};
+    assert_int_equal(fkv_config_read(dir, &c, &err), FKV_E_INPUT);
+    assert_non_null(strstr(err.message, "object"));
+    err = (fkv_err){0};
+    assert_int_equal(fkv_config_read("/nonexistent-model", &c, &err), FKV_E_INPUT);
+    assert_string_equal(err.file, "/nonexistent-model/config.json");
+}
+
+static void test_needle_tiny(void **state)
+{
+    (void)state;
+    fkv_config c;
+    fkv_err err = {0};
+    assert_int_equal(fkv_config_read(FKV_TEST_DIR "/data/needle-tiny", &c, &err), FKV_OK);
+    assert_int_equal(c.n_layers, 4);
+    assert_int_equal(c.head_dim, 64); /* explicit: hidden / n_heads would be 16 */
+    assert_int_equal(c.vocab, 1024);
+    assert_true(c.rope_theta == 100000);
+    assert_int_equal(c.n_eos, 1);
+    assert_int_equal(c.eos[0], 1);
+}
+
+/* Llama 3.1 8B's parameters; values of HF transformers 5.23, which computes in
+ * float32 and is right to about 3e-7. */
+static void test_rope_frequencies_of_llama3(void **state)
+{
+    (void)state;
+    static const struct {
+        int i;
+        double value;
+    } golden[] = {{0, 1},
+                  {1, 0.814617217},
+                  {5, 0.358730227},
+                  {20, 0.0165604409},
+                  {28, 0.00321144611},
+                  {29, 0.00216657063}, /* blended from here */
+                  {30, 0.00137189368},
+                  {31, 0.00085675146},
+                  {33, 0.00031269365},
+                  {35, 9.55621217e-05}, /* divided by the factor from here */
+                  {36, 7.78465546e-05},
+                  {40, 3.42810235e-05},
+                  {63, 3.06892588e-07}};
+    float f[64];
+    fkv_config c = {.head_dim = 128, .rope_theta = 500000, .rope = FKV_ROPE_LLAMA3};
+    c.rope_factor = 8;
+    c.rope_low_freq = 1;
+    c.rope_high_freq = 4;
+    c.rope_original_positions = 8192;
+    fkv_config_rope_frequencies(&c, f);
+    for (size_t i = 0; i < sizeof golden / sizeof *golden; i++)
+        assert_float_equal(f[golden[i].i] / golden[i].value, 1, 1e-6);
+}
+
+static void test_rope_frequencies_of_default(void **state)
+{
+    (void)state;
+    float f[4];
+    const fkv_config c = {.head_dim = 8, .rope_theta = 10000, .rope = FKV_ROPE_DEFAULT};
+    fkv_config_rope_frequencies(&c, f);
+    for (int i = 0; i < 4; i++) assert_float_equal(f[i], pow(10, -i), 1e-7 * pow(10, -i));
+}
+
+static int make_dir(void **state)
+{
+    (void)state;
+    const char *tmp = getenv("TMPDIR");
+    snprintf(dir, sizeof dir, "%s/fkv-config-XXXXXX", tmp ? tmp : "/tmp");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state)
+{
+    (void)state;
+    drop("config.json");
+    drop("generation_config.json");
+    return rmdir(dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_old_form),
+        cmocka_unit_test(test_llama3_in_every_spelling),
+        cmocka_unit_test(test_values_that_are_fine),
+        cmocka_unit_test(test_other_arithmetic_is_refused_by_name),
+        cmocka_unit_test(test_contradictions_are_refused),
+        cmocka_unit_test(test_dimensions_are_checked),
+        cmocka_unit_test(test_stop_tokens),
+        cmocka_unit_test(test_damaged_files),
+        cmocka_unit_test(test_needle_tiny),
+        cmocka_unit_test(test_rope_frequencies_of_llama3),
+        cmocka_unit_test(test_rope_frequencies_of_default),
+    };
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}
