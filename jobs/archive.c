@@ -1,0 +1,465 @@
+/* The input's lines through libarchive: see archive.h.
+ *
+ * One archive is open at a time and one block of it in memory; a line that lies
+ * within a block is handed out in place, one that crosses blocks is put together
+ * in carry, which never outgrows max_record_bytes. The reader owns all of it and
+ * the members' names; the job is borrowed. Not for: what a line means (record.c).
+ *
+ * A file whose name says text (.jsonl and the like, a compression suffix aside)
+ * is read as lines whatever its bytes look like, one whose name says archive
+ * must be one, and any other is what its content says.
+ */
+#include "jobs/archive.h"
+
+#include <archive.h>
+#include <archive_entry.h>
+#include <errno.h>
+#include <locale.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "jobs/pattern.h"
+#include "runner/base/file.h"
+#include "runner/base/log.h"
+#include "runner/base/mem.h"
+#include "runner/base/utf8.h"
+
+enum { BLOCK_BYTES = 256 * 1024, MESSAGE_BYTES = 200 };
+
+/* A member's name; they live until the reader closes, since rows refer to them. */
+typedef struct member_name {
+    struct member_name *next;
+    char text[];
+} member_name;
+
+struct fkv_reader {
+    const fkv_job *job;
+    locale_t utf8; /* libarchive converts names to the locale's charset */
+    int64_t total_bytes, passed_bytes;
+    _Atomic int64_t done_bytes;
+
+    size_t file; /* index of the open archive, or the next to open */
+    struct archive *archive;
+    bool plain;         /* the archive is a plain file, its own member */
+    bool matched;       /* some member of it did */
+    member_name *names; /* latest first */
+
+    bool in_member;
+    const char *member;
+    int64_t line;      /* lines of the member read so far */
+    const char *p;     /* what is left of the block */
+    const char *end;   /* its end */
+    int64_t offset;    /* in the member, of the next block */
+    fkv_buf carry;     /* the beginning of a line, from earlier blocks */
+    bool carry_lent;   /* the caller had it; empty it first */
+    bool skipping;     /* to the end of an oversized line */
+    bool warned;       /* the member is damaged, which shows behind this block */
+    int64_t n_records; /* handed out */
+    char message[MESSAGE_BYTES];
+};
+
+/* What reading came to, besides a status. */
+typedef enum step { STEP_OK, STEP_END, STEP_MEMBER_DAMAGED, STEP_ARCHIVE_DAMAGED, STEP_SYSTEM } step;
+
+static bool ends_in(const char *name, size_t n, const char *const *suffixes, size_t *bare)
+{
+    for (; *suffixes; suffixes++) {
+        const size_t k = strlen(*suffixes);
+        if (n > k && strncasecmp(name + n - k, *suffixes, k) == 0) {
+            *bare = n - k;
+            return true;
+        }
+    }
+    return false;
+}
+
+static const char *const compressed_suffixes[] = {".gz", ".zst", ".zstd", ".xz", ".bz2", NULL};
+static const char *const text_suffixes[] = {".jsonl", ".ndjson", ".json", ".txt", NULL};
+static const char *const archive_suffixes[] = {".tar",  ".zip", ".7z",   ".tgz", ".tbz",
+                                               ".tbz2", ".txz", ".tzst", NULL};
+
+/* Remembers why libarchive failed. */
+static void keep_message(fkv_reader *r, struct archive *a, const char *otherwise)
+{
+    fkv_buf clean = {0};
+    const char *text = archive_error_string(a);
+    if (!text || !*text) text = otherwise;
+    size_t n = strlen(text);
+    if (n > MESSAGE_BYTES / 3 - 1) n = MESSAGE_BYTES / 3 - 1; /* U+FFFD takes three bytes */
+    fkv_utf8_append_clean(&clean, text, n, NULL);
+    snprintf(r->message, sizeof r->message, "%s", clean.data ? clean.data : otherwise);
+    fkv_buf_free(&clean);
+}
+
+/* A disk or network that fails is no damage: another run may read the rest. */
+static bool failed_to_read(struct archive *a)
+{
+    const int e = archive_errno(a);
+    return e == EIO || e == ESTALE || e == ETIMEDOUT || e == EBADF;
+}
+
+/* Opens path with the formats that name lets it have. NULL: no memory; else the
+ * caller looks at *rc. */
+static struct archive *open_archive(const char *path, const char *name, int *rc)
+{
+    size_t n = strlen(name), ignored;
+    struct archive *a = archive_read_new();
+    if (!a) return NULL;
+    ends_in(name, n, compressed_suffixes, &n);
+    const bool text = ends_in(name, n, text_suffixes, &ignored);
+    const bool packed = !text && ends_in(name, n, archive_suffixes, &ignored);
+    archive_read_support_filter_gzip(a);
+    archive_read_support_filter_zstd(a);
+    archive_read_support_filter_xz(a);
+    archive_read_support_filter_bzip2(a);
+    if (!text) {
+        archive_read_support_format_tar(a);
+        archive_read_support_format_zip(a);
+        archive_read_support_format_7zip(a);
+    }
+    if (!packed) {
+        archive_read_support_format_raw(a);
+        archive_read_support_format_empty(a);
+    }
+    *rc = archive_read_open_filename(a, path, BLOCK_BYTES);
+    return a;
+}
+
+/* Reports what is wrong with one file of the input. */
+static void check_file(fkv_reader *r, const fkv_input_file *file, fkv_errs *errs)
+{
+    fkv_err err = {0};
+    struct stat sb;
+    struct archive_entry *entry;
+    struct archive *a = NULL;
+    size_t bare;
+    int rc;
+    if (stat(file->path, &sb)) {
+        fkv_fail_at(&err, FKV_E_INPUT, file->path, 0, NULL, "can't be opened: %s", strerror(errno));
+        goto out;
+    }
+    if (!S_ISREG(sb.st_mode)) {
+        fkv_fail_at(&err, FKV_E_INPUT, file->path, 0, NULL, "not a regular file");
+        goto out;
+    }
+    r->total_bytes += sb.st_size;
+    if (!(a = open_archive(file->path, file->name, &rc))) {
+        fkv_fail_memory(&err);
+        goto out;
+    }
+    if (rc >= ARCHIVE_WARN) rc = archive_read_next_header(a, &entry);
+    if (rc != ARCHIVE_EOF && rc < ARCHIVE_WARN) {
+        keep_message(r, a, "not an archive that can be read");
+        fkv_fail_at(&err, FKV_E_INPUT, file->path, 0, NULL, "%s", r->message);
+    } else if (sb.st_size && archive_filter_count(a) < 2 &&
+               ends_in(file->name, strlen(file->name), compressed_suffixes, &bare)) {
+        fkv_fail_at(&err, FKV_E_INPUT, file->path, 0, NULL, "is not compressed as its name says");
+    }
+out:
+    if (a) archive_read_free(a);
+    if (err.status) fkv_errs_add(errs, &err);
+}
+
+fkv_status fkv_reader_open(const fkv_job *job, fkv_reader **reader, fkv_errs *errs)
+{
+    const int before = errs->n;
+    fkv_reader *r = calloc(1, sizeof *r);
+    *reader = r;
+    if (!r) {
+        fkv_err err = {0};
+        fkv_fail_memory(&err);
+        fkv_errs_add(errs, &err);
+        return FKV_E_SYSTEM;
+    }
+    r->job = job;
+    r->utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
+    const locale_t old = uselocale(r->utf8);
+    for (size_t i = 0; i < job->input.n_files; i++) check_file(r, &job->input.files[i], errs);
+    uselocale(old);
+    if (errs->n == before) return FKV_OK;
+    fkv_reader_close(r);
+    *reader = NULL;
+    return FKV_E_INPUT;
+}
+
+static void close_archive(fkv_reader *r)
+{
+    const fkv_input_file *file = &r->job->input.files[r->file];
+    const int64_t size = fkv_file_size(file->path);
+    if (r->archive) archive_read_free(r->archive);
+    r->archive = NULL;
+    r->in_member = false;
+    r->p = r->end = NULL;
+    r->file++;
+    if (size > 0) r->passed_bytes += size;
+    atomic_store(&r->done_bytes, r->passed_bytes);
+}
+
+static fkv_status keep_name(fkv_reader *r, const char *name, size_t n, fkv_err *err)
+{
+    fkv_buf clean = {0};
+    member_name *kept = NULL;
+    size_t size;
+    fkv_status st = fkv_buf_reserve(&clean, n, err);
+    if (!st) st = fkv_utf8_append_clean(&clean, name, n, err);
+    if (!st && fkv_add_size(sizeof *kept + 1, clean.len, &size)) kept = malloc(size);
+    if (!st && !kept) st = fkv_fail_memory(err);
+    if (!st) {
+        memcpy(kept->text, clean.data, clean.len + 1);
+        kept->next = r->names;
+        r->names = kept;
+        r->member = kept->text;
+    }
+    fkv_buf_free(&clean);
+    return st;
+}
+
+static bool wanted(const fkv_reader *r, const char *name, size_t n)
+{
+    for (size_t i = 0; i < r->job->input.n_members; i++) {
+        const char *pattern = r->job->input.members[i];
+        if (fkv_pattern_match(pattern, name, n)) return true;
+        /* tar keeps the "./" that it was called with. */
+        if (n > 2 && memcmp(name, "./", 2) == 0 && fkv_pattern_match(pattern, name + 2, n - 2)) return true;
+    }
+    return false;
+}
+
+/* A plain file's name as a member: without folders and compression suffix. */
+static const char *plain_name(const char *name, size_t *n)
+{
+    const char *slash = strrchr(name, '/');
+    const char *base = slash ? slash + 1 : name;
+    *n = strlen(base);
+    ends_in(base, *n, compressed_suffixes, n);
+    return base;
+}
+
+/* Goes to the next member that is wanted. */
+static step next_member(fkv_reader *r, fkv_err *err)
+{
+    struct archive_entry *entry;
+    r->member = "";
+    r->line = 0;
+    for (;;) {
+        const int rc = archive_read_next_header(r->archive, &entry);
+        if (rc == ARCHIVE_EOF) return STEP_END;
+        if (rc < ARCHIVE_WARN) {
+            keep_message(r, r->archive, "the archive is damaged");
+            return failed_to_read(r->archive) ? STEP_SYSTEM : STEP_ARCHIVE_DAMAGED;
+        }
+        const __LA_MODE_T type = archive_entry_filetype(entry);
+        if ((type && type != AE_IFREG) || archive_entry_hardlink(entry)) continue;
+        const char *name = archive_entry_pathname_utf8(entry);
+        if (!name) name = archive_entry_pathname(entry);
+        if (!name) name = "";
+        size_t n = strlen(name);
+        r->plain = archive_format(r->archive) == ARCHIVE_FORMAT_RAW;
+        if (r->plain) name = plain_name(r->job->input.files[r->file].name, &n);
+        if (!wanted(r, name, n)) continue;
+        if (keep_name(r, name, n, err)) return STEP_SYSTEM;
+        r->matched = r->in_member = true;
+        r->p = r->end = NULL;
+        r->offset = 0;
+        r->skipping = r->warned = false;
+        fkv_buf_clear(&r->carry);
+        return STEP_OK;
+    }
+}
+
+/* The next piece of the member into p..end. */
+static step read_block(fkv_reader *r)
+{
+    const void *bytes;
+    size_t n;
+    la_int64_t offset;
+    if (r->warned) return STEP_MEMBER_DAMAGED;
+    const int rc = archive_read_data_block(r->archive, &bytes, &n, &offset);
+    const int64_t here = archive_filter_bytes(r->archive, -1);
+    atomic_store(&r->done_bytes, r->passed_bytes + (here > 0 ? here : 0));
+    if (rc == ARCHIVE_EOF) return STEP_END;
+    if (rc < ARCHIVE_WARN) {
+        keep_message(r, r->archive, "the data is damaged");
+        if (failed_to_read(r->archive)) return STEP_SYSTEM;
+        return rc == ARCHIVE_FAILED ? STEP_MEMBER_DAMAGED : STEP_ARCHIVE_DAMAGED;
+    }
+    if (rc == ARCHIVE_WARN) {
+        keep_message(r, r->archive, "the data is damaged");
+        r->warned = true; /* a checksum, say: what was decoded is still handed out */
+    }
+    if (n && offset != r->offset) {
+        snprintf(r->message, sizeof r->message, "a sparse member, which can't be read as lines");
+        return STEP_MEMBER_DAMAGED;
+    }
+    r->p = bytes;
+    r->end = r->p + n;
+    r->offset += (int64_t)n;
+    return STEP_OK;
+}
+
+static bool is_blank_line(const char *text, size_t n)
+{
+    while (n && (*text == ' ' || *text == '\t' || *text == '\r')) {
+        text++;
+        n--;
+    }
+    return n == 0;
+}
+
+/* Fills line from a whole line's bytes. False: a blank one. */
+static bool take_line(fkv_reader *r, const char *text, size_t n, fkv_line *line)
+{
+    r->line++;
+    if (r->line == 1 && n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) {
+        text += 3;
+        n -= 3;
+    }
+    if (n && text[n - 1] == '\r') n--;
+    if (n > (size_t)r->job->input.max_record_bytes) {
+        line->error_code = "too_large";
+        return true;
+    }
+    if (is_blank_line(text, n)) return false;
+    line->text = text;
+    line->n = n;
+    return true;
+}
+
+/* The member's next line that is not blank. STEP_END: there is none. */
+static step next_line(fkv_reader *r, fkv_line *line, fkv_err *err)
+{
+    /* A byte order mark and "\r" don't count as the record's. */
+    const size_t most = (size_t)r->job->input.max_record_bytes + 4;
+    for (;;) {
+        if (r->carry_lent) fkv_buf_clear(&r->carry);
+        r->carry_lent = false;
+        if (r->p == r->end) {
+            const step got = read_block(r);
+            if (got == STEP_END && r->carry.len && !r->skipping) {
+                r->carry_lent = true;
+                if (take_line(r, r->carry.data, r->carry.len, line)) return STEP_OK;
+            }
+            if (got != STEP_OK) return got;
+            continue;
+        }
+        const char *text = r->p;
+        const char *nl = memchr(text, '\n', (size_t)(r->end - text));
+        size_t n = (size_t)((nl ? nl : r->end) - text);
+        r->p = nl ? nl + 1 : r->end;
+        if (r->skipping) {
+            r->skipping = !nl;
+            continue;
+        }
+        if (n + r->carry.len > most) {
+            r->line++;
+            r->skipping = !nl;
+            r->carry_lent = true;
+            line->error_code = "too_large";
+            return STEP_OK;
+        }
+        if (!nl || r->carry.len) {
+            if (fkv_buf_append(&r->carry, text, n, err)) return STEP_SYSTEM;
+            if (!nl) continue;
+            text = r->carry.data;
+            n = r->carry.len;
+            r->carry_lent = true;
+        }
+        if (take_line(r, text, n, line)) return STEP_OK;
+    }
+}
+
+static step next_archive(fkv_reader *r, fkv_err *err)
+{
+    int rc;
+    const fkv_input_file *file = &r->job->input.files[r->file];
+    r->matched = false;
+    r->member = "";
+    r->line = 0;
+    if (!(r->archive = open_archive(file->path, file->name, &rc))) {
+        fkv_fail_memory(err);
+        return STEP_SYSTEM;
+    }
+    if (rc >= ARCHIVE_WARN) return STEP_OK;
+    keep_message(r, r->archive, "the archive is damaged");
+    return fkv_file_exists(file->path) && !failed_to_read(r->archive) ? STEP_ARCHIVE_DAMAGED : STEP_SYSTEM;
+}
+
+/* One step towards the next record; STEP_OK without a text means: go on. */
+static step advance(fkv_reader *r, fkv_line *line, fkv_err *err)
+{
+    if (!r->archive) return next_archive(r, err);
+    if (r->in_member) {
+        const step got = next_line(r, line, err);
+        if (got != STEP_OK) r->in_member = false;
+        return got == STEP_END ? STEP_OK : got;
+    }
+    const step got = next_member(r, err);
+    if (got != STEP_END) return got;
+    if (!r->matched) fkv_log("%s: no member matches input.members", r->job->input.files[r->file].name);
+    close_archive(r);
+    return STEP_OK;
+}
+
+static void damaged_line(fkv_reader *r, fkv_line *line)
+{
+    *line = (fkv_line){.error_code = "damaged_archive"};
+    r->line++;
+}
+
+fkv_status fkv_reader_next(fkv_reader *r, fkv_line *line, fkv_err *err)
+{
+    fkv_status st = FKV_END;
+    *line = (fkv_line){0};
+    const locale_t old = uselocale(r->utf8);
+    const int64_t limit = r->job->job.limit;
+    while (r->file < r->job->input.n_files && (!limit || r->n_records < limit)) {
+        const fkv_input_file *file = &r->job->input.files[r->file];
+        const step got = advance(r, line, err);
+        if (got == STEP_SYSTEM) {
+            st = FKV_E_SYSTEM; /* the first of these to have a reason keeps it */
+            fkv_fail_at(err, st, file->path, 0, NULL, "%s", r->message);
+            break;
+        }
+        if (got == STEP_MEMBER_DAMAGED || got == STEP_ARCHIVE_DAMAGED) damaged_line(r, line);
+        if (line->text || line->error_code) {
+            line->ordinal = r->n_records++;
+            line->archive = file->name;
+            line->member = r->member;
+            line->line = r->line;
+            st = FKV_OK;
+        }
+        if (got == STEP_ARCHIVE_DAMAGED) close_archive(r);
+        if (st == FKV_OK) break;
+    }
+    uselocale(old);
+    if (line->error_code) {
+        line->error_message = r->message;
+        if (strcmp(line->error_code, "too_large") == 0)
+            snprintf(r->message, sizeof r->message, "the line is longer than input.max_record_bytes, %lld",
+                     (long long)r->job->input.max_record_bytes);
+    }
+    return st;
+}
+
+void fkv_reader_progress(const fkv_reader *reader, int64_t *done_bytes, int64_t *total_bytes)
+{
+    const int64_t done = atomic_load(&reader->done_bytes);
+    *total_bytes = reader->total_bytes;
+    *done_bytes = done < reader->total_bytes ? done : reader->total_bytes;
+}
+
+void fkv_reader_close(fkv_reader *reader)
+{
+    if (!reader) return;
+    if (reader->archive) archive_read_free(reader->archive);
+    while (reader->names) {
+        member_name *next = reader->names->next;
+        free(reader->names);
+        reader->names = next;
+    }
+    fkv_buf_free(&reader->carry);
+    if (reader->utf8) freelocale(reader->utf8);
+    free(reader);
+}
