@@ -1,0 +1,8 @@
+/* The subcommands. Each gets its own name as argv[0] and returns the exit code. */
+#ifndef FKV_RUNNER_COMMANDS_H
+#define FKV_RUNNER_COMMANDS_H
+
+int fkv_cmd_export(int argc, char **argv);
+int fkv_cmd_tokenize(int argc, char **argv);
+
+#endif

@@ -1,0 +1,32 @@
+/* Added tokens: strings that are found in the text before anything else is done
+ * with it, special ones among them. */
+#ifndef FKV_TOKENIZER_ADDED_H
+#define FKV_TOKENIZER_ADDED_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tokenizer/normalize.h"
+#include "tokenizer/vocab.h"
+
+typedef struct fkv_added fkv_added;
+
+/* Reads the "added_tokens" array of file (NULL: none) and adds to vocab, which
+ * holds the model's tokens, those that are new. With nfc the tokens that ask
+ * for it are normalized. */
+fkv_status fkv_added_open(const json_t *list, const char *file, bool nfc, fkv_vocab *vocab, fkv_added **out,
+                          fkv_err *err);
+void fkv_added_close(fkv_added *added);
+
+bool fkv_added_is_special(const fkv_added *added, int32_t id);
+
+/* Takes a part of a text: an added token (id >= 0), or text between (-1). */
+typedef fkv_status fkv_part_fn(void *ctx, int32_t id, const char *text, size_t n, fkv_err *err);
+
+/* Calls fn with the parts of a text in order, empty ones left out. Tokens that
+ * are looked for in normalized text and those that are not are two sets. */
+fkv_status fkv_added_split(const fkv_added *added, bool normalized, const char *text, size_t n,
+                           fkv_part_fn *fn, void *ctx, fkv_err *err);
+
+#endif

@@ -1,0 +1,31 @@
+/* Byte-pair merging of one pre-token ("word") of a byte-level vocabulary. */
+#ifndef FKV_TOKENIZER_BPE_H
+#define FKV_TOKENIZER_BPE_H
+
+#include <jansson.h>
+
+#include "tokenizer/tokenizer.h"
+#include "tokenizer/vocab.h"
+
+typedef struct fkv_bpe fkv_bpe;
+typedef struct fkv_bpe_scratch fkv_bpe_scratch;
+
+/* Reads the "model" object of file: fills vocab, which must be empty and
+ * outlive the result, and the merges. */
+fkv_status fkv_bpe_open(const json_t *model, const char *file, fkv_vocab *vocab, fkv_bpe **out, fkv_err *err);
+void fkv_bpe_close(fkv_bpe *bpe);
+
+/* A word cache of fixed size and room for merging; about 2 MB, more only while
+ * a long word is merged. */
+fkv_status fkv_bpe_scratch_new(fkv_bpe_scratch **out, fkv_err *err);
+void fkv_bpe_scratch_free(fkv_bpe_scratch *s);
+
+/* Appends the ids of a word's n bytes, n > 0. A byte that the vocabulary has no
+ * token for is left out, as HF does. O(n log n). */
+fkv_status fkv_bpe_word(const fkv_bpe *bpe, fkv_bpe_scratch *s, const char *word, size_t n, fkv_ids *ids,
+                        fkv_err *err);
+
+/* Appends one id. */
+fkv_status fkv_ids_push(fkv_ids *ids, int32_t id, fkv_err *err);
+
+#endif

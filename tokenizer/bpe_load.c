@@ -1,0 +1,196 @@
+/* Reading the "model" of tokenizer.json: see bpe.h. Everything that the merging
+ * of bpe.c does not do is refused here by name. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "runner/base/json.h"
+#include "runner/base/mem.h"
+#include "tokenizer/bpe_internal.h"
+#include "tokenizer/utf8.h"
+
+static fkv_status refuse(fkv_err *err, const char *file, const char *key, const char *what)
+{
+    return fkv_fail_at(err, FKV_E_INPUT, file, 0, key, "%s", what);
+}
+
+/* Absent, null or, as HF takes it for the same, the empty string. */
+static fkv_status need_empty(const json_t *model, const char *key, const char *file, fkv_err *err)
+{
+    const char *text;
+    fkv_status st = fkv_json_str_or_null(model, key, file, &text, err);
+    if (!st && text && text[0]) st = refuse(err, file, key, "is not supported for BPE models");
+    return st;
+}
+
+static fkv_status check_settings(const json_t *model, const char *file, fkv_bpe *bpe, fkv_err *err)
+{
+    const char *type;
+    bool on;
+    double dropout;
+    fkv_status st = fkv_json_str_or_null(model, "type", file, &type, err);
+    if (st) return st;
+    /* Old files of GPT-2 have no type. */
+    if (type && strcmp(type, "BPE") != 0)
+        return fkv_fail_at(err, FKV_E_INPUT, file, 0, "model.type", "'%.60s' is not supported, only BPE",
+                           type);
+    if ((st = fkv_json_bool_or(model, "byte_fallback", false, file, &on, err))) return st;
+    if (on) return refuse(err, file, "byte_fallback", "SentencePiece-style models are not supported yet");
+    if ((st = fkv_json_bool_or(model, "fuse_unk", false, file, &on, err))) return st;
+    if ((st = fkv_json_f64_or(model, "dropout", 0, 1, 0, file, &dropout, err))) return st;
+    if (dropout > 0) return refuse(err, file, "dropout", "is not supported: ids would be random");
+    if ((st = need_empty(model, "continuing_subword_prefix", file, err))) return st;
+    if ((st = need_empty(model, "end_of_word_suffix", file, err))) return st;
+    return fkv_json_bool_or(model, "ignore_merges", false, file, &bpe->ignore_merges, err);
+}
+
+static fkv_status read_vocab(const json_t *model, const char *file, fkv_vocab *vocab, fkv_err *err)
+{
+    json_t *object = json_object_get(model, "vocab");
+    const char *string;
+    json_t *value;
+    if (!json_is_object(object))
+        return refuse(err, file, "model.vocab", "must be an object of tokens and ids");
+    json_object_foreach(object, string, value)
+    {
+        fkv_vocab_clash clash;
+        const json_int_t id = json_integer_value(value);
+        if (!json_is_integer(value) || id < 0 || id > FKV_ID_MAX)
+            return fkv_fail_at(err, FKV_E_INPUT, file, 0, "model.vocab",
+                               "the id of '%.60s' must be an integer from 0 to %d", string, FKV_ID_MAX);
+        fkv_status st = fkv_vocab_add(vocab, string, strlen(string), (int32_t)id, &clash, err);
+        if (st) return st;
+        if (clash != FKV_VOCAB_NEW)
+            return fkv_fail_at(err, FKV_E_INPUT, file, 0, "model.vocab",
+                               "the id %lld of '%.60s' is given twice", (long long)id, string);
+    }
+    if (vocab->n == 0) return refuse(err, file, "model.vocab", "has no tokens");
+    return FKV_OK;
+}
+
+/* Splits "a b" at its only space, or takes the two strings of ["a", "b"]. */
+static bool merge_parts(const json_t *merge, const char *part[2], size_t len[2])
+{
+    if (json_is_string(merge)) {
+        part[0] = json_string_value(merge);
+        const char *space = strchr(part[0], ' ');
+        if (!space || strchr(space + 1, ' ')) return false;
+        part[1] = space + 1;
+        len[0] = (size_t)(space - part[0]);
+        len[1] = strlen(part[1]);
+        return true;
+    }
+    if (!json_is_array(merge) || json_array_size(merge) != 2) return false;
+    for (size_t k = 0; k < 2; k++) {
+        part[k] = json_string_value(json_array_get(merge, k));
+        if (!part[k]) return false;
+        len[k] = json_string_length(json_array_get(merge, k));
+    }
+    return true;
+}
+
+static fkv_status add_merge(fkv_bpe *bpe, const json_t *merge, size_t i, int32_t rank, const char *file,
+                            fkv_buf *joined, fkv_err *err)
+{
+    const char *part[2];
+    size_t len[2];
+    int32_t id[2];
+    fkv_status st;
+    char key[64];
+    snprintf(key, sizeof key, "model.merges[%zu]", i);
+    if (!merge_parts(merge, part, len))
+        return refuse(err, file, key, "must be \"left right\" or [\"left\", \"right\"]");
+    fkv_buf_clear(joined);
+    for (size_t k = 0; k < 2; k++) {
+        id[k] = fkv_vocab_find(bpe->vocab, part[k], len[k]);
+        if (id[k] < 0)
+            return fkv_fail_at(err, FKV_E_INPUT, file, 0, key, "'%.*s' is not in the vocabulary",
+                               (int)(len[k] < 60 ? len[k] : 60), part[k]);
+        if ((st = fkv_buf_append(joined, part[k], len[k], err))) return st;
+    }
+    const int32_t made = fkv_vocab_find(bpe->vocab, joined->data, joined->len);
+    if (made < 0)
+        return fkv_fail_at(err, FKV_E_INPUT, file, 0, key, "its result '%.60s' is not in the vocabulary",
+                           joined->data);
+    const uint64_t pair = (uint64_t)(uint32_t)id[0] << 32 | (uint32_t)id[1];
+    /* A pair given twice has its later rank, as in HF. */
+    bpe->merges[fkv_bpe_slot(bpe, pair)] = (struct fkv_merge){.pair = pair, .rank = rank, .made = made};
+    return FKV_OK;
+}
+
+static fkv_status read_merges(const json_t *model, const char *file, fkv_bpe *bpe, fkv_err *err)
+{
+    const json_t *list = json_object_get(model, "merges");
+    fkv_buf joined = {0};
+    fkv_status st = FKV_OK;
+    if (!json_is_array(list)) return refuse(err, file, "model.merges", "must be an array");
+    const size_t n = json_array_size(list);
+    if (n > INT32_MAX / 4) return refuse(err, file, "model.merges", "has too many entries");
+    unsigned bits = 4;
+    while (((size_t)1 << bits) < 2 * n) bits++;
+    bpe->shift = 64 - bits;
+    bpe->mask = ((size_t)1 << bits) - 1;
+    bpe->merges = fkv_calloc(bpe->mask + 1, sizeof *bpe->merges);
+    if (!bpe->merges) return fkv_fail_memory(err);
+    for (size_t i = 0; i <= bpe->mask; i++) bpe->merges[i].pair = FKV_NO_PAIR;
+    int32_t rank = 0;
+    for (size_t i = 0; !st && i < n; i++) {
+        const json_t *merge = json_array_get(list, i);
+        /* Old files carry the first line of merges.txt along. */
+        if (json_is_string(merge) && !strncmp(json_string_value(merge), "#version", 8)) continue;
+        st = add_merge(bpe, merge, i, rank++, file, &joined, err);
+    }
+    fkv_buf_free(&joined);
+    return st;
+}
+
+/* Looks up the 256 bytes. A file with an unknown-token needs all that occur in
+ * UTF-8, since it would stand in for the others. */
+static fkv_status read_bytes(const json_t *model, const char *file, fkv_bpe *bpe, fkv_err *err)
+{
+    const char *unk;
+    fkv_status st = fkv_json_str_or_null(model, "unk_token", file, &unk, err);
+    if (st) return st;
+    for (int b = 0; b < 256; b++) {
+        char c[4];
+        const size_t len = fkv_utf8_put(fkv_alphabet_char((uint8_t)b), c);
+        bpe->byte_id[b] = fkv_vocab_find(bpe->vocab, c, len);
+        const bool in_utf8 = b != 0xc0 && b != 0xc1 && b < 0xf5;
+        if (unk && bpe->byte_id[b] < 0 && in_utf8)
+            return fkv_fail_at(err, FKV_E_INPUT, file, 0, "model.unk_token",
+                               "is not supported when a byte (0x%02x) has no token", (unsigned)b);
+    }
+    return FKV_OK;
+}
+
+fkv_status fkv_bpe_open(const json_t *model, const char *file, fkv_vocab *vocab, fkv_bpe **out, fkv_err *err)
+{
+    fkv_status st;
+    *out = NULL;
+    fkv_bpe *bpe = calloc(1, sizeof *bpe);
+    if (!bpe) return fkv_fail_memory(err);
+    bpe->vocab = vocab;
+    if ((st = check_settings(model, file, bpe, err))) goto out;
+    if ((st = read_vocab(model, file, vocab, err))) goto out;
+    if ((st = read_merges(model, file, bpe, err))) goto out;
+    if ((st = read_bytes(model, file, bpe, err))) goto out;
+    bpe->n_model_ids = vocab->n_ids;
+    bpe->in_model = fkv_calloc((size_t)vocab->n_ids, sizeof *bpe->in_model);
+    if (!bpe->in_model) {
+        st = fkv_fail_memory(err);
+        goto out;
+    }
+    for (int32_t id = 0; id < vocab->n_ids; id++) bpe->in_model[id] = vocab->entry_of[id] >= 0;
+    *out = bpe;
+    bpe = NULL;
+out:
+    fkv_bpe_close(bpe);
+    return st;
+}
+
+void fkv_bpe_close(fkv_bpe *bpe)
+{
+    if (!bpe) return;
+    free(bpe->in_model);
+    free(bpe->merges);
+    free(bpe);
+}
