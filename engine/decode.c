@@ -1,0 +1,52 @@
+/* One decode step of all slots, by the plan's placements. */
+#include "engine/state.h"
+
+/* Q, K, V, append and ragged attention of one rank: the segment that the plan balances. */
+static void rank_segment(fkv_engine_device *d, int local, int layer)
+{
+    const fkv_engine *e = d->engine;
+    const fkv_config *c = &e->config;
+    const fkv_backend *b = e->options.backend;
+    const fkv_rank *r = &d->ranks[local];
+    const fkv_decode_args args = {.layer = layer,
+                                  .rank = r->rank,
+                                  .n_slots = e->options.n_slots,
+                                  .hidden = c->hidden,
+                                  .n_kv_heads = c->n_kv_heads,
+                                  .group = c->group,
+                                  .head_dim = c->head_dim,
+                                  .heads = r->layers[layer].served,
+                                  .n_heads_served = r->layers[layer].n_served,
+                                  .slots = d->slots,
+                                  .kv = fkv_engine_kv_view(d),
+                                  .x = d->step_xn,
+                                  .q = r->q,
+                                  .out = d->step_att};
+    b->span_begin(d->dev, local);
+    b->decode_qkv(d->dev, &args);
+    b->decode_attention(d->dev, &args);
+    b->span_end(d->dev, local);
+}
+
+fkv_status fkv_decode_run(fkv_engine_device *d, fkv_err *err)
+{
+    const fkv_engine *e = d->engine;
+    const fkv_config *c = &e->config;
+    const fkv_backend *b = e->options.backend;
+    const int n = e->options.n_slots;
+    const int64_t per_layer = (int64_t)c->n_kv_heads * n;
+    if (!b->replay(d->dev, 0)) {
+        b->record_begin(d->dev, 0);
+        fkv_forward_embed(d, d->slots.token, n, d->step_x, d->step_xn);
+        for (int l = 0; l < c->n_layers; l++) {
+            for (int r = 0; r < d->n_ranks; r++) rank_segment(d, r, l);
+            b->gather_heads(d->dev, d->step_att, n, c->n_kv_heads, (int64_t)c->group * c->head_dim,
+                            e->device_of + l * per_layer);
+            fkv_forward_mlp(d, l, n, d->step_att, d->step_x, d->step_xn);
+        }
+        fkv_forward_logits(d, d->step_xn, n, d->logits);
+        b->sample(d->dev, d->logits, c->vocab, 0, n, false, &d->slots, &e->options.sampling, c->vocab);
+        b->record_end(d->dev, 0);
+    }
+    return b->sync(d->dev, err);
+}

@@ -1,0 +1,344 @@
+/* Opening and closing of the engine: devices, ranks, buffers, plan. See engine.h;
+ * what runs on the devices is in prefill.c, decode.c and forward.c. */
+#include "engine/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/state.h"
+#include "runner/base/mem.h"
+
+/* Share of the memory left after the weights that arenas may take. */
+static const double arena_share = 0.6;
+
+int64_t fkv_engine_weight_bytes(const fkv_config *c, int weight_bytes)
+{
+    const int64_t att = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
+    const int64_t layer = c->hidden * (2 * att + 2 * kv) + 3 * (int64_t)c->hidden * c->intermediate;
+    return (layer * c->n_layers + 2 * (int64_t)c->vocab * c->hidden) * weight_bytes;
+}
+
+fkv_kv_view fkv_engine_kv_view(const fkv_engine_device *d)
+{
+    const fkv_engine *e = d->engine;
+    return (fkv_kv_view){e->arenas, d->table, e->kv.slot_stride, e->kv.offset, e->kv.budgets};
+}
+
+static void abort_world(void *ctx)
+{
+    const fkv_engine *e = ctx;
+    e->options.backend->world_abort(e->world);
+}
+
+/* First rank of device d: rank r lives on device floor(r * D / R). */
+static int first_rank(const fkv_engine_options *o, int d)
+{
+    return (int)(((int64_t)d * o->n_ranks + o->n_devices - 1) / o->n_devices);
+}
+
+/* alloc of rows * cols elements of size bytes. */
+static fkv_status buffer(fkv_engine_device *d, int64_t rows, int64_t cols, int size, void *out, fkv_err *err)
+{
+    size_t bytes;
+    void *p;
+    if (!fkv_mul_size((size_t)rows, (size_t)cols, &bytes) || !fkv_mul_size(bytes, (size_t)size, &bytes))
+        return fkv_fail_memory(err);
+    const fkv_status st = d->engine->options.backend->alloc(d->dev, bytes, &p, err);
+    if (!st) memcpy(out, &p, sizeof p);
+    return st;
+}
+
+static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
+{
+    fkv_engine *e = d->engine;
+    const fkv_config *c = &e->config;
+    const int act = e->info.act_bytes, n_slots = e->options.n_slots;
+    const int64_t t = e->options.max_prompt, att = (int64_t)c->n_heads * c->head_dim;
+    const int64_t width = (int64_t)e->max_home * (c->group + 2) * c->head_dim;
+    const int64_t rows = e->tile > n_slots ? e->tile : n_slots;
+    const int64_t share = c->intermediate / e->options.n_ranks + 1;
+    fkv_status s;
+    if ((s = buffer(d, t, c->hidden, act, &d->x, err))) return s;
+    if ((s = buffer(d, t, c->hidden, act, &d->xn, err))) return s;
+    if ((s = buffer(d, t, width, act, &d->qkv, err))) return s;
+    if ((s = buffer(d, t, att, act, &d->att, err))) return s;
+    if ((s = buffer(d, t, e->max_home, sizeof(float), &d->scores, err))) return s;
+    if ((s = buffer(d, t, 1, sizeof(int32_t), &d->tokens, err))) return s;
+    if ((s = buffer(d, rows, c->hidden, act, &d->y, err))) return s;
+    if ((s = buffer(d, rows, share, act, &d->act, err))) return s;
+    if ((s = buffer(d, rows * d->n_ranks, c->hidden, sizeof(float), &d->partial, err))) return s;
+    if ((s = buffer(d, n_slots, c->hidden, act, &d->step_x, err))) return s;
+    if ((s = buffer(d, n_slots, c->hidden, act, &d->step_xn, err))) return s;
+    if ((s = buffer(d, n_slots, att, act, &d->step_att, err))) return s;
+    if ((s = buffer(d, n_slots, c->vocab, sizeof(float), &d->logits, err))) return s;
+    int32_t **ints[] = {&d->slots.token,  &d->slots.pos,     &d->slots.prompt_len, &d->slots.n_new,
+                        &d->slots.active, &d->slots.max_new, &d->slots.out};
+    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
+        if ((s = buffer(d, n_slots, 1, sizeof(int32_t), ints[i], err))) return s;
+    return buffer(d, n_slots, 1, sizeof(uint64_t), &d->slots.ordinal, err);
+}
+
+static fkv_status make_ranks(fkv_engine_device *d, fkv_err *err)
+{
+    const fkv_engine *e = d->engine;
+    const fkv_engine_options *o = &e->options;
+    d->rank0 = first_rank(o, d->index);
+    d->n_ranks = first_rank(o, d->index + 1) - d->rank0;
+    d->ranks = fkv_calloc((size_t)d->n_ranks, sizeof *d->ranks);
+    d->norms = fkv_calloc(2 * (size_t)e->config.n_layers + 1, sizeof *d->norms);
+    if (!d->ranks || !d->norms) return fkv_fail_memory(err);
+    for (int i = 0; i < d->n_ranks; i++) {
+        fkv_rank *r = &d->ranks[i];
+        r->rank = d->rank0 + i;
+        r->head0 = (int)fkv_share(e->config.n_kv_heads, r->rank, o->n_ranks);
+        r->n_home = (int)fkv_share(e->config.n_kv_heads, r->rank + 1, o->n_ranks) - r->head0;
+        r->layers = fkv_calloc((size_t)e->config.n_layers, sizeof *r->layers);
+        if (!r->layers) return fkv_fail_memory(err);
+    }
+    return FKV_OK;
+}
+
+typedef struct open_args {
+    fkv_engine *engine;
+    const fkv_safetensors *weights;
+    const fkv_plan *plan;
+} open_args;
+
+static fkv_status open_device(void *ctx, int index, fkv_err *err)
+{
+    const open_args *a = ctx;
+    fkv_engine *e = a->engine;
+    fkv_engine_device *d = &e->devices[index];
+    const fkv_backend *b = e->options.backend;
+    float inv_freq[512];
+    fkv_status s = b->open(e->world, index, e->options.n_threads, &d->dev, err);
+    if (s) return s;
+    fkv_config_rope_frequencies(&e->config, inv_freq);
+    const fkv_device_limits limits = {.n_slots = e->options.n_slots,
+                                      .max_prompt = (int)e->options.max_prompt,
+                                      .max_positions = e->config.max_positions,
+                                      .hidden = e->config.hidden,
+                                      .n_heads = e->config.n_heads,
+                                      .n_kv_heads = e->config.n_kv_heads,
+                                      .head_dim = e->config.head_dim,
+                                      .vocab = e->config.vocab,
+                                      .max_local_heads = e->max_home,
+                                      .window = e->options.window,
+                                      .inv_freq = inv_freq};
+    if ((s = b->prepare(d->dev, &limits, err))) return s;
+    fkv_device_info info;
+    b->info(d->dev, &info);
+    if (index == 0) e->info = info;
+    return FKV_OK;
+}
+
+static fkv_status load_device(void *ctx, int index, fkv_err *err)
+{
+    const open_args *a = ctx;
+    fkv_engine_device *d = &a->engine->devices[index];
+    const fkv_status s = make_buffers(d, err);
+    return s ? s : fkv_weights_load_home(d, a->weights, err);
+}
+
+/* Column boundaries per device, so that gathers know who wrote what. */
+static fkv_status make_columns(fkv_engine *e, fkv_err *err)
+{
+    const fkv_engine_options *o = &e->options;
+    const size_t n = (size_t)o->n_devices + 1;
+    e->hidden_cols = fkv_calloc(n, sizeof *e->hidden_cols);
+    e->vocab_cols = fkv_calloc(n, sizeof *e->vocab_cols);
+    e->head_cols = fkv_calloc(n, sizeof *e->head_cols);
+    if (!e->hidden_cols || !e->vocab_cols || !e->head_cols) return fkv_fail_memory(err);
+    for (int d = 0; d <= o->n_devices; d++) {
+        const int r = first_rank(o, d);
+        e->hidden_cols[d] = fkv_share(e->config.hidden, r, o->n_ranks);
+        e->vocab_cols[d] = fkv_share(e->config.vocab, r, o->n_ranks);
+        e->head_cols[d] =
+            fkv_share(e->config.n_kv_heads, r, o->n_ranks) * e->config.group * e->config.head_dim;
+    }
+    return FKV_OK;
+}
+
+static fkv_status check_options(const fkv_config *c, const fkv_engine_options *o, fkv_err *err)
+{
+    if (o->n_ranks > c->n_kv_heads)
+        return fkv_fail(err, FKV_E_INPUT, "more ranks (%d) than KV heads (%d): this is not supported",
+                        o->n_ranks, c->n_kv_heads);
+    if (o->n_devices < 1 || o->n_devices > o->n_ranks)
+        return fkv_fail(err, FKV_E_INPUT, "%d devices for %d ranks: a device needs at least one rank",
+                        o->n_devices, o->n_ranks);
+    if (o->n_devices > 255 || (o->n_ranks + o->n_devices - 1) / o->n_devices > FKV_MAX_LOCAL_RANKS)
+        return fkv_fail(err, FKV_E_INPUT, "too many ranks (%d) or devices (%d)", o->n_ranks, o->n_devices);
+    if (o->max_prompt < 1 || o->max_prompt > c->max_positions)
+        return fkv_fail(err, FKV_E_INPUT, "prompts of %lld tokens don't fit the model's %d positions",
+                        (long long)o->max_prompt, c->max_positions);
+    return FKV_OK;
+}
+
+fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weights,
+                           const fkv_engine_options *options, fkv_engine **engine, fkv_err *err)
+{
+    const fkv_backend *b = options->backend;
+    fkv_status s = check_options(config, options, err);
+    if (s) return s;
+    fkv_engine *e = calloc(1, sizeof *e);
+    if (!e) return fkv_fail_memory(err);
+    *engine = e;
+    e->config = *config;
+    e->options = *options;
+    e->max_home = (config->n_kv_heads + options->n_ranks - 1) / options->n_ranks;
+    e->devices = fkv_calloc((size_t)options->n_devices, sizeof *e->devices);
+    if (!e->devices) return fkv_fail_memory(err);
+    if ((s = b->world_open(options->n_devices, &e->world, err))) return s;
+    if ((s = fkv_team_open(options->n_devices, abort_world, e, &e->team, err))) return s;
+    if ((s = make_columns(e, err))) return s;
+    for (int i = 0; i < options->n_devices; i++) {
+        e->devices[i].engine = e;
+        e->devices[i].index = i;
+        if ((s = make_ranks(&e->devices[i], err))) return s;
+    }
+    open_args args = {e, weights, NULL};
+    if ((s = fkv_team_run(e->team, open_device, &args, err))) return s;
+    e->tile = e->info.prefill_tile;
+    return fkv_team_run(e->team, load_device, &args, err);
+}
+
+void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info)
+{
+    *info = engine->info;
+}
+
+/* Pages of every rank: what all slots need with the largest prompts, or what fits. */
+static fkv_status size_arenas(fkv_engine *e, int64_t page_bytes, int64_t *pages, fkv_err *err)
+{
+    const int n_ranks = e->options.n_ranks;
+    int64_t *one = fkv_calloc((size_t)n_ranks, sizeof *one);
+    fkv_status s = FKV_OK;
+    if (!one) return fkv_fail_memory(err);
+    int64_t max_new = e->options.max_new;
+    if (max_new > e->config.max_positions - e->options.max_prompt)
+        max_new = e->config.max_positions - e->options.max_prompt;
+    fkv_kv_demand(&e->kv, e->options.max_prompt, max_new, pages, one);
+    for (int i = 0; i < e->options.n_devices; i++) {
+        const fkv_engine_device *d = &e->devices[i];
+        const double may = arena_share * (double)e->info.memory_bytes;
+        double want = 0;
+        for (int r = d->rank0; r < d->rank0 + d->n_ranks; r++) want += (double)pages[r] * (double)page_bytes;
+        const double scale = want > may ? may / want : 1;
+        for (int r = d->rank0; r < d->rank0 + d->n_ranks; r++) {
+            pages[r] = (int64_t)((double)pages[r] * scale);
+            if (pages[r] < one[r]) {
+                s = fkv_fail(
+                    err, FKV_E_INPUT,
+                    "the KV cache of one prompt of %lld tokens needs %lld MiB on rank %d; %lld MiB are free: "
+                    "lower model.max_prompt_tokens or profile.budget",
+                    (long long)e->options.max_prompt, (long long)(one[r] * page_bytes >> 20), r,
+                    (long long)(pages[r] * page_bytes >> 20));
+                goto out;
+            }
+            if (pages[r] > INT32_MAX) pages[r] = INT32_MAX;
+        }
+    }
+out:
+    free(one);
+    return s;
+}
+
+static fkv_status plan_device(void *ctx, int index, fkv_err *err)
+{
+    const open_args *a = ctx;
+    fkv_engine *e = a->engine;
+    fkv_engine_device *d = &e->devices[index];
+    const fkv_config *c = &e->config;
+    const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * c->head_dim * e->info.kv_bytes;
+    fkv_status s = fkv_weights_load_copies(d, a->weights, a->plan, err);
+    if (s) return s;
+    if ((s = buffer(d, e->options.n_slots, e->kv.slot_stride, sizeof *d->table, &d->table, err))) return s;
+    for (int i = 0; i < d->n_ranks; i++) {
+        fkv_rank *r = &d->ranks[i];
+        int most = 1;
+        for (int l = 0; l < c->n_layers; l++)
+            if (r->layers[l].n_served > most) most = r->layers[l].n_served;
+        if ((s = buffer(d, (int64_t)most * e->options.n_slots, (int64_t)(c->group + 2) * c->head_dim,
+                        e->info.act_bytes, &r->q, err)))
+            return s;
+        if ((s = buffer(d, e->kv.n_pages[r->rank], page_bytes, 1, &e->arenas[r->rank], err))) return s;
+    }
+    return FKV_OK;
+}
+
+fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, const int32_t *budgets,
+                               const fkv_plan *plan, fkv_err *err)
+{
+    const int64_t n_lh = (int64_t)plan->n_layers * plan->n_kv_heads;
+    const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
+    const int64_t qkv_bytes =
+        (int64_t)(e->config.group + 2) * e->config.head_dim * e->config.hidden * e->info.weight_bytes;
+    fkv_status s;
+    if (plan->n_layers != e->config.n_layers || plan->n_kv_heads != e->config.n_kv_heads ||
+        plan->n_ranks != e->options.n_ranks || plan->n_slots != e->options.n_slots)
+        return fkv_fail(err, FKV_E_INPUT,
+                        "the plan is for another model, number of ranks or number of slots");
+    if ((s = fkv_kv_open(plan, budgets, e->config.max_positions, &e->kv, err))) return s;
+    e->device_of = fkv_calloc((size_t)(n_lh * plan->n_slots), 1);
+    e->arenas = fkv_calloc((size_t)plan->n_ranks, sizeof *e->arenas);
+    int64_t *pages = fkv_calloc((size_t)plan->n_ranks, sizeof *pages);
+    if (!e->device_of || !e->arenas || !pages) {
+        s = fkv_fail_memory(err);
+        goto out;
+    }
+    for (int64_t i = 0; i < n_lh * plan->n_slots; i++)
+        e->device_of[i] = (uint8_t)((int64_t)e->kv.owner[i] * e->options.n_devices / e->options.n_ranks);
+    if ((s = size_arenas(e, page_bytes, pages, err))) goto out;
+    if ((s = fkv_kv_set_arenas(&e->kv, pages, err))) goto out;
+    open_args args = {e, weights, plan};
+    if ((s = fkv_team_run(e->team, plan_device, &args, err))) goto out;
+    for (int r = 0; r < plan->n_ranks; r++) e->arena_bytes += pages[r] * page_bytes;
+    e->copy_bytes = fkv_plan_copies(plan) * qkv_bytes;
+    e->planned = true;
+out:
+    free(pages);
+    return s;
+}
+
+void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
+{
+    const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
+    *stats = (fkv_engine_stats){.decode_steps = e->decode_steps,
+                                .kv_bytes = e->kv.peak * page_bytes,
+                                .kv_arena_bytes = e->arena_bytes,
+                                .weight_bytes = fkv_engine_weight_bytes(&e->config, e->info.weight_bytes),
+                                .copy_bytes = e->copy_bytes,
+                                .prefill_seconds = e->prefill_seconds,
+                                .decode_seconds = e->decode_seconds};
+    for (int i = 0; i < e->options.n_devices; i++) {
+        const fkv_engine_device *d = &e->devices[i];
+        e->options.backend->span_seconds(d->dev, stats->rank_attention_seconds + d->rank0, d->n_ranks);
+    }
+}
+
+void fkv_engine_close(fkv_engine *e)
+{
+    if (!e) return;
+    fkv_team_close(e->team);
+    for (int i = 0; e->devices && i < e->options.n_devices; i++) {
+        fkv_engine_device *d = &e->devices[i];
+        e->options.backend->close(d->dev);
+        for (int r = 0; d->ranks && r < d->n_ranks; r++) {
+            for (int l = 0; d->ranks[r].layers && l < e->config.n_layers; l++)
+                free(d->ranks[r].layers[l].served);
+            free(d->ranks[r].layers);
+        }
+        free(d->ranks);
+        free(d->norms);
+    }
+    if (e->world) e->options.backend->world_close(e->world);
+    fkv_kv_close(&e->kv);
+    free(e->devices);
+    free(e->hidden_cols);
+    free(e->vocab_cols);
+    free(e->head_cols);
+    free(e->device_of);
+    free(e->arenas);
+    free(e);
+}

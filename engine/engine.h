@@ -1,0 +1,96 @@
+/* The engine: a model on R ranks over D devices, prompts in, tokens out.
+ *
+ * Order of calls: open (loads each rank's home slices), profile any number of
+ * prompts, set_plan once (loads the copies, makes the KV arenas), run, close.
+ * All calls come from one thread. What a record's tokens are depends on the
+ * record, the model, the numbers of ranks and slots, and the seed alone.
+ *
+ * Not for: tokenizing, files, or choosing a plan (plan.h).
+ */
+#ifndef FKV_ENGINE_ENGINE_H
+#define FKV_ENGINE_ENGINE_H
+
+#include "engine/budget.h"
+#include "engine/config.h"
+#include "engine/plan.h"
+#include "engine/safetensors.h"
+#include "kernels/backend.h"
+
+typedef struct fkv_engine fkv_engine;
+
+typedef struct fkv_engine_options {
+    const fkv_backend *backend;
+    int n_ranks, n_devices; /* n_devices <= n_ranks <= n_kv_heads */
+    int n_slots;
+    int64_t max_prompt; /* tokens; longer requests are an error of the caller */
+    int64_t max_new;    /* what most requests ask for at the most; sizes the arenas */
+    int window, kernel;
+    int n_threads; /* host threads per device; 0: an equal share of all */
+    fkv_sampling sampling;
+} fkv_engine_options;
+
+typedef struct fkv_request {
+    int64_t ordinal;    /* of the record: keys its random stream */
+    const int32_t *ids; /* prompt; valid until finish or reject */
+    int64_t n_ids, max_new;
+    void *user;
+} fkv_request;
+
+typedef enum fkv_finish { FKV_FINISH_STOP, FKV_FINISH_LENGTH } fkv_finish;
+
+typedef enum fkv_stopping {
+    FKV_GO_ON,
+    FKV_DRAIN,   /* start no more records, finish what is in flight */
+    FKV_STOP_NOW /* leave at once; run returns FKV_E_INTERRUPTED */
+} fkv_stopping;
+
+/* The caller's side of run; every function gets ctx. */
+typedef struct fkv_engine_io {
+    void *ctx;
+    /* The next request; FKV_END when there are no more; with wait false FKV_E_BUSY
+     * when none is ready yet (err untouched). */
+    fkv_status (*next)(void *ctx, bool wait, fkv_request *request, fkv_err *err);
+    /* After each token: true ends the record (a stop string is complete). */
+    bool (*token)(void *ctx, const fkv_request *request, const int32_t *ids, int64_t n);
+    fkv_status (*finish)(void *ctx, const fkv_request *request, const int32_t *ids, int64_t n, fkv_finish why,
+                         fkv_err *err);
+    /* A request that can never be admitted; why says so. */
+    fkv_status (*reject)(void *ctx, const fkv_request *request, const fkv_err *why, fkv_err *err);
+    /* Asked between steps. */
+    fkv_stopping (*stopping)(void *ctx);
+    /* For tests, or NULL: the logits that token n of the request is drawn from. */
+    void (*logits)(void *ctx, const fkv_request *request, int64_t n, const float *logits, int n_vocab);
+} fkv_engine_io;
+
+typedef struct fkv_engine_stats {
+    int64_t decode_steps;
+    int64_t kv_bytes;       /* largest in use, all ranks together */
+    int64_t kv_arena_bytes; /* all ranks together */
+    int64_t weight_bytes, copy_bytes;
+    double prefill_seconds, decode_seconds;
+    double rank_attention_seconds[1024];
+} fkv_engine_stats;
+
+/* Bytes that the engine will need: weights (home), activations; for the check
+ * before anything is loaded. */
+int64_t fkv_engine_weight_bytes(const fkv_config *config, int weight_bytes);
+
+fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weights,
+                           const fkv_engine_options *options, fkv_engine **engine, fkv_err *err);
+void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info);
+
+/* Adds the Ada-KV counts of one prompt longer than b to sums[n_layers][n_kv_heads]
+ * (fkv_budget_ada_count). */
+fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_ids, int64_t b, double alpha,
+                              double *sums, fkv_err *err);
+
+/* The plan of all runs. weights must be the ones given to open. */
+fkv_status fkv_engine_set_plan(fkv_engine *engine, const fkv_safetensors *weights, const int32_t *budgets,
+                               const fkv_plan *plan, fkv_err *err);
+
+/* Decodes requests until next says FKV_END. FKV_E_INTERRUPTED when stopping ended it. */
+fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *err);
+void fkv_engine_stats_get(fkv_engine *engine, fkv_engine_stats *stats);
+void fkv_engine_close(fkv_engine *engine);
+
+#endif

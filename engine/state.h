@@ -1,0 +1,111 @@
+/* What the engine's files share. Not for other folders: see engine.h. */
+#ifndef FKV_ENGINE_STATE_H
+#define FKV_ENGINE_STATE_H
+
+#include "engine/engine.h"
+#include "engine/kv.h"
+#include "engine/team.h"
+
+/* One rank's part of one layer. */
+typedef struct fkv_rank_layer {
+    fkv_weight *qkv; /* home heads, per head Q (group * hd), K, V rows: [n_home * (group + 2) * hd, hidden] */
+    fkv_weight *o;   /* its rows (output columns) of the output projection: [share of hidden, n_heads * hd] */
+    fkv_weight *gate_up; /* its share of the intermediate, for SwiGLU */
+    fkv_weight *down;    /* the same share as depth: [hidden, share of intermediate] */
+    fkv_decode_head *served;
+    int n_served;
+} fkv_rank_layer;
+
+typedef struct fkv_rank {
+    int rank;
+    int head0, n_home;     /* home heads */
+    fkv_weight *embedding; /* its share of the vocabulary */
+    fkv_weight *head;      /* output projection to its share of the vocabulary */
+    fkv_rank_layer *layers;
+    void *q; /* decode scratch, [max served][n_slots][(group + 2) * hd] */
+} fkv_rank;
+
+/* One device and the ranks on it. Buffers are device memory; T = max_prompt. */
+typedef struct fkv_engine_device {
+    fkv_engine *engine;
+    fkv_device *dev;
+    int index;
+    fkv_rank *ranks;
+    int rank0, n_ranks;
+    float **norms;  /* [2 * n_layers + 1]: attention and MLP norm of each layer, then the last: [hidden] */
+    void *x;        /* prefill residual [T, hidden] */
+    void *xn;       /* [T, hidden] normed */
+    void *qkv;      /* [T, max home heads * (group + 2) * hd] of the rank at work */
+    void *att;      /* [T, n_heads * hd] */
+    void *y;        /* [tile, hidden] */
+    void *act;      /* [tile, largest share of intermediate] */
+    float *partial; /* [n_ranks][tile][hidden] */
+    float *scores;  /* [max home heads][T] */
+    void *step_x, *step_xn, *step_att; /* decode: [n_slots, hidden], [n_slots, n_heads * hd] */
+    float *logits;                     /* [n_slots, vocab] */
+    int32_t *tokens;                   /* [T] prompt */
+    fkv_slots slots;
+    int32_t *table; /* page table */
+} fkv_engine_device;
+
+struct fkv_engine {
+    fkv_config config;
+    fkv_engine_options options;
+    fkv_device_info info;
+    fkv_world *world;
+    fkv_engine_device *devices;
+    fkv_team *team;
+    int64_t *hidden_cols; /* [n_devices + 1] columns of the hidden that each device's ranks project */
+    int64_t *vocab_cols;
+    int64_t *head_cols; /* attention columns of each device's home heads */
+    int tile;           /* rows of a prefill tile */
+    int max_home;       /* largest number of home heads of a rank */
+
+    /* with the plan */
+    fkv_kv kv;
+    void **arenas;      /* [n_ranks] */
+    uint8_t *device_of; /* [n_layers][n_kv_heads][n_slots] device of the owner */
+    bool planned;
+    int64_t copy_bytes, arena_bytes;
+
+    int64_t decode_steps;
+    double prefill_seconds, decode_seconds;
+};
+
+/* Share r of R of n things: [fkv_share(n, r, R), fkv_share(n, r + 1, R)). */
+static inline int64_t fkv_share(int64_t n, int r, int n_ranks)
+{
+    return n * r / n_ranks;
+}
+
+/* engine.c */
+fkv_kv_view fkv_engine_kv_view(const fkv_engine_device *d);
+
+/* weights.c */
+fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *st, fkv_err *err);
+/* Fills served of every layer from the plan and loads the copies' weights. */
+fkv_status fkv_weights_load_copies(fkv_engine_device *d, const fkv_safetensors *st, const fkv_plan *plan,
+                                   fkv_err *err);
+
+/* What a prefill is for. */
+typedef struct fkv_prefill {
+    const int32_t *ids;
+    int64_t n_ids;
+    int slot; /* -1: profile only */
+    int64_t ordinal, max_new;
+    float *host_scores; /* profile: [n_layers][n_kv_heads][n_ids - window], host */
+} fkv_prefill;
+
+/* prefill.c, decode.c: enqueue on one device; every device calls the same. */
+fkv_status fkv_prefill_run(fkv_engine_device *d, const fkv_prefill *p, fkv_err *err);
+fkv_status fkv_decode_run(fkv_engine_device *d, fkv_err *err);
+
+/* forward.c: what prefill and decode share. Both work on n rows. */
+/* x = embeddings of tokens; xn = normed for the first layer. */
+void fkv_forward_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn);
+/* Output projection of att, MLP, both residual adds, and the next norm into xn. */
+void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, const void *att, void *x, void *xn);
+/* logits[n, vocab] of normed rows. */
+void fkv_forward_logits(fkv_engine_device *d, const void *xn, int64_t n, float *logits);
+
+#endif

@@ -1,0 +1,116 @@
+/* Threads of the devices: see team.h. */
+#include "engine/team.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+typedef struct member {
+    fkv_team *team;
+    int device;
+    pthread_t id;
+} member;
+
+struct fkv_team {
+    int n_devices, n_started;
+    void (*abort_all)(void *ctx);
+    void *abort_ctx;
+    pthread_mutex_t lock;
+    pthread_cond_t start, done;
+    uint64_t round;
+    int n_busy;
+    bool stop;
+    fkv_team_body *body;
+    void *ctx;
+    fkv_err first; /* error of this round */
+    member *members;
+};
+
+static void run_one(fkv_team *t, int device)
+{
+    fkv_err err = {0};
+    const fkv_status st = t->body(t->ctx, device, &err);
+    if (!st) return;
+    pthread_mutex_lock(&t->lock);
+    const bool is_first = t->first.status == FKV_OK;
+    if (is_first) {
+        t->first = err;
+        t->first.status = st;
+    }
+    pthread_mutex_unlock(&t->lock);
+    if (is_first) t->abort_all(t->abort_ctx);
+}
+
+static void *member_main(void *arg)
+{
+    member *m = arg;
+    fkv_team *t = m->team;
+    uint64_t seen = 0;
+    pthread_mutex_lock(&t->lock);
+    for (;;) {
+        while (t->round == seen && !t->stop) pthread_cond_wait(&t->start, &t->lock);
+        if (t->stop) break;
+        seen = t->round;
+        pthread_mutex_unlock(&t->lock);
+        run_one(t, m->device);
+        pthread_mutex_lock(&t->lock);
+        if (--t->n_busy == 0) pthread_cond_signal(&t->done);
+    }
+    pthread_mutex_unlock(&t->lock);
+    return NULL;
+}
+
+fkv_status fkv_team_open(int n_devices, void (*abort_all)(void *ctx), void *abort_ctx, fkv_team **team,
+                         fkv_err *err)
+{
+    fkv_team *t = calloc(1, sizeof *t);
+    if (!t) return fkv_fail_memory(err);
+    *t = (fkv_team){.n_devices = n_devices, .abort_all = abort_all, .abort_ctx = abort_ctx};
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->start, NULL);
+    pthread_cond_init(&t->done, NULL);
+    *team = t;
+    t->members = calloc((size_t)n_devices, sizeof *t->members);
+    if (!t->members) return fkv_fail_memory(err);
+    for (int d = 1; d < n_devices; d++) {
+        t->members[d] = (member){.team = t, .device = d};
+        if (pthread_create(&t->members[d].id, NULL, member_main, &t->members[d]))
+            return fkv_fail(err, FKV_E_SYSTEM, "can't start the thread of device %d", d);
+        t->n_started++;
+    }
+    return FKV_OK;
+}
+
+fkv_status fkv_team_run(fkv_team *t, fkv_team_body *body, void *ctx, fkv_err *err)
+{
+    pthread_mutex_lock(&t->lock);
+    t->body = body;
+    t->ctx = ctx;
+    t->first = (fkv_err){0};
+    t->n_busy = t->n_started;
+    t->round++;
+    pthread_cond_broadcast(&t->start);
+    pthread_mutex_unlock(&t->lock);
+    run_one(t, 0);
+    pthread_mutex_lock(&t->lock);
+    while (t->n_busy) pthread_cond_wait(&t->done, &t->lock);
+    pthread_mutex_unlock(&t->lock);
+    if (!t->first.status) return FKV_OK;
+    if (err && err->status == FKV_OK) *err = t->first;
+    return t->first.status;
+}
+
+void fkv_team_close(fkv_team *t)
+{
+    if (!t) return;
+    pthread_mutex_lock(&t->lock);
+    t->stop = true;
+    pthread_cond_broadcast(&t->start);
+    pthread_mutex_unlock(&t->lock);
+    for (int d = 1; d <= t->n_started; d++) pthread_join(t->members[d].id, NULL);
+    free(t->members);
+    pthread_cond_destroy(&t->start);
+    pthread_cond_destroy(&t->done);
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}

@@ -1,0 +1,19 @@
+/* One host thread per device, and calls that run on all of them at once.
+ *
+ * The caller is device 0's thread; with one device nothing else runs. A call
+ * returns when every device has; the first error wins and aborts the others. */
+#ifndef FKV_ENGINE_TEAM_H
+#define FKV_ENGINE_TEAM_H
+
+#include "runner/base/status.h"
+
+typedef struct fkv_team fkv_team;
+typedef fkv_status fkv_team_body(void *ctx, int device, fkv_err *err);
+
+/* abort_all(abort_ctx) is called once when a body fails. */
+fkv_status fkv_team_open(int n_devices, void (*abort_all)(void *ctx), void *abort_ctx, fkv_team **team,
+                         fkv_err *err);
+fkv_status fkv_team_run(fkv_team *team, fkv_team_body *body, void *ctx, fkv_err *err);
+void fkv_team_close(fkv_team *team);
+
+#endif

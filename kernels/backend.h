@@ -1,0 +1,254 @@
+/* The table of operations between the engine and a device.
+ *
+ * The engine's logic is written once above this table; cpu and cuda implement
+ * it. What every implementation keeps:
+ * - An op enqueues work on the device's stream and returns; it allocates nothing
+ *   and never reads device data on the host. Errors of enqueued work show at the
+ *   next sync. The cpu backend does the work before it returns.
+ * - Pointers named dev_* or inside the structs below are device memory unless
+ *   said otherwise; only upload and download cross.
+ * - Activations are elements of info.act_bytes (cpu: float32, cuda: bf16);
+ *   logits, partial sums and scores are float32. Row-major, outermost first.
+ * - The bits of a row of any result depend on that row's inputs, the weights and
+ *   the op's fixed constants: not on the row's place, on other rows, on how many
+ *   rows or heads there are, or on the number of threads.
+ *
+ * A device is driven by one host thread and holds one rank or several, which
+ * run in lockstep: segment by segment, rank by rank. Ranks on one device share
+ * its buffers, so what is gathered among them is simply written into one place.
+ * Devices meet in the collectives, which every device calls in the same order.
+ *
+ * Words: slot s, layer l, KV head h, rank r. A "head" is a KV head with its
+ * group of query heads. head_dim is hd. A page holds K and V of one head for
+ * FKV_PAGE_TOKENS tokens; [2][FKV_PAGE_TOKENS][hd] elements of info.kv_bytes.
+ */
+#ifndef FKV_KERNELS_BACKEND_H
+#define FKV_KERNELS_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runner/base/status.h"
+
+/* Also the chunk in which decode attention splits keys, so results never depend
+ * on where pages lie. */
+enum { FKV_PAGE_TOKENS = 128, FKV_MAX_LOCAL_RANKS = 64 };
+
+typedef struct fkv_world fkv_world;   /* what devices of one engine share */
+typedef struct fkv_device fkv_device; /* one device: memory, stream, threads */
+typedef struct fkv_weight fkv_weight; /* a matrix in the device's own layout */
+
+typedef enum fkv_dtype { FKV_DTYPE_BF16, FKV_DTYPE_F16, FKV_DTYPE_F32 } fkv_dtype;
+
+typedef struct fkv_device_info {
+    char name[96];
+    int act_bytes; /* of an activation element */
+    int kv_bytes;  /* of a K or V element in a page */
+    int weight_bytes;
+    int prefill_tile;     /* rows of a prefill tile; fixed, so that results are */
+    int64_t memory_bytes; /* free for this engine */
+} fkv_device_info;
+
+/* What fixes a device's workspace; given once, before the first op. */
+typedef struct fkv_device_limits {
+    int n_slots;
+    int max_prompt; /* tokens of the longest prompt */
+    int max_positions;
+    int hidden, n_heads, n_kv_heads, head_dim, vocab;
+    int max_local_heads; /* KV heads whose prefill one rank does */
+    int window;
+    const float *inv_freq; /* RoPE, [head_dim / 2], host */
+} fkv_device_limits;
+
+/* Rows [n_rows, k] of host memory, row i at data + i * stride elements; data
+ * need not be aligned. */
+typedef struct fkv_rows {
+    const void *data;
+    fkv_dtype dtype;
+    int64_t n_rows;
+    int64_t stride;
+} fkv_rows;
+
+typedef enum fkv_epilogue {
+    FKV_EPILOGUE_NONE,
+    FKV_EPILOGUE_SWIGLU, /* weight loaded by weight_load_swiglu: silu(gate) * up */
+} fkv_epilogue;
+
+/* State of the slots, one element per slot, device memory. */
+typedef struct fkv_slots {
+    int32_t *token;      /* to be processed next */
+    int32_t *pos;        /* its position */
+    int32_t *prompt_len; /* T: tokens of the prompt */
+    int32_t *n_new;      /* tokens generated */
+    int32_t *max_new;
+    int32_t *active;   /* 1: decode it */
+    uint64_t *ordinal; /* of its record: the key of its random stream */
+    int32_t *out;      /* [n_slots] token of the last sample, -1 for none */
+} fkv_slots;
+
+typedef struct fkv_sampling {
+    float temperature; /* 0: greedy, ties to the lower id */
+    float top_p;
+    int top_k;
+    uint64_t seed;
+    int32_t eos[32];
+    int n_eos;
+} fkv_sampling;
+
+/* Where K and V live: one arena a rank, one page table for all ranks, since
+ * every (layer, head, slot) has exactly one owner. The pages of (l, h, slot) are
+ * at table[slot * slot_stride + offset[l * n_kv_heads + h]]. */
+typedef struct fkv_kv_view {
+    void *const
+        *arenas; /* host array [n_ranks] of device pointers; another device's where peers can reach it */
+    const int32_t *table;   /* pages, device memory */
+    int64_t slot_stride;    /* entries */
+    const int64_t *offset;  /* host, [n_layers * n_kv_heads] */
+    const int32_t *budgets; /* host, [n_layers * n_kv_heads] */
+} fkv_kv_view;
+
+/* One placement as a rank decodes it. */
+typedef struct fkv_decode_head {
+    int head, begin, end;     /* slots [begin, end) */
+    const fkv_weight *weight; /* rows of Q (group * hd), K (hd), V (hd) of this head start at row */
+    int64_t row;
+} fkv_decode_head;
+
+/* Arguments of the two decode attention ops of one rank in one layer. */
+typedef struct fkv_decode_args {
+    int layer, rank, n_slots, hidden;
+    int n_kv_heads, group, head_dim;
+    const fkv_decode_head *heads; /* host, [n_heads_served] */
+    int n_heads_served;
+    fkv_slots slots;
+    fkv_kv_view kv;
+    const void *x; /* [n_slots, hidden], normed */
+    void *q;       /* [n_heads_served, n_slots, (group + 2) * hd] scratch of this rank */
+    void *out;     /* [n_slots, n_kv_heads * group * hd] */
+} fkv_decode_args;
+
+/* Arguments of compression of one rank's home heads after a layer's attention. */
+typedef struct fkv_keep_args {
+    int layer, slot;
+    int64_t n_tokens; /* T */
+    int head0, n_heads, n_kv_heads, group, head_dim;
+    int window;
+    const void *qkv;     /* [T, n_heads * (group + 2) * hd] */
+    const float *scores; /* [n_heads, score_stride] pooled; looked at where T > budget */
+    int64_t score_stride;
+    const int32_t *owners; /* host, [n_heads]: rank that decodes (layer, head0 + i, slot) */
+    fkv_kv_view kv;
+} fkv_keep_args;
+
+typedef struct fkv_backend {
+    const char *name;
+
+    /* --- devices and memory ------------------------------------------------ */
+    fkv_status (*world_open)(int n_devices, fkv_world **world, fkv_err *err);
+    void (*world_close)(fkv_world *world);
+    /* Ends every wait in a collective, now and later; safe from any thread. */
+    void (*world_abort)(fkv_world *world);
+    /* index of n_devices. n_threads: host threads to use, 0 for its share of all. */
+    fkv_status (*open)(fkv_world *world, int index, int n_threads, fkv_device **dev, fkv_err *err);
+    void (*close)(fkv_device *dev);
+    void (*info)(const fkv_device *dev, fkv_device_info *info);
+    fkv_status (*prepare)(fkv_device *dev, const fkv_device_limits *limits, fkv_err *err);
+    /* Zeroed memory, aligned to 256 bytes, until close. */
+    fkv_status (*alloc)(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
+    void (*upload)(fkv_device *dev, void *dst, const void *host, size_t bytes);
+    void (*download)(fkv_device *dev, void *host, const void *src, size_t bytes); /* valid after sync */
+    fkv_status (*sync)(fkv_device *dev, fkv_err *err);
+
+    /* --- weights ------------------------------------------------------------ */
+    /* [sum of n_rows, k] from parts in order. Freed by close. */
+    fkv_status (*weight_load)(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k,
+                              fkv_weight **out, fkv_err *err);
+    /* gate and up, both [n_rows, k], for FKV_EPILOGUE_SWIGLU. */
+    fkv_status (*weight_load_swiglu)(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
+                                     fkv_err *err);
+    /* Rows [first, first + part.n_rows) of the vocabulary as embeddings. */
+    fkv_status (*embedding_load)(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
+                                 fkv_err *err);
+    /* Chooses what linear needs for this shape; called once per shape at start. */
+    fkv_status (*prepare_linear)(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
+                                 fkv_err *err);
+
+    /* --- recording ---------------------------------------------------------- */
+    /* A step recorded under key is replayed as a whole; false: it has none, so
+     * enqueue the ops between record_begin and record_end. */
+    bool (*replay)(fkv_device *dev, int key);
+    void (*record_begin)(fkv_device *dev, int key);
+    void (*record_end)(fkv_device *dev, int key);
+
+    /* --- ops on rows -------------------------------------------------------- */
+    /* out[n, hidden] float32 = embedding of tokens[n] where table has it, else 0. */
+    void (*embed)(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
+    /* x += y (y NULL: not), then out = rmsnorm(x) * weight (out NULL: not). All [n, hidden]. */
+    void (*add_rmsnorm)(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
+                        int64_t hidden, void *out);
+    /* y[n, rows of w] = x[n, k] w^T; row strides in elements. f32_out: y is float32. */
+    void (*linear)(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, const fkv_weight *w, void *y,
+                   int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
+
+    /* --- prefill of one prompt ---------------------------------------------- */
+    /* qkv[n, n_heads * (group + 2) * hd] = x w^T, per head Q (group * hd), K, V; RoPE
+     * on Q and K at positions pos0 + i. kv_only leaves Q unwritten. */
+    void (*prefill_qkv)(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
+                        int n_heads, int group, bool kv_only, void *qkv);
+    /* Causal attention of queries [q0, T) over all T keys: out row i is query q0 + i,
+     * columns [n_heads * group * hd] at out. Always float32 softmax. */
+    void (*prefill_attention)(fkv_device *dev, const void *qkv, int64_t n_tokens, int64_t q0, int n_heads,
+                              int group, void *out, int64_t out_stride);
+    /* SnapKV scores (arXiv 2404.14469) of the last window queries: softmax over the keys
+     * each may see, mean over window and group, max-pool of size kernel over the
+     * T - window scores. scores: [n_heads, stride]. T > window. Directly behind
+     * prefill_attention of the same qkv, whose intermediate results it may use. */
+    void (*snapkv_scores)(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group,
+                          int window, int kernel, float *scores, int64_t stride);
+    /* Top (budget - window) scores (ties: lower position) in position order and the
+     * last window tokens, or everything where T <= budget, into the owner's pages. */
+    void (*kv_keep)(fkv_device *dev, const fkv_keep_args *args);
+
+    /* --- decode step -------------------------------------------------------- */
+    /* Q, K, V of every placement; RoPE; appends K and V at index
+     * min(budget, T) + pos - T of the slot's pages. Slots not active are skipped. */
+    void (*decode_qkv)(fkv_device *dev, const fkv_decode_args *args);
+    /* Attention of q over the slot's pages, chunk by chunk, merged in order. */
+    void (*decode_attention)(fkv_device *dev, const fkv_decode_args *args);
+    /* Token of logits row i for slot slot0 + i (only where active), into slots.out and
+     * slots.token; n_new and pos move on; a token of eos or n_new == max_new clears
+     * active. first: the row follows a prefill, so pos stays. */
+    void (*sample)(fkv_device *dev, const float *logits, int64_t stride, int slot0, int n, bool first,
+                   const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
+
+    /* --- timing -------------------------------------------------------------- */
+    /* Adds the device's time between the two to seconds[local rank] (n_local <= 64). */
+    void (*span_begin)(fkv_device *dev, int local_rank);
+    void (*span_end)(fkv_device *dev, int local_rank);
+    void (*span_seconds)(fkv_device *dev, double *seconds, int n_local); /* after sync */
+
+    /* --- collectives --------------------------------------------------------- */
+    /* buf[n, stride]: device d has written columns [cols[d], cols[d + 1]); afterwards
+     * every device has all. elem_bytes 2 or 4. */
+    void (*gather_cols)(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,
+                        int elem_bytes);
+    /* out[n, n_kv_heads * row_elems]: (slot, head) was written by device
+     * owner[head * n + slot] (host array); afterwards every device has all. */
+    void (*gather_heads)(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
+                         const uint8_t *owner);
+    /* y[n, hidden] = sum over all ranks in rank order of their partials. partials:
+     * this device's ranks one after the other, each [n, hidden] float32. */
+    void (*reduce_ranks)(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,
+                         void *y);
+} fkv_backend;
+
+const fkv_backend *fkv_backend_cpu(void);
+
+/* The backend of that name ("cpu", "cuda"); NULL if this build has none.
+ * "auto": cuda where a GPU is found, else cpu. */
+const fkv_backend *fkv_backend_find(const char *name);
+/* "cpu" or "cpu cuda", for --version. */
+const char *fkv_backend_names(void);
+
+#endif

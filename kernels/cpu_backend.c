@@ -1,0 +1,229 @@
+/* The CPU backend's table, devices and memory: see backend.h.
+ *
+ * The reference that stays for ever: float32 throughout, on weights converted
+ * from whatever the file holds. Ops do their work before they return.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kernels/cpu_device.h"
+#include "runner/base/mem.h"
+
+fkv_status cpu_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
+{
+    if (dev->n_blocks == dev->cap_blocks) {
+        const int cap = dev->cap_blocks ? 2 * dev->cap_blocks : 64;
+        cpu_block *grown = fkv_realloc(dev->blocks, (size_t)cap, sizeof *grown);
+        if (!grown) return fkv_fail_memory(err);
+        dev->blocks = grown;
+        dev->cap_blocks = cap;
+    }
+    size_t padded;
+    if (!fkv_add_size(bytes, 256, &padded)) return fkv_fail_memory(err);
+    void *p = mmap(NULL, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return fkv_fail_errno(err, NULL, "%zu bytes for the CPU device", bytes);
+    dev->blocks[dev->n_blocks++] = (cpu_block){p, padded};
+    *out = p;
+    return FKV_OK;
+}
+
+/* n elements of size bytes. */
+static fkv_status alloc_array(fkv_device *dev, size_t n, size_t each, size_t size, void *out, fkv_err *err)
+{
+    size_t bytes;
+    if (!fkv_mul_size(n, each, &bytes) || !fkv_mul_size(bytes, size, &bytes)) return fkv_fail_memory(err);
+    void *p;
+    const fkv_status st = cpu_alloc(dev, bytes, &p, err);
+    if (!st) memcpy(out, &p, sizeof p);
+    return st;
+}
+
+static void cpu_close(fkv_device *dev)
+{
+    if (!dev) return;
+    cpu_pool_close(dev->pool);
+    for (int i = 0; i < dev->n_weights; i++) free(dev->weights[i]);
+    for (int i = 0; i < dev->n_blocks; i++) munmap(dev->blocks[i].data, dev->blocks[i].bytes);
+    free(dev->weights);
+    free(dev->blocks);
+    free(dev);
+}
+
+static fkv_status cpu_open(fkv_world *world, int index, int n_threads, fkv_device **out, fkv_err *err)
+{
+    fkv_device *dev = calloc(1, sizeof *dev);
+    if (!dev) return fkv_fail_memory(err);
+    dev->world = world;
+    dev->index = index;
+    dev->k = cpu_kernels();
+    if (n_threads <= 0) {
+        const long n = sysconf(_SC_NPROCESSORS_ONLN);
+        n_threads = (int)(n > 0 ? n : 1) / world->n_devices;
+    }
+    const fkv_status st = cpu_pool_open(n_threads > 1 ? n_threads : 1, &dev->pool, err);
+    if (st) {
+        cpu_close(dev);
+        return st;
+    }
+    *out = dev;
+    return FKV_OK;
+}
+
+/* MemAvailable, as the kernel estimates it. */
+static int64_t available_bytes(void)
+{
+    long long kib = 0;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "re");
+    if (!f) return (int64_t)1 << 30;
+    while (fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %lld", &kib) == 1) break;
+    fclose(f);
+    return (int64_t)kib * 1024;
+}
+
+static void cpu_info(const fkv_device *dev, fkv_device_info *info)
+{
+    *info = (fkv_device_info){.act_bytes = 4, .kv_bytes = 4, .weight_bytes = 4, .prefill_tile = 1024};
+    snprintf(info->name, sizeof info->name, "CPU, %d threads, %s", cpu_pool_threads(dev->pool), dev->k->name);
+    info->memory_bytes = available_bytes() / dev->world->n_devices;
+}
+
+static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_err *err)
+{
+    if (l->head_dim % CPU_PANEL || l->head_dim > CPU_MAX_HEAD_DIM)
+        return fkv_fail(err, FKV_E_INPUT,
+                        "the cpu backend needs a head_dim that is a multiple of %d and at most %d, not %d",
+                        CPU_PANEL, CPU_MAX_HEAD_DIM, l->head_dim);
+    dev->limits = *l;
+    const size_t threads = (size_t)cpu_pool_threads(dev->pool), hd = (size_t)l->head_dim;
+    const size_t padded = (size_t)cpu_round_up(l->max_prompt, 2 * CPU_PANEL),
+                 heads = (size_t)l->max_local_heads;
+    const size_t vocab = (size_t)l->vocab, positions = (size_t)l->max_positions;
+    fkv_status st;
+    if ((st = alloc_array(dev, positions, hd / 2, sizeof(float), &dev->rope_cos, err))) return st;
+    if ((st = alloc_array(dev, positions, hd / 2, sizeof(float), &dev->rope_sin, err))) return st;
+    if ((st = alloc_array(dev, heads * hd, padded, sizeof(float), &dev->packed_keys, err))) return st;
+    if ((st = alloc_array(dev, threads, 1, sizeof(cpu_att_scratch), &dev->att, err))) return st;
+    if ((st = alloc_array(dev, threads, padded, sizeof(float), &dev->score_rows, err))) return st;
+    if ((st = alloc_array(dev, heads, padded, sizeof(float), &dev->score_sums, err))) return st;
+    if ((st = alloc_array(dev, threads, padded, sizeof(int32_t), &dev->keep, err))) return st;
+    if ((st = alloc_array(dev, threads, padded, sizeof(float), &dev->keep_work, err))) return st;
+    if ((st = alloc_array(dev, threads, vocab, sizeof(float), &dev->sample_work, err))) return st;
+    if ((st = alloc_array(dev, threads, vocab, sizeof(int32_t), &dev->sample_ids, err))) return st;
+    memcpy(dev->inv_freq, l->inv_freq, hd / 2 * sizeof(float));
+    return FKV_OK;
+}
+
+void cpu_rope_fill(fkv_device *dev, int64_t n_positions)
+{
+    const int half = dev->limits.head_dim / 2;
+    for (int64_t p = dev->rope_filled; p < n_positions; p++) {
+        for (int i = 0; i < half; i++) {
+            const float angle = (float)p * dev->inv_freq[i];
+            dev->rope_cos[p * half + i] = cosf(angle);
+            dev->rope_sin[p * half + i] = sinf(angle);
+        }
+    }
+    if (n_positions > dev->rope_filled) dev->rope_filled = n_positions;
+}
+
+static void cpu_copy(fkv_device *dev, void *dst, const void *src, size_t bytes)
+{
+    (void)dev;
+    memcpy(dst, src, bytes);
+}
+
+static fkv_status cpu_sync(fkv_device *dev, fkv_err *err)
+{
+    if (cpu_world_aborted(dev->world)) return fkv_fail(err, FKV_E_DEVICE, "another device failed");
+    return FKV_OK;
+}
+
+static fkv_status cpu_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows,
+                                     fkv_epilogue epilogue, fkv_err *err)
+{
+    (void)dev, (void)w, (void)n_rows, (void)epilogue, (void)err;
+    return FKV_OK;
+}
+
+static bool cpu_replay(fkv_device *dev, int key)
+{
+    (void)dev, (void)key;
+    return false;
+}
+
+static void cpu_record(fkv_device *dev, int key)
+{
+    (void)dev, (void)key;
+}
+
+static double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void cpu_span_begin(fkv_device *dev, int local_rank)
+{
+    (void)local_rank;
+    dev->span_start = seconds_now();
+}
+
+static void cpu_span_end(fkv_device *dev, int local_rank)
+{
+    dev->span_seconds[local_rank] += seconds_now() - dev->span_start;
+}
+
+static void cpu_span_seconds(fkv_device *dev, double *seconds, int n_local)
+{
+    memcpy(seconds, dev->span_seconds, (size_t)n_local * sizeof *seconds);
+}
+
+const fkv_backend *fkv_backend_cpu(void)
+{
+    static const fkv_backend backend = {
+        .name = "cpu",
+        .world_open = cpu_world_open,
+        .world_close = cpu_world_close,
+        .world_abort = cpu_world_abort,
+        .open = cpu_open,
+        .close = cpu_close,
+        .info = cpu_info,
+        .prepare = cpu_prepare,
+        .alloc = cpu_alloc,
+        .upload = cpu_copy,
+        .download = cpu_copy,
+        .sync = cpu_sync,
+        .weight_load = cpu_weight_load,
+        .weight_load_swiglu = cpu_weight_load_swiglu,
+        .embedding_load = cpu_embedding_load,
+        .prepare_linear = cpu_prepare_linear,
+        .replay = cpu_replay,
+        .record_begin = cpu_record,
+        .record_end = cpu_record,
+        .embed = cpu_embed,
+        .add_rmsnorm = cpu_add_rmsnorm,
+        .linear = cpu_linear,
+        .prefill_qkv = cpu_prefill_qkv,
+        .prefill_attention = cpu_prefill_attention,
+        .snapkv_scores = cpu_snapkv_scores,
+        .kv_keep = cpu_kv_keep,
+        .decode_qkv = cpu_decode_qkv,
+        .decode_attention = cpu_decode_attention,
+        .sample = cpu_sample,
+        .span_begin = cpu_span_begin,
+        .span_end = cpu_span_end,
+        .span_seconds = cpu_span_seconds,
+        .gather_cols = cpu_gather_cols,
+        .gather_heads = cpu_gather_heads,
+        .reduce_ranks = cpu_reduce_ranks,
+    };
+    return &backend;
+}

@@ -1,0 +1,128 @@
+/* KV compression of the CPU backend: SnapKV scores and what a head keeps. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu_device.h"
+
+typedef struct score_job {
+    const fkv_device *dev;
+    const float *qkv;
+    int64_t n_tokens, stride, per, head_stride, padded;
+    int group, window, kernel;
+    float *scores;
+    int64_t score_stride;
+} score_job;
+
+/* out[i] = max of x[i - kernel/2 .. i + kernel/2] inside [0, n). */
+static void max_pool(const float *x, int64_t n, int kernel, float *out)
+{
+    const int64_t half = kernel / 2;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t from = i > half ? i - half : 0, to = i + half < n ? i + half : n - 1;
+        float m = x[from];
+        for (int64_t j = from + 1; j <= to; j++) m = x[j] > m ? x[j] : m;
+        out[i] = m;
+    }
+}
+
+/* One head: its queries are added up in order of position, then of query head. */
+static void score_task(void *ctx, int64_t h, int thread)
+{
+    const score_job *j = ctx;
+    const fkv_device *dev = j->dev;
+    const int hd = dev->limits.head_dim;
+    float *sum = dev->score_sums + h * j->padded, *row = dev->score_rows + thread * j->padded;
+    memset(sum, 0, (size_t)j->n_tokens * sizeof *sum);
+    const float weight = 1.0f / (float)(j->window * j->group);
+    for (int64_t t = j->n_tokens - j->window; t < j->n_tokens; t++)
+        for (int g = 0; g < j->group; g++)
+            dev->k->score_row(j->qkv + t * j->stride + h * j->per + g * hd, hd,
+                              dev->packed_keys + h * j->head_stride, t + 1, weight, row, sum);
+    max_pool(sum, j->n_tokens - j->window, j->kernel, j->scores + h * j->score_stride);
+}
+
+void cpu_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group, int window,
+                       int kernel, float *scores, int64_t stride)
+{
+    const int hd = dev->limits.head_dim;
+    const int64_t per = (int64_t)(group + 2) * hd, padded = cpu_round_up(n_tokens, 2 * CPU_PANEL);
+    score_job j = {dev,    qkv,   n_tokens, n_heads * per, per,    padded * hd,
+                   padded, group, window,   kernel,        scores, stride};
+    cpu_pool_run(dev->pool, n_heads, 4.0 * (double)n_tokens * n_heads * group * window * hd, score_task, &j);
+}
+
+/* The value that the k-th largest of x[n] has (k from 1); x is reordered. */
+static float kth_largest(float *x, int64_t n, int64_t k)
+{
+    int64_t lo = 0, hi = n; /* the answer is in x[lo, hi), at index k - 1 of the descending order */
+    for (;;) {
+        const float a = x[lo], b = x[lo + (hi - lo) / 2], c = x[hi - 1];
+        const float pivot = fmaxf(fminf(a, b), fminf(fmaxf(a, b), c));
+        int64_t i = lo, g = lo, e = hi; /* [lo, g) greater, [g, i) equal, [e, hi) less */
+        while (i < e) {
+            const float v = x[i];
+            if (v > pivot) {
+                x[i++] = x[g];
+                x[g++] = v;
+            } else if (v < pivot) {
+                x[i] = x[--e];
+                x[e] = v;
+            } else {
+                i++;
+            }
+        }
+        if (k - 1 < g)
+            hi = g;
+        else if (k - 1 >= e)
+            lo = e;
+        else
+            return pivot;
+    }
+}
+
+/* Positions of the top n_top of scores[n] in position order; ties: lower first. */
+static void choose_top(const float *scores, int64_t n, int64_t n_top, float *work, int32_t *out)
+{
+    memcpy(work, scores, (size_t)n * sizeof *work);
+    const float limit = kth_largest(work, n, n_top);
+    int64_t equal = n_top, at = 0;
+    for (int64_t i = 0; i < n; i++) equal -= scores[i] > limit;
+    for (int64_t i = 0; i < n && at < n_top; i++)
+        if (scores[i] > limit || (scores[i] == limit && equal-- > 0)) out[at++] = (int32_t)i;
+}
+
+typedef struct keep_job {
+    const fkv_device *dev;
+    const fkv_keep_args *a;
+} keep_job;
+
+static void keep_task(void *ctx, int64_t i, int thread)
+{
+    const keep_job *j = ctx;
+    const fkv_keep_args *a = j->a;
+    const int hd = a->head_dim;
+    const int64_t lh = (int64_t)a->layer * a->n_kv_heads + a->head0 + i, n = a->n_tokens;
+    const int64_t budget = a->kv.budgets[lh], per = (int64_t)(a->group + 2) * hd, stride = a->n_heads * per;
+    const int64_t n_kept = n < budget ? n : budget;
+    const int64_t n_top = n <= budget ? 0 : budget > a->window ? budget - a->window : 0;
+    int32_t *chosen = j->dev->keep + (int64_t)thread * j->dev->limits.max_prompt;
+    if (n_top)
+        choose_top(a->scores + i * a->score_stride, n - a->window, n_top,
+                   j->dev->keep_work + (int64_t)thread * j->dev->limits.max_prompt, chosen);
+    const float *k = (const float *)a->qkv + i * per + a->group * hd;
+    float *arena = a->kv.arenas[a->owners[i]];
+    const int32_t *pages = a->kv.table + a->slot * a->kv.slot_stride + a->kv.offset[lh];
+    for (int64_t t = 0; t < n_kept; t++) {
+        const int64_t from = t < n_top ? chosen[t] : n - n_kept + t;
+        float *to =
+            arena + ((int64_t)pages[t / FKV_PAGE_TOKENS] * 2 * FKV_PAGE_TOKENS + t % FKV_PAGE_TOKENS) * hd;
+        memcpy(to, k + from * stride, (size_t)hd * sizeof *to);
+        memcpy(to + FKV_PAGE_TOKENS * hd, k + from * stride + hd, (size_t)hd * sizeof *to);
+    }
+}
+
+void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args)
+{
+    keep_job j = {dev, args};
+    cpu_pool_run(dev->pool, args->n_heads, 8.0 * (double)args->n_tokens * args->n_heads, keep_task, &j);
+}

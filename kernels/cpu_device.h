@@ -1,0 +1,120 @@
+/* What the files of the CPU backend share: the device, weights, and the ops that
+ * each file contributes to the table in cpu_backend.c. */
+#ifndef FKV_KERNELS_CPU_DEVICE_H
+#define FKV_KERNELS_CPU_DEVICE_H
+
+#include <pthread.h>
+
+#include "kernels/backend.h"
+#include "kernels/cpu_kernels.h"
+#include "kernels/cpu_pool.h"
+
+struct fkv_world {
+    int n_devices;
+    pthread_mutex_t lock;
+    pthread_cond_t all_in;
+    int n_waiting;
+    uint64_t round;
+    bool aborted;
+    const void **board; /* [n_devices] what a device shows the others between two barriers */
+    int *counts;        /* [n_devices] with it */
+};
+
+/* Memory that the device owns: arenas, buffers, weights. */
+typedef struct cpu_block {
+    void *data;
+    size_t bytes;
+} cpu_block;
+
+struct fkv_device {
+    fkv_world *world;
+    int index;
+    cpu_pool *pool;
+    const cpu_kernels_table *k;
+    fkv_device_limits limits;
+    float inv_freq[CPU_MAX_HEAD_DIM / 2];
+    float *rope_cos, *rope_sin; /* [max_positions, head_dim / 2], filled up to rope_filled */
+    int64_t rope_filled;
+    float *packed_keys;   /* [max_local_heads][max_prompt rounded up to 32][head_dim] */
+    cpu_att_scratch *att; /* [n_threads] */
+    float *score_rows;    /* [n_threads][max_prompt rounded up] */
+    float *score_sums;    /* [max_local_heads][max_prompt rounded up] */
+    int32_t *keep;        /* [n_threads][max_prompt] chosen positions */
+    float *keep_work;     /* [n_threads][max_prompt] */
+    float *sample_work;   /* [n_threads][vocab] */
+    int32_t *sample_ids;  /* [n_threads][vocab] */
+    double span_start, span_seconds[FKV_MAX_LOCAL_RANKS];
+    cpu_block *blocks;
+    int n_blocks, cap_blocks;
+    fkv_weight **weights;
+    int n_weights, cap_weights;
+};
+
+struct fkv_weight {
+    int64_t n, k;  /* result columns, depth */
+    int64_t first; /* embedding: first id */
+    bool swiglu;   /* panels alternate gate and up; n counts the results */
+    float *data;   /* panels [ceil(n / 16)][k][16]; an embedding: [n, k] */
+};
+
+static inline int64_t cpu_round_up(int64_t n, int64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* Zeroed memory of the device, mapped, so that what is never touched costs nothing. */
+fkv_status cpu_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
+
+/* Makes the RoPE tables reach [0, n_positions); no allocation. Caller's thread only. */
+void cpu_rope_fill(fkv_device *dev, int64_t n_positions);
+
+/* cpu_gemm.c */
+fkv_status cpu_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
+                           fkv_err *err);
+fkv_status cpu_weight_load_swiglu(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
+                                  fkv_err *err);
+fkv_status cpu_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
+                              fkv_err *err);
+void cpu_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, const fkv_weight *w, void *y,
+                int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
+/* Columns [col, col + n_cols) of w; col is a multiple of 16. */
+void cpu_linear_cols(fkv_device *dev, const float *x, int64_t x_stride, int64_t n, const fkv_weight *w,
+                     int64_t col, int64_t n_cols, float *y, int64_t y_stride);
+
+/* cpu_ops.c */
+void cpu_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
+void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
+                     int64_t hidden, void *out);
+/* RoPE in place on n_heads vectors of head_dim at v (next head behind it) for one position. */
+void cpu_rope(const fkv_device *dev, float *v, int n_heads, int64_t pos);
+
+/* cpu_attention.c */
+void cpu_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
+                     int n_heads, int group, bool kv_only, void *qkv);
+void cpu_prefill_attention(fkv_device *dev, const void *qkv, int64_t n_tokens, int64_t q0, int n_heads,
+                           int group, void *out, int64_t out_stride);
+void cpu_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
+void cpu_decode_attention(fkv_device *dev, const fkv_decode_args *args);
+
+/* cpu_compress.c */
+void cpu_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group, int window,
+                       int kernel, float *scores, int64_t stride);
+void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args);
+
+/* cpu_sample.c */
+void cpu_sample(fkv_device *dev, const float *logits, int64_t stride, int slot0, int n, bool first,
+                const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
+
+/* cpu_collective.c */
+fkv_status cpu_world_open(int n_devices, fkv_world **world, fkv_err *err);
+void cpu_world_close(fkv_world *world);
+void cpu_world_abort(fkv_world *world);
+bool cpu_world_aborted(fkv_world *world);
+void cpu_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,
+                     int elem_bytes);
+void cpu_gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
+                      const uint8_t *owner);
+void cpu_reduce_ranks(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,
+                      void *y);
+
+#endif

@@ -1,0 +1,76 @@
+/* Inner kernels of the CPU backend: one table per instruction set.
+ *
+ * The three tables are compiled from cpu_kernels_impl.h and give the same bits;
+ * cpu_kernels() picks the fastest that this processor runs. A kernel is serial;
+ * cpu_gemm.c, cpu_attention.c and cpu_ops.c spread them over the pool.
+ */
+#ifndef FKV_KERNELS_CPU_KERNELS_H
+#define FKV_KERNELS_CPU_KERNELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    CPU_PANEL = 16,     /* columns of a packed panel of a weight */
+    CPU_ATT_ROWS = 96,  /* queries of one prefill attention task */
+    CPU_ATT_KEYS = 128, /* keys of one block of its softmax */
+    CPU_MAX_HEAD_DIM = 256,
+    CPU_MAX_GROUP = 64,
+};
+
+typedef enum cpu_gemm_mode { CPU_GEMM_STORE, CPU_GEMM_ADD, CPU_GEMM_SWIGLU } cpu_gemm_mode;
+
+/* B of a GEMM: element (k, 16 p + j) at data[p * panel + k * step + j]. A packed
+ * weight has panel = k_total * 16 and step = 16; a row-major [k, n] matrix with
+ * row stride ld has panel = 16 and step = ld. */
+typedef struct cpu_panels {
+    const float *data;
+    int64_t panel, step;
+} cpu_panels;
+
+/* Working memory of one prefill attention task. */
+typedef struct cpu_att_scratch {
+    float q[CPU_ATT_ROWS * CPU_MAX_HEAD_DIM];
+    float o[CPU_ATT_ROWS * CPU_MAX_HEAD_DIM];
+    float s[32 * CPU_ATT_KEYS];
+    float row_max[CPU_ATT_ROWS], row_sum[CPU_ATT_ROWS];
+} cpu_att_scratch;
+
+typedef struct cpu_kernels_table {
+    const char *name;
+
+    /* c[m, n] (=, += or SwiGLU of) a[m, k] b[k, n]. Every element is one chain
+     * acc = fma(a, b, acc) over k from 0 (or from c), whatever m and n are.
+     * SWIGLU: panels alternate gate and up; n counts the results. */
+    void (*gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, cpu_panels b, float *c,
+                 int64_t ldc, cpu_gemm_mode mode);
+
+    /* x += y (NULL: not); out = x / sqrt(mean(x^2) + eps) * w (NULL: not). n floats. */
+    void (*add_rmsnorm)(float *x, const float *y, const float *w, float eps, int64_t n, float *out);
+
+    /* Causal attention of n_rows queries (row i is position pos0 + i, at q + i * ldq)
+     * over keys [0, pos0 + i]. kp: K packed [ceil(T / 16)][hd][16]; v: row-major
+     * with stride ldv. out: row i at out + i * ldo, hd floats. */
+    void (*attention)(const float *q, int64_t ldq, int64_t n_rows, int64_t pos0, int hd, const float *kp,
+                      const float *v, int64_t ldv, float *out, int64_t ldo, cpu_att_scratch *scratch);
+
+    /* Softmax over keys [0, n) of one query, times weight, added to sum[n].
+     * q: hd floats, kp as above. s: scratch of n rounded up to 32 floats. */
+    void (*score_row)(const float *q, int hd, const float *kp, int64_t n, float weight, float *s, float *sum);
+
+    /* Decode attention of group queries over n tokens in pages of 128:
+     * pages[i] gives the page at arena + pages[i] * 2 * 128 * hd. q, out: [group, hd]. */
+    void (*decode)(const float *q, int group, int hd, const float *arena, const int32_t *pages, int64_t n,
+                   float *out);
+
+    float (*max)(const float *x, int64_t n);
+} cpu_kernels_table;
+
+const cpu_kernels_table *cpu_kernels(void);
+
+/* The tables themselves, NULL where the build or the processor has none; for tests. */
+const cpu_kernels_table *cpu_kernels_generic(void);
+const cpu_kernels_table *cpu_kernels_avx2(void);
+const cpu_kernels_table *cpu_kernels_avx512(void);
+
+#endif

@@ -1,0 +1,56 @@
+/* Ops on rows of the CPU backend: embedding, add + RMSNorm, RoPE. */
+#include <string.h>
+
+#include "kernels/cpu_device.h"
+
+void cpu_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out)
+{
+    (void)dev;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t row = tokens[i] - table->first;
+        float *to = out + i * table->k;
+        if (row >= 0 && row < table->n)
+            memcpy(to, table->data + row * table->k, (size_t)table->k * sizeof *to);
+        else
+            memset(to, 0, (size_t)table->k * sizeof *to);
+    }
+}
+
+typedef struct norm_job {
+    const cpu_kernels_table *k;
+    float *x;
+    const float *y, *w;
+    float eps;
+    int64_t n, hidden, block;
+    float *out;
+} norm_job;
+
+static void norm_task(void *ctx, int64_t index, int thread)
+{
+    (void)thread;
+    const norm_job *j = ctx;
+    const int64_t end = (index + 1) * j->block < j->n ? (index + 1) * j->block : j->n;
+    for (int64_t i = index * j->block; i < end; i++)
+        j->k->add_rmsnorm(j->x + i * j->hidden, j->y ? j->y + i * j->hidden : NULL, j->w, j->eps, j->hidden,
+                          j->out ? j->out + i * j->hidden : NULL);
+}
+
+void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
+                     int64_t hidden, void *out)
+{
+    norm_job j = {dev->k, x, y, weight, eps, n, hidden, 32, out};
+    cpu_pool_run(dev->pool, (n + j.block - 1) / j.block, 4.0 * (double)n * (double)hidden, norm_task, &j);
+}
+
+void cpu_rope(const fkv_device *dev, float *v, int n_heads, int64_t pos)
+{
+    const int hd = dev->limits.head_dim, half = hd / 2;
+    const float *c = dev->rope_cos + pos * half, *s = dev->rope_sin + pos * half;
+    for (int h = 0; h < n_heads; h++, v += hd) {
+        for (int i = 0; i < half; i++) {
+            const float a = v[i], b = v[i + half];
+            v[i] = a * c[i] - b * s[i];
+            v[i + half] = b * c[i] + a * s[i];
+        }
+    }
+}

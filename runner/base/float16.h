@@ -1,0 +1,30 @@
+/* Half-precision floats as stored in files, to float32. */
+#ifndef FKV_BASE_FLOAT16_H
+#define FKV_BASE_FLOAT16_H
+
+#include <stdint.h>
+#include <string.h>
+
+static inline float fkv_f32_from_bits(uint32_t bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static inline float fkv_f32_from_bf16(uint16_t h)
+{
+    return fkv_f32_from_bits((uint32_t)h << 16);
+}
+
+static inline float fkv_f32_from_f16(uint16_t h)
+{
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 0x3ff;
+    if (exponent == 0) { /* subnormal: an exact float32 */
+        const float f = (float)mantissa * 0x1p-24f;
+        return sign ? -f : f;
+    }
+    return fkv_f32_from_bits(sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13);
+}
+
+#endif
