@@ -119,7 +119,7 @@ static fkv_status check_architecture(const json_t *o, const char *path, bool *mi
     if (type && !is_one_of(type, model_types, sizeof model_types / sizeof *model_types))
         return fkv_fail_at(err, FKV_E_INPUT, path, 0, "model_type",
                            "%.80s is not supported (llama and mistral are)", type);
-    *mistral = !strcmp(type ? type : name, type ? "mistral" : "MistralForCausalLM");
+    *mistral = type ? !strcmp(type, "mistral") : name && !strcmp(name, "MistralForCausalLM");
     return FKV_OK;
 }
 

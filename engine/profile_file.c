@@ -162,12 +162,12 @@ fkv_status fkv_scores_read_file(const char *path, int n_layers, int n_heads, int
 /* A path may hold any bytes, a JSON file only UTF-8: what is not becomes '?'. */
 static fkv_status put_model(fkv_buf *b, const char *model, fkv_err *err)
 {
-    json_t *probe = json_string(model);
     char *copy = strdup(model);
-    fkv_status st = copy ? FKV_OK : fkv_fail_memory(err);
-    for (char *c = copy; !probe && copy && *c; c++)
+    if (!copy) return fkv_fail_memory(err);
+    json_t *probe = json_string(copy);
+    for (char *c = copy; !probe && *c; c++)
         if ((unsigned char)*c >= 0x80) *c = '?';
-    if (!st) st = fkv_json_put_string(b, copy, strlen(copy), err);
+    const fkv_status st = fkv_json_put_string(b, copy, strlen(copy), err);
     free(copy);
     json_decref(probe);
     return st;

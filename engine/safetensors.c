@@ -212,12 +212,12 @@ static fkv_status read_file(fkv_safetensors *s, mapping *m, fkv_err *err)
     json_t *header = NULL;
     size_t header_bytes = 0;
     fkv_status st = map_file(m, err);
-    if (st || (st = parse_header(m, &header, &header_bytes, err))) goto out;
+    if (!m->bytes || (st = parse_header(m, &header, &header_bytes, err))) goto out;
     const uint8_t *data = m->bytes + LENGTH_BYTES + header_bytes;
     const size_t n_data = m->n_bytes - LENGTH_BYTES - header_bytes, first = s->n_entries;
 
     const size_t need = s->n_entries + json_object_size(header);
-    if (need > s->cap_entries) {
+    if (need > s->cap_entries || !s->entries) {
         entry *grown = fkv_realloc(s->entries, need, sizeof *grown);
         if (!grown) {
             st = fkv_fail_memory(err);

@@ -216,7 +216,7 @@ static int by_rank(const void *va, const void *vb)
 static void brute_force(const float *pooled, int n_kv_heads, int64_t n, int64_t b, int window, double alpha,
                         double *sum)
 {
-    const int64_t all = n_kv_heads * n;
+    const int64_t all = (int64_t)n_kv_heads * n;
     place p[8 * 200];
     int64_t taken[8] = {0};
     assert_true(all <= 8 * 200);
@@ -259,21 +259,19 @@ static float random_score(uint32_t kind)
         float f;
     } any = {.bits = (uint32_t)rnd(1u << 16) << 16 | rnd(1u << 16)};
     switch (kind) {
-    case 0: return (float)rnd(3) / 7;                         /* nearly all ties */
-    case 1: return (float)rnd(1u << 20) / (1u << 20);         /* nearly none */
-    case 2: return odd[rnd(sizeof odd / sizeof *odd)];        /* order of odd values */
-    case 3: return 0.5f + (float)rnd(64) * 0x1p-24f;          /* differ in the last bits alone */
-    case 4: return any.f;                                     /* any bits */
-    default: return expf((float)rnd(500) / 10 - 45) * rnd(2); /* as softmax: many tiny, many 0 */
+    case 0: return (float)rnd(3) / 7;                                /* nearly all ties */
+    case 1: return (float)rnd(1u << 20) / (1u << 20);                /* nearly none */
+    case 2: return odd[rnd(sizeof odd / sizeof *odd)];               /* order of odd values */
+    case 3: return 0.5f + (float)rnd(64) * 0x1p-24f;                 /* differ in the last bits alone */
+    case 4: return any.f;                                            /* any bits */
+    default: return expf((float)rnd(500) / 10 - 45) * (float)rnd(2); /* as softmax: many tiny, many 0 */
     }
 }
 
 static void test_ada_count_is_the_brute_force_one(void **state)
 {
     (void)state;
-    float *pooled = calloc(8 * 200, sizeof *pooled), *work = calloc(8 * 200, sizeof *work);
-    assert_non_null(pooled);
-    assert_non_null(work);
+    static float pooled[8 * 200], work[8 * 200];
     for (int round = 0; round < 4000; round++) {
         const int n_kv_heads = 1 + (int)rnd(8), window = 1 + (int)rnd(32);
         const int64_t n = 1 + rnd(200), b = window + rnd((uint32_t)n + 2);
@@ -288,8 +286,6 @@ static void test_ada_count_is_the_brute_force_one(void **state)
                 fail_msg("kind %u, head %d of %d, n %lld, b %lld: %.9g, not %.9g", kind, h, n_kv_heads,
                          (long long)n, (long long)b, sum[h], want[h]);
     }
-    free(work);
-    free(pooled);
 }
 
 /* ---- files ---- */

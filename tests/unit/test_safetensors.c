@@ -127,6 +127,12 @@ static void test_tensors_are_found(void **state)
     assert_non_null(strstr(err.file, "model.safetensors"));
     assert_non_null(strstr(err.message, "missing"));
     fkv_safetensors_close(s);
+
+    put_st("model.safetensors", "{}", 0); /* no tensor at all */
+    s = opened();
+    assert_int_equal(fkv_safetensors_bytes(s), 0);
+    assert_int_equal(fkv_safetensors_get(s, "a", (int64_t[]){1}, 1, &t, &err), FKV_E_INPUT);
+    fkv_safetensors_close(s);
     clean();
 }
 
