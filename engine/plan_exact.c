@@ -52,14 +52,15 @@ static void descend(search *s, int i, int r, int slots)
     for (int b = 0; b < layer->n_ranks; b++) room += limit - w->load[b];
     if (layer->head_us + slots * weight + w->rest[i + 1] > room) return;
 
-    int *cell = &w->trial.slots[(size_t)r * layer->n_heads + h];
+    int *const column = w->trial.slots + h, *cell = column + (size_t)r * layer->n_heads;
     const double before = w->load[r];
     const int copy = layer->home[h] != r, fit = fkv_layer_fit(layer, h, limit - before);
     int most = fit < slots ? fit : slots;
     if (s->copies + copy > layer->max_copies) most = 0;
     /* Ranks of equal load are alike as long as this head has none on either:
      * the part of the later one need not be the larger. */
-    if (s->free_ranks && r > 0 && w->load[r] == w->load[r - 1] && !cell[-layer->n_heads]) most = 0;
+    if (s->free_ranks && r > 0 && w->load[r] == w->load[r - 1] && !column[(size_t)(r - 1) * layer->n_heads])
+        most = 0;
     for (int n = most; n >= 0; n--) {
         *cell = n;
         w->load[r] = n ? before + layer->head_us + n * weight : before;

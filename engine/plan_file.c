@@ -95,7 +95,7 @@ static fkv_status read_placement(reader *r, const json_t *v, int l, int h, int i
     char field[96], sub[96];
     snprintf(field, sizeof field, "layers[%d].heads[%d].placements[%d]", l, h, i);
     if (!json_is_object(v)) return bad(r, field, "must be an object");
-    fkv_placement c;
+    fkv_placement c = {0};
     snprintf(sub, sizeof sub, "layers[%d].heads[%d].placements[%d].rank", l, h, i);
     fkv_status st = read_int(r, json_object_get(v, "rank"), sub, 0, plan->n_ranks - 1, &c.rank);
     if (st) return st;
@@ -245,13 +245,13 @@ fkv_status fkv_plan_read(const char *path, fkv_plan *plan, char **fingerprint, f
 {
     reader r = {.path = path, .plan = plan, .err = err};
     json_t *root = NULL;
-    const char *format, *mode, *print;
+    const char *format = NULL, *mode = NULL, *print = NULL;
     memset(plan, 0, sizeof *plan);
     *fingerprint = NULL;
     fkv_status st = fkv_json_load(path, MAX_FILE_BYTES, &root, err);
     if (!st && !json_is_object(root)) st = bad(&r, NULL, "must hold a JSON object");
     if (!st) st = fkv_json_str(root, "format", path, &format, err);
-    if (!st && strcmp(format, PLAN_FORMAT))
+    if (!st && strcmp(format, PLAN_FORMAT) != 0)
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, "format", "\"%.40s\" is not \"%s\"", format, PLAN_FORMAT);
     if (!st) st = fkv_json_str(root, "mode", path, &mode, err);
     if (!st) st = read_mode(&r, mode);
