@@ -1,19 +1,34 @@
 /* export: the shards of an output folder in another layout. Reads a shard at a
- * time, a row at a time; memory does not grow with the output. */
+ * time, a row at a time; memory does not grow with the output.
+ *
+ * Which shards there are is what the folder's manifests say (a whole run's or
+ * its parts'); they are read in input order, each compared with its size, number
+ * of rows and checksum. An output that is not finished is exported as far as it
+ * goes. Every file is written under a temporary name and replaces an older one
+ * of its name when all are done; other files in dest stay as they are. After an
+ * error nothing in dest has changed (unless the renaming itself fails).
+ */
 #ifndef FKV_JOBS_EXPORT_H
 #define FKV_JOBS_EXPORT_H
+
+#include <stdbool.h>
 
 #include "runner/base/status.h"
 
 typedef enum fkv_export_format { FKV_EXPORT_LONGBENCH, FKV_EXPORT_JSONL } fkv_export_format;
 
 typedef struct fkv_export_counts {
-    int64_t rows, errors, files;
+    int64_t rows, errors, files; /* rows written; of them, error rows; files written */
+    int64_t skipped;             /* LONGBENCH: error rows without a dataset, which have no file to go to */
+    bool complete;               /* every part that has a manifest is finished, and no part is missing */
 } fkv_export_counts;
 
-/* LONGBENCH: dest is a folder; one <dataset>.jsonl per dataset, each line with
- * pred, answers, all_classes, length (and _id) as LongBench's eval.py reads
- * them; error rows become pred "". JSONL: dest is one file with all rows. */
+/* LONGBENCH: dest is a folder (made if need be); one <dataset>.jsonl per dataset,
+ * each line with pred, answers, all_classes, length (and _id) as LongBench's
+ * eval.py reads them, their values as they stand in the row (missing: [], null,
+ * 0); error rows become pred "". A dataset name that can't be a file's name (empty,
+ * ".", "..", with "/" or NUL, over 240 bytes) is FKV_E_INPUT, and so is an answer
+ * without a dataset. JSONL: dest is one file with all rows. */
 fkv_status fkv_export(const char *output_dir, fkv_export_format format, const char *dest,
                       fkv_export_counts *counts, fkv_err *err);
 

@@ -23,7 +23,7 @@ typedef struct fkv_output_totals {
     int64_t errors;            /* of them, error rows */
     int64_t prompt_tokens;     /* of this run */
     int64_t completion_tokens; /* of this run */
-    bool complete;             /* an earlier run finished the job */
+    bool complete;             /* the job is finished; right after open: by an earlier run */
 } fkv_output_totals;
 
 /* Makes the folder, takes the lock (FKV_E_BUSY names the holder), moves an old
@@ -31,7 +31,10 @@ typedef struct fkv_output_totals {
  * with the manifest's (FKV_E_INPUT names the first key that differs, old and
  * new value), writes job.ini, loads manifest and journal (a torn tail of the
  * journal is dropped; an entry damaged before the tail is an error naming it),
- * deletes stray *.tmp, and writes a manifest if there is none. */
+ * deletes its own stray *.tmp, and writes a manifest if there is none. With
+ * job.retry_errors error rows are forgotten, also those in shards: such a shard's
+ * other rows go back to the journal and it is made again. Parts of one run agree
+ * on the identity and on n of i/n (FKV_E_INPUT). */
 fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err);
 
 /* Path of a file of the folder, with the part's number where the design says so
@@ -46,17 +49,20 @@ bool fkv_output_owns(const fkv_output *output, int64_t ordinal);
  * or not this part's. */
 int64_t fkv_output_first_needed(const fkv_output *output);
 
-/* One finished row (with its "\n"). Journalled before it returns; synced at
- * least every 10 s. Commits the shard when it is the shard's last. Rows may come
- * in any order; a second row for an ordinal is an error of ours (assert). */
+/* One finished row (with its "\n"). Journalled before it returns; synced when
+ * the oldest row that is not synced is 5 s old (between rows fkv_output_sync does
+ * it). Commits the shard when it is the shard's last. Rows may come in any
+ * order; a second row for an ordinal is FKV_E_SYSTEM, an error of ours. After a
+ * failure the rows added before are safe, and the run should end. */
 fkv_status fkv_output_add(fkv_output *output, int64_t ordinal, const char *row, size_t n, bool is_error,
                           int64_t prompt_tokens, int64_t completion_tokens, fkv_err *err);
 
-/* Syncs the journal (call on a timer, and before an exit with code 75). */
+/* Syncs the journal (call every 5 s, and before an exit with code 75). */
 fkv_status fkv_output_sync(fkv_output *output, fkv_err *err);
 
 /* The input ended after n_records records in all: commits the last, shorter
- * shard and marks the manifest complete. */
+ * shard and marks the manifest complete. Every record of this part must have its
+ * row. On a complete output it only checks n_records. */
 fkv_status fkv_output_finish(fkv_output *output, int64_t n_records, fkv_err *err);
 
 void fkv_output_totals_get(fkv_output *output, fkv_output_totals *totals);
@@ -66,7 +72,11 @@ void fkv_output_totals_get(fkv_output *output, fkv_output_totals *totals);
  * key, old and new value. */
 fkv_status fkv_output_pin(fkv_output *output, const char *key, const char *value, fkv_err *err);
 
+/* Syncs and frees; gives the lock up. NULL is fine. */
 void fkv_output_close(fkv_output *output);
+
+/* Whose output it is, for labels. name is borrowed. */
+void fkv_output_who(const fkv_output *output, const char **name, int64_t *part, int64_t *n_parts);
 
 /* Runs make under an exclusive lock on the folder's file name "lock-<what>", so
  * that of several parts one makes profile or plan and the others wait, then load.

@@ -18,4 +18,27 @@ typedef struct fkv_answer {
  * or error. */
 fkv_status fkv_row_write(const fkv_record *record, const fkv_answer *answer, fkv_buf *out, fkv_err *err);
 
+/* The longest row there may be, its "\n" included: the longest record
+ * (input.max_record_bytes is at most 1 GiB) passed through, and a long answer.
+ * Readers refuse more. */
+#define FKV_ROW_MAX_BYTES ((size_t)5 << 28)
+
+/* A borrowed piece of JSON text; p is NULL when there is none. */
+typedef struct fkv_span {
+    const char *p;
+    size_t n;
+} fkv_span;
+
+/* Finds the members keys[0..n_keys) of the JSON object that text is (a row, or
+ * the value of its "fields") in one pass and without parsing values: values[k]
+ * is the raw text of keys[k]'s value, none if it is missing, the last if it is
+ * there twice. Brackets and strings must match up and nest at most 2048 deep;
+ * otherwise FKV_E_INPUT without a place, for the caller to add. */
+fkv_status fkv_row_members(const char *text, size_t n, const char *const *keys, fkv_span *values,
+                           size_t n_keys, fkv_err *err);
+
+/* Appends a JSON string literal of bytes that need not be UTF-8: every malformed
+ * byte becomes U+FFFD. */
+fkv_status fkv_row_put_text(fkv_buf *out, const char *text, size_t n, fkv_err *err);
+
 #endif

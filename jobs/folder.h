@@ -1,0 +1,55 @@
+/* The output folder as files: names, locks, and moving an old one aside. What is
+ * in the files is output.c's matter. Internal to jobs.
+ *
+ * A run holds "lock" (a part: "lock-1of3") from open to close. What parts share
+ * is made under short locks of its own, "lock-<what>". All are flock(2) locks,
+ * so they end with their process; the files stay.
+ */
+#ifndef FKV_JOBS_FOLDER_H
+#define FKV_JOBS_FOLDER_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runner/base/status.h"
+
+typedef struct fkv_folder {
+    char *path; /* without trailing slashes */
+    int64_t part, n_parts;
+    int lock_fd; /* -1: not held */
+} fkv_folder;
+
+/* The other parts' manifests, or the whole's beside a part's. */
+typedef struct fkv_folder_peers {
+    bool any_manifest; /* of this part or another */
+    char *peer;        /* path of one manifest of another part, or NULL */
+    bool mixed;        /* peer belongs to a run cut into another number of parts */
+} fkv_folder_peers;
+
+/* Makes the folder and shards/ in it and takes the lock; FKV_E_BUSY names the
+ * holder. With restart an old output is moved to <path>.old-YYYYmmdd-HHMMSS
+ * first, never while a run holds it; refused for parts, which share the folder. */
+fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
+                           fkv_err *err);
+void fkv_folder_close(fkv_folder *f);
+
+/* malloc'd path of a file in it; per_part puts the part's number before the
+ * suffix when there are parts. NULL: no memory. */
+char *fkv_folder_path(const fkv_folder *f, const char *file, bool per_part);
+
+fkv_status fkv_folder_look(const fkv_folder *f, fkv_folder_peers *peers, fkv_err *err);
+void fkv_folder_peers_free(fkv_folder_peers *peers);
+
+/* Removes temporary files that an earlier run of this part left behind. */
+fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err);
+
+/* Whether shards/ holds a shard that is this part's, whoever made it. */
+fkv_status fkv_folder_has_shards(const fkv_folder *f, bool *has, fkv_err *err);
+
+/* Runs make while this process alone holds the file lock-<what>. Gives up with
+ * FKV_E_INTERRUPTED when *interrupted becomes true during the wait. */
+fkv_status fkv_folder_with_lock(const fkv_folder *f, const char *what, const atomic_bool *interrupted,
+                                fkv_status (*make)(void *ctx, fkv_err *err), void *ctx, fkv_err *err);
+
+#endif

@@ -1,0 +1,579 @@
+/* The output folder: see output.h. Owns the folder's lock, the journal and the
+ * manifest. Not for: file formats (journal.c, manifest.c, shard.c), names and
+ * locks (folder.c).
+ *
+ * One mutex guards the state. Only the thread that adds rows changes it, so that
+ * thread may read it without; a shard is compressed that way, while others go on
+ * asking which records are needed. */
+#include "jobs/output.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "jobs/folder.h"
+#include "jobs/journal.h"
+#include "jobs/manifest.h"
+#include "jobs/row.h"
+#include "jobs/shard.h"
+#include "runner/base/file.h"
+#include "runner/base/log.h"
+#include "runner/base/mem.h"
+
+/* A manifest is replaced whole, so replacing it at every shard would be quadratic
+ * in the number of shards. While it is small it is replaced each time; later when
+ * rows of eight times its size are in shards that it lacks, or after 10 s. Until
+ * then their rows stay in the journal: a crash repeats the compression alone. */
+enum { MANIFEST_SMALL_BYTES = 64 * 1024, MANIFEST_ROWS_FACTOR = 8 };
+static const double MANIFEST_SECONDS = 10, SYNC_SECONDS = 5;
+
+struct fkv_output {
+    fkv_folder folder;
+    pthread_mutex_t mutex;
+    bool has_mutex;
+    atomic_bool interrupted;
+    int64_t per_shard;
+    int level;
+    bool retry_errors;
+    fkv_manifest manifest; /* of this part; shards on disk */
+    fkv_journal *journal;
+    char *manifest_path;
+    fkv_buf job_ini;
+
+    bool unsaved;                             /* the manifest on disk lacks shards that there are */
+    int64_t unsaved_bytes;                    /* of their rows */
+    size_t manifest_bytes;                    /* of the file */
+    double saved_at;                          /* monotonic seconds */
+    int64_t next_shard;                       /* this part's first shard that is not there */
+    int64_t resumed;                          /* rows there were when it was opened */
+    int64_t prompt_tokens, completion_tokens; /* of this run */
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* first + count of a shard that ends within int64_t, whatever its index. */
+static int64_t shard_end(const fkv_output *o, int64_t index)
+{
+    int64_t end;
+    if (!fkv_mul_i64(index + 1, o->per_shard, &end)) return INT64_MAX;
+    return end;
+}
+
+static void advance_next_shard(fkv_output *o)
+{
+    while (fkv_manifest_find(&o->manifest, o->next_shard)) o->next_shard += o->folder.n_parts;
+}
+
+static fkv_status save_manifest(fkv_output *o, fkv_err *err)
+{
+    fkv_status st = fkv_manifest_save(&o->manifest, o->manifest_path, &o->manifest_bytes, err);
+    if (st) return st;
+    o->unsaved = false;
+    o->unsaved_bytes = 0;
+    o->saved_at = now_s();
+    return FKV_OK;
+}
+
+static fkv_status save_manifest_if_due(fkv_output *o, fkv_err *err)
+{
+    if (!o->unsaved) return FKV_OK;
+    const bool due = o->manifest_bytes <= MANIFEST_SMALL_BYTES ||
+                     o->unsaved_bytes / MANIFEST_ROWS_FACTOR >= (int64_t)o->manifest_bytes ||
+                     now_s() - o->saved_at >= MANIFEST_SECONDS;
+    return due ? save_manifest(o, err) : FKV_OK;
+}
+
+/* For the adding thread alone, which may be reading the journal's file. Rows may
+ * leave that file when the manifest on disk names their shard. */
+static fkv_status compact_if_saved(fkv_output *o, fkv_err *err)
+{
+    return o->unsaved ? FKV_OK : fkv_journal_compact(o->journal, o->manifest.complete, err);
+}
+
+/* Writes n journalled rows as shard file path. */
+static fkv_status write_shard(const fkv_output *o, const char *path, const fkv_journal_entry *entries,
+                              size_t n, fkv_manifest_shard *shard, fkv_err *err)
+{
+    fkv_shard_writer *writer = NULL;
+    fkv_buf row = {0};
+    uint64_t total = 0;
+    for (size_t i = 0; i < n; i++) {
+        total += entries[i].n;
+        shard->errors += entries[i].is_error;
+    }
+    fkv_status st = fkv_shard_writer_open(path, o->level, total, &writer, err);
+    for (size_t i = 0; !st && i < n; i++) {
+        st = fkv_journal_read(o->journal, &entries[i], &row, err);
+        if (!st) st = fkv_shard_writer_add(writer, row.data, row.len, err);
+    }
+    if (!st) st = fkv_shard_writer_commit(writer, &shard->bytes, &shard->xxh3, err);
+    fkv_shard_writer_close(writer);
+    fkv_buf_free(&row);
+    return st;
+}
+
+/* Makes shard index of its rows in the journal, which must be all of them. */
+static fkv_status commit(fkv_output *o, int64_t index, fkv_err *err)
+{
+    char name[FKV_SHARD_NAME_SIZE];
+    const fkv_journal_entry *entries;
+    const int64_t first = index * o->per_shard, end = shard_end(o, index);
+    const size_t n = fkv_journal_range(o->journal, first, end, &entries);
+    fkv_manifest_shard shard = {.index = index, .first = first, .count = (int64_t)n};
+    int64_t row_bytes = 0;
+    for (size_t i = 0; i < n; i++) row_bytes += entries[i].n;
+    fkv_shard_name(index, name);
+    char *path = fkv_folder_path(&o->folder, name, false);
+    if (!path) return fkv_fail_memory(err);
+    fkv_status st = write_shard(o, path, entries, n, &shard, err);
+    free(path);
+    if (st) return st;
+
+    pthread_mutex_lock(&o->mutex);
+    st = fkv_manifest_add(&o->manifest, &shard, err);
+    if (!st) {
+        fkv_journal_remove(o->journal, first, end);
+        o->unsaved = true;
+        o->unsaved_bytes += row_bytes;
+        advance_next_shard(o);
+        st = save_manifest_if_due(o, err);
+        if (!st) st = compact_if_saved(o, err);
+    }
+    pthread_mutex_unlock(&o->mutex);
+    return st;
+}
+
+static bool has_row(const fkv_output *o, int64_t ordinal)
+{
+    return fkv_manifest_find(&o->manifest, ordinal / o->per_shard) ||
+           fkv_journal_range(o->journal, ordinal, ordinal + 1, NULL) != 0;
+}
+
+/* Opening, step by step. */
+
+static fkv_status check_shards(const fkv_output *o, fkv_err *err)
+{
+    const fkv_manifest *m = &o->manifest;
+    for (size_t i = 0; i < m->n_shards; i++) {
+        const fkv_manifest_shard *s = &m->shards[i];
+        char name[FKV_SHARD_NAME_SIZE];
+        fkv_shard_name(s->index, name);
+        if (s->index % o->folder.n_parts != o->folder.part)
+            return fkv_fail_at(err, FKV_E_INPUT, o->manifest_path, 0, "shards", "%s is another part's", name);
+        char *path = fkv_folder_path(&o->folder, name, false);
+        if (!path) return fkv_fail_memory(err);
+        const int64_t size = fkv_file_size(path);
+        fkv_status st = FKV_OK;
+        if (size < 0)
+            st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "is missing, but stands in the manifest");
+        else if (size != s->bytes)
+            st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "has %lld bytes, the manifest says %lld",
+                             (long long)size, (long long)s->bytes);
+        free(path);
+        if (st) return st;
+    }
+    return FKV_OK;
+}
+
+static fkv_status check_peer(const fkv_output *o, const fkv_folder_peers *peers, fkv_err *err)
+{
+    fkv_manifest peer;
+    if (!peers->peer) return FKV_OK;
+    if (peers->mixed)
+        return fkv_fail_at(err, FKV_E_INPUT, o->folder.path, 0, "input.part",
+                           "the output was begun in another number of parts: it has %s",
+                           strrchr(peers->peer, '/') ? strrchr(peers->peer, '/') + 1 : peers->peer);
+    fkv_status st = fkv_manifest_load(peers->peer, &peer, err);
+    if (!st) st = fkv_manifest_same_job(&peer, &o->manifest, o->folder.path, err);
+    fkv_manifest_free(&peer);
+    return st;
+}
+
+/* o->manifest holds what a new one would; takes the folder's in its place. */
+static fkv_status load_manifest(fkv_output *o, fkv_err *err)
+{
+    fkv_manifest old;
+    fkv_status st = fkv_manifest_load(o->manifest_path, &old, err);
+    if (!st) st = fkv_manifest_same_job(&old, &o->manifest, o->folder.path, err);
+    if (st) {
+        fkv_manifest_free(&old);
+        return st;
+    }
+    fkv_manifest_free(&o->manifest);
+    o->manifest = old;
+    const int64_t size = fkv_file_size(o->manifest_path);
+    o->manifest_bytes = size < 0 ? 0 : (size_t)size;
+    return check_shards(o, err);
+}
+
+static fkv_status new_manifest(fkv_output *o, fkv_err *err)
+{
+    bool has;
+    fkv_status st = fkv_folder_has_shards(&o->folder, &has, err);
+    if (!st && has)
+        st = fkv_fail_at(err, FKV_E_INPUT, o->folder.path, 0, NULL,
+                         "has shards but no manifest that names them (use job.restart = yes or another "
+                         "job.output)");
+    return st ? st : save_manifest(o, err);
+}
+
+/* Under lock-job, so that parts that start together see each other's manifest
+ * and take turns at job.ini. */
+static fkv_status settle_job(void *ctx, fkv_err *err)
+{
+    fkv_output *o = ctx;
+    fkv_folder_peers peers = {0};
+    char *ini = NULL;
+    fkv_status st = fkv_folder_look(&o->folder, &peers, err);
+    if (!st) st = check_peer(o, &peers, err);
+    if (!st) st = fkv_file_exists(o->manifest_path) ? load_manifest(o, err) : new_manifest(o, err);
+    if (!st && !(ini = fkv_folder_path(&o->folder, "job.ini", false))) st = fkv_fail_memory(err);
+    if (!st) st = fkv_file_replace(ini, o->job_ini.data ? o->job_ini.data : "", o->job_ini.len, err);
+    free(ini);
+    fkv_folder_peers_free(&peers);
+    return st;
+}
+
+static bool keep_entry(void *ctx, const fkv_journal_entry *e)
+{
+    const fkv_output *o = ctx;
+    if (o->manifest.complete) return false;
+    return !fkv_manifest_find(&o->manifest, e->ordinal / o->per_shard) && !(e->is_error && o->retry_errors);
+}
+
+static fkv_status load_journal(fkv_output *o, fkv_err *err)
+{
+    uint64_t identity;
+    int64_t dropped;
+    const fkv_journal_entry *entries;
+    char *path = fkv_folder_path(&o->folder, "journal", true);
+    if (!path) return fkv_fail_memory(err);
+    fkv_status st = fkv_manifest_hash(&o->manifest, &identity, err);
+    if (!st) st = fkv_journal_open(path, identity, &o->journal, &dropped, err);
+    if (!st && dropped)
+        fkv_log("%s: dropped %lld bytes that the last run was writing when it stopped", path,
+                (long long)dropped);
+    const size_t n = st ? 0 : fkv_journal_range(o->journal, 0, INT64_MAX, &entries);
+    for (size_t i = 0; !st && i < n; i++) {
+        if (!fkv_output_owns(o, entries[i].ordinal))
+            st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "holds record %lld, which is another part's",
+                             (long long)entries[i].ordinal);
+    }
+    if (!st) fkv_journal_filter(o->journal, keep_entry, o);
+    free(path);
+    return st;
+}
+
+/* Puts the good rows of shard s back into the journal. */
+static fkv_status reopen_shard(fkv_output *o, const fkv_manifest_shard *s, fkv_err *err)
+{
+    static const char *const keys[] = {"error"};
+    char name[FKV_SHARD_NAME_SIZE];
+    fkv_shard_reader *reader = NULL;
+    const char *row;
+    size_t n;
+    fkv_shard_name(s->index, name);
+    char *path = fkv_folder_path(&o->folder, name, false);
+    if (!path) return fkv_fail_memory(err);
+    int64_t i = 0;
+    fkv_status st = fkv_shard_reader_open(path, &reader, err);
+    while (!st && !(st = fkv_shard_reader_next(reader, &row, &n, err))) {
+        fkv_span error;
+        fkv_err bad = {0};
+        if (i == s->count || fkv_row_members(row, n, keys, &error, 1, &bad)) {
+            st = fkv_fail_at(err, FKV_E_INPUT, path, i + 1, NULL, "not the row that the manifest says");
+            break;
+        }
+        if (!error.p) st = fkv_journal_add(o->journal, s->first + i, row, n, false, 0, 0, err);
+        i++;
+    }
+    if (st == FKV_END) st = fkv_shard_reader_check(reader, s->bytes, s->xxh3, err);
+    if (!st && i != s->count)
+        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "has %lld rows, the manifest says %lld",
+                         (long long)i, (long long)s->count);
+    fkv_shard_reader_close(reader);
+    free(path);
+    return st;
+}
+
+/* For retry_errors. The rows are in the journal, synced, before the manifest
+ * forgets their shards; a crash in between leaves entries that the next load
+ * ignores. The files stay until they are replaced. */
+static fkv_status reopen_shards_with_errors(fkv_output *o, fkv_err *err)
+{
+    fkv_manifest *m = &o->manifest;
+    fkv_status st = FKV_OK;
+    if (!o->retry_errors || m->n_errors == 0) return FKV_OK;
+    for (size_t i = 0; !st && i < m->n_shards; i++) {
+        if (m->shards[i].errors) st = reopen_shard(o, &m->shards[i], err);
+    }
+    if (!st) st = fkv_journal_sync(o->journal, err);
+    if (st) return st;
+    size_t kept = 0;
+    for (size_t i = 0; i < m->n_shards; i++) {
+        const fkv_manifest_shard s = m->shards[i];
+        if (!s.errors) {
+            m->shards[kept++] = s;
+            continue;
+        }
+        m->n_rows -= s.count;
+        m->n_errors -= s.errors;
+    }
+    m->n_shards = kept;
+    m->complete = false;
+    m->records = -1;
+    return save_manifest(o, err);
+}
+
+/* Commits shards that were full when the last run stopped. */
+static fkv_status commit_full_shards(fkv_output *o, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    for (int64_t from = 0; !st;) {
+        const fkv_journal_entry *entries;
+        if (fkv_journal_range(o->journal, from, INT64_MAX, &entries) == 0) break;
+        const int64_t index = entries[0].ordinal / o->per_shard, end = shard_end(o, index);
+        const size_t n = fkv_journal_range(o->journal, index * o->per_shard, end, NULL);
+        if ((int64_t)n == o->per_shard) st = commit(o, index, err);
+        from = end;
+    }
+    return st;
+}
+
+static fkv_status prepare(fkv_output *o, const fkv_job *job, fkv_err *err)
+{
+    fkv_buf identity = {0};
+    fkv_status st = fkv_job_write_identity(job, &identity, err);
+    if (!st) st = fkv_job_write_ini(job, &o->job_ini, err);
+    if (!st)
+        st = fkv_manifest_init(&o->manifest, job->job.name, identity.data ? identity.data : "", identity.len,
+                               o->per_shard, err);
+    fkv_buf_free(&identity);
+    return st;
+}
+
+static fkv_status load_folder(fkv_output *o, fkv_err *err)
+{
+    if (!(o->manifest_path = fkv_folder_path(&o->folder, "manifest.json", true))) return fkv_fail_memory(err);
+    o->next_shard = o->folder.part;
+    fkv_status st = fkv_folder_sweep(&o->folder, err);
+    if (!st) st = fkv_folder_with_lock(&o->folder, "job", &o->interrupted, settle_job, o, err);
+    if (!st) st = load_journal(o, err);
+    if (!st) st = reopen_shards_with_errors(o, err);
+    if (st) return st;
+    o->resumed = o->manifest.n_rows + (int64_t)fkv_journal_count(o->journal);
+    o->saved_at = now_s();
+    advance_next_shard(o);
+    st = commit_full_shards(o, err);
+    return st ? st : compact_if_saved(o, err);
+}
+
+fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err)
+{
+    fkv_status st;
+    *output = NULL;
+    fkv_output *o = fkv_calloc(1, sizeof *o);
+    if (!o) return fkv_fail_memory(err);
+    o->folder.lock_fd = -1;
+    o->per_shard = job->output.records_per_shard;
+    o->level = (int)job->output.compression_level;
+    o->retry_errors = job->job.retry_errors;
+    if (o->per_shard < 1) {
+        st = fkv_fail_at(err, FKV_E_INPUT, NULL, 0, "output.records_per_shard", "must be at least 1");
+        goto out;
+    }
+    if (pthread_mutex_init(&o->mutex, NULL)) {
+        st = fkv_fail_memory(err);
+        goto out;
+    }
+    o->has_mutex = true;
+    if ((st = prepare(o, job, err))) goto out;
+    st = fkv_folder_open(&o->folder, job->job.output, job->input.part, job->input.n_parts, job->job.restart,
+                         err);
+    if (!st) st = load_folder(o, err);
+out:
+    if (st) {
+        fkv_output_close(o);
+        o = NULL;
+    }
+    *output = o;
+    return st;
+}
+
+void fkv_output_close(fkv_output *o)
+{
+    if (!o) return;
+    /* Nothing is lost if these fail: the rows are in the journal's file. */
+    fkv_err err = {0};
+    if (o->journal && fkv_journal_sync(o->journal, &err))
+        fkv_log("%s: journal: %s", o->folder.path, err.message);
+    if (o->journal && o->unsaved && save_manifest(o, &err))
+        fkv_log("%s: manifest: %s", o->folder.path, err.message);
+    fkv_journal_close(o->journal);
+    fkv_manifest_free(&o->manifest);
+    fkv_buf_free(&o->job_ini);
+    free(o->manifest_path);
+    fkv_folder_close(&o->folder);
+    if (o->has_mutex) pthread_mutex_destroy(&o->mutex);
+    free(o);
+}
+
+char *fkv_output_path(const fkv_output *o, const char *file, bool per_part)
+{
+    return fkv_folder_path(&o->folder, file, per_part);
+}
+
+void fkv_output_who(const fkv_output *o, const char **name, int64_t *part, int64_t *n_parts)
+{
+    *name = o->manifest.job;
+    *part = o->folder.part;
+    *n_parts = o->folder.n_parts;
+}
+
+bool fkv_output_owns(const fkv_output *o, int64_t ordinal)
+{
+    return ordinal >= 0 && ordinal / o->per_shard % o->folder.n_parts == o->folder.part;
+}
+
+/* The mutex is no part of what a caller sees as const. */
+static pthread_mutex_t *mutex_of(const fkv_output *o)
+{
+    return (pthread_mutex_t *)&o->mutex;
+}
+
+bool fkv_output_needs(const fkv_output *o, int64_t ordinal)
+{
+    if (!fkv_output_owns(o, ordinal)) return false;
+    pthread_mutex_lock(mutex_of(o));
+    const bool needs = !o->manifest.complete && !has_row(o, ordinal);
+    pthread_mutex_unlock(mutex_of(o));
+    return needs;
+}
+
+int64_t fkv_output_first_needed(const fkv_output *o)
+{
+    int64_t first;
+    pthread_mutex_lock(mutex_of(o));
+    if (o->manifest.complete)
+        first = o->manifest.records;
+    else if (!fkv_mul_i64(o->next_shard, o->per_shard, &first))
+        first = INT64_MAX;
+    pthread_mutex_unlock(mutex_of(o));
+    return first;
+}
+
+static fkv_status add_locked(fkv_output *o, int64_t ordinal, const char *row, size_t n, bool is_error,
+                             int64_t prompt_tokens, int64_t completion_tokens, fkv_err *err)
+{
+    if (o->manifest.complete || has_row(o, ordinal))
+        return fkv_fail(err, FKV_E_SYSTEM, "internal error: record %lld finished twice", (long long)ordinal);
+    fkv_status st =
+        fkv_journal_add(o->journal, ordinal, row, n, is_error, prompt_tokens, completion_tokens, err);
+    if (st) return st;
+    o->prompt_tokens += prompt_tokens;
+    o->completion_tokens += completion_tokens;
+    return fkv_journal_unsynced_s(o->journal) >= SYNC_SECONDS ? fkv_journal_sync(o->journal, err) : FKV_OK;
+}
+
+fkv_status fkv_output_add(fkv_output *o, int64_t ordinal, const char *row, size_t n, bool is_error,
+                          int64_t prompt_tokens, int64_t completion_tokens, fkv_err *err)
+{
+    if (!fkv_output_owns(o, ordinal) || n == 0 || row[n - 1] != '\n')
+        return fkv_fail(err, FKV_E_SYSTEM, "internal error: record %lld is not a row of this part",
+                        (long long)ordinal);
+    pthread_mutex_lock(&o->mutex);
+    fkv_status st = add_locked(o, ordinal, row, n, is_error, prompt_tokens, completion_tokens, err);
+    pthread_mutex_unlock(&o->mutex);
+    if (st) return st;
+    const int64_t index = ordinal / o->per_shard;
+    const size_t have = fkv_journal_range(o->journal, index * o->per_shard, shard_end(o, index), NULL);
+    return (int64_t)have == o->per_shard ? commit(o, index, err) : FKV_OK;
+}
+
+fkv_status fkv_output_sync(fkv_output *o, fkv_err *err)
+{
+    pthread_mutex_lock(&o->mutex);
+    const fkv_status st = fkv_journal_sync(o->journal, err);
+    pthread_mutex_unlock(&o->mutex);
+    return st;
+}
+
+/* How many of the first n_records records are this part's. */
+static int64_t owned_records(const fkv_output *o, int64_t n_records)
+{
+    const int64_t full = n_records / o->per_shard, rest = n_records % o->per_shard;
+    const int64_t parts = o->folder.n_parts, part = o->folder.part;
+    const int64_t shards = full / parts + (full % parts > part);
+    return shards * o->per_shard + (full % parts == part ? rest : 0);
+}
+
+fkv_status fkv_output_finish(fkv_output *o, int64_t n_records, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    const fkv_manifest *m = &o->manifest;
+    if (m->complete && m->records != n_records)
+        return fkv_fail_at(err, FKV_E_INPUT, o->manifest_path, 0, "records",
+                           "is %lld, but the input has %lld", (long long)m->records, (long long)n_records);
+    if (m->complete) return FKV_OK;
+    const int64_t have = m->n_rows + (int64_t)fkv_journal_count(o->journal);
+    const int64_t want = n_records < 0 ? -1 : owned_records(o, n_records);
+    const size_t beyond = fkv_journal_range(o->journal, n_records, INT64_MAX, NULL);
+    const bool shards_beyond =
+        m->n_shards && m->shards[m->n_shards - 1].first + m->shards[m->n_shards - 1].count > n_records;
+    if (have != want || beyond || shards_beyond)
+        return fkv_fail_at(err, FKV_E_SYSTEM, o->folder.path, 0, NULL,
+                           "internal error: %lld rows, %zu of them beyond the input's end, for %lld records",
+                           (long long)have, beyond, (long long)want);
+    const fkv_journal_entry *entries;
+    while (!st && fkv_journal_range(o->journal, 0, INT64_MAX, &entries) > 0)
+        st = commit(o, entries[0].ordinal / o->per_shard, err);
+    if (st) return st;
+    pthread_mutex_lock(&o->mutex);
+    o->manifest.complete = true;
+    o->manifest.records = n_records;
+    st = save_manifest(o, err);
+    if (!st) st = compact_if_saved(o, err);
+    pthread_mutex_unlock(&o->mutex);
+    return st;
+}
+
+void fkv_output_totals_get(fkv_output *o, fkv_output_totals *totals)
+{
+    pthread_mutex_lock(&o->mutex);
+    *totals = (fkv_output_totals){
+        .records = o->manifest.n_rows + (int64_t)fkv_journal_count(o->journal),
+        .resumed = o->resumed,
+        .errors = o->manifest.n_errors + fkv_journal_errors(o->journal),
+        .prompt_tokens = o->prompt_tokens,
+        .completion_tokens = o->completion_tokens,
+        .complete = o->manifest.complete,
+    };
+    pthread_mutex_unlock(&o->mutex);
+}
+
+fkv_status fkv_output_pin(fkv_output *o, const char *key, const char *value, fkv_err *err)
+{
+    bool changed;
+    pthread_mutex_lock(&o->mutex);
+    fkv_status st = fkv_manifest_pin(&o->manifest, o->folder.path, key, value, &changed, err);
+    if (!st && changed) st = save_manifest(o, err);
+    pthread_mutex_unlock(&o->mutex);
+    return st;
+}
+
+fkv_status fkv_output_with_lock(fkv_output *o, const char *what, fkv_status (*make)(void *ctx, fkv_err *err),
+                                void *ctx, fkv_err *err)
+{
+    return fkv_folder_with_lock(&o->folder, what, &o->interrupted, make, ctx, err);
+}
+
+void fkv_output_interrupt(fkv_output *o)
+{
+    atomic_store(&o->interrupted, true);
+}
