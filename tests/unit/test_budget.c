@@ -219,7 +219,7 @@ static void brute_force(const float *pooled, int n_kv_heads, int64_t n, int64_t 
     const int64_t all = (int64_t)n_kv_heads * n;
     place p[8 * 200];
     int64_t taken[8] = {0};
-    assert_true(all <= 8 * 200);
+    assert_true(all <= 1600);
     for (int64_t i = 0; i < all; i++) p[i] = (place){pooled[i], (int)(i / n), i % n};
     qsort(p, (size_t)all, sizeof *p, by_rank);
     for (int64_t i = 0; i < (b - window) * n_kv_heads && i < all; i++) taken[p[i].head]++;
