@@ -92,6 +92,10 @@ static fkv_status take_field(cursor *c, fkv_record_object *o, fkv_record *record
         bad_json(&start, record, "too many keys in one record");
         goto out;
     }
+    if (memchr(json_string_value(name), '\0', json_string_length(name))) {
+        bad_json(&start, record, "a key holds a NUL character"); /* jansson has no such keys either */
+        goto out;
+    }
     if (is_duplicate(o, name)) {
         bad_json(&start, record, "this key is there twice");
         goto out;

@@ -1,0 +1,559 @@
+/* The reader: every layout, lines of every kind, damage, limits. Archives are
+ * made here with libarchive. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <archive.h>
+#include <archive_entry.h>
+#include <cmocka.h>
+
+#include "jobs/archive.h"
+#include "runner/base/file.h"
+#include "runner/base/log.h"
+
+typedef struct member {
+    const char *name;
+    const char *text;
+    size_t n; /* 0: strlen */
+} member;
+
+static char dir[256];
+
+static int make_dir(void **state)
+{
+    const char *tmp = getenv("TMPDIR");
+    (void)state;
+    fkv_log_set_stderr(false);
+    snprintf(dir, sizeof dir, "%s/fkv-archive-XXXXXX", tmp ? tmp : "/tmp");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state)
+{
+    char command[400];
+    (void)state;
+    snprintf(command, sizeof command, "rm -rf '%s'", dir);
+    return system(command);
+}
+
+static void path_of(const char *name, char path[600])
+{
+    snprintf(path, 600, "%s/%s", dir, name);
+}
+
+static void put_bytes(const char *name, const void *bytes, size_t n)
+{
+    char path[600];
+    path_of(name, path);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    assert_int_equal(fclose(f), 0);
+}
+
+static void put(const char *name, const char *text)
+{
+    put_bytes(name, text, strlen(text));
+}
+
+/* An archive with a folder and these members; format "raw" has one. */
+static void pack(const char *name, const char *format, const char *filter, const char *options,
+                 const member *members, size_t n)
+{
+    char path[600];
+    path_of(name, path);
+    struct archive *a = archive_write_new();
+    assert_int_equal(archive_write_set_format_by_name(a, format), ARCHIVE_OK);
+    if (filter) assert_int_equal(archive_write_add_filter_by_name(a, filter), ARCHIVE_OK);
+    if (options) assert_int_equal(archive_write_set_options(a, options), ARCHIVE_OK);
+    assert_int_equal(archive_write_open_filename(a, path), ARCHIVE_OK);
+    struct archive_entry *e = archive_entry_new();
+    if (strcmp(format, "raw") != 0) {
+        archive_entry_set_pathname(e, "folder.jsonl");
+        archive_entry_set_filetype(e, AE_IFDIR);
+        archive_entry_set_perm(e, 0755);
+        assert_true(archive_write_header(a, e) >= ARCHIVE_WARN);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const size_t size = members[i].n ? members[i].n : strlen(members[i].text);
+        archive_entry_clear(e);
+        archive_entry_set_pathname(e, members[i].name);
+        archive_entry_set_filetype(e, AE_IFREG);
+        archive_entry_set_perm(e, 0644);
+        archive_entry_set_size(e, (int64_t)size);
+        assert_true(archive_write_header(a, e) >= ARCHIVE_WARN);
+        assert_int_equal(archive_write_data(a, members[i].text, size), size);
+    }
+    archive_entry_free(e);
+    assert_int_equal(archive_write_close(a), ARCHIVE_OK);
+    archive_write_free(a);
+}
+
+/* Cuts a file to its first n bytes, or by -n at the end. */
+static void cut(const char *from, const char *to, int64_t n)
+{
+    char path[600];
+    fkv_buf bytes = {0};
+    path_of(from, path);
+    assert_int_equal(fkv_file_read(path, 1 << 28, &bytes, NULL), FKV_OK);
+    put_bytes(to, bytes.data, n >= 0 ? (size_t)n : bytes.len - (size_t)-n);
+    fkv_buf_free(&bytes);
+}
+
+static fkv_job *make_job(const char *archives, const char *override, const char *more)
+{
+    char text[1000], path[600];
+    const char *overrides[] = {override, more};
+    fkv_job *job = NULL;
+    fkv_errs errs = {0};
+    snprintf(
+        text, sizeof text,
+        "[job]\nname = t\noutput = o\n[input]\narchives = %s\nmax_record_bytes = 1K\n[model]\npath = m\n",
+        archives);
+    put("job.ini", text);
+    path_of("job.ini", path);
+    assert_int_equal(fkv_job_parse(path, overrides, more ? 2 : override ? 1 : 0, &job, &errs), FKV_OK);
+    fkv_errs_free(&errs);
+    return job;
+}
+
+/* All records as "archive|member|line|text" or "...|!code" lines. */
+static char *read_job(fkv_job *job)
+{
+    fkv_reader *reader = NULL;
+    fkv_errs errs = {0};
+    fkv_err err = {0};
+    fkv_buf out = {0};
+    fkv_line line;
+    fkv_status st;
+    int64_t n = 0, done, total;
+    assert_int_equal(fkv_reader_open(job, &reader, &errs), FKV_OK);
+    assert_int_equal(fkv_buf_reserve(&out, 0, NULL), FKV_OK);
+    while (!(st = fkv_reader_next(reader, &line, &err))) {
+        assert_int_equal(line.ordinal, n++);
+        fkv_buf_printf(&out, NULL, "%s|%s|%lld|", line.archive, line.member, (long long)line.line);
+        if (line.error_code) {
+            assert_null(line.text);
+            assert_true(line.error_message && *line.error_message);
+            fkv_buf_printf(&out, NULL, "!%s\n", line.error_code);
+        } else {
+            fkv_buf_append(&out, line.text, line.n, NULL);
+            fkv_buf_puts(&out, "\n", NULL);
+        }
+    }
+    assert_int_equal(st, FKV_END);
+    assert_int_equal(err.status, FKV_OK);
+    assert_int_equal(fkv_reader_next(reader, &line, &err), FKV_END);
+    fkv_reader_progress(reader, &done, &total);
+    assert_true(done >= 0 && done <= total);
+    fkv_reader_close(reader);
+    fkv_job_free(job);
+    return out.data;
+}
+
+static void expect(const char *archives, const char *override, const char *want)
+{
+    char *got = read_job(make_job(archives, override, NULL));
+    assert_string_equal(got, want);
+    free(got);
+}
+
+/* What opening says about one bad file. */
+static void refused(const char *archives, const char *word)
+{
+    fkv_reader *reader = NULL;
+    fkv_errs errs = {0};
+    fkv_job *job = make_job(archives, NULL, NULL);
+    char message[2048];
+    assert_int_equal(fkv_reader_open(job, &reader, &errs), FKV_E_INPUT);
+    assert_int_equal(errs.n, 1);
+    fkv_err_format(&errs.at[0], message, sizeof message);
+    if (!strstr(message, word)) print_error("no \"%s\" in: %s\n", word, message);
+    assert_non_null(strstr(message, word));
+    fkv_reader_close(reader);
+    fkv_errs_free(&errs);
+    fkv_job_free(job);
+}
+
+static const member two[] = {
+    {"data/x.jsonl", "{1}\n{2}\n", 0}, {"data/readme.md", "no\n", 0}, {"data/deep/y.jsonl", "{3}\n{4}", 0}};
+
+static void every_layout_gives_the_same_lines(void **state)
+{
+    static const struct {
+        const char *name, *format, *filter, *options;
+    } layouts[] = {
+        {"a.tar", "ustar", NULL, NULL},
+        {"a.tar.gz", "pax", "gzip", NULL},
+        {"a.tar.zst", "gnutar", "zstd", NULL},
+        {"a.tar.xz", "ustar", "xz", NULL},
+        {"a.tar.bz2", "pax", "bzip2", NULL},
+        {"a.tgz", "ustar", "gzip", NULL},
+        {"a.zip", "zip", NULL, NULL},
+        {"b.zip", "zip", NULL, "compression=store"},
+        {"a.7z", "7zip", NULL, NULL},
+        {"no-suffix", "ustar", "zstd", NULL},
+        {"other-suffix.dat", "zip", NULL, NULL},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+        char want[400];
+        const char *name = layouts[i].name;
+        pack(name, layouts[i].format, layouts[i].filter, layouts[i].options, two, 3);
+        snprintf(want, sizeof want,
+                 "%s|data/x.jsonl|1|{1}\n%s|data/x.jsonl|2|{2}\n%s|data/deep/y.jsonl|1|{3}\n"
+                 "%s|data/deep/y.jsonl|2|{4}\n",
+                 name, name, name, name);
+        expect(name, NULL, want);
+    }
+}
+
+static void plain_files_are_their_own_member(void **state)
+{
+    static const char *const filters[][2] = {
+        {"p.jsonl.gz", "gzip"}, {"p.jsonl.zst", "zstd"}, {"p.jsonl.xz", "xz"}, {"p.jsonl.bz2", "bzip2"}};
+    const member one = {"x", "{1}\n\n{2}\n", 0};
+    char want[200];
+    (void)state;
+    put("p.jsonl", "{1}\n\n{2}\n");
+    expect("p.jsonl", NULL, "p.jsonl|p.jsonl|1|{1}\np.jsonl|p.jsonl|3|{2}\n");
+    expect("p.jsonl", "input.members=p.jsonl", "p.jsonl|p.jsonl|1|{1}\np.jsonl|p.jsonl|3|{2}\n");
+    for (size_t i = 0; i < 4; i++) {
+        pack(filters[i][0], "raw", filters[i][1], NULL, &one, 1);
+        snprintf(want, sizeof want, "%s|p.jsonl|1|{1}\n%s|p.jsonl|3|{2}\n", filters[i][0], filters[i][0]);
+        expect(filters[i][0], NULL, want);
+    }
+    put("records", "{1}");
+    expect("records", "input.members=*", "records|records|1|{1}\n");
+    put("empty.jsonl", "");
+    expect("empty.jsonl", NULL, "");
+}
+
+static void lines_are_cut_as_documented(void **state)
+{
+    (void)state;
+    put("l.jsonl", "\xef\xbb\xbf{1}\r\n \t\r\n\n  {2} \n\r\n{3}\r{4}\n\xef\xbb\xbf{5}");
+    expect("l.jsonl", NULL,
+           "l.jsonl|l.jsonl|1|{1}\nl.jsonl|l.jsonl|4|  {2} \nl.jsonl|l.jsonl|6|{3}\r{4}\n"
+           "l.jsonl|l.jsonl|7|\xef\xbb\xbf{5}\n");
+    put("bom.jsonl", "\xef\xbb\xbf\n\n");
+    expect("bom.jsonl", NULL, "");
+}
+
+static void a_plain_file_is_never_taken_for_an_archive(void **state)
+{
+    static const char zip_end[] = "{1}\nPK\5\6\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\n";
+    static const char seven[] = "7z\xbc\xaf\x27\x1c\n{1}\n";
+    char *got;
+    (void)state;
+    put_bytes("z.jsonl", zip_end, sizeof zip_end - 1);
+    got = read_job(make_job("z.jsonl", NULL, NULL));
+    assert_memory_equal(got, "z.jsonl|z.jsonl|1|{1}\nz.jsonl|z.jsonl|2|PK", 42);
+    free(got);
+    put_bytes("7.jsonl", seven, sizeof seven - 1);
+    got = read_job(make_job("7.jsonl", NULL, NULL));
+    assert_non_null(strstr(got, "7.jsonl|7.jsonl|2|{1}\n"));
+    free(got);
+    pack("t.jsonl", "ustar", NULL, NULL, two, 3); /* a tar by content, a text by name */
+    got = read_job(make_job("t.jsonl", NULL, NULL));
+    assert_non_null(strstr(got, "t.jsonl|t.jsonl|"));
+    assert_null(strstr(got, "data/x.jsonl|1|"));
+    free(got);
+    put("m.jsonl", "#mtree\n./x type=file size=3\n");
+    expect("m.jsonl", NULL, "m.jsonl|m.jsonl|1|#mtree\nm.jsonl|m.jsonl|2|./x type=file size=3\n");
+}
+
+static void members_are_chosen_by_pattern(void **state)
+{
+    static const member many[] = {{"a/x.jsonl", "1", 0},   {"b/x.jsonl", "2", 0}, {"b/y.jsonl", "3", 0},
+                                  {"./c/z.jsonl", "4", 0}, {"w*.txt", "5", 0},    {"d/\xc3\xa9.q", "6", 0}};
+    static const struct {
+        const char *patterns, *lines; /* the members' texts */
+    } cases[] = {
+        {"*", "123456"},    {"*.jsonl", "1234"},      {"a/*", "1"},        {"*/x.jsonl", "12"},
+        {"b/x.jsonl", "2"}, {"x.jsonl", ""},          {"?/x.jsonl", "12"}, {"[ac]/?.jsonl", "14"},
+        {"[!a]/x.*", "2"},  {"[a-b]/[x-z].*", "123"}, {"c/z.jsonl", "4"},  {"./c/z.jsonl", "4"},
+        {"w\\*.txt", "5"},  {"w\\**", "5"},           {"d/?.q", "6"},      {"b/* a/x.jsonl", "123"},
+        {"*b*y*", "3"},     {"**.jsonl*", "1234"},    {"[", ""},           {"a/x.jsonl?", ""},
+    };
+    (void)state;
+    pack("m.zip", "zip", NULL, NULL, many, 6);
+    pack("m.tar", "pax", NULL, NULL, many, 6);
+    for (size_t i = 0; i < 2 * (sizeof cases / sizeof *cases); i++) {
+        char override[100], texts[20] = "";
+        const size_t c = i / 2;
+        snprintf(override, sizeof override, "input.members=%s", cases[c].patterns);
+        char *got = read_job(make_job(i % 2 ? "m.zip" : "m.tar", override, NULL));
+        for (char *nl = strchr(got, '\n'); nl; nl = strchr(nl + 1, '\n')) strncat(texts, nl - 1, 1);
+        if (strcmp(texts, cases[c].lines) != 0) print_error("%s\n", cases[c].patterns);
+        assert_string_equal(texts, cases[c].lines);
+        free(got);
+    }
+}
+
+static void oversized_lines_are_passed_over(void **state)
+{
+    const size_t sizes[] = {1023, 1024, 1025, 1026, 1100, 300000, 2000000};
+    fkv_buf text = {0};
+    (void)state;
+    for (int crlf = 0; crlf < 2; crlf++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            char want[3000], line[1100];
+            const bool fits = sizes[i] <= 1024;
+            fkv_buf_clear(&text);
+            fkv_buf_puts(&text, crlf ? "a\r\n" : "a\n", NULL);
+            for (size_t k = 0; k < sizes[i]; k++) fkv_buf_append(&text, "x", 1, NULL);
+            if (fits) memcpy(line, text.data + 2 + crlf, sizes[i]);
+            line[fits ? sizes[i] : 0] = '\0';
+            fkv_buf_puts(&text, crlf ? "\r\n\r\nb" : "\n\nb", NULL);
+            put_bytes("big.jsonl", text.data, text.len);
+            snprintf(want, sizeof want,
+                     "big.jsonl|big.jsonl|1|a\nbig.jsonl|big.jsonl|2|%s\nbig.jsonl|big.jsonl|4|b\n",
+                     fits ? line : "!too_large");
+            expect("big.jsonl", NULL, want);
+        }
+    }
+    put_bytes("big.jsonl", text.data, text.len - 5); /* the oversized line is the last */
+    expect("big.jsonl", NULL, "big.jsonl|big.jsonl|1|a\nbig.jsonl|big.jsonl|2|!too_large\n");
+    fkv_buf_free(&text);
+}
+
+/* Many lines of many lengths, so that they cross the blocks at all places. */
+static char *long_text(size_t n_lines)
+{
+    fkv_buf text = {0};
+    for (size_t i = 0; i < n_lines; i++) {
+        fkv_buf_printf(&text, NULL, "{\"n\":%zu,\"x\":\"", i);
+        for (size_t k = 0; k < i * 7919 % 700; k++)
+            fkv_buf_printf(&text, NULL, "%c", (int)('a' + (i * k) % 26));
+        fkv_buf_puts(&text, "\"}\n", NULL);
+    }
+    return text.data;
+}
+
+static void lines_cross_blocks_unharmed(void **state)
+{
+    char *text = long_text(5000), *p = text;
+    const member one = {"l.jsonl", text, 0};
+    (void)state;
+    pack("long.tar.zst", "ustar", "zstd", NULL, &one, 1);
+    char *got = read_job(make_job("long.tar.zst", NULL, NULL)), *q = got;
+    for (int i = 0; i < 5000; i++) {
+        char prefix[100];
+        const int n = snprintf(prefix, sizeof prefix, "long.tar.zst|l.jsonl|%d|", i + 1);
+        assert_memory_equal(q, prefix, (size_t)n);
+        q += n;
+        const size_t len = (size_t)(strchr(p, '\n') - p) + 1;
+        assert_memory_equal(q, p, len);
+        q += len;
+        p += len;
+    }
+    assert_string_equal(q, "");
+    free(got);
+    free(text);
+}
+
+/* Counts what a damaged archive gave before its one error row, and that a
+ * second archive was read behind it. */
+static void expect_damage(const char *name, int least)
+{
+    char archives[200];
+    int lines = 0;
+    snprintf(archives, sizeof archives, "%s zz.jsonl", name);
+    put("zz.jsonl", "{end}\n");
+    char *got = read_job(make_job(archives, NULL, NULL));
+    char *damage = strstr(got, "!damaged_archive\n");
+    if (!damage) print_error("%s gives no damage\n", name);
+    assert_non_null(damage);
+    assert_null(strstr(damage + 1, "!damaged_archive"));
+    assert_string_equal(damage + strlen("!damaged_archive\n"), "zz.jsonl|zz.jsonl|1|{end}\n");
+    for (char *p = got; p < damage; p++) {
+        if (*p != '\n') continue;
+        lines++;
+        assert_int_equal(p[-1], '}'); /* no half line */
+    }
+    if (lines < least) print_error("%s gives %d lines before the damage\n", name, lines);
+    assert_true(lines >= least);
+    free(got);
+}
+
+static void damage_keeps_what_came_before(void **state)
+{
+    char *text = long_text(3000);
+    const member ms[] = {{"a.jsonl", "{1}\n{2}\n", 0}, {"l.jsonl", text, 0}};
+    const member raw = {"l.jsonl", text, 0};
+    (void)state;
+    pack("d.tar", "ustar", NULL, NULL, ms, 2);
+    pack("d.tar.gz", "ustar", "gzip", NULL, ms, 2);
+    pack("d.tar.zst", "ustar", "zstd", NULL, ms, 2);
+    pack("d.zip", "zip", NULL, NULL, ms, 2);
+    pack("d.jsonl.gz", "raw", "gzip", NULL, &raw, 1);
+    pack("d.jsonl.zst", "raw", "zstd", NULL, &raw, 1);
+    pack("d.jsonl.xz", "raw", "xz", NULL, &raw, 1);
+    pack("d.jsonl.bz2", "raw", "bzip2", NULL, &raw, 1);
+    cut("d.tar", "cut.tar", 700000);
+    expect_damage("cut.tar", 1000);
+    cut("d.tar.gz", "cut.tar.gz", -1000);
+    expect_damage("cut.tar.gz", 2);
+    cut("d.tar.zst", "cut.tar.zst", -100);
+    expect_damage("cut.tar.zst", 2);
+    cut("d.zip", "cut.zip", -3000);
+    expect_damage("cut.zip", 2);
+    cut("d.jsonl.gz", "cut.jsonl.gz", -4); /* a part of the trailer */
+    expect_damage("cut.jsonl.gz", 1000);
+    cut("d.jsonl.zst", "cut.jsonl.zst", -2);
+    expect_damage("cut.jsonl.zst", 1000);
+    cut("d.jsonl.xz", "cut.jsonl.xz", -20);
+    expect_damage("cut.jsonl.xz", 1);
+    free(text);
+}
+
+static void a_wrong_checksum_costs_one_row_not_the_archive(void **state)
+{
+    static const member ms[] = {{"a.jsonl", "{1}\n{2}\n", 0}, {"b.jsonl", "{3}\n", 0}};
+    fkv_buf bytes = {0};
+    char path[600];
+    (void)state;
+    pack("crc.zip", "zip", NULL, "compression=store", ms, 2);
+    path_of("crc.zip", path);
+    assert_int_equal(fkv_file_read(path, 1 << 20, &bytes, NULL), FKV_OK);
+    char *at = memmem(bytes.data, bytes.len, "{1}", 3);
+    assert_non_null(at);
+    at[1] = '7';
+    put_bytes("crc.zip", bytes.data, bytes.len);
+    fkv_buf_free(&bytes);
+    expect("crc.zip", NULL,
+           "crc.zip|a.jsonl|1|{7}\ncrc.zip|a.jsonl|2|{2}\ncrc.zip|a.jsonl|3|!damaged_archive\n"
+           "crc.zip|b.jsonl|1|{3}\n");
+}
+
+static void encrypted_members_are_damage(void **state)
+{
+    static const member ms[] = {{"a.jsonl", "{1}\n{2}\n", 0}};
+    char path[600];
+    (void)state;
+    path_of("secret.zip", path);
+    struct archive *a = archive_write_new();
+    archive_write_set_format_zip(a);
+    if (archive_write_set_options(a, "zip:encryption=zipcrypt") != ARCHIVE_OK ||
+        archive_write_set_passphrase(a, "secret") != ARCHIVE_OK ||
+        archive_write_open_filename(a, path) != ARCHIVE_OK) {
+        archive_write_free(a);
+        print_message("libarchive can't encrypt here\n");
+        skip();
+    }
+    struct archive_entry *e = archive_entry_new();
+    archive_entry_set_pathname(e, ms[0].name);
+    archive_entry_set_filetype(e, AE_IFREG);
+    archive_entry_set_size(e, 8);
+    archive_write_header(a, e);
+    archive_write_data(a, ms[0].text, 8);
+    archive_entry_free(e);
+    archive_write_close(a);
+    archive_write_free(a);
+    expect("secret.zip", NULL, "secret.zip|a.jsonl|1|!damaged_archive\n");
+}
+
+static void only_regular_members_are_read(void **state)
+{
+    char path[600];
+    (void)state;
+    path_of("links.tar", path);
+    struct archive *a = archive_write_new();
+    archive_write_set_format_pax(a);
+    assert_int_equal(archive_write_open_filename(a, path), ARCHIVE_OK);
+    struct archive_entry *e = archive_entry_new();
+    archive_entry_set_pathname(e, "soft.jsonl");
+    archive_entry_set_filetype(e, AE_IFLNK);
+    archive_entry_set_symlink(e, "/etc/passwd");
+    archive_write_header(a, e);
+    archive_entry_clear(e);
+    archive_entry_set_pathname(e, "hard.jsonl");
+    archive_entry_set_filetype(e, AE_IFREG);
+    archive_entry_set_hardlink(e, "/etc/passwd");
+    archive_write_header(a, e);
+    archive_entry_clear(e);
+    archive_entry_set_pathname(e, "/../abs.jsonl");
+    archive_entry_set_filetype(e, AE_IFREG);
+    archive_entry_set_size(e, 2);
+    archive_write_header(a, e);
+    archive_write_data(a, "1\n", 2);
+    archive_entry_free(e);
+    archive_write_close(a);
+    archive_write_free(a);
+    expect("links.tar", NULL, "links.tar|/../abs.jsonl|1|1\n");
+}
+
+static void names_come_out_as_utf8(void **state)
+{
+    static const member ms[] = {{"\xc3\xa9\xff.jsonl", "1", 0}, {"\xe4\xbd\xa0.jsonl", "2", 0}};
+    (void)state;
+    pack("names.tar", "ustar", NULL, NULL, ms, 2);
+    expect("names.tar", NULL, "names.tar|\xc3\xa9\xef\xbf\xbd.jsonl|1|1\nnames.tar|\xe4\xbd\xa0.jsonl|1|2\n");
+}
+
+static void several_archives_in_order_and_a_limit(void **state)
+{
+    (void)state;
+    put("s2.jsonl", "3\n4\n");
+    put("s1.jsonl", "1\n\n2\n");
+    expect("s2.jsonl s1.jsonl", NULL,
+           "s1.jsonl|s1.jsonl|1|1\ns1.jsonl|s1.jsonl|3|2\ns2.jsonl|s2.jsonl|1|3\ns2.jsonl|s2.jsonl|2|4\n");
+    expect("s2.jsonl s1.jsonl", "job.limit=3",
+           "s1.jsonl|s1.jsonl|1|1\ns1.jsonl|s1.jsonl|3|2\ns2.jsonl|s2.jsonl|1|3\n");
+    expect("s2.jsonl s1.jsonl", "input.members=s2*", "s2.jsonl|s2.jsonl|1|3\ns2.jsonl|s2.jsonl|2|4\n");
+    expect("s2.jsonl s1.jsonl", "input.members=nothing", "");
+}
+
+static void bad_files_are_refused_when_opening(void **state)
+{
+    char noise[3000], path[600];
+    (void)state;
+    for (size_t i = 0; i < sizeof noise; i++) noise[i] = (char)(i * i * 31 + i / 7);
+    put_bytes("noise.zip", noise, sizeof noise);
+    refused("noise.zip", "noise.zip: Unrecognized archive format");
+    put_bytes("noise.tar.zst", noise, sizeof noise);
+    refused("noise.tar.zst", "noise.tar.zst");
+    put("plain.jsonl.gz", "{1}\n");
+    refused("plain.jsonl.gz", "not compressed as its name says");
+    put_bytes("broken.jsonl.zst", "\x28\xb5\x2f\xfd\x24\x05", 6);
+    refused("broken.jsonl.zst", "broken.jsonl.zst");
+    put("gone.jsonl", "");
+    fkv_job *job = make_job("gone.jsonl noise.zip", NULL, NULL);
+    path_of("gone.jsonl", path);
+    assert_int_equal(remove(path), 0);
+    fkv_reader *reader = NULL;
+    fkv_errs errs = {0};
+    assert_int_equal(fkv_reader_open(job, &reader, &errs), FKV_E_INPUT);
+    assert_int_equal(errs.n, 2);
+    assert_string_equal(errs.at[0].file, path);
+    assert_non_null(strstr(errs.at[0].message, "No such file"));
+    fkv_errs_free(&errs);
+    fkv_job_free(job);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_layout_gives_the_same_lines),
+        cmocka_unit_test(plain_files_are_their_own_member),
+        cmocka_unit_test(lines_are_cut_as_documented),
+        cmocka_unit_test(a_plain_file_is_never_taken_for_an_archive),
+        cmocka_unit_test(members_are_chosen_by_pattern),
+        cmocka_unit_test(oversized_lines_are_passed_over),
+        cmocka_unit_test(lines_cross_blocks_unharmed),
+        cmocka_unit_test(damage_keeps_what_came_before),
+        cmocka_unit_test(a_wrong_checksum_costs_one_row_not_the_archive),
+        cmocka_unit_test(encrypted_members_are_damage),
+        cmocka_unit_test(only_regular_members_are_read),
+        cmocka_unit_test(names_come_out_as_utf8),
+        cmocka_unit_test(several_archives_in_order_and_a_limit),
+        cmocka_unit_test(bad_files_are_refused_when_opening),
+    };
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}
