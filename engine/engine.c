@@ -40,7 +40,7 @@ static int first_rank(const fkv_engine_options *o, int d)
 static fkv_status buffer(fkv_engine_device *d, int64_t rows, int64_t cols, int size, void *out, fkv_err *err)
 {
     size_t bytes;
-    void *p;
+    void *p = NULL;
     if (!fkv_mul_size((size_t)rows, (size_t)cols, &bytes) || !fkv_mul_size(bytes, (size_t)size, &bytes))
         return fkv_fail_memory(err);
     const fkv_status st = d->engine->options.backend->alloc(d->dev, bytes, &p, err);
@@ -209,13 +209,13 @@ void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info)
 }
 
 /* Pages of every rank: what all slots need with the largest prompts, or what fits. */
-static fkv_status size_arenas(fkv_engine *e, int64_t page_bytes, int64_t *pages, fkv_err *err)
+static fkv_status size_arenas(fkv_engine *e, int64_t max_new, int64_t page_bytes, int64_t *pages,
+                              fkv_err *err)
 {
     const int n_ranks = e->options.n_ranks;
     int64_t *one = fkv_calloc((size_t)n_ranks, sizeof *one);
     fkv_status s = FKV_OK;
     if (!one) return fkv_fail_memory(err);
-    int64_t max_new = e->options.max_new;
     if (max_new > e->config.max_positions - e->options.max_prompt)
         max_new = e->config.max_positions - e->options.max_prompt;
     fkv_kv_demand(&e->kv, e->options.max_prompt, max_new, pages, one);
@@ -268,7 +268,7 @@ static fkv_status plan_device(void *ctx, int index, fkv_err *err)
 }
 
 fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, const int32_t *budgets,
-                               const fkv_plan *plan, fkv_err *err)
+                               const fkv_plan *plan, int64_t max_new, fkv_err *err)
 {
     const int64_t n_lh = (int64_t)plan->n_layers * plan->n_kv_heads;
     const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
@@ -289,7 +289,7 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
     }
     for (int64_t i = 0; i < n_lh * plan->n_slots; i++)
         e->device_of[i] = (uint8_t)((int64_t)e->kv.owner[i] * e->options.n_devices / e->options.n_ranks);
-    if ((s = size_arenas(e, page_bytes, pages, err))) goto out;
+    if ((s = size_arenas(e, max_new, page_bytes, pages, err))) goto out;
     if ((s = fkv_kv_set_arenas(&e->kv, pages, err))) goto out;
     open_args args = {e, weights, plan};
     if ((s = fkv_team_run(e->team, plan_device, &args, err))) goto out;

@@ -23,7 +23,6 @@ typedef struct fkv_engine_options {
     int n_ranks, n_devices; /* n_devices <= n_ranks <= n_kv_heads */
     int n_slots;
     int64_t max_prompt; /* tokens; longer requests are an error of the caller */
-    int64_t max_new;    /* what most requests ask for at the most; sizes the arenas */
     int window, kernel;
     int n_threads; /* host threads per device; 0: an equal share of all */
     fkv_sampling sampling;
@@ -84,9 +83,10 @@ void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info);
 fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_ids, int64_t b, double alpha,
                               double *sums, fkv_err *err);
 
-/* The plan of all runs. weights must be the ones given to open. */
+/* The plan of all runs. weights must be the ones given to open. max_new: the new
+ * tokens that most requests ask for at the most; it sizes the KV arenas. */
 fkv_status fkv_engine_set_plan(fkv_engine *engine, const fkv_safetensors *weights, const int32_t *budgets,
-                               const fkv_plan *plan, fkv_err *err);
+                               const fkv_plan *plan, int64_t max_new, fkv_err *err);
 
 /* Decodes requests until next says FKV_END. FKV_E_INTERRUPTED when stopping ended it. */
 fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *err);

@@ -37,7 +37,7 @@ static fkv_status alloc_array(fkv_device *dev, size_t n, size_t each, size_t siz
 {
     size_t bytes;
     if (!fkv_mul_size(n, each, &bytes) || !fkv_mul_size(bytes, size, &bytes)) return fkv_fail_memory(err);
-    void *p;
+    void *p = NULL;
     const fkv_status st = cpu_alloc(dev, bytes, &p, err);
     if (!st) memcpy(out, &p, sizeof p);
     return st;

@@ -2,6 +2,9 @@
 #ifndef FKV_RUNNER_COMMANDS_H
 #define FKV_RUNNER_COMMANDS_H
 
+int fkv_cmd_run(int argc, char **argv);
+int fkv_cmd_check(int argc, char **argv);
+int fkv_cmd_plan(int argc, char **argv);
 int fkv_cmd_export(int argc, char **argv);
 int fkv_cmd_tokenize(int argc, char **argv);
 

@@ -1,0 +1,58 @@
+/* Answers: see answer.h. */
+#include "runner/answer.h"
+
+#include <string.h>
+
+fkv_status fkv_answer_maker_open(fkv_answer_maker *maker, const fkv_setup *setup, fkv_err *err)
+{
+    (void)err;
+    maker->setup = setup;
+    for (size_t i = 0; i < setup->job->sampling.n_stop; i++) {
+        const size_t n = strlen(setup->job->sampling.stop[i]);
+        if (n > maker->longest_stop) maker->longest_stop = n;
+    }
+    return FKV_OK;
+}
+
+void fkv_answer_maker_close(fkv_answer_maker *maker)
+{
+    fkv_buf_free(&maker->text);
+}
+
+/* Where the first stop string of text begins, or NULL. */
+static const char *find_stop(const fkv_job *job, const fkv_buf *text)
+{
+    const char *first = NULL;
+    for (size_t i = 0; i < job->sampling.n_stop; i++) {
+        const char *stop = job->sampling.stop[i];
+        const char *at = memmem(text->data, text->len, stop, strlen(stop));
+        if (at && (!first || at < first)) first = at;
+    }
+    return first;
+}
+
+bool fkv_answer_stops(fkv_answer_maker *m, const int32_t *ids, size_t n)
+{
+    if (!m->longest_stop) return false;
+    /* A token has a byte or more, but for special ones and the parts of a character,
+     * so a stop string that the last token completes lies in these. */
+    const size_t window = 2 * m->longest_stop + 16, from = n > window ? n - window : 0;
+    fkv_err err = {0};
+    fkv_buf_clear(&m->text);
+    if (fkv_tokenizer_decode(m->setup->tokenizer, ids + from, n - from, true, &m->text, &err)) return false;
+    return m->text.len && find_stop(m->setup->job, &m->text) != NULL;
+}
+
+fkv_status fkv_answer_text(fkv_answer_maker *m, const int32_t *ids, size_t n, const char **text,
+                           size_t *n_text, bool *stopped, fkv_err *err)
+{
+    fkv_buf_clear(&m->text);
+    fkv_status st = fkv_buf_reserve(&m->text, 16, err);
+    if (!st) st = fkv_tokenizer_decode(m->setup->tokenizer, ids, n, true, &m->text, err);
+    if (st) return st;
+    const char *stop = find_stop(m->setup->job, &m->text);
+    *stopped = stop != NULL;
+    *text = m->text.data;
+    *n_text = stop ? (size_t)(stop - m->text.data) : m->text.len;
+    return FKV_OK;
+}

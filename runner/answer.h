@@ -1,0 +1,25 @@
+/* From generated ids to an answer's text, and when a stop string ends it. */
+#ifndef FKV_RUNNER_ANSWER_H
+#define FKV_RUNNER_ANSWER_H
+
+#include "runner/setup.h"
+
+/* One per thread. Zero-initialise. */
+typedef struct fkv_answer_maker {
+    const fkv_setup *setup;
+    size_t longest_stop; /* bytes */
+    fkv_buf text;
+} fkv_answer_maker;
+
+fkv_status fkv_answer_maker_open(fkv_answer_maker *maker, const fkv_setup *setup, fkv_err *err);
+void fkv_answer_maker_close(fkv_answer_maker *maker);
+
+/* Whether the last of n ids completed a stop string. */
+bool fkv_answer_stops(fkv_answer_maker *maker, const int32_t *ids, size_t n);
+
+/* The text without special tokens, cut at the first stop string (*stopped tells);
+ * borrowed until the next call. */
+fkv_status fkv_answer_text(fkv_answer_maker *maker, const int32_t *ids, size_t n, const char **text,
+                           size_t *n_text, bool *stopped, fkv_err *err);
+
+#endif

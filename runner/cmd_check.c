@@ -1,0 +1,35 @@
+/* fairkv-batch check: validates everything and prints what a run would do. */
+#include <stdio.h>
+
+#include "runner/commands.h"
+#include "runner/setup.h"
+
+static const char usage[] = "usage: fairkv-batch check JOB.ini [-s section.key=value]...\n"
+                            "Validates the job, its inputs and the model, and prints what a run would do.\n";
+
+int fkv_cmd_check(int argc, char **argv)
+{
+    fkv_setup setup;
+    fkv_buf ini = {0};
+    fkv_err err = {0};
+    int code = fkv_setup_open(argc, argv, usage, &setup);
+    if (code < 0) {
+        const fkv_config *c = &setup.config;
+        code = 0;
+        if (fkv_job_write_ini(setup.job, &ini, &err)) code = fkv_report_error(&err);
+        if (!code) {
+            fputs(ini.data, stdout);
+            printf("\n; %zu input files; prompts of up to %lld tokens\n", setup.job->input.n_files,
+                   (long long)fkv_prompt_limit(&setup.limits, setup.limits.max_new));
+            printf("; model: %d layers, %d query and %d KV heads of %d, hidden %d, vocabulary %d, %.1f MiB "
+                   "of weights\n",
+                   c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->hidden, c->vocab,
+                   (double)fkv_engine_weight_bytes(c, 4) / (1 << 20));
+            printf("; backend %s: %d ranks on %d devices, %d slots\n", setup.backend->name, setup.n_ranks,
+                   setup.n_devices, setup.n_slots);
+        }
+        fkv_buf_free(&ini);
+    }
+    fkv_setup_close(&setup);
+    return code;
+}

@@ -1,0 +1,173 @@
+/* fairkv-batch run: profile, plan, stream, report. */
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "jobs/stats.h"
+#include "runner/base/log.h"
+#include "runner/commands.h"
+#include "runner/interrupt.h"
+#include "runner/planning.h"
+#include "runner/stream.h"
+
+static const char usage[] = "usage: fairkv-batch run JOB.ini [-s section.key=value]...\n"
+                            "Profiles, plans and answers every record of the job; run it again to resume.\n";
+
+typedef struct run {
+    fkv_setup setup;
+    fkv_output *output;
+    fkv_engine *engine;
+    fkv_planning planning;
+    double load_seconds, stream_seconds, start;
+} run;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int64_t peak_rss_bytes(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) ? 0 : (int64_t)u.ru_maxrss * 1024;
+}
+
+static fkv_status write_stats(const run *r, bool complete, fkv_err *err)
+{
+    fkv_engine_stats e = {0};
+    if (r->engine) fkv_engine_stats_get(r->engine, &e);
+    fkv_stats stats = {.complete = complete,
+                       .decode_steps = e.decode_steps,
+                       .kv_bytes = e.kv_bytes,
+                       .peak_rss_bytes = peak_rss_bytes(),
+                       .phases = {{"load", r->load_seconds},
+                                  {"profile", r->planning.profile_seconds},
+                                  {"plan", r->planning.plan_seconds},
+                                  {"stream", r->stream_seconds},
+                                  {"prefill", e.prefill_seconds},
+                                  {"decode", e.decode_seconds}},
+                       .rank_attention_seconds = e.rank_attention_seconds,
+                       .n_ranks = r->setup.n_ranks,
+                       .backend = r->setup.backend->name,
+                       .versions = "{\"fairkv-batch\":\"" FKV_VERSION "\"}"};
+    fkv_output_totals_get(r->output, &stats.totals);
+    return fkv_stats_write(r->output, &stats, err);
+}
+
+static void print_summary(const run *r)
+{
+    fkv_output_totals t;
+    fkv_engine_stats e;
+    fkv_output_totals_get(r->output, &t);
+    fkv_engine_stats_get(r->engine, &e);
+    double most = 0, sum = 0;
+    for (int i = 0; i < r->setup.n_ranks; i++) {
+        sum += e.rank_attention_seconds[i];
+        if (e.rank_attention_seconds[i] > most) most = e.rank_attention_seconds[i];
+    }
+    const double secs = now() - r->start;
+    fkv_log("done: %lld records, %lld of them by earlier runs, %lld errors, in %.1f s (%.1f records/s)",
+            (long long)t.records, (long long)t.resumed, (long long)t.errors, secs,
+            (double)(t.records - t.resumed) / secs);
+    fkv_log("tokens: %lld in prompts, %lld new, %lld decode steps (%.1f tokens a step)",
+            (long long)t.prompt_tokens, (long long)t.completion_tokens, (long long)e.decode_steps,
+            e.decode_steps ? (double)t.completion_tokens / (double)e.decode_steps : 0.0);
+    fkv_log("KV cache: %.1f%% of a whole cache kept, %.1f MiB at most in use",
+            100 * fkv_planning_kept_share(&r->planning), (double)e.kv_bytes / (1 << 20));
+    fkv_log("balance: %d ranks, %d copies, slowest rank's attention %.2fx the mean", r->setup.n_ranks,
+            fkv_plan_copies(&r->planning.plan), sum > 0 ? most * r->setup.n_ranks / sum : 1.0);
+}
+
+static fkv_status load(run *r, fkv_err *err)
+{
+    const fkv_engine_options options = fkv_setup_engine_options(&r->setup);
+    const double t = now();
+    fkv_status st = FKV_OK;
+    if (!r->engine) st = fkv_engine_open(&r->setup.config, r->setup.weights, &options, &r->engine, err);
+    if (!st)
+        st = fkv_engine_set_plan(r->engine, r->setup.weights, r->planning.profile.budgets, &r->planning.plan,
+                                 fkv_planning_max_new(&r->setup, &r->planning), err);
+    r->load_seconds = now() - t;
+    return st;
+}
+
+static fkv_status run_job(run *r, fkv_err *err)
+{
+    int64_t n_input = 0;
+    fkv_status st = fkv_planning_make(&r->setup, r->output, &r->engine, &r->planning, err);
+    if (st) return st;
+    if ((st = load(r, err))) return st;
+    fkv_device_info info;
+    fkv_engine_info(r->engine, &info);
+    fkv_log("model: %s on %s; %d ranks, %d slots, %d copies", r->setup.job->model.path, info.name,
+            r->setup.n_ranks, r->setup.n_slots, fkv_plan_copies(&r->planning.plan));
+    const double t = now();
+    st = fkv_stream_run(&r->setup, r->output, r->engine, &n_input, err);
+    r->stream_seconds = now() - t;
+    if (!st) st = fkv_output_finish(r->output, n_input, err);
+    fkv_err ignored = {0};
+    if (st) fkv_output_sync(r->output, &ignored);
+    const fkv_status stats = write_stats(r, !st, &ignored);
+    if (!st && stats) {
+        *err = ignored;
+        st = stats;
+    }
+    if (!st) print_summary(r);
+    return st;
+}
+
+/* 0, or 1 where some records failed. */
+static int finished_code(fkv_output *output)
+{
+    fkv_output_totals t;
+    fkv_output_totals_get(output, &t);
+    return t.errors ? 1 : 0;
+}
+
+static int start(run *r)
+{
+    fkv_err err = {0};
+    fkv_output_totals totals;
+    char *log_path = NULL;
+    int code;
+    fkv_status st = fkv_interrupt_install(&err);
+    if (!st) st = fkv_output_open(r->setup.job, &r->output, &err);
+    if (!st && !(log_path = fkv_output_path(r->output, "log", true))) st = fkv_fail_memory(&err);
+    if (!st) st = fkv_log_open(log_path, &err);
+    if (!st) {
+        fkv_output_totals_get(r->output, &totals);
+        if (totals.complete) {
+            fkv_log("nothing to do: all %lld records are done (%lld errors)", (long long)totals.records,
+                    (long long)totals.errors);
+            code = finished_code(r->output);
+            goto out;
+        }
+        if (totals.resumed) fkv_log("resuming: %lld records are done", (long long)totals.resumed);
+        st = run_job(r, &err);
+    }
+    if (st == FKV_E_INTERRUPTED)
+        fkv_log("interrupted by signal %d; run it again to resume", fkv_interrupt_signal());
+    else if (st)
+        fkv_report_error(&err);
+    code = st ? fkv_exit_code(st) : finished_code(r->output);
+out:
+    free(log_path);
+    return code;
+}
+
+int fkv_cmd_run(int argc, char **argv)
+{
+    run r = {.start = now()};
+    int code = fkv_setup_open(argc, argv, usage, &r.setup);
+    if (code < 0) {
+        code = start(&r);
+        fkv_engine_close(r.engine);
+        fkv_planning_free(&r.planning);
+        fkv_output_close(r.output);
+    }
+    fkv_setup_close(&r.setup);
+    fkv_log_close();
+    return code;
+}

@@ -1,0 +1,17 @@
+/* Signals. SIGTERM, SIGINT and SIGUSR1 ask the run to stop: it starts no more
+ * records and has job.grace seconds to finish what is in flight. A second SIGINT
+ * leaves at once with exit code 75; what was journalled is safe. */
+#ifndef FKV_RUNNER_INTERRUPT_H
+#define FKV_RUNNER_INTERRUPT_H
+
+#include <stdbool.h>
+
+#include "runner/base/status.h"
+
+fkv_status fkv_interrupt_install(fkv_err *err);
+/* The signal that asked to stop, or 0. */
+int fkv_interrupt_signal(void);
+/* Seconds since it came; 0 if none did. */
+double fkv_interrupt_age(void);
+
+#endif

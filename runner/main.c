@@ -1,0 +1,50 @@
+/* The command line: finds the subcommand. Only this file ends the process. */
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/backend.h"
+#include "runner/base/status.h"
+#include "runner/commands.h"
+
+typedef struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} command;
+
+static const command commands[] = {
+    {"run", fkv_cmd_run, "JOB.ini [-s section.key=value]...   profile, plan, stream, report"},
+    {"check", fkv_cmd_check, "JOB.ini [-s ...]    validate everything; print what a run would do"},
+    {"plan", fkv_cmd_plan, "JOB.ini [-s ...]    write profile.json and plan.json; print the comparison"},
+    {"export", fkv_cmd_export, "OUTPUT_DIR --format longbench|jsonl DEST"},
+    {"tokenize", fkv_cmd_tokenize, "MODEL_DIR [--decode] [--json] [--bos]   stdin to stdout, line by line"},
+};
+
+static void print_help(FILE *out)
+{
+    fputs("fairkv-batch: batch inference over prompt archives, with fair per-head KV compression\n\nusage:\n",
+          out);
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        fprintf(out, "  fairkv-batch %-8s %s\n", commands[i].name, commands[i].help);
+    fputs(
+        "\nexit codes: 0 all records done; 1 done, some records failed; 2 the command line, the job or its\n"
+        "input is wrong; 3 system error; 4 device error; 75 interrupted, run it again to resume\n",
+        out);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+        print_help(stdout);
+        return 0;
+    }
+    if (argc >= 2 && !strcmp(argv[1], "--version")) {
+        printf("fairkv-batch %s, backends: %s\n", FKV_VERSION, fkv_backend_names());
+        return 0;
+    }
+    for (size_t i = 0; argc >= 2 && i < sizeof commands / sizeof *commands; i++)
+        if (!strcmp(argv[1], commands[i].name)) return commands[i].run(argc - 1, argv + 1);
+    if (argc >= 2) fprintf(stderr, "fairkv-batch: no subcommand '%s'\n\n", argv[1]);
+    print_help(stderr);
+    return fkv_exit_code(FKV_E_INPUT);
+}

@@ -1,0 +1,283 @@
+/* Profile and plan of a run: see planning.h. */
+#include "runner/planning.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "runner/base/file.h"
+#include "runner/base/hash.h"
+#include "runner/base/json.h"
+#include "runner/base/log.h"
+#include "runner/base/mem.h"
+#include "runner/interrupt.h"
+#include "runner/sample.h"
+
+typedef struct making {
+    const fkv_setup *setup;
+    fkv_output *output;
+    fkv_engine **engine;
+    fkv_planning *p;
+    char profile_print[17], plan_print[17]; /* fingerprints */
+} making;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Mean tokens per head that the job asks for. */
+static int64_t mean_budget(const fkv_setup *s, const fkv_sample *sample)
+{
+    const fkv_job *j = s->job;
+    if (j->profile.method == FKV_METHOD_NONE) return fkv_prompt_limit(&s->limits, 1);
+    if (j->profile.budget > 0) return j->profile.budget;
+    double total = 0;
+    for (int64_t i = 0; i < sample->n; i++) total += (double)sample->records[i].ids.len;
+    const double mean = sample->n ? total / (double)sample->n : 0;
+    const int64_t b = llround(j->profile.budget_percent / 100 * mean);
+    return b > j->profile.window ? b : j->profile.window;
+}
+
+static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fkv_err *err)
+{
+    const fkv_setup *s = m->setup;
+    const fkv_config *c = &s->config;
+    const fkv_engine_options options = fkv_setup_engine_options(s);
+    int64_t measured = 0;
+    fkv_status st = FKV_OK;
+    double *sums = fkv_calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *sums);
+    if (!sums) return fkv_fail_memory(err);
+    if (!*m->engine) st = fkv_engine_open(c, s->weights, &options, m->engine, err);
+    for (int64_t i = 0; !st && i < sample->n; i++) {
+        const fkv_ids *ids = &sample->records[i].ids;
+        if (fkv_interrupt_signal()) st = fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
+        if (st || (int64_t)ids->len <= b) continue;
+        st =
+            fkv_engine_profile(*m->engine, ids->data, (int64_t)ids->len, b, s->job->profile.floor, sums, err);
+        measured++;
+    }
+    if (!st) fkv_budget_from_counts(&m->p->profile, sums, measured, b);
+    if (!st)
+        fkv_log("profile: %lld of %lld sampled prompts are longer than the budget of %lld",
+                (long long)measured, (long long)sample->n, (long long)b);
+    free(sums);
+    return st;
+}
+
+static fkv_status budgets_from_scores(making *m, int64_t b, fkv_err *err)
+{
+    const fkv_config *c = &m->setup->config;
+    const fkv_job *j = m->setup->job;
+    double *scores = fkv_calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *scores);
+    if (!scores) return fkv_fail_memory(err);
+    const fkv_status st =
+        fkv_scores_read_file(j->profile.scores_file, c->n_layers, c->n_heads, c->n_kv_heads, scores, err);
+    if (!st) fkv_budget_from_scores(&m->p->profile, scores, b, (int)j->profile.window, j->profile.floor);
+    free(scores);
+    return st;
+}
+
+static fkv_status fill_budgets(making *m, const fkv_sample *sample, fkv_err *err)
+{
+    const fkv_job *j = m->setup->job;
+    fkv_profile *p = &m->p->profile;
+    if (j->profile.budgets_file) return fkv_budget_read_file(j->profile.budgets_file, p, err);
+    const int64_t b = mean_budget(m->setup, sample);
+    p->mean_budget = b;
+    switch (j->profile.method) {
+    case FKV_METHOD_ADA_SNAPKV: return measure_ada(m, sample, b, err);
+    case FKV_METHOD_SCORES: return budgets_from_scores(m, b, err);
+    case FKV_METHOD_UNIFORM:
+    case FKV_METHOD_NONE: break;
+    }
+    fkv_budget_uniform(p, b);
+    return FKV_OK;
+}
+
+static fkv_status make_profile(void *ctx, fkv_err *err)
+{
+    making *m = ctx;
+    const fkv_config *c = &m->setup->config;
+    fkv_profile *p = &m->p->profile;
+    fkv_sample sample = {0};
+    char *found = NULL, *path = fkv_output_path(m->output, "profile.json", false);
+    const double t = now();
+    fkv_status st = path ? fkv_profile_init(p, c->n_layers, c->n_kv_heads, err) : fkv_fail_memory(err);
+    if (st) goto out;
+    if (fkv_file_exists(path)) {
+        if ((st = fkv_profile_read(path, p, &found, err))) goto out;
+        m->p->profile_loaded = !strcmp(found, m->profile_print) && p->n_layers == c->n_layers;
+        if (m->p->profile_loaded) goto out;
+        fkv_profile_free(p);
+        if ((st = fkv_profile_init(p, c->n_layers, c->n_kv_heads, err))) goto out;
+    }
+    if ((st = fkv_sample_take(m->setup, &sample, err))) goto out;
+    if (sample.n_input == 0) {
+        st = fkv_fail_at(err, FKV_E_INPUT, m->setup->job->path, 0, "input.members",
+                         "no record in the input: does it match what the archives hold?");
+        goto out;
+    }
+    p->prompt_tokens = fkv_calloc((size_t)sample.n, sizeof *p->prompt_tokens);
+    if (!p->prompt_tokens) {
+        st = fkv_fail_memory(err);
+        goto out;
+    }
+    double outputs = 0;
+    for (int64_t i = 0; i < sample.n; i++) {
+        p->prompt_tokens[i] = (int32_t)sample.records[i].ids.len;
+        outputs += (double)sample.records[i].max_new;
+    }
+    p->n_sample = (int)sample.n;
+    p->mean_output = sample.n ? outputs / (double)sample.n : (double)m->setup->limits.max_new;
+    if ((st = fill_budgets(m, &sample, err))) goto out;
+    st = fkv_profile_write(p, m->setup->job->model.path, m->profile_print, path, err);
+out:
+    m->p->profile_seconds = now() - t;
+    fkv_sample_free(&sample);
+    free(found);
+    free(path);
+    return st;
+}
+
+static const char *const mode_names[] = {"standard", "best-effort", "fair-copying"};
+
+static fkv_status solve(making *m, const char *path, fkv_err *err)
+{
+    const fkv_setup *s = m->setup;
+    fkv_buf extra = {0};
+    fkv_status st;
+    double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
+    if (!tokens) return fkv_fail_memory(err);
+    fkv_cost_tokens(&m->p->profile, tokens);
+    const fkv_plan_problem problem = {
+        s->config.n_layers,       s->config.n_kv_heads,        s->n_ranks, s->n_slots, tokens,
+        fkv_cost_cpu(&s->config), (int)s->job->plan.max_copies};
+    if ((st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &m->p->plan, err))) goto out;
+    if ((st = fkv_buf_printf(&extra, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\"",
+                             s->backend->name, s->n_devices, FKV_VERSION)))
+        goto out;
+    st = fkv_plan_write(&m->p->plan, m->plan_print, extra.data, path, err);
+out:
+    fkv_buf_free(&extra);
+    free(tokens);
+    return st;
+}
+
+static fkv_status make_plan(void *ctx, fkv_err *err)
+{
+    making *m = ctx;
+    char *found = NULL, *path = fkv_output_path(m->output, "plan.json", false);
+    const double t = now();
+    fkv_status st = FKV_OK;
+    if (!path) return fkv_fail_memory(err);
+    if (fkv_file_exists(path)) {
+        if ((st = fkv_plan_read(path, &m->p->plan, &found, err))) goto out;
+        m->p->plan_loaded = !strcmp(found, m->plan_print);
+        if (m->p->plan_loaded) goto out;
+        fkv_plan_free(&m->p->plan);
+    }
+    st = solve(m, path, err);
+out:
+    m->p->plan_seconds = now() - t;
+    free(found);
+    free(path);
+    return st;
+}
+
+/* What makes a profile or a plan another one. */
+static fkv_status make_prints(making *m, bool with_budgets, fkv_err *err)
+{
+    const fkv_setup *s = m->setup;
+    const fkv_profile *p = &m->p->profile;
+    fkv_buf text = {0};
+    fkv_status st = fkv_job_write_identity(s->job, &text, err);
+    if (!st) st = fkv_buf_printf(&text, err, " %s %s %d", FKV_VERSION, s->backend->name, s->n_ranks);
+    if (!st) fkv_hash_hex(fkv_hash(text.data, text.len, 0), m->profile_print);
+    if (!st && with_budgets) {
+        st = fkv_buf_printf(&text, err, " %s %lld %d %.17g", mode_names[s->job->plan.mode],
+                            (long long)s->job->plan.max_copies, s->n_slots, p->mean_output);
+        if (!st)
+            st = fkv_buf_append(&text, p->budgets,
+                                (size_t)p->n_layers * (size_t)p->n_kv_heads * sizeof *p->budgets, err);
+        if (!st)
+            st = fkv_buf_append(&text, p->prompt_tokens, (size_t)p->n_sample * sizeof *p->prompt_tokens, err);
+        if (!st) fkv_hash_hex(fkv_hash(text.data, text.len, 0), m->plan_print);
+    }
+    fkv_buf_free(&text);
+    return st;
+}
+
+/* What must stay the same over all runs and parts of one output. */
+static fkv_status pin_all(const making *m, fkv_err *err)
+{
+    const fkv_setup *s = m->setup;
+    char ranks[16], slots[16];
+    fkv_status st;
+    snprintf(ranks, sizeof ranks, "%d", s->n_ranks);
+    snprintf(slots, sizeof slots, "%d", s->n_slots);
+    if ((st = fkv_output_pin(m->output, "version", FKV_VERSION, err))) return st;
+    if ((st = fkv_output_pin(m->output, "engine.backend", s->backend->name, err))) return st;
+    if ((st = fkv_output_pin(m->output, "engine.tensor_parallel", ranks, err))) return st;
+    return fkv_output_pin(m->output, "engine.slots", slots, err);
+}
+
+fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,
+                             fkv_planning *planning, fkv_err *err)
+{
+    making m = {.setup = setup, .output = output, .engine = engine, .p = planning};
+    *planning = (fkv_planning){0};
+    fkv_status st;
+    if ((st = pin_all(&m, err))) return st;
+    if ((st = make_prints(&m, false, err))) return st;
+    if ((st = fkv_output_with_lock(output, "profile", make_profile, &m, err))) return st;
+    if ((st = make_prints(&m, true, err))) return st;
+    if ((st = fkv_output_with_lock(output, "plan", make_plan, &m, err))) return st;
+    return fkv_output_pin(output, "plan", m.plan_print, err);
+}
+
+void fkv_planning_free(fkv_planning *p)
+{
+    fkv_plan_free(&p->plan);
+    fkv_profile_free(&p->profile);
+}
+
+double fkv_planning_kept_share(const fkv_planning *p)
+{
+    const int64_t n_lh = (int64_t)p->profile.n_layers * p->profile.n_kv_heads;
+    double kept = 0, all = 0;
+    for (int i = 0; i < p->profile.n_sample; i++) {
+        for (int64_t h = 0; h < n_lh; h++)
+            kept += fmin((double)p->profile.budgets[h], (double)p->profile.prompt_tokens[i]);
+        all += (double)p->profile.prompt_tokens[i] * (double)n_lh;
+    }
+    return all > 0 ? kept / all : 1;
+}
+
+int64_t fkv_planning_max_new(const fkv_setup *setup, const fkv_planning *p)
+{
+    const int64_t mean = (int64_t)ceil(p->profile.mean_output);
+    return mean > setup->limits.max_new ? mean : setup->limits.max_new;
+}
+
+void fkv_planning_print(const fkv_planning *p, FILE *out)
+{
+    const fkv_plan *plan = &p->plan;
+    const int64_t n_lh = (int64_t)plan->n_layers * plan->n_kv_heads;
+    int32_t least = INT32_MAX, most = 0;
+    for (int64_t i = 0; i < n_lh; i++) {
+        if (p->profile.budgets[i] < least) least = p->profile.budgets[i];
+        if (p->profile.budgets[i] > most) most = p->profile.budgets[i];
+    }
+    fprintf(out, "budgets: %d to %d tokens a head; %.1f%% of the sample's K and V is kept\n", least, most,
+            100 * fkv_planning_kept_share(p));
+    fprintf(out, "plan: %s, %d ranks, %d slots, %d copies\n", mode_names[plan->mode], plan->n_ranks,
+            plan->n_slots, fkv_plan_copies(plan));
+    fprintf(
+        out,
+        "modelled decode step: standard %.1f us, best-effort %.1f us, fair-copying %.1f us, bound %.1f us\n",
+        plan->standard_us, plan->best_effort_us, plan->fair_copying_us, plan->lower_bound_us);
+}

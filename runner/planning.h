@@ -1,0 +1,31 @@
+/* Profile and plan of a run: loaded from the output folder where they are there
+ * already, else measured, solved and written. Of several parts one does it under
+ * a lock and the others load. */
+#ifndef FKV_RUNNER_PLANNING_H
+#define FKV_RUNNER_PLANNING_H
+
+#include "jobs/output.h"
+#include "runner/setup.h"
+
+typedef struct fkv_planning {
+    fkv_profile profile;
+    fkv_plan plan;
+    bool profile_loaded, plan_loaded; /* not made by this run */
+    double profile_seconds, plan_seconds;
+} fkv_planning;
+
+/* *engine is opened when measuring needs it (NULL before), and the caller's then. */
+fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,
+                             fkv_planning *planning, fkv_err *err);
+void fkv_planning_free(fkv_planning *planning);
+
+/* The comparison of the modes, as text for people. */
+void fkv_planning_print(const fkv_planning *planning, FILE *out);
+
+/* Mean over the sample of the share of its prompts' K and V that is kept; 1 without a sample. */
+double fkv_planning_kept_share(const fkv_planning *planning);
+
+/* New tokens that most records ask for at the most. */
+int64_t fkv_planning_max_new(const fkv_setup *setup, const fkv_planning *planning);
+
+#endif

@@ -1,0 +1,28 @@
+/* The profile's sample: a seeded uniform sample of the input's usable records,
+ * one pass of reading, memory for the sample only. */
+#ifndef FKV_RUNNER_SAMPLE_H
+#define FKV_RUNNER_SAMPLE_H
+
+#include "runner/setup.h"
+
+typedef struct fkv_sample_record {
+    int64_t ordinal;
+    uint64_t key;
+    fkv_ids ids; /* prompt, cut to length */
+    int64_t max_new;
+} fkv_sample_record;
+
+typedef struct fkv_sample {
+    fkv_sample_record *records; /* [n] by ordinal */
+    int64_t n;
+    int64_t n_input; /* records of the input, usable or not */
+} fkv_sample;
+
+/* Every record gets a random key from job.seed and its ordinal; the sample is the
+ * profile.sample usable ones with the smallest keys. So a record whose key is too
+ * large is never parsed, and what is usable is judged only where it matters.
+ * FKV_E_INTERRUPTED when a signal came. */
+fkv_status fkv_sample_take(const fkv_setup *setup, fkv_sample *sample, fkv_err *err);
+void fkv_sample_free(fkv_sample *sample);
+
+#endif

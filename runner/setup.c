@@ -1,0 +1,180 @@
+/* Opening of a job: see setup.h. */
+#include "runner/setup.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "jobs/archive.h"
+#include "runner/base/file.h"
+#include "runner/base/log.h"
+#include "runner/base/mem.h"
+
+int fkv_report_error(const fkv_err *err)
+{
+    char text[2048];
+    fkv_err_format(err, text, sizeof text);
+    fkv_log("error: %s", text);
+    return fkv_exit_code(err->status);
+}
+
+/* Splits argv into the job file and the overrides. False: the command line is wrong. */
+static bool parse_args(int argc, char **argv, const char **path, const char **overrides, size_t *n)
+{
+    *path = NULL;
+    *n = 0;
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "-s")) {
+            if (++i == argc) return false;
+            overrides[(*n)++] = argv[i];
+        } else if (!strncmp(argv[i], "-s", 2) && argv[i][2]) {
+            overrides[(*n)++] = argv[i] + 2;
+        } else if (argv[i][0] == '-' || *path) {
+            return false;
+        } else {
+            *path = argv[i];
+        }
+    }
+    return *path != NULL;
+}
+
+static void add_error(fkv_errs *errs, fkv_err *err)
+{
+    fkv_errs_add(errs, err);
+    *err = (fkv_err){0};
+}
+
+/* What needs both the job and the model. */
+static void check_against_model(fkv_setup *s, fkv_errs *errs)
+{
+    const fkv_job *j = s->job;
+    const fkv_config *c = &s->config;
+    fkv_err err = {0};
+    s->n_ranks = j->engine.tensor_parallel ? (int)j->engine.tensor_parallel : 1;
+    s->n_devices = j->engine.devices ? (int)j->engine.devices : 1;
+    s->n_slots = j->engine.slots ? (int)j->engine.slots : 16;
+    if (s->n_ranks > c->n_kv_heads) {
+        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.tensor_parallel",
+                    "more ranks (%d) than the model's KV heads (%d) is not supported", s->n_ranks,
+                    c->n_kv_heads);
+        add_error(errs, &err);
+    }
+    if (s->n_devices > s->n_ranks) {
+        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.devices",
+                    "%d devices for %d ranks: a device needs a rank", s->n_devices, s->n_ranks);
+        add_error(errs, &err);
+    }
+    if (j->engine.max_new_tokens >= c->max_positions) {
+        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.max_new_tokens",
+                    "%lld leaves no room in the model's %d positions", (long long)j->engine.max_new_tokens,
+                    c->max_positions);
+        add_error(errs, &err);
+    }
+    if (s->tokenizer && fkv_tokenizer_n_ids(s->tokenizer) > c->vocab) {
+        fkv_fail_at(&err, FKV_E_INPUT, j->model.path, 0, "tokenizer.json",
+                    "has ids up to %d, the model only %d", fkv_tokenizer_n_ids(s->tokenizer) - 1, c->vocab);
+        add_error(errs, &err);
+    }
+    s->limits = (fkv_prompt_limits){.max_positions = c->max_positions,
+                                    .max_prompt = j->model.max_prompt_tokens,
+                                    .max_new = j->engine.max_new_tokens,
+                                    .truncate = j->model.truncate};
+    if (j->model.max_prompt_tokens > c->max_positions - 1)
+        fkv_log("model.max_prompt_tokens %lld is lowered to what the model's %d positions leave beside the "
+                "new tokens",
+                (long long)j->model.max_prompt_tokens, c->max_positions);
+}
+
+static void open_model(fkv_setup *s, fkv_errs *errs)
+{
+    const fkv_job *j = s->job;
+    fkv_err err = {0};
+    if (j->model.dummy) {
+        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "model.weights", "dummy is not supported by this build");
+        add_error(errs, &err);
+    }
+    const bool have_config = !fkv_config_read(j->model.path, &s->config, &err);
+    if (!have_config) add_error(errs, &err);
+    if (fkv_safetensors_open(j->model.path, &s->weights, &err)) add_error(errs, &err);
+    if (fkv_tokenizer_open(j->model.path, &s->tokenizer, &err)) add_error(errs, &err);
+    if (have_config) check_against_model(s, errs);
+    const char *name = j->engine.backend == FKV_JOB_BACKEND_CPU    ? "cpu"
+                       : j->engine.backend == FKV_JOB_BACKEND_CUDA ? "cuda"
+                                                                   : "auto";
+    s->backend = fkv_backend_find(name);
+    if (!s->backend) {
+        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.backend", "%s is not in this build, which has: %s",
+                    name, fkv_backend_names());
+        add_error(errs, &err);
+    }
+}
+
+static int print_errors(const fkv_errs *errs)
+{
+    int code = 0;
+    for (int i = 0; errs->at && i < errs->n && i < FKV_ERRS_MAX; i++) {
+        const int c = fkv_report_error(&errs->at[i]);
+        if (c > code) code = c;
+    }
+    if (errs->n > FKV_ERRS_MAX) fkv_log("error: and %d more", errs->n - FKV_ERRS_MAX);
+    return code ? code : fkv_exit_code(FKV_E_SYSTEM);
+}
+
+int fkv_setup_open(int argc, char **argv, const char *usage, fkv_setup *s)
+{
+    const char *path, **overrides;
+    size_t n;
+    fkv_errs errs = {0};
+    int code = -1;
+    *s = (fkv_setup){0};
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            fputs(usage, stdout);
+            return 0;
+        }
+    }
+    overrides = fkv_calloc((size_t)argc, sizeof *overrides);
+    if (!overrides || !parse_args(argc, argv, &path, overrides, &n)) {
+        fputs(usage, stderr);
+        free(overrides);
+        return fkv_exit_code(FKV_E_INPUT);
+    }
+    fkv_reader *reader = NULL;
+    if (!fkv_job_parse(path, overrides, n, &s->job, &errs)) {
+        open_model(s, &errs);
+        fkv_record_parser_open(s->job, &s->parser, &errs);
+        fkv_reader_open(s->job, &reader, &errs);
+    }
+    if (errs.n) code = print_errors(&errs);
+    fkv_reader_close(reader);
+    fkv_errs_free(&errs);
+    free(overrides);
+    return code;
+}
+
+void fkv_setup_close(fkv_setup *s)
+{
+    fkv_tokenizer_close(s->tokenizer);
+    fkv_safetensors_close(s->weights);
+    fkv_record_parser_close(s->parser);
+    fkv_job_free(s->job);
+    *s = (fkv_setup){0};
+}
+
+fkv_engine_options fkv_setup_engine_options(const fkv_setup *s)
+{
+    const fkv_job *j = s->job;
+    fkv_engine_options o = {.backend = s->backend,
+                            .n_ranks = s->n_ranks,
+                            .n_devices = s->n_devices,
+                            .n_slots = s->n_slots,
+                            .max_prompt = fkv_prompt_limit(&s->limits, 1),
+                            .window = (int)j->profile.window,
+                            .kernel = (int)j->profile.kernel,
+                            .sampling = {.temperature = (float)j->sampling.temperature,
+                                         .top_p = (float)j->sampling.top_p,
+                                         .top_k = (int)j->sampling.top_k,
+                                         .seed = j->job.seed,
+                                         .n_eos = s->config.n_eos}};
+    memcpy(o.sampling.eos, s->config.eos, sizeof o.sampling.eos);
+    return o;
+}

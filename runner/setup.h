@@ -1,0 +1,35 @@
+/* What every subcommand that takes a job does first: parse the job file, open
+ * every input, read the model's headers. All mistakes are found before anything
+ * heavy starts, and reported together. */
+#ifndef FKV_RUNNER_SETUP_H
+#define FKV_RUNNER_SETUP_H
+
+#include "engine/engine.h"
+#include "jobs/job.h"
+#include "jobs/record.h"
+#include "runner/prompt.h"
+#include "tokenizer/tokenizer.h"
+
+typedef struct fkv_setup {
+    fkv_job *job;
+    fkv_record_parser *parser;
+    fkv_config config;
+    fkv_safetensors *weights;
+    fkv_tokenizer *tokenizer;
+    const fkv_backend *backend;
+    int n_ranks, n_devices, n_slots; /* with auto resolved */
+    fkv_prompt_limits limits;
+} fkv_setup;
+
+/* Parses argv ("JOB.ini [-s section.key=value]..."; argv[0] is the subcommand's
+ * name, usage is printed for --help) and opens everything. Prints every error.
+ * Returns -1 to go on, else the exit code to leave with. */
+int fkv_setup_open(int argc, char **argv, const char *usage, fkv_setup *setup);
+void fkv_setup_close(fkv_setup *setup);
+
+fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup);
+
+/* Prints an error as every subcommand does and returns its exit code. */
+int fkv_report_error(const fkv_err *err);
+
+#endif

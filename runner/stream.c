@@ -1,0 +1,341 @@
+/* The stream of a run: see stream.h. */
+#include "runner/stream.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "jobs/archive.h"
+#include "jobs/row.h"
+#include "runner/answer.h"
+#include "runner/base/log.h"
+#include "runner/base/mem.h"
+#include "runner/interrupt.h"
+#include "runner/queue.h"
+
+enum { READ_AHEAD = 32, SYNC_SECONDS = 5, PROGRESS_SECONDS = 10 };
+
+/* A buffer that a large record left behind is given back. */
+static const size_t keep_bytes = (size_t)1 << 20;
+
+/* A record on its way: read, waiting, in a slot, or waiting for the writer. */
+typedef struct item {
+    fkv_record record;
+    fkv_ids ids; /* prompt */
+    int64_t max_new, truncated;
+    fkv_ids out; /* answer */
+    fkv_finish why;
+} item;
+
+typedef struct stream {
+    const fkv_setup *setup;
+    fkv_output *output;
+    fkv_engine *engine;
+    fkv_reader *reader;
+    fkv_answer_maker maker; /* of the engine's thread: stop strings */
+    item *items;
+    size_t n_items;
+    fkv_queue *idle, *ready, *done;
+    atomic_bool failed;   /* stop everything */
+    pthread_mutex_t lock; /* for err */
+    fkv_err err;          /* the first failure of reader or writer */
+    atomic_llong n_input, read_bytes, all_bytes;
+    bool reader_started, writer_started;
+    pthread_t reader_id, writer_id;
+} stream;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void fail(stream *s, const fkv_err *err)
+{
+    pthread_mutex_lock(&s->lock);
+    if (!s->err.status) s->err = *err;
+    pthread_mutex_unlock(&s->lock);
+    atomic_store(&s->failed, true);
+    fkv_queue_close(s->idle);
+    fkv_queue_close(s->ready);
+}
+
+static void trim(fkv_buf *b)
+{
+    if (b->cap > keep_bytes) fkv_buf_free(b);
+    fkv_buf_clear(b);
+}
+
+static void trim_ids(fkv_ids *ids)
+{
+    if (ids->cap * sizeof *ids->data > keep_bytes) fkv_ids_free(ids);
+    ids->len = 0;
+}
+
+static void recycle(stream *s, item *it)
+{
+    trim(&it->record.fields);
+    trim(&it->record.prompt);
+    trim_ids(&it->ids);
+    trim_ids(&it->out);
+    fkv_queue_push(s->idle, it);
+}
+
+/* --- reader ---------------------------------------------------------------- */
+
+static fkv_status read_one(stream *s, const fkv_line *line, fkv_tokenizer_scratch *scratch, fkv_err *err)
+{
+    bool ended;
+    item *it = fkv_queue_pop(s->idle, -1, &ended);
+    if (!it) return FKV_END;
+    fkv_status st = fkv_record_parse(s->setup->parser, line, &it->record, err);
+    if (!st && !it->record.error_code[0])
+        st = fkv_prompt_prepare(s->setup->tokenizer, scratch, &s->setup->limits, &it->record, &it->ids,
+                                &it->max_new, &it->truncated, err);
+    if (st) return st;
+    trim(&it->record.prompt);
+    return fkv_queue_push(it->record.error_code[0] ? s->done : s->ready, it) ? FKV_OK : FKV_END;
+}
+
+static fkv_status read_all(stream *s, fkv_err *err)
+{
+    fkv_tokenizer_scratch *scratch = NULL;
+    fkv_line line;
+    fkv_status st = fkv_tokenizer_scratch_new(s->setup->tokenizer, &scratch, err);
+    while (!st && !(st = fkv_reader_next(s->reader, &line, err))) {
+        int64_t done, all;
+        fkv_reader_progress(s->reader, &done, &all);
+        atomic_store(&s->read_bytes, done);
+        atomic_store(&s->all_bytes, all);
+        atomic_store(&s->n_input, line.ordinal + 1);
+        if (atomic_load(&s->failed)) break;
+        if (fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, scratch, err);
+    }
+    fkv_tokenizer_scratch_free(scratch);
+    return st == FKV_END ? FKV_OK : st;
+}
+
+static void *reader_main(void *arg)
+{
+    stream *s = arg;
+    fkv_err err = {0};
+    if (read_all(s, &err)) fail(s, &err);
+    fkv_queue_close(s->ready);
+    return NULL;
+}
+
+/* --- writer ---------------------------------------------------------------- */
+
+static fkv_status write_one(stream *s, item *it, fkv_answer_maker *maker, fkv_buf *row, fkv_err *err)
+{
+    fkv_answer answer = {0};
+    const bool is_error = it->record.error_code[0] != '\0';
+    fkv_status st = FKV_OK;
+    fkv_buf_clear(row);
+    if (!is_error) {
+        bool stopped;
+        if ((st = fkv_answer_text(maker, it->out.data, it->out.len, &answer.text, &answer.n_text, &stopped,
+                                  err)))
+            return st;
+        answer.finish_reason = stopped || it->why == FKV_FINISH_STOP ? "stop" : "length";
+        answer.prompt_tokens = (int64_t)it->ids.len;
+        answer.completion_tokens = (int64_t)it->out.len;
+        answer.truncated_tokens = it->truncated;
+        answer.ids = s->setup->job->output.token_ids ? it->out.data : NULL;
+    }
+    if ((st = fkv_row_write(&it->record, is_error ? NULL : &answer, row, err))) return st;
+    st = fkv_output_add(s->output, it->record.ordinal, row->data, row->len, is_error, answer.prompt_tokens,
+                        answer.completion_tokens, err);
+    trim(row);
+    return st;
+}
+
+static void log_progress(const stream *s, double start, const fkv_output_totals *first)
+{
+    fkv_output_totals t;
+    fkv_output_totals_get(s->output, &t);
+    const double secs = now() - start, all = (double)atomic_load(&s->all_bytes);
+    const double share = all > 0 ? (double)atomic_load(&s->read_bytes) / all : 0;
+    const double per_s = (double)(t.records - first->records) / secs;
+    fkv_log("progress: %lld records (%lld errors), %.1f records/s, %.0f prompt and %.0f new tokens/s, %.0f%% "
+            "of the "
+            "input read",
+            (long long)t.records, (long long)t.errors, per_s, (double)t.prompt_tokens / secs,
+            (double)t.completion_tokens / secs, 100 * share);
+}
+
+static fkv_status write_all(stream *s, fkv_err *err)
+{
+    fkv_answer_maker maker = {0};
+    fkv_buf row = {0};
+    fkv_output_totals first, totals;
+    const int64_t max_errors = s->setup->job->job.max_errors;
+    const double start = now();
+    double synced = start, told = start;
+    bool ended = false;
+    fkv_output_totals_get(s->output, &first);
+    fkv_status st = fkv_answer_maker_open(&maker, s->setup, err);
+    while (!st && !ended) {
+        item *it = fkv_queue_pop(s->done, 1000, &ended);
+        if (it) {
+            st = write_one(s, it, &maker, &row, err);
+            if (!st && it->record.error_code[0] && max_errors > 0) {
+                fkv_output_totals_get(s->output, &totals);
+                if (totals.errors >= max_errors)
+                    st = fkv_fail(err, FKV_E_INPUT, "stopped after %lld bad records (job.max_errors)",
+                                  (long long)totals.errors);
+            }
+            recycle(s, it);
+        }
+        const double t = now();
+        if (!st && t - synced >= SYNC_SECONDS) {
+            st = fkv_output_sync(s->output, err);
+            synced = t;
+        }
+        if (t - told >= PROGRESS_SECONDS) {
+            log_progress(s, start, &first);
+            told = t;
+        }
+    }
+    fkv_buf_free(&row);
+    fkv_answer_maker_close(&maker);
+    return st;
+}
+
+static void *writer_main(void *arg)
+{
+    stream *s = arg;
+    fkv_err err = {0};
+    if (write_all(s, &err)) fail(s, &err);
+    return NULL;
+}
+
+/* --- engine's side ---------------------------------------------------------- */
+
+static fkv_status next_request(void *ctx, bool wait, fkv_request *request, fkv_err *err)
+{
+    stream *s = ctx;
+    bool ended = false;
+    item *it;
+    (void)err;
+    do {
+        it = fkv_queue_pop(s->ready, wait ? 100 : 0, &ended);
+    } while (!it && !ended && wait && !fkv_interrupt_signal() && !atomic_load(&s->failed));
+    if (!it) return ended ? FKV_END : FKV_E_BUSY;
+    *request = (fkv_request){it->record.ordinal, it->ids.data, (int64_t)it->ids.len, it->max_new, it};
+    return FKV_OK;
+}
+
+static bool on_token(void *ctx, const fkv_request *request, const int32_t *ids, int64_t n)
+{
+    stream *s = ctx;
+    (void)request;
+    return fkv_answer_stops(&s->maker, ids, (size_t)n);
+}
+
+static fkv_status on_finish(void *ctx, const fkv_request *request, const int32_t *ids, int64_t n,
+                            fkv_finish why, fkv_err *err)
+{
+    stream *s = ctx;
+    item *it = request->user;
+    if ((size_t)n > it->out.cap) {
+        int32_t *data = fkv_realloc(it->out.data, (size_t)n, sizeof *data);
+        if (!data) return fkv_fail_memory(err);
+        it->out.data = data;
+        it->out.cap = (size_t)n;
+    }
+    memcpy(it->out.data, ids, (size_t)n * sizeof *ids);
+    it->out.len = (size_t)n;
+    it->why = why;
+    fkv_queue_push(s->done, it);
+    return FKV_OK;
+}
+
+static fkv_status on_reject(void *ctx, const fkv_request *request, const fkv_err *why, fkv_err *err)
+{
+    stream *s = ctx;
+    item *it = request->user;
+    (void)err;
+    fkv_record_set_error(&it->record, "too_large", "%s", why->message);
+    fkv_queue_push(s->done, it);
+    return FKV_OK;
+}
+
+static fkv_stopping stopping(void *ctx)
+{
+    const stream *s = ctx;
+    if (atomic_load(&s->failed)) return FKV_STOP_NOW;
+    if (!fkv_interrupt_signal()) return FKV_GO_ON;
+    return fkv_interrupt_age() < (double)s->setup->job->job.grace_s ? FKV_DRAIN : FKV_STOP_NOW;
+}
+
+/* --- all of it -------------------------------------------------------------- */
+
+static fkv_status start(stream *s, fkv_err *err)
+{
+    fkv_errs errs = {0};
+    fkv_status st;
+    s->n_items = (size_t)s->setup->n_slots + READ_AHEAD;
+    s->items = fkv_calloc(s->n_items, sizeof *s->items);
+    if (!s->items) return fkv_fail_memory(err);
+    if ((st = fkv_queue_open(s->n_items, &s->idle, err))) return st;
+    if ((st = fkv_queue_open(s->n_items, &s->ready, err))) return st;
+    if ((st = fkv_queue_open(s->n_items, &s->done, err))) return st;
+    for (size_t i = 0; i < s->n_items; i++) fkv_queue_push(s->idle, &s->items[i]);
+    if ((st = fkv_reader_open(s->setup->job, &s->reader, &errs)) && errs.at) *err = errs.at[0];
+    fkv_errs_free(&errs);
+    if (st) return st;
+    if ((st = fkv_answer_maker_open(&s->maker, s->setup, err))) return st;
+    s->reader_started = pthread_create(&s->reader_id, NULL, reader_main, s) == 0;
+    if (s->reader_started) s->writer_started = pthread_create(&s->writer_id, NULL, writer_main, s) == 0;
+    return s->writer_started ? FKV_OK : fkv_fail(err, FKV_E_SYSTEM, "can't start a thread");
+}
+
+static void finish(stream *s)
+{
+    if (s->idle) fkv_queue_close(s->idle); /* ends the reader where it waits */
+    if (s->ready) fkv_queue_close(s->ready);
+    if (s->reader_started) pthread_join(s->reader_id, NULL);
+    if (s->done) fkv_queue_close(s->done); /* the writer empties it first */
+    if (s->writer_started) pthread_join(s->writer_id, NULL);
+    for (size_t i = 0; s->items && i < s->n_items; i++) {
+        fkv_record_free(&s->items[i].record);
+        fkv_ids_free(&s->items[i].ids);
+        fkv_ids_free(&s->items[i].out);
+    }
+    fkv_answer_maker_close(&s->maker);
+    fkv_reader_close(s->reader);
+    fkv_queue_free(s->idle);
+    fkv_queue_free(s->ready);
+    fkv_queue_free(s->done);
+    free(s->items);
+    pthread_mutex_destroy(&s->lock);
+}
+
+fkv_status fkv_stream_run(const fkv_setup *setup, fkv_output *output, fkv_engine *engine, int64_t *n_input,
+                          fkv_err *err)
+{
+    stream s = {.setup = setup, .output = output, .engine = engine};
+    pthread_mutex_init(&s.lock, NULL);
+    const fkv_engine_io io = {.ctx = &s,
+                              .next = next_request,
+                              .token = on_token,
+                              .finish = on_finish,
+                              .reject = on_reject,
+                              .stopping = stopping};
+    fkv_err run_err = {0};
+    fkv_status st = start(&s, err);
+    if (!st) st = fkv_engine_run(engine, &io, &run_err);
+    finish(&s);
+    if (s.err.status) { /* the cause; the engine only noticed */
+        *err = s.err;
+        st = s.err.status;
+    } else if (st && run_err.status) {
+        *err = run_err;
+    }
+    *n_input = atomic_load(&s.n_input);
+    return st;
+}

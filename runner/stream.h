@@ -1,0 +1,17 @@
+/* The stream of a run: a reader thread decompresses, parses and tokenizes ahead
+ * of the engine through a bounded queue; the caller's thread runs the engine; a
+ * writer thread makes rows and hands them to the output. Memory is bounded by the
+ * number of items in flight, whatever the input's size. */
+#ifndef FKV_RUNNER_STREAM_H
+#define FKV_RUNNER_STREAM_H
+
+#include "jobs/output.h"
+#include "runner/setup.h"
+
+/* Runs until the input ends, a signal ends it (FKV_E_INTERRUPTED) or something
+ * fails; what is finished is in the output in every case. *n_input: records of
+ * the whole input, set on FKV_OK. */
+fkv_status fkv_stream_run(const fkv_setup *setup, fkv_output *output, fkv_engine *engine, int64_t *n_input,
+                          fkv_err *err);
+
+#endif
