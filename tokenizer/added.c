@@ -78,8 +78,7 @@ static fkv_status trie_add(struct trie *t, const char *content, size_t n, int32_
         t->nodes[next].sibling = t->nodes[node].child;
         t->nodes[node].child = next;
     }
-    /* Two tokens may have one normal form; the first keeps it. */
-    if (t->nodes[node].token < 0) t->nodes[node].token = token;
+    t->nodes[node].token = token;
     return FKV_OK;
 }
 
@@ -159,7 +158,7 @@ struct loading {
 static fkv_status add_token(struct loading *l, const json_t *o, size_t i, fkv_err *err)
 {
     char key[64];
-    const char *content;
+    const char *content = NULL;
     fkv_vocab_clash clash;
     struct token *t = &l->added->tokens[i];
     snprintf(key, sizeof key, "added_tokens[%zu]", i);
@@ -176,9 +175,15 @@ static fkv_status add_token(struct loading *l, const json_t *o, size_t i, fkv_er
         return fkv_fail_at(err, FKV_E_INPUT, l->file, 0, key, "the id %d of '%.60s' belongs to another token",
                            (int)t->id, content);
     if (t->id > l->max) l->max = t->id;
-    size_t n_form = n;
-    if (t->normalized && l->nfc && (st = fkv_nfc(&l->scratch, content, n, &content, &n_form, err))) return st;
-    return trie_add(&l->added->tries[t->normalized], content, n_form, (int32_t)i, err);
+    if (t->normalized && l->nfc) {
+        const char *form;
+        size_t n_form;
+        if ((st = fkv_nfc(&l->scratch, content, n, &form, &n_form, err))) return st;
+        if (form != content)
+            return fkv_fail_at(err, FKV_E_INPUT, l->file, 0, key,
+                               "a normalized token that is not in normal form is not supported");
+    }
+    return trie_add(&l->added->tries[t->normalized], content, n, (int32_t)i, err);
 }
 
 fkv_status fkv_added_open(const json_t *list, const char *file, bool nfc, fkv_vocab *vocab, fkv_added **out,

@@ -13,8 +13,7 @@
 typedef struct fkv_added fkv_added;
 
 /* Reads the "added_tokens" array of file (NULL: none) and adds to vocab, which
- * holds the model's tokens, those that are new. With nfc the tokens that ask
- * for it are normalized. */
+ * holds the model's tokens, those that are new. nfc: normalized text is in NFC. */
 fkv_status fkv_added_open(const json_t *list, const char *file, bool nfc, fkv_vocab *vocab, fkv_added **out,
                           fkv_err *err);
 void fkv_added_close(fkv_added *added);

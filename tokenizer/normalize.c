@@ -27,9 +27,34 @@ static fkv_status grow(int32_t **p, size_t *cap, size_t need, fkv_err *err)
     return FKV_OK;
 }
 
+/* HF's normalizer has the tables of Unicode 9. Marks that came later have no
+ * class there, so they are neither moved nor passed over in composing. To give
+ * the ids that models were trained on, they are treated alike here. */
+static bool is_late_mark(int32_t cp)
+{
+    static const int32_t ranges[][2] = {
+        {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},     {0xc3c, 0xc3c},
+        {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},   {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},
+        {0xa82c, 0xa82c},   {0x10d24, 0x10d27}, {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50},
+        {0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a},
+        {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47},
+        {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42},
+        {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef},
+        {0x1e4ec, 0x1e4ef},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges && ranges[i][0] <= cp; i++)
+        if (cp <= ranges[i][1]) return true;
+    return false;
+}
+
+/* The one composition since Unicode 9, of U+11935 and U+11930. */
+enum { LATE_COMPOSED = 0x11938, LATE_SECOND = 0x11930 };
+
+/* The canonical combining class. */
 static int ccc(int32_t cp)
 {
-    return utf8proc_get_property(cp)->combining_class;
+    const int class = utf8proc_get_property(cp)->combining_class;
+    return class && is_late_mark(cp) ? 0 : class;
 }
 
 /* Stable insertion sort by class: marks come in twos and threes. */
@@ -77,33 +102,57 @@ static fkv_status order_marks(fkv_nfc_scratch *s, size_t n, fkv_err *err)
     return FKV_OK;
 }
 
-/* Leaves the NFC of a run in s->run. */
-static fkv_status compose_run(fkv_nfc_scratch *s, const char *text, size_t n, fkv_err *err)
+/* Puts the canonical decomposition of a run into s->cps. */
+static fkv_status decompose_run(fkv_nfc_scratch *s, const char *text, size_t n, size_t *n_cps, fkv_err *err)
 {
-    size_t n_cps = 0;
+    *n_cps = 0;
     for (size_t i = 0, len; i < n; i += len) {
         /* One character decomposes into at most 4; room for more is kept. */
-        fkv_status st = grow(&s->cps, &s->cap, n_cps + 8, err);
+        enum { ROOM = 8 };
+        fkv_status st = grow(&s->cps, &s->cap, *n_cps + ROOM, err);
         if (st) return st;
+        const int32_t cp = (int32_t)fkv_utf8_get(text + i, &len);
+        utf8proc_ssize_t k = 1;
         int boundary = 0;
-        const utf8proc_ssize_t k =
-            utf8proc_decompose_char((utf8proc_int32_t)fkv_utf8_get(text + i, &len), s->cps + n_cps, 8,
-                                    UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, &boundary);
-        if (k < 0 || k > 8) return fkv_fail(err, FKV_E_INPUT, "the text can't be normalized at byte %zu", i);
-        n_cps += (size_t)k;
-    }
-    fkv_status st = order_marks(s, n_cps, err);
-    if (st) return st;
-    const utf8proc_ssize_t k =
-        utf8proc_normalize_utf32(s->cps, (utf8proc_ssize_t)n_cps, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-    if (k < 0) return fkv_fail(err, FKV_E_INPUT, "the text can't be normalized");
-    fkv_buf_clear(&s->run);
-    for (utf8proc_ssize_t i = 0; i < k; i++) {
-        char bytes[4];
-        const size_t len = fkv_utf8_put((uint32_t)s->cps[i], bytes);
-        if ((st = fkv_buf_append(&s->run, bytes, len, err))) return st;
+        s->cps[*n_cps] = cp;
+        if (cp != LATE_COMPOSED)
+            k = utf8proc_decompose_char(cp, s->cps + *n_cps, ROOM, UTF8PROC_DECOMPOSE | UTF8PROC_STABLE,
+                                        &boundary);
+        if (k < 0 || k > ROOM) return fkv_fail(err, FKV_E_INPUT, "the text can't be normalized");
+        *n_cps += (size_t)k;
     }
     return FKV_OK;
+}
+
+/* Composes cps[0, n) and appends it to s->run. */
+static fkv_status compose(fkv_nfc_scratch *s, int32_t *cps, size_t n, fkv_err *err)
+{
+    const utf8proc_ssize_t k =
+        utf8proc_normalize_utf32(cps, (utf8proc_ssize_t)n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    fkv_status st = k < 0 ? fkv_fail(err, FKV_E_INPUT, "the text can't be normalized") : FKV_OK;
+    for (utf8proc_ssize_t i = 0; !st && i < k; i++) {
+        char bytes[4];
+        const size_t len = fkv_utf8_put((uint32_t)cps[i], bytes);
+        st = fkv_buf_append(&s->run, bytes, len, err);
+    }
+    return st;
+}
+
+/* Leaves the NFC of a run in s->run. */
+static fkv_status normalize_run(fkv_nfc_scratch *s, const char *text, size_t n, fkv_err *err)
+{
+    size_t n_cps;
+    fkv_status st = decompose_run(s, text, n, &n_cps, err);
+    if (!st) st = order_marks(s, n_cps, err);
+    fkv_buf_clear(&s->run);
+    /* Nothing composes across the characters that utf8proc knows too well. */
+    for (size_t i = 0; !st && i < n_cps;) {
+        size_t end = i + 1;
+        while (end < n_cps && s->cps[end] != LATE_SECOND && !is_late_mark(s->cps[end])) end++;
+        st = compose(s, s->cps + i, end - i, err);
+        i = end;
+    }
+    return st;
 }
 
 fkv_status fkv_nfc(fkv_nfc_scratch *s, const char *text, size_t n, const char **out, size_t *n_out,
@@ -123,7 +172,7 @@ fkv_status fkv_nfc(fkv_nfc_scratch *s, const char *text, size_t n, const char **
         if (begin > copied) begin -= fkv_utf8_before(text, begin);
         while (end < n && (unsigned char)text[end] >= 0x80) end++;
         i = end;
-        if ((st = compose_run(s, text + begin, end - begin, err))) return st;
+        if ((st = normalize_run(s, text + begin, end - begin, err))) return st;
         if (s->run.len == end - begin && !memcmp(s->run.data, text + begin, s->run.len)) continue;
         changed = true;
         if ((st = fkv_buf_append(&s->text, text + copied, begin - copied, err))) return st;

@@ -118,26 +118,12 @@ static fkv_status read_template(const json_t *o, const char *file, const fkv_voc
     return st;
 }
 
-/* Puts a processor's ids around those of the ones before it. */
-static fkv_status wrap(const fkv_ids *before, const fkv_ids *behind, fkv_ids *prefix, fkv_ids *suffix,
-                       fkv_err *err)
-{
-    fkv_status st = FKV_OK;
-    if (prefix->len + before->len > TEMPLATE_IDS_MAX || suffix->len + behind->len > TEMPLATE_IDS_MAX)
-        return fkv_fail(err, FKV_E_INPUT, "the post-processor adds too many tokens");
-    for (size_t i = 0; !st && i < before->len; i++) st = fkv_ids_push(prefix, 0, err);
-    for (size_t i = 0; !st && i < behind->len; i++) st = fkv_ids_push(suffix, behind->data[i], err);
-    if (st || !before->len) return st;
-    memmove(prefix->data + before->len, prefix->data, (prefix->len - before->len) * sizeof *prefix->data);
-    memcpy(prefix->data, before->data, before->len * sizeof *prefix->data);
-    return FKV_OK;
-}
-
+/* Reads a processor and, in a Sequence, its members. Two templates in one file
+ * are nothing that HF can run. */
 static fkv_status read_processor(const json_t *o, int depth, const char *file, const fkv_vocab *vocab,
-                                 fkv_ids *prefix, fkv_ids *suffix, fkv_err *err)
+                                 bool *seen, fkv_ids *prefix, fkv_ids *suffix, fkv_err *err)
 {
     static const char key[] = "post_processor";
-    fkv_ids before = {0}, behind = {0};
     const char *type;
     const json_t *list;
     fkv_status st = type_of(o, file, key, &type, err);
@@ -145,21 +131,21 @@ static fkv_status read_processor(const json_t *o, int depth, const char *file, c
     if (!strcmp(type, "Sequence")) {
         if ((st = members(o, "processors", depth, file, key, &list, err))) return st;
         for (size_t i = 0; !st && i < json_array_size(list); i++)
-            st = read_processor(json_array_get(list, i), depth + 1, file, vocab, prefix, suffix, err);
+            st = read_processor(json_array_get(list, i), depth + 1, file, vocab, seen, prefix, suffix, err);
         return st;
     }
     if (strcmp(type, "TemplateProcessing") != 0) return refuse_type(err, file, key, type);
-    st = read_template(o, file, vocab, &before, &behind, err);
-    if (!st) st = wrap(&before, &behind, prefix, suffix, err);
-    fkv_ids_free(&before);
-    fkv_ids_free(&behind);
-    return st;
+    if (*seen) return refuse(err, file, key, "a second TemplateProcessing is not supported");
+    *seen = true;
+    return read_template(o, file, vocab, prefix, suffix, err);
 }
 
 fkv_status fkv_file_post_processor(const json_t *root, const char *file, const fkv_vocab *vocab,
                                    fkv_ids *prefix, fkv_ids *suffix, fkv_err *err)
 {
-    return read_processor(json_object_get(root, "post_processor"), 0, file, vocab, prefix, suffix, err);
+    bool seen = false;
+    return read_processor(json_object_get(root, "post_processor"), 0, file, vocab, &seen, prefix, suffix,
+                          err);
 }
 
 fkv_status fkv_file_decoder(const json_t *root, const char *file, fkv_err *err)
