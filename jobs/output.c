@@ -270,7 +270,7 @@ static fkv_status load_journal(fkv_output *o, fkv_err *err)
     return st;
 }
 
-/* Puts the good rows of shard s back into the journal. */
+/* Puts the rows of shard s back into the journal. */
 static fkv_status reopen_shard(fkv_output *o, const fkv_manifest_shard *s, fkv_err *err)
 {
     static const char *const keys[] = {"error"};
@@ -290,7 +290,7 @@ static fkv_status reopen_shard(fkv_output *o, const fkv_manifest_shard *s, fkv_e
             st = fkv_fail_at(err, FKV_E_INPUT, path, i + 1, NULL, "not the row that the manifest says");
             break;
         }
-        if (!error.p) st = fkv_journal_add(o->journal, s->first + i, row, n, false, 0, 0, err);
+        st = fkv_journal_add(o->journal, s->first + i, row, n, error.p != NULL, 0, 0, err);
         i++;
     }
     if (st == FKV_END) st = fkv_shard_reader_check(reader, s->bytes, s->xxh3, err);
@@ -304,7 +304,8 @@ static fkv_status reopen_shard(fkv_output *o, const fkv_manifest_shard *s, fkv_e
 
 /* For retry_errors. The rows are in the journal, synced, before the manifest
  * forgets their shards; a crash in between leaves entries that the next load
- * ignores. The files stay until they are replaced. */
+ * ignores. The files stay until they are replaced. Error rows stay in the
+ * journal's file too, so that a later run without retry_errors has them. */
 static fkv_status reopen_shards_with_errors(fkv_output *o, fkv_err *err)
 {
     fkv_manifest *m = &o->manifest;
@@ -328,6 +329,7 @@ static fkv_status reopen_shards_with_errors(fkv_output *o, fkv_err *err)
     m->n_shards = kept;
     m->complete = false;
     m->records = -1;
+    fkv_journal_filter(o->journal, keep_entry, o);
     return save_manifest(o, err);
 }
 

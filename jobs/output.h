@@ -32,8 +32,8 @@ typedef struct fkv_output_totals {
  * new value), writes job.ini, loads manifest and journal (a torn tail of the
  * journal is dropped; an entry damaged before the tail is an error naming it),
  * deletes its own stray *.tmp, and writes a manifest if there is none. With
- * job.retry_errors error rows are forgotten, also those in shards: such a shard's
- * other rows go back to the journal and it is made again. Parts of one run agree
+ * job.retry_errors error rows are needed again, also those in shards: such a
+ * shard's rows go back to the journal and it is made again. Parts of one run agree
  * on the identity and on n of i/n (FKV_E_INPUT). */
 fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err);
 

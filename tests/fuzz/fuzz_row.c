@@ -1,0 +1,52 @@
+/* Finding members against jansson: what is a JSON object for jansson is one for
+ * fkv_row_members, with the same members. The first byte is not part of it: it
+ * says which of some keys is looked for. */
+#include <jansson.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "jobs/row.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check(bool ok, const char *what)
+{
+    if (ok) return;
+    fprintf(stderr, "%s\n", what);
+    abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const char *const known[] = {"id", "error", "a", ""};
+    const size_t flags = JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL;
+    if (size < 1) return 0;
+    const char *const keys[] = {known[data[0] & 3]};
+    const size_t n = size - 1;
+    char *text = malloc(n ? n : 1); /* of its own, so that reading beyond its end is seen */
+    if (!text) return 0;
+    memcpy(text, data + 1, n);
+    fkv_span value;
+    fkv_err err = {0};
+    fkv_buf out = {0};
+    const fkv_status st = fkv_row_members(text, n, keys, &value, 1, &err);
+    json_t *whole = json_loadb(text, n, flags, NULL);
+    if (json_is_object(whole)) {
+        check(st == FKV_OK, "a JSON object is refused");
+        json_t *want = json_object_getn(whole, keys[0], strlen(keys[0]));
+        check(!want == !value.p, "a member is there for one and not for the other");
+        json_t *got = value.p ? json_loadb(value.p, value.n, flags | JSON_DECODE_ANY, NULL) : NULL;
+        check(!want || json_equal(want, got), "another value");
+        json_decref(got);
+    }
+    json_decref(whole);
+    check(fkv_row_put_text(&out, text, n, &err) == FKV_OK, "put_text");
+    json_t *string = json_loadb(out.data, out.len, flags | JSON_DECODE_ANY, NULL);
+    check(json_is_string(string), "not a JSON string");
+    json_decref(string);
+    fkv_buf_free(&out);
+    free(text);
+    return 0;
+}
