@@ -206,7 +206,7 @@ static fkv_status keep_name(fkv_reader *r, const char *name, size_t n, fkv_err *
     if (!st) st = fkv_utf8_append_clean(&clean, name, n, err);
     if (!st && fkv_add_size(sizeof *kept + 1, clean.len, &size)) kept = malloc(size);
     if (!st && !kept) st = fkv_fail_memory(err);
-    if (!st) {
+    if (kept) {
         memcpy(kept->text, clean.data, clean.len + 1);
         kept->next = r->names;
         r->names = kept;
@@ -293,7 +293,7 @@ static step read_block(fkv_reader *r)
         snprintf(r->message, sizeof r->message, "a sparse member, which can't be read as lines");
         return STEP_MEMBER_DAMAGED;
     }
-    r->p = bytes;
+    r->p = n ? bytes : ""; /* libarchive may give no pointer to no bytes */
     r->end = r->p + n;
     r->offset += (int64_t)n;
     return STEP_OK;

@@ -2,7 +2,8 @@
  *
  * Reads tar, zip, 7z and plain files, gz, zst, xz or bz2 on top, through
  * libarchive, in constant memory. Nothing is ever extracted: member names are
- * just names. Lines end in "\n" ("\r\n" too); blank ones are skipped but counted.
+ * just names, and each that is read is kept until close. Lines end in "\n" ("\r\n" too); blank ones are
+ * skipped but counted.
  */
 #ifndef FKV_JOBS_ARCHIVE_H
 #define FKV_JOBS_ARCHIVE_H
@@ -16,7 +17,7 @@ typedef struct fkv_reader fkv_reader;
 typedef struct fkv_line {
     int64_t ordinal;     /* 0-based count of records over the whole input */
     const char *archive; /* fkv_input_file.name */
-    const char *member;  /* path inside it; a plain file: base name without compression suffix */
+    const char *member;  /* path inside it, UTF-8; a plain file: base name without compression suffix */
     int64_t line;        /* from 1 */
     const char *text;    /* without the line's end; NULL when error_code is set */
     size_t n;
@@ -24,14 +25,18 @@ typedef struct fkv_line {
     const char *error_message; /* with it */
 } fkv_line;
 
-/* Opens nothing yet but checks that every file can be opened and is of a known
- * format (errors go to errs, all of them). */
+/* Opens nothing yet but checks that every file can be opened and is of the format
+ * that its name says (errors go to errs, all of them). job is borrowed. An archive
+ * of which no member matches is a line in the log, no error. */
 fkv_status fkv_reader_open(const fkv_job *job, fkv_reader **reader, fkv_errs *errs);
 
 /* The next record; FKV_END at the end or after job.limit records. A damaged
  * archive gives one line with error_code and reading goes on with the next
- * archive; an oversized line gives one such line and reading goes on behind it.
- * Only failures of the system (memory) are errors. */
+ * archive, or with the next member where only one is damaged (a checksum,
+ * encryption); an oversized line gives one such line and reading goes on behind
+ * it. The line of a damage is the one that could not be read whole; its member
+ * is "" when no member could be reached. Only failures of the system (memory, a
+ * disk that fails) are errors. */
 fkv_status fkv_reader_next(fkv_reader *reader, fkv_line *line, fkv_err *err);
 
 /* Compressed bytes consumed so far and in all, for progress. */

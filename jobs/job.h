@@ -1,8 +1,8 @@
 /* The job file: one INI file (and -s overrides) to one typed structure.
  *
- * One table in job.c lists every key with its type, range, default and whether
- * it can change answers; parsing, --help text, the resolved job.ini and the
- * resume check all read that table. Not for: opening the archives or the model.
+ * One table in job_keys.c lists every key with its type, range, default and
+ * whether it can change answers; parsing, --help text, the resolved job.ini and
+ * the resume check all read that table. Not for: opening the archives or the model.
  */
 #ifndef FKV_JOBS_JOB_H
 #define FKV_JOBS_JOB_H
@@ -115,13 +115,15 @@ fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t 
 void fkv_job_free(fkv_job *job);
 
 /* Every key of every section with its resolved value, as an INI file that
- * fkv_job_parse reads back to the same job. */
+ * fkv_job_parse reads back to the same job, but that paths are absolute in it
+ * (so the names of archives in rows, too). */
 fkv_status fkv_job_write_ini(const fkv_job *job, fkv_buf *out, fkv_err *err);
 
 /* A JSON object {"section.key": "value", ...} of the keys that can change
  * answers or the shards' bytes, in table order. Files (prompts, archives, ...)
- * stand as name, size and hash of their ends, the model as its files' ends.
- * Two runs may share an output folder only if these are equal. */
+ * stand as name, size and hash of their ends, the model as its files' ends;
+ * "auto" ranks and slots stand as auto, so the caller pins what it chose. Two runs may share an output folder
+ * only if these are equal. */
 fkv_status fkv_job_write_identity(const fkv_job *job, fkv_buf *out, fkv_err *err);
 
 /* One line of help per key, from the table. */

@@ -1,0 +1,59 @@
+/* Archives: one byte for the file's name, then its bytes. */
+#include <jansson.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "jobs/archive.h"
+#include "runner/base/log.h"
+
+enum { RECORD_MAX = 512, LINES_MAX = 20000 };
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const char *const names[] = {"x",    "x.jsonl",  "x.tar",       "x.zip",
+                                        "x.7z", "x.tar.gz", "x.jsonl.zst", "x.dat.xz"};
+    static char *patterns[] = {(char *)"*"};
+    static int fd = -1;
+    char path[64];
+    if (size < 1 || size > 1 << 20) return 0;
+    if (fd < 0) fd = memfd_create("archive", 0);
+    if (fd < 0 || ftruncate(fd, 0) || pwrite(fd, data + 1, size - 1, 0) < 0) abort();
+    fkv_log_set_stderr(false);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    fkv_input_file file = {.path = path, .name = (char *)names[data[0] % 8]};
+    fkv_job job = {0};
+    job.input.files = &file;
+    job.input.n_files = 1;
+    job.input.members = patterns;
+    job.input.n_members = 1;
+    job.input.max_record_bytes = RECORD_MAX;
+    job.job.limit = LINES_MAX;
+    fkv_reader *reader = NULL;
+    fkv_errs errs = {0};
+    fkv_err err = {0};
+    if (!fkv_reader_open(&job, &reader, &errs)) {
+        fkv_line line;
+        int64_t n = 0, before = 0;
+        const char *member = "";
+        while (!fkv_reader_next(reader, &line, &err)) {
+            if (line.ordinal != n++ || (line.text == NULL) == (line.error_code == NULL)) abort();
+            if (line.text && (line.n == 0 || line.n > RECORD_MAX || memchr(line.text, '\n', line.n))) abort();
+            if (line.member == member && line.line <= before) abort();
+            json_t *name = json_string(line.member); /* NULL unless it is UTF-8 */
+            if (!name) abort();
+            json_decref(name);
+            member = line.member;
+            before = line.line;
+        }
+        if (err.status == FKV_E_INPUT) abort();
+    }
+    fkv_reader_close(reader);
+    fkv_errs_free(&errs);
+    return 0;
+}
