@@ -1,0 +1,341 @@
+/* Ops of every backend in this build, through the table, against plain references
+ * in double precision: compression, decode over pages, sampling. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/backend.h"
+#include "runner/base/hash.h"
+
+enum { HD = 64, GROUP = 2, HEADS = 3, WINDOW = 8, KERNEL = 7, PROMPT = 300, VOCAB = 50, SLOTS = 4 };
+enum { PER = (GROUP + 2) * HD, WIDTH = HEADS * PER };
+
+static const fkv_backend *b;
+static fkv_world *world;
+static fkv_device *dev;
+static uint64_t counter;
+
+static float uniform(void)
+{
+    return (float)((double)(fkv_random_u64(3, 4, counter++) >> 40) * 0x1p-23 - 1.0);
+}
+
+static void *device_memory(size_t bytes, const void *host)
+{
+    void *p;
+    fkv_err err = {0};
+    assert_int_equal(b->alloc(dev, bytes, &p, &err), FKV_OK);
+    if (host) b->upload(dev, p, host, bytes);
+    return p;
+}
+
+static void fetch(void *host, const void *from, size_t bytes)
+{
+    fkv_err err = {0};
+    b->download(dev, host, from, bytes);
+    assert_int_equal(b->sync(dev, &err), FKV_OK);
+}
+
+static void open_device(const char *name)
+{
+    static float inv_freq[HD / 2];
+    fkv_err err = {0};
+    for (int i = 0; i < HD / 2; i++) inv_freq[i] = powf(10000, -2.0f * (float)i / HD);
+    const fkv_device_limits limits = {.n_slots = SLOTS,
+                                      .max_prompt = PROMPT,
+                                      .max_positions = 1024,
+                                      .hidden = 32,
+                                      .n_heads = GROUP * HEADS,
+                                      .n_kv_heads = HEADS,
+                                      .head_dim = HD,
+                                      .vocab = VOCAB,
+                                      .max_local_heads = HEADS,
+                                      .window = WINDOW,
+                                      .inv_freq = inv_freq};
+    b = fkv_backend_find(name);
+    assert_non_null(b);
+    assert_int_equal(b->world_open(1, &world, &err), FKV_OK);
+    assert_int_equal(b->open(world, 0, 0, &dev, &err), FKV_OK);
+    assert_int_equal(b->prepare(dev, &limits, &err), FKV_OK);
+}
+
+static void close_device(void)
+{
+    b->close(dev);
+    b->world_close(world);
+}
+
+static void reference_scores(const float *qkv, int64_t n, int h, double *pooled)
+{
+    double *sum = calloc((size_t)n, sizeof *sum), *s = calloc((size_t)n, sizeof *s);
+    for (int64_t t = n - WINDOW; t < n; t++) {
+        for (int g = 0; g < GROUP; g++) {
+            double total = 0, max = -INFINITY;
+            for (int64_t j = 0; j <= t; j++) {
+                s[j] = 0;
+                for (int i = 0; i < HD; i++)
+                    s[j] += (double)qkv[t * WIDTH + h * PER + g * HD + i] *
+                            qkv[j * WIDTH + h * PER + GROUP * HD + i];
+                s[j] /= sqrt(HD);
+                max = fmax(max, s[j]);
+            }
+            for (int64_t j = 0; j <= t; j++) total += exp(s[j] - max);
+            for (int64_t j = 0; j <= t; j++) sum[j] += exp(s[j] - max) / total / (WINDOW * GROUP);
+        }
+    }
+    for (int64_t j = 0; j < n - WINDOW; j++) {
+        pooled[j] = 0;
+        for (int64_t i = j - KERNEL / 2; i <= j + KERNEL / 2; i++)
+            if (i >= 0 && i < n - WINDOW) pooled[j] = fmax(pooled[j], sum[i]);
+    }
+    free(sum), free(s);
+}
+
+static void snapkv_scores_follow_the_definition(void **state)
+{
+    (void)state;
+    const int64_t lengths[] = {WINDOW + 1, WINDOW + 3, 100, PROMPT};
+    float *qkv = malloc(sizeof *qkv * PROMPT * WIDTH), *got = malloc(sizeof *got * HEADS * PROMPT);
+    for (int i = 0; i < PROMPT * WIDTH; i++) qkv[i] = 2 * uniform();
+    void *dq = device_memory(sizeof *qkv * PROMPT * WIDTH, qkv),
+         *out = device_memory(sizeof *qkv * PROMPT * WIDTH, NULL);
+    float *ds = device_memory(sizeof *got * HEADS * PROMPT, NULL);
+    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+        const int64_t n = lengths[l];
+        double want[PROMPT];
+        b->prefill_attention(dev, dq, n, 0, HEADS, GROUP, out, HEADS * GROUP * HD);
+        b->snapkv_scores(dev, dq, n, HEADS, GROUP, WINDOW, KERNEL, ds, PROMPT);
+        fetch(got, ds, sizeof *got * HEADS * PROMPT);
+        for (int h = 0; h < HEADS; h++) {
+            reference_scores(qkv, n, h, want);
+            for (int64_t j = 0; j < n - WINDOW; j++) assert_true(fabs(got[h * PROMPT + j] - want[j]) <= 1e-6);
+        }
+    }
+    free(qkv), free(got);
+}
+
+/* Positions that head h keeps, by the definition and the slow way. */
+static int reference_kept(const float *scores, int64_t n, int64_t budget, int32_t *out)
+{
+    int m = 0;
+    const int64_t top = n <= budget ? n : budget - WINDOW;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t before = 0; /* positions that come first in the order of scores */
+        if (n > budget && i < n - WINDOW)
+            for (int64_t j = 0; j < n - WINDOW; j++)
+                before += scores[j] > scores[i] || (scores[j] == scores[i] && j < i);
+        if (n <= budget || i >= n - (budget < WINDOW ? budget : WINDOW) || (i < n - WINDOW && before < top))
+            out[m++] = (int32_t)i;
+    }
+    return m;
+}
+
+static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
+{
+    (void)state;
+    enum { PAGES = 3, N = 290 };
+    float *qkv = malloc(sizeof *qkv * PROMPT * WIDTH), *scores = malloc(sizeof *scores * HEADS * PROMPT);
+    const int budget_sets[][HEADS] = {{10, 150, 9}, {N, N + 1, N - 1}, {8, 200, 1}, {5000, 12, 129}};
+    const size_t page = 2 * FKV_PAGE_TOKENS * HD;
+    float *arena = malloc(sizeof *arena * page * HEADS * PAGES);
+    void *dq = device_memory(sizeof *qkv * PROMPT * WIDTH, NULL),
+         *ds = device_memory(sizeof *scores * HEADS * PROMPT, NULL);
+    void *da = device_memory(sizeof *arena * page * HEADS * PAGES, NULL);
+    int32_t table[HEADS * PAGES], owners[HEADS] = {0};
+    int64_t offset[HEADS];
+    for (int i = 0; i < HEADS * PAGES; i++) table[i] = HEADS * PAGES - 1 - i; /* pages lie backwards */
+    for (int h = 0; h < HEADS; h++) offset[h] = h * PAGES;
+    const int32_t *dt = device_memory(sizeof table, table);
+    for (size_t s = 0; s < sizeof budget_sets / sizeof *budget_sets; s++) {
+        for (int i = 0; i < PROMPT * WIDTH; i++) qkv[i] = uniform();
+        /* few different values: max-pooling makes ties common */
+        for (int i = 0; i < HEADS * PROMPT; i++) scores[i] = (float)(fkv_random_u64(9, s, (uint64_t)i) % 6);
+        b->upload(dev, dq, qkv, sizeof *qkv * PROMPT * WIDTH);
+        b->upload(dev, ds, scores, sizeof *scores * HEADS * PROMPT);
+        const fkv_keep_args args = {.n_tokens = N,
+                                    .n_heads = HEADS,
+                                    .n_kv_heads = HEADS,
+                                    .group = GROUP,
+                                    .head_dim = HD,
+                                    .window = WINDOW,
+                                    .qkv = dq,
+                                    .scores = ds,
+                                    .score_stride = PROMPT,
+                                    .owners = owners,
+                                    .kv = {&da, dt, HEADS * PAGES, offset, budget_sets[s]}};
+        b->kv_keep(dev, &args);
+        fetch(arena, da, sizeof *arena * page * HEADS * PAGES);
+        for (int h = 0; h < HEADS; h++) {
+            int32_t want[N];
+            const int n = reference_kept(scores + h * PROMPT, N, budget_sets[s][h], want);
+            assert_int_equal(n, budget_sets[s][h] < N ? budget_sets[s][h] : N);
+            for (int i = 0; i < n; i++) {
+                const float *k = arena + (size_t)table[h * PAGES + i / FKV_PAGE_TOKENS] * page +
+                                 (size_t)(i % FKV_PAGE_TOKENS) * HD;
+                const float *from = qkv + want[i] * WIDTH + h * PER + GROUP * HD;
+                assert_memory_equal(k, from, HD * sizeof *k);
+                assert_memory_equal(k + FKV_PAGE_TOKENS * HD, from + HD, HD * sizeof *k);
+            }
+        }
+    }
+    free(qkv), free(scores), free(arena);
+}
+
+typedef struct sampling_state {
+    fkv_slots slots;
+    int32_t ints[7][SLOTS];
+    uint64_t ordinals[SLOTS];
+} sampling_state;
+
+static sampling_state new_slots(void)
+{
+    sampling_state s = {0};
+    int32_t **p[] = {&s.slots.token,   &s.slots.pos,    &s.slots.prompt_len, &s.slots.n_new,
+                     &s.slots.max_new, &s.slots.active, &s.slots.out};
+    for (int i = 0; i < SLOTS; i++) {
+        s.ints[1][i] = s.ints[2][i] = 10;
+        s.ints[4][i] = 100;
+        s.ints[5][i] = 1;
+        s.ordinals[i] = (uint64_t)i;
+    }
+    for (int i = 0; i < 7; i++) *p[i] = device_memory(sizeof s.ints[i], s.ints[i]);
+    s.slots.ordinal = device_memory(sizeof s.ordinals, s.ordinals);
+    return s;
+}
+
+static void greedy_takes_the_lowest_of_equal_tokens_and_stops(void **state)
+{
+    (void)state;
+    sampling_state s = new_slots();
+    float logits[SLOTS][VOCAB];
+    const fkv_sampling p = {.top_p = 1, .eos = {7, 9}, .n_eos = 2};
+    const int32_t one = 1, zero = 0;
+    for (int i = 0; i < SLOTS; i++)
+        for (int j = 0; j < VOCAB; j++) logits[i][j] = -(float)j;
+    logits[0][20] = logits[0][30] = 5;                     /* a tie */
+    logits[1][9] = 5;                                      /* end of sequence */
+    b->upload(dev, s.slots.max_new + 2, &one, sizeof one); /* its last token */
+    b->upload(dev, s.slots.active + 3, &zero, sizeof zero);
+    float *dl = device_memory(sizeof logits, logits);
+    b->sample(dev, dl, VOCAB, 0, SLOTS, false, &s.slots, &p, VOCAB);
+    int32_t out[SLOTS], active[SLOTS], pos[SLOTS];
+    fetch(out, s.slots.out, sizeof out);
+    fetch(active, s.slots.active, sizeof active);
+    fetch(pos, s.slots.pos, sizeof pos);
+    assert_memory_equal(out, ((int32_t[]){20, 9, 0, -1}), sizeof out);
+    assert_memory_equal(active, ((int32_t[]){1, 0, 0, 0}), sizeof active);
+    assert_memory_equal(pos, ((int32_t[]){11, 11, 11, 10}), sizeof pos);
+}
+
+/* Frequencies of 20,000 draws against the probabilities p (0: never drawn). */
+static void check_draws(const fkv_sampling *sampling, const float *logits, const double *p)
+{
+    enum { DRAWS = 20000 };
+    sampling_state s = new_slots();
+    int count[VOCAB] = {0};
+    float all[SLOTS][VOCAB];
+    for (int i = 0; i < SLOTS; i++) memcpy(all[i], logits, sizeof all[i]);
+    float *dl = device_memory(sizeof all, all);
+    for (int i = 0; i < DRAWS / SLOTS; i++) {
+        int32_t out[SLOTS], zeros[SLOTS] = {0};
+        uint64_t ordinals[SLOTS];
+        for (int k = 0; k < SLOTS; k++) ordinals[k] = (uint64_t)(i * SLOTS + k);
+        b->upload(dev, s.slots.ordinal, ordinals, sizeof ordinals);
+        b->upload(dev, s.slots.n_new, zeros, sizeof zeros);
+        b->sample(dev, dl, VOCAB, 0, SLOTS, false, &s.slots, sampling, VOCAB);
+        fetch(out, s.slots.out, sizeof out);
+        for (int k = 0; k < SLOTS; k++) count[out[k]]++;
+    }
+    for (int j = 0; j < VOCAB; j++) {
+        if (p[j] == 0) assert_int_equal(count[j], 0);
+        assert_true(fabs(count[j] - DRAWS * p[j]) <= 5 * sqrt(DRAWS * p[j] * (1 - p[j])) + 1);
+    }
+}
+
+static void sampling_follows_temperature_top_k_and_top_p(void **state)
+{
+    (void)state;
+    float logits[VOCAB];
+    double weight[VOCAB], p[VOCAB], total = 0;
+    for (int j = 0; j < VOCAB; j++) logits[j] = (float)((j * 7) % VOCAB) / 8;
+    for (int j = 0; j < VOCAB; j++) total += weight[j] = exp(logits[j] / 0.8);
+    for (int j = 0; j < VOCAB; j++) p[j] = weight[j] / total;
+    check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = 1, .seed = 5}, logits, p);
+
+    /* top-k: the 5 largest; then top-p 0.6 of those */
+    int order[VOCAB];
+    for (int j = 0; j < VOCAB; j++) order[(VOCAB - 1) - (j * 7) % VOCAB] = j;
+    double sum = 0, cut[VOCAB] = {0};
+    for (int i = 0; i < 5; i++) sum += weight[order[i]];
+    for (int i = 0; i < 5; i++) cut[order[i]] = weight[order[i]] / sum;
+    check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = 1, .top_k = 5, .seed = 6}, logits, cut);
+    double kept = 0;
+    int m = 0;
+    while (kept < 0.6 * sum) kept += weight[order[m++]];
+    memset(cut, 0, sizeof cut);
+    for (int i = 0; i < m; i++) cut[order[i]] = weight[order[i]] / kept;
+    check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = 0.6f, .top_k = 5, .seed = 7}, logits, cut);
+
+    /* top-p alone */
+    kept = 0;
+    m = 0;
+    while (kept < 0.5 * total) kept += weight[order[m++]];
+    memset(cut, 0, sizeof cut);
+    for (int i = 0; i < m; i++) cut[order[i]] = weight[order[i]] / kept;
+    check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = 0.5f, .seed = 8}, logits, cut);
+}
+
+static void embedding_and_ranks_add_up(void **state)
+{
+    (void)state;
+    enum { HIDDEN = 48, ROWS = 20 };
+    uint16_t table[VOCAB][HIDDEN]; /* bf16 */
+    float got[ROWS][HIDDEN];
+    int32_t tokens[ROWS];
+    fkv_err err = {0};
+    fkv_weight *halves[2];
+    for (int i = 0; i < VOCAB; i++)
+        for (int j = 0; j < HIDDEN; j++) table[i][j] = (uint16_t)(0x3f80 + i + j); /* around 1.0 */
+    for (int i = 0; i < ROWS; i++) tokens[i] = (i * 13) % VOCAB;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(
+            b->embedding_load(dev, (fkv_rows){table[i * VOCAB / 2], FKV_DTYPE_BF16, VOCAB / 2, HIDDEN},
+                              i * VOCAB / 2, HIDDEN, &halves[i], &err),
+            FKV_OK);
+    const int32_t *dt = device_memory(sizeof tokens, tokens);
+    float *partials = device_memory(2 * sizeof got, NULL), *y = device_memory(sizeof got, NULL);
+    for (int i = 0; i < 2; i++) b->embed(dev, dt, ROWS, halves[i], partials + i * ROWS * HIDDEN);
+    b->reduce_ranks(dev, partials, 2, ROWS, HIDDEN, y);
+    fkv_device_info info;
+    b->info(dev, &info);
+    if (info.act_bytes != 4) return;
+    fetch(got, y, sizeof got);
+    for (int i = 0; i < ROWS; i++) {
+        for (int j = 0; j < HIDDEN; j++) {
+            const uint32_t bits = (uint32_t)table[tokens[i]][j] << 16;
+            assert_memory_equal(&got[i][j], &bits, sizeof bits);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(snapkv_scores_follow_the_definition),
+        cmocka_unit_test(a_head_keeps_its_best_scores_and_the_window_in_order),
+        cmocka_unit_test(greedy_takes_the_lowest_of_equal_tokens_and_stops),
+        cmocka_unit_test(sampling_follows_temperature_top_k_and_top_p),
+        cmocka_unit_test(embedding_and_ranks_add_up),
+    };
+    open_device("cpu");
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    close_device();
+    return failed;
+}
