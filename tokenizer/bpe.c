@@ -15,7 +15,7 @@ enum {
     CACHE_SLOTS = 1 << 15,
     KEY_MAX = 30, /* makes a slot one cache line */
     IDS_MAX = 8,
-    SCAN_MAX = 64,            /* words of so many symbols are merged by scanning for the lowest rank */
+    SCAN_MAX = 24,            /* words of so many symbols are merged by scanning for the lowest rank */
     KEPT_SYMBOLS = 64 * 1024, /* memory for longer words is given back */
 };
 

@@ -1,5 +1,6 @@
 /* Reading the "model" of tokenizer.json: see bpe.h. Everything that the merging
  * of bpe.c does not do is refused here by name. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,6 +89,14 @@ static bool merge_parts(const json_t *merge, const char *part[2], size_t len[2])
     return true;
 }
 
+static fkv_status bad_merge(fkv_err *err, const char *file, size_t i, const char *what, const char *string,
+                            size_t n)
+{
+    char key[64];
+    snprintf(key, sizeof key, "model.merges[%zu]", i);
+    return fkv_fail_at(err, FKV_E_INPUT, file, 0, key, "%s%.*s", what, (int)(n < 60 ? n : 60), string);
+}
+
 static fkv_status add_merge(fkv_bpe *bpe, const json_t *merge, size_t i, int32_t rank, const char *file,
                             fkv_buf *joined, fkv_err *err)
 {
@@ -95,22 +104,17 @@ static fkv_status add_merge(fkv_bpe *bpe, const json_t *merge, size_t i, int32_t
     size_t len[2];
     int32_t id[2];
     fkv_status st;
-    char key[64];
-    snprintf(key, sizeof key, "model.merges[%zu]", i);
     if (!merge_parts(merge, part, len))
-        return refuse(err, file, key, "must be \"left right\" or [\"left\", \"right\"]");
+        return bad_merge(err, file, i, "must be \"left right\" or [\"left\", \"right\"]", "", 0);
     fkv_buf_clear(joined);
     for (size_t k = 0; k < 2; k++) {
         id[k] = fkv_vocab_find(bpe->vocab, part[k], len[k]);
-        if (id[k] < 0)
-            return fkv_fail_at(err, FKV_E_INPUT, file, 0, key, "'%.*s' is not in the vocabulary",
-                               (int)(len[k] < 60 ? len[k] : 60), part[k]);
+        if (id[k] < 0) return bad_merge(err, file, i, "not in the vocabulary: ", part[k], len[k]);
         if ((st = fkv_buf_append(joined, part[k], len[k], err))) return st;
     }
     const int32_t made = fkv_vocab_find(bpe->vocab, joined->data, joined->len);
     if (made < 0)
-        return fkv_fail_at(err, FKV_E_INPUT, file, 0, key, "its result '%.60s' is not in the vocabulary",
-                           joined->data);
+        return bad_merge(err, file, i, "its result is not in the vocabulary: ", joined->data, joined->len);
     const uint64_t pair = (uint64_t)(uint32_t)id[0] << 32 | (uint32_t)id[1];
     /* A pair given twice has its later rank, as in HF. */
     bpe->merges[fkv_bpe_slot(bpe, pair)] = (struct fkv_merge){.pair = pair, .rank = rank, .made = made};

@@ -47,8 +47,9 @@ static bool is_late_mark(int32_t cp)
     return false;
 }
 
-/* The one composition since Unicode 9, of U+11935 and U+11930. */
-enum { LATE_COMPOSED = 0x11938, LATE_SECOND = 0x11930 };
+/* The one composition since Unicode 9, of U+11935 and U+11930; and the character
+ * before the trailing jamo, which utf8proc 2.8 takes for one and loses. */
+enum { LATE_COMPOSED = 0x11938, LATE_SECOND = 0x11930, BEFORE_TRAILING = 0x11a7 };
 
 /* The canonical combining class. */
 static int ccc(int32_t cp)
@@ -145,10 +146,12 @@ static fkv_status normalize_run(fkv_nfc_scratch *s, const char *text, size_t n, 
     fkv_status st = decompose_run(s, text, n, &n_cps, err);
     if (!st) st = order_marks(s, n_cps, err);
     fkv_buf_clear(&s->run);
-    /* Nothing composes across the characters that utf8proc knows too well. */
+    /* These begin a part of their own, so that nothing is composed with them. */
     for (size_t i = 0; !st && i < n_cps;) {
         size_t end = i + 1;
-        while (end < n_cps && s->cps[end] != LATE_SECOND && !is_late_mark(s->cps[end])) end++;
+        while (end < n_cps && s->cps[end] != LATE_SECOND && s->cps[end] != BEFORE_TRAILING &&
+               !is_late_mark(s->cps[end]))
+            end++;
         st = compose(s, s->cps + i, end - i, err);
         i = end;
     }

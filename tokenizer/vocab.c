@@ -8,30 +8,33 @@
 #include "runner/base/hash.h"
 #include "runner/base/mem.h"
 
-static bool is_string(const fkv_vocab *v, const fkv_vocab_entry *e, const char *string, size_t n)
-{
-    return e->len == n && !memcmp(v->bytes.data + e->at, string, n);
-}
-
 /* The slot that holds the string, or the empty one where it would go. */
-static size_t slot_of(const fkv_vocab *v, const char *string, size_t n)
+static size_t slot_of(const fkv_vocab *v, const char *string, size_t n, uint32_t *tag)
 {
-    size_t i = (size_t)fkv_hash(string, n, 0) & (v->n_slots - 1);
-    while (v->slots[i] && !is_string(v, &v->entries[v->slots[i] - 1], string, n))
-        i = (i + 1) & (v->n_slots - 1);
+    const uint64_t hash = fkv_hash(string, n, 0);
+    size_t i = (size_t)hash & (v->n_slots - 1);
+    *tag = (uint32_t)(hash >> 32);
+    for (; v->slots[i].entry; i = (i + 1) & (v->n_slots - 1)) {
+        if (v->slots[i].tag != *tag) continue;
+        const fkv_vocab_entry *e = &v->entries[v->slots[i].entry - 1];
+        if (e->len == n && !memcmp(v->bytes.data + e->at, string, n)) break;
+    }
     return i;
 }
 
 static fkv_status grow_slots(fkv_vocab *v, fkv_err *err)
 {
     const size_t n_slots = v->n_slots ? v->n_slots * 2 : 1024;
-    uint32_t *slots = fkv_calloc(n_slots, sizeof *slots);
+    fkv_vocab_slot *slots = fkv_calloc(n_slots, sizeof *slots);
     if (!slots) return fkv_fail_memory(err);
     free(v->slots);
     v->slots = slots;
     v->n_slots = n_slots;
-    for (size_t e = 0; e < v->n; e++)
-        slots[slot_of(v, v->bytes.data + v->entries[e].at, v->entries[e].len)] = (uint32_t)e + 1;
+    for (size_t e = 0; e < v->n; e++) {
+        uint32_t tag;
+        const size_t i = slot_of(v, v->bytes.data + v->entries[e].at, v->entries[e].len, &tag);
+        slots[i] = (fkv_vocab_slot){.tag = tag, .entry = (uint32_t)e + 1};
+    }
     return FKV_OK;
 }
 
@@ -65,15 +68,16 @@ fkv_status fkv_vocab_add(fkv_vocab *v, const char *string, size_t n, int32_t id,
         return fkv_fail(err, FKV_E_INPUT, "the vocabulary is too large");
     fkv_status st = reserve(v, id, err);
     if (st) return st;
-    const size_t slot = slot_of(v, string, n);
-    *clash = v->slots[slot]         ? FKV_VOCAB_STRING_TAKEN
+    uint32_t tag;
+    const size_t slot = slot_of(v, string, n, &tag);
+    *clash = v->slots[slot].entry   ? FKV_VOCAB_STRING_TAKEN
              : v->entry_of[id] >= 0 ? FKV_VOCAB_ID_TAKEN
                                     : FKV_VOCAB_NEW;
     if (*clash != FKV_VOCAB_NEW) return FKV_OK;
     const uint32_t at = (uint32_t)v->bytes.len;
     if ((st = fkv_buf_append(&v->bytes, string, n, err))) return st;
     v->entries[v->n] = (fkv_vocab_entry){.at = at, .len = (uint32_t)n, .id = id};
-    v->slots[slot] = (uint32_t)v->n + 1;
+    v->slots[slot] = (fkv_vocab_slot){.tag = tag, .entry = (uint32_t)v->n + 1};
     v->entry_of[id] = (int32_t)v->n++;
     if (id >= v->n_ids) v->n_ids = id + 1;
     if (n > v->max_len) v->max_len = n;
@@ -92,7 +96,8 @@ void fkv_vocab_free(fkv_vocab *v)
 int32_t fkv_vocab_find(const fkv_vocab *v, const char *string, size_t n)
 {
     if (!v->n_slots) return -1;
-    const uint32_t e = v->slots[slot_of(v, string, n)];
+    uint32_t tag;
+    const uint32_t e = v->slots[slot_of(v, string, n, &tag)].entry;
     return e ? v->entries[e - 1].id : -1;
 }
 

@@ -23,11 +23,16 @@ typedef struct fkv_vocab_entry {
     int32_t id;
 } fkv_vocab_entry;
 
+typedef struct fkv_vocab_slot {
+    uint32_t tag;   /* high half of the string's hash, so that most others are told by it */
+    uint32_t entry; /* its number plus 1; 0: empty */
+} fkv_vocab_slot;
+
 typedef struct fkv_vocab {
     fkv_buf bytes;
     fkv_vocab_entry *entries;
     size_t n, cap;
-    uint32_t *slots; /* open addressing: entry + 1, or 0; n_slots is a power of two */
+    fkv_vocab_slot *slots; /* open addressing; n_slots is a power of two */
     size_t n_slots;
     int32_t *entry_of; /* [n_ids], -1 where no token has the id */
     int32_t n_ids, id_cap;
