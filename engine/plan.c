@@ -134,8 +134,7 @@ fkv_status fkv_plan_solve(const fkv_plan_problem *problem, fkv_plan_mode mode, f
         fkv_split_copy(&layer, &split[FKV_PLAN_BEST_EFFORT], &split[FKV_PLAN_STANDARD]);
         fkv_layer_whole(&layer, &work, &split[FKV_PLAN_BEST_EFFORT]);
         fkv_split_copy(&layer, &split[FKV_PLAN_FAIR_COPYING], &split[FKV_PLAN_BEST_EFFORT]);
-        double bound = fkv_layer_bound(&layer, &work, split[FKV_PLAN_BEST_EFFORT].us);
-        bound = fkv_layer_share(&layer, &work, bound, &split[FKV_PLAN_FAIR_COPYING]);
+        const double bound = fkv_layer_share(&layer, &work, &split[FKV_PLAN_FAIR_COPYING]);
         /* Per layer bound <= fair <= best-effort <= standard; added in the same
          * order the sums keep it, rounding included. */
         plan->standard_us += split[FKV_PLAN_STANDARD].us + p->cost.common_us;

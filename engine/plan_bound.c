@@ -21,8 +21,6 @@
  *    charge too once all are gone. The fewest copies that relieve each rank,
  *    summed over ranks, must not exceed the limit. */
 #include <limits.h>
-#include <math.h>
-#include <string.h>
 
 #include "engine/plan_layer.h"
 
@@ -56,6 +54,17 @@ static bool volume_fits(const fkv_layer *layer, double room)
     return total <= layer->n_ranks * room * (1 + SLACK) && copies <= layer->max_copies;
 }
 
+/* Ranks for us of load at per_rank each; more than limit: limit + 1. Counted by
+ * casting, for ceil() is a call where the processor may lack the instruction. */
+static int ranks_for(double us, double per_rank, int limit)
+{
+    const double x = us / per_rank - SLACK;
+    if (!(x <= limit)) return limit + 1;
+    if (x <= 0) return 0;
+    const int m = (int)x;
+    return m < x ? m + 1 : m;
+}
+
 static void keep_better(fkv_subset *to, int n_ranks, double room)
 {
     if (n_ranks > to->n_ranks || (n_ranks == to->n_ranks && room <= to->room)) return;
@@ -73,23 +82,27 @@ static bool groups_fit(const fkv_layer *layer, fkv_subset *subset, double room)
     const size_t all = ((size_t)1 << k) - 1;
     const double per_rank = room - layer->head_us;
     if (per_rank <= 0) return true; /* the volume condition has spoken */
-    for (size_t i = 0; i <= all; i++) subset[i] = (fkv_subset){.n_ranks = INT_MAX};
-    subset[0].n_ranks = 0;
+    fkv_subset_init(layer, 0, subset);
     for (size_t i = 0; i < all; i++) {
         const fkv_subset from = subset[i];
         if (from.n_ranks > layer->n_ranks) continue;
+        /* What is left must fit, each head but one of every new group charged. */
+        const int heads = k - __builtin_popcountll(i), fresh = layer->n_ranks - from.n_ranks;
+        const double charges = heads > fresh ? (heads - fresh) * layer->head_us : 0;
+        const double left = subset[all].us - from.us - from.room + charges;
+        if (left > (layer->n_ranks - from.n_ranks + SLACK) * per_rank) continue;
         for (int h = 0; h < k; h++) {
             if (i >> h & 1) continue;
             fkv_subset *to = &subset[i | (size_t)1 << h];
             const double us = slots_us(layer, h);
             /* A group of its own: the charge of its first edge comes with it. */
-            double m = ceil(us / per_rank - SLACK);
+            int m = ranks_for(us, per_rank, fresh);
             if (m < 1) m = 1;
-            if (m <= layer->n_ranks) keep_better(to, from.n_ranks + (int)m, m * per_rank - us);
+            if (m <= fresh) keep_better(to, from.n_ranks + m, m * per_rank - us);
             /* Into the open group: one more edge. */
             const double need = us + layer->head_us - from.room;
-            m = need <= per_rank * SLACK ? 0 : ceil(need / per_rank - SLACK);
-            if (m <= layer->n_ranks) keep_better(to, from.n_ranks + (int)m, m * per_rank - need);
+            m = ranks_for(need, per_rank, fresh);
+            if (m <= fresh) keep_better(to, from.n_ranks + m, m * per_rank - need);
         }
     }
     return subset[all].n_ranks <= layer->n_ranks;
@@ -135,34 +148,36 @@ static bool copies_fit(const fkv_layer *layer, fkv_layer_work *w, double room)
     return true;
 }
 
-static bool possible(const fkv_layer *layer, fkv_layer_work *w, double us)
+static bool possible(const fkv_layer *layer, fkv_layer_work *w, bool groups, double us)
 {
     const double room = us - layer->t0_us;
     return volume_fits(layer, room) && copies_fit(layer, w, room) &&
-           (!w->subset || groups_fit(layer, w->subset, room));
+           (!groups || groups_fit(layer, w->subset, room));
 }
 
 int fkv_layer_trials(const fkv_layer *layer)
 {
     if (layer->n_heads > FKV_SUBSET_HEADS) return 40;
-    const int64_t n = ((int64_t)1 << 23) / ((int64_t)layer->n_heads << layer->n_heads);
-    return n < 6 ? 6 : n > 40 ? 40 : (int)n;
+    const int64_t n = ((int64_t)1 << 22) / ((int64_t)layer->n_heads << layer->n_heads);
+    return n < 3 ? 3 : n > 40 ? 40 : (int)n;
 }
 
-double fkv_layer_bound(const fkv_layer *layer, fkv_layer_work *w, double upper)
+double fkv_layer_bound(const fkv_layer *layer, fkv_layer_work *w, bool groups, double low, double upper)
 {
-    double total = 0;
+    groups = groups && w->subset;
+    double total = 0, high = upper;
     for (int h = 0; h < layer->n_heads; h++) total += layer->head_us + slots_us(layer, h);
-    double low = (layer->t0_us + total / layer->n_ranks) * (1 - SLACK), high = upper;
+    total = (layer->t0_us + total / layer->n_ranks) * (1 - SLACK);
+    if (low < total) low = total;
     if (low > high) low = high;
     const double near = high * (1 - FKV_PLAN_EQUAL);
     if (low < near) {
-        if (!possible(layer, w, near)) return near;
+        if (!possible(layer, w, groups, near)) return near;
         high = near;
     }
-    for (int i = fkv_layer_trials(layer); i > 0 && high - low > high * FKV_PLAN_EQUAL; i--) {
+    for (int i = groups ? fkv_layer_trials(layer) : 40; i > 0 && high - low > high * FKV_PLAN_EQUAL; i--) {
         const double mid = low + (high - low) / 2;
-        if (possible(layer, w, mid))
+        if (possible(layer, w, groups, mid))
             high = mid;
         else
             low = mid;

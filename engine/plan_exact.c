@@ -11,7 +11,9 @@
 
 #include "engine/plan_layer.h"
 
-enum { EXACT_CELLS = 16, EXACT_NODES = 300000 };
+/* Up to so many heads * ranks; nodes by whether slots are few enough to expect
+ * an end: 300,000 nodes take some 20 ms. */
+enum { EXACT_CELLS = 16, EXACT_SLOTS = 8, EXACT_NODES = 300000, EXACT_TRY_NODES = 5000 };
 
 typedef struct search {
     const fkv_layer *layer;
@@ -80,7 +82,7 @@ double fkv_layer_exact(const fkv_layer *layer, fkv_layer_work *w, double bound, 
                 .w = w,
                 .best = best,
                 .free_ranks = layer->max_copies >= k * layer->n_ranks,
-                .nodes = EXACT_NODES,
+                .nodes = layer->n_slots <= EXACT_SLOTS ? EXACT_NODES : EXACT_TRY_NODES,
                 .enough = bound * (1 + FKV_PLAN_EQUAL)};
     fkv_layer_order(layer, w->order);
     w->rest[k] = 0;
@@ -89,6 +91,10 @@ double fkv_layer_exact(const fkv_layer *layer, fkv_layer_work *w, double bound, 
     for (int r = 0; r < layer->n_ranks; r++) w->load[r] = layer->t0_us;
     memset(w->trial.slots, 0, (size_t)layer->n_ranks * k * sizeof *w->trial.slots);
     descend(&s, 0, 0, layer->n_slots);
+    fkv_split_copy(layer, &w->trial, best);
+    fkv_layer_relabel(layer, w, &w->trial);
+    fkv_layer_drop_copies(layer, w, false, &w->trial);
+    fkv_split_offer(layer, &w->trial, best);
     if (s.cut) return bound;
     const double proven = best->us * (1 - FKV_PLAN_EQUAL);
     return proven > bound ? proven : bound;

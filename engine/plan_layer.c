@@ -107,6 +107,18 @@ void fkv_layer_order(const fkv_layer *layer, int *order)
     }
 }
 
+void fkv_subset_init(const fkv_layer *layer, double charge_us, fkv_subset *subset)
+{
+    const size_t n = (size_t)1 << layer->n_heads;
+    subset[0] = (fkv_subset){.us = 0};
+    for (size_t i = 1; i < n; i++) {
+        const int h = __builtin_ctzll(i);
+        subset[i] =
+            (fkv_subset){.us = subset[i & (i - 1)].us + charge_us + layer->n_slots * layer->slot_us[h],
+                         .n_ranks = INT_MAX};
+    }
+}
+
 void fkv_layer_standard(const fkv_layer *layer, fkv_split *split)
 {
     memset(split->slots, 0, (size_t)layer->n_ranks * layer->n_heads * sizeof *split->slots);

@@ -36,6 +36,7 @@ typedef struct fkv_split {
 /* A state of the tables over subsets: ranks in use and room taken (packing) or
  * left (bound) on the last. */
 typedef struct fkv_subset {
+    double us; /* of the subset's heads: their slots, and in packing their charges */
     double room;
     int n_ranks;
     int16_t head; /* the last head added */
@@ -75,6 +76,9 @@ void fkv_split_copy(const fkv_layer *layer, fkv_split *to, const fkv_split *from
 int fkv_layer_fit(const fkv_layer *layer, int h, double room);
 /* Heads by slots * slot_us, heaviest first; ties: lower head first. */
 void fkv_layer_order(const fkv_layer *layer, int *order);
+/* Empties the table, [2^n_heads], but for the empty subset, and adds up every
+ * subset's us, charge_us for each head. */
+void fkv_subset_init(const fkv_layer *layer, double charge_us, fkv_subset *subset);
 /* Every head at home. */
 void fkv_layer_standard(const fkv_layer *layer, fkv_split *split);
 /* Takes trial for best if it keeps max_copies and is better: faster by more
@@ -88,6 +92,8 @@ void fkv_layer_relabel(const fkv_layer *layer, fkv_layer_work *w, fkv_split *spl
 /* Moves and swaps from the slowest rank while they help; whole: heads are never
  * divided. Never slower than before; keeps max_copies if split does. */
 void fkv_layer_improve(const fkv_layer *layer, fkv_layer_work *w, bool whole, fkv_split *split);
+/* The same, then pairs of ranks divided anew (plan_pair.c): slower, stronger. */
+void fkv_layer_improve_pairs(const fkv_layer *layer, fkv_layer_work *w, bool whole, fkv_split *split);
 /* Undoes placements away from home that the slowest rank's time does not need. */
 void fkv_layer_drop_copies(const fkv_layer *layer, fkv_layer_work *w, bool whole, fkv_split *split);
 
@@ -95,17 +101,18 @@ void fkv_layer_drop_copies(const fkv_layer *layer, fkv_layer_work *w, bool whole
 
 /* plan_whole.c: best-effort, whole heads. */
 void fkv_layer_whole(const fkv_layer *layer, fkv_layer_work *w, fkv_split *best);
-/* plan_share.c: fair-copying. bound: fkv_layer_bound's, at which it stops.
- * Returns a bound at least as high: the optimum's time where the search was
- * exhaustive. */
-double fkv_layer_share(const fkv_layer *layer, fkv_layer_work *w, double bound, fkv_split *best);
+/* plan_share.c: fair-copying. Returns a proven lower bound: fkv_layer_bound's,
+ * or the optimum's time where the search was exhaustive. */
+double fkv_layer_share(const fkv_layer *layer, fkv_layer_work *w, fkv_split *best);
 
-/* plan_exact.c: exhaustive for small layers. Returns a bound as above. */
+/* plan_exact.c: exhaustive for small layers. bound: a proven one, at which the
+ * search stops; returns one at least as high. */
 double fkv_layer_exact(const fkv_layer *layer, fkv_layer_work *w, double bound, fkv_split *best);
 
-/* plan_bound.c: no split of the layer is faster than this. upper: a time that
- * some split reaches. */
-double fkv_layer_bound(const fkv_layer *layer, fkv_layer_work *w, double upper);
+/* plan_bound.c: no split of the layer is faster than this. low: a bound known
+ * already, or 0; upper: a time that some split reaches. groups: with the
+ * condition over subsets of heads, which is the strongest and the slowest. */
+double fkv_layer_bound(const fkv_layer *layer, fkv_layer_work *w, bool groups, double low, double upper);
 /* How many target times a search over subsets may try: all layers with many
  * heads together stay within seconds. */
 int fkv_layer_trials(const fkv_layer *layer);

@@ -8,6 +8,10 @@
 
 #include "engine/plan_layer.h"
 
+/* Tables over the subsets of so many heads take about a millisecond. */
+enum { QUICK_SUBSET_HEADS = 12 };
+#define LITTLE 1e-3
+
 typedef bool constructor(const fkv_layer *layer, fkv_layer_work *w, double room, fkv_split *t);
 
 static void clear(const fkv_layer *layer, fkv_split *t)
@@ -38,24 +42,31 @@ static bool begin_on_new(const fkv_layer *layer, int h, int slots, double room, 
 static void keep_better(fkv_subset *to, int n_ranks, double taken, int h, bool joined)
 {
     if (n_ranks > to->n_ranks || (n_ranks == to->n_ranks && taken >= to->room)) return;
-    *to = (fkv_subset){.room = taken, .n_ranks = n_ranks, .head = (int16_t)h, .joined = joined};
+    to->room = taken;
+    to->n_ranks = n_ranks;
+    to->head = (int16_t)h;
+    to->joined = joined;
 }
 
 static void extend(const fkv_layer *layer, fkv_subset *subset, size_t heads, int h, double room)
 {
+    const double whole = layer->head_us + layer->n_slots * layer->slot_us[h];
     const fkv_subset from = subset[heads];
     fkv_subset *to = &subset[heads | (size_t)1 << h];
     int n = from.n_ranks;
     double taken;
-    const int here = from.n_ranks ? fkv_layer_fit(layer, h, room - from.room) : 0;
-    if (here == layer->n_slots) {
-        keep_better(to, n, from.room + (layer->head_us + here * layer->slot_us[h]), h, true);
+    if (n && from.room + whole <= room) {
+        keep_better(to, n, from.room + whole, h, true);
         return;
     }
-    if (here > 0 && begin_on_new(layer, h, layer->n_slots - here, room, &n, &taken))
+    const int here = n ? fkv_layer_fit(layer, h, room - from.room) : 0;
+    if (here > 0 && here < layer->n_slots && begin_on_new(layer, h, layer->n_slots - here, room, &n, &taken))
         keep_better(to, n, taken, h, true);
     n = from.n_ranks;
-    if (begin_on_new(layer, h, layer->n_slots, room, &n, &taken)) keep_better(to, n, taken, h, false);
+    if (whole <= room)
+        keep_better(to, n + 1, whole, h, false);
+    else if (begin_on_new(layer, h, layer->n_slots, room, &n, &taken))
+        keep_better(to, n, taken, h, false);
 }
 
 static bool pack_in_order(const fkv_layer *layer, const int *order, const bool *joined, double room,
@@ -72,7 +83,12 @@ static bool pack_in_order(const fkv_layer *layer, const int *order, const bool *
                 taken = 0;
             }
             if (rank < 0 || rank >= layer->n_ranks) return false;
-            const int f = fkv_layer_fit(layer, h, room - taken), n = f < slots ? f : slots;
+            const double rest = layer->head_us + slots * layer->slot_us[h];
+            int n = slots;
+            if (taken + rest > room) {
+                const int f = fkv_layer_fit(layer, h, room - taken);
+                n = f < slots ? f : slots;
+            }
             if (n < 1) return false;
             t->slots[(size_t)rank * layer->n_heads + h] += n;
             taken += layer->head_us + n * layer->slot_us[h];
@@ -87,10 +103,14 @@ static bool pack_subsets(const fkv_layer *layer, fkv_layer_work *w, double room,
     const int k = layer->n_heads;
     const size_t all = ((size_t)1 << k) - 1;
     bool joined[FKV_SUBSET_HEADS];
-    for (size_t i = 0; i <= all; i++) w->subset[i].n_ranks = INT_MAX;
-    w->subset[0] = (fkv_subset){.n_ranks = 0};
+    fkv_subset_init(layer, layer->head_us, w->subset);
     for (size_t i = 0; i < all; i++) {
-        if (w->subset[i].n_ranks > layer->n_ranks) continue;
+        const fkv_subset *from = &w->subset[i];
+        if (from->n_ranks > layer->n_ranks) continue;
+        /* What is left must fit even without dividing another head. */
+        const double left = w->subset[all].us - from->us;
+        const double room_left = (layer->n_ranks - from->n_ranks + 1) * room - from->room;
+        if (i && left > room_left * (1 + FKV_PLAN_EQUAL)) continue;
         for (int h = 0; h < k; h++)
             if (!(i >> h & 1)) extend(layer, w->subset, i, h, room);
     }
@@ -270,21 +290,31 @@ static void search_targets(const fkv_layer *layer, fkv_layer_work *w, constructo
     }
 }
 
-double fkv_layer_share(const fkv_layer *layer, fkv_layer_work *w, double bound, fkv_split *best)
+static void polish(const fkv_layer *layer, fkv_layer_work *w, fkv_split *best)
 {
-    if (layer->max_copies == 0 || layer->n_ranks == 1) return bound < best->us ? bound : best->us;
+    fkv_split_copy(layer, &w->trial, best);
+    fkv_layer_improve_pairs(layer, w, false, &w->trial);
+    fkv_layer_drop_copies(layer, w, false, &w->trial);
+    fkv_split_offer(layer, &w->trial, best);
+}
+
+double fkv_layer_share(const fkv_layer *layer, fkv_layer_work *w, fkv_split *best)
+{
+    if (layer->max_copies == 0 || layer->n_ranks == 1) return fkv_layer_bound(layer, w, true, 0, best->us);
     fkv_layer_order(layer, w->order);
-    const int trials = fkv_layer_trials(layer);
+    double bound = fkv_layer_bound(layer, w, false, 0, best->us);
     search_targets(layer, w, export_from_home, bound, 40, best);
     search_targets(layer, w, pack_whole_first, bound, 40, best);
     search_targets(layer, w, pack_mixed, bound, 40, best);
-    if (w->subset) search_targets(layer, w, pack_subsets, bound, trials, best);
-    fkv_layer_improve(layer, w, false, best);
-    fkv_layer_drop_copies(layer, w, false, best);
-    const double proven = fkv_layer_exact(layer, w, bound, best);
-    fkv_split_copy(layer, &w->trial, best);
-    fkv_layer_relabel(layer, w, &w->trial);
-    fkv_layer_drop_copies(layer, w, false, &w->trial);
-    fkv_split_offer(layer, &w->trial, best);
-    return proven < best->us ? proven : best->us;
+    polish(layer, w, best);
+    /* The tables over subsets come last: the closer best is, the fewer targets
+     * they have to try. Large ones are left out where little can be won. */
+    const double won = best->us - bound;
+    if (w->subset && (layer->n_heads <= QUICK_SUBSET_HEADS || won > LITTLE * best->us)) {
+        bound = fkv_layer_bound(layer, w, true, bound, best->us);
+        search_targets(layer, w, pack_subsets, bound, fkv_layer_trials(layer), best);
+        polish(layer, w, best);
+    }
+    bound = fkv_layer_exact(layer, w, bound, best);
+    return bound < best->us ? bound : best->us;
 }

@@ -77,7 +77,7 @@ static void build(const fkv_layer *layer, fkv_layer_work *w, const int *assign, 
     for (int h = 0; h < layer->n_heads; h++)
         t->slots[(size_t)assign[h] * layer->n_heads + h] = layer->n_slots;
     fkv_layer_relabel(layer, w, t);
-    fkv_layer_improve(layer, w, true, t);
+    fkv_layer_improve_pairs(layer, w, true, t);
     fkv_layer_drop_copies(layer, w, true, t);
     fkv_split_offer(layer, t, best);
 }
@@ -89,7 +89,7 @@ void fkv_layer_whole(const fkv_layer *layer, fkv_layer_work *w, fkv_split *best)
     fkv_layer_order(layer, w->order);
 
     fkv_split_copy(layer, &w->trial, best);
-    fkv_layer_improve(layer, w, true, &w->trial);
+    fkv_layer_improve_pairs(layer, w, true, &w->trial);
     fkv_layer_drop_copies(layer, w, true, &w->trial);
     fkv_split_offer(layer, &w->trial, best);
 
