@@ -1,0 +1,129 @@
+/* plan_table FILE...: how good plans are on published head scores.
+ *
+ * For every file of scores ({"scores": [32][32 query heads or 8 KV heads]}),
+ * two model shapes and all combinations of floor, ranks, mean budget and slots
+ * it solves the plan and prints, summed over the layers, the attention segment
+ * of standard, best-effort and fair-copying, the bound, the gap to it, what the
+ * segment and the whole step gain, and the copies. The output has no times of
+ * its own, so it is the same on every machine.
+ *
+ * Constants: an H200 copies 4.27 TB/s; bf16 weights and KV. Start-up and
+ * gathers count nothing, and the rest of a step is the bytes of the output
+ * projection and the MLP, so gains are the most that the device could show. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/budget.h"
+#include "engine/plan.h"
+
+enum { FILE_LAYERS = 32, FILE_HEADS = 32, N_KV_HEADS = 8, HEAD_DIM = 128, WINDOW = 32, MAX_LAYERS = 80 };
+#define BYTES_PER_US 4.27e6
+#define BF16_BYTES   2.0
+
+typedef struct shape {
+    const char *name;
+    int n_layers, hidden, group, intermediate;
+} shape;
+
+static const shape shapes[] = {{"8B", 32, 4096, 4, 14336}, {"70B", 80, 8192, 8, 28672}};
+static const double floors[] = {0.2, 0.5};
+static const int ranks[] = {2, 4, 8}, budgets[] = {128, 1024, 8192}, slots[] = {16, 64, 256};
+
+/* What the closing lines say. */
+typedef struct totals {
+    int n, segment_gains, step_gains, nothing;
+    double worst_gap[3]; /* by slots */
+} totals;
+
+static fkv_cost_constants h200(const shape *m, int n_ranks)
+{
+    const double us_per_value = BF16_BYTES / BYTES_PER_US;
+    const double output = (double)m->hidden * m->hidden, mlp = 3.0 * m->intermediate * m->hidden;
+    return (fkv_cost_constants){.head_us = (m->group + 2.0) * HEAD_DIM * m->hidden * us_per_value,
+                                .token_us = 2.0 * HEAD_DIM * us_per_value,
+                                .common_us = (output + mlp) / n_ranks * us_per_value};
+}
+
+static fkv_status row(const char *name, const shape *m, const fkv_profile *profile, double floor_,
+                      int i_ranks, int i_budget, int i_slots, totals *sum, fkv_err *err)
+{
+    static double tokens[MAX_LAYERS * N_KV_HEADS];
+    fkv_plan plan;
+    fkv_cost_tokens(profile, tokens);
+    const fkv_plan_problem p = {.n_layers = m->n_layers,
+                                .n_kv_heads = N_KV_HEADS,
+                                .n_ranks = ranks[i_ranks],
+                                .n_slots = slots[i_slots],
+                                .tokens = tokens,
+                                .cost = h200(m, ranks[i_ranks]),
+                                .max_copies = -1};
+    fkv_status st = fkv_plan_solve(&p, FKV_PLAN_FAIR_COPYING, &plan, err);
+    if (st) return st;
+    const double common = m->n_layers * p.cost.common_us;
+    const double standard = plan.standard_us - common, fair = plan.fair_copying_us - common;
+    const double bound = plan.lower_bound_us - common, gap = fair / bound - 1;
+    const double segment = standard / fair, step = plan.standard_us / plan.fair_copying_us;
+    printf("%-26s %-3s %5.1f %5d %6d %5d %9.1f %9.1f %9.1f %9.1f %6.2f %7.2f %6.2f %6.2f\n", name, m->name,
+           floor_, ranks[i_ranks], budgets[i_budget], slots[i_slots], standard, plan.best_effort_us - common,
+           fair, bound, 100 * gap, segment, step, (double)fkv_plan_copies(&plan) / m->n_layers);
+    sum->n++;
+    sum->segment_gains += segment >= 1.66;
+    sum->step_gains += step >= 1.66;
+    sum->nothing += segment < 1.005;
+    if (gap > sum->worst_gap[i_slots]) sum->worst_gap[i_slots] = gap;
+    fkv_plan_free(&plan);
+    return FKV_OK;
+}
+
+static fkv_status table(const char *path, totals *sum, fkv_err *err)
+{
+    static double scores[FILE_LAYERS * N_KV_HEADS], spread[MAX_LAYERS * N_KV_HEADS];
+    const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+    fkv_status st = fkv_scores_read_file(path, FILE_LAYERS, FILE_HEADS, N_KV_HEADS, scores, err);
+    for (size_t i = 0; !st && i < sizeof shapes / sizeof *shapes; i++) {
+        const shape *m = &shapes[i];
+        fkv_profile profile;
+        if ((st = fkv_profile_init(&profile, m->n_layers, N_KV_HEADS, err))) return st;
+        for (int l = 0; l < m->n_layers; l++)
+            memcpy(spread + (size_t)l * N_KV_HEADS,
+                   scores + (size_t)(l * FILE_LAYERS / m->n_layers) * N_KV_HEADS,
+                   N_KV_HEADS * sizeof *scores);
+        for (int f = 0; f < 2; f++)
+            for (int r = 0; r < 3; r++)
+                for (int b = 0; b < 3; b++) {
+                    fkv_budget_from_scores(&profile, spread, budgets[b], WINDOW, floors[f]);
+                    for (int s = 0; !st && s < 3; s++)
+                        st = row(name, m, &profile, floors[f], r, b, s, sum, err);
+                }
+        fkv_profile_free(&profile);
+    }
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    fkv_err err = {0};
+    totals sum = {0};
+    if (argc < 2) {
+        fprintf(stderr, "usage: plan_table SCORES.json...\n");
+        return 2;
+    }
+    printf("attention segment summed over layers, us; gap in %%; gains over standard; copies a layer\n");
+    printf("%-26s %-3s %5s %5s %6s %5s %9s %9s %9s %9s %6s %7s %6s %6s\n", "scores", "", "floor", "ranks",
+           "budget", "slots", "standard", "best-eff", "fair-copy", "bound", "gap", "segment", "step",
+           "copies");
+    for (int i = 1; i < argc; i++)
+        if (table(argv[i], &sum, &err)) {
+            char text[1024];
+            fkv_err_format(&err, text, sizeof text);
+            fprintf(stderr, "plan_table: %s\n", text);
+            return fkv_exit_code(err.status);
+        }
+    printf("\n%d settings; widest gap: %.2f %% at 16 slots, %.2f %% at 64, %.2f %% at 256\n", sum.n,
+           100 * sum.worst_gap[0], 100 * sum.worst_gap[1], 100 * sum.worst_gap[2]);
+    printf("segment gains 1.66x or more in %d, the whole step in %d; the segment gains nothing in %d\n",
+           sum.segment_gains, sum.step_gains, sum.nothing);
+    return 0;
+}
