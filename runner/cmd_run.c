@@ -62,11 +62,6 @@ static void print_summary(const run *r)
     fkv_engine_stats e;
     fkv_output_totals_get(r->output, &t);
     fkv_engine_stats_get(r->engine, &e);
-    double most = 0, sum = 0;
-    for (int i = 0; i < r->setup.n_ranks; i++) {
-        sum += e.rank_attention_seconds[i];
-        if (e.rank_attention_seconds[i] > most) most = e.rank_attention_seconds[i];
-    }
     const double secs = now() - r->start;
     fkv_log("done: %lld records, %lld of them by earlier runs, %lld errors, in %.1f s (%.1f records/s)",
             (long long)t.records, (long long)t.resumed, (long long)t.errors, secs,
@@ -74,10 +69,13 @@ static void print_summary(const run *r)
     fkv_log("tokens: %lld in prompts, %lld new, %lld decode steps (%.1f tokens a step)",
             (long long)t.prompt_tokens, (long long)t.completion_tokens, (long long)e.decode_steps,
             e.decode_steps ? (double)t.completion_tokens / (double)e.decode_steps : 0.0);
-    fkv_log("KV cache: %.1f%% of a whole cache kept, %.1f MiB at most in use",
+    fkv_log("KV cache: %.1f%% of the prompts' K and V kept, %.1f MiB at most in use",
             100 * fkv_planning_kept_share(&r->planning), (double)e.kv_bytes / (1 << 20));
-    fkv_log("balance: %d ranks, %d copies, slowest rank's attention %.2fx the mean", r->setup.n_ranks,
-            fkv_plan_copies(&r->planning.plan), sum > 0 ? most * r->setup.n_ranks / sum : 1.0);
+    fkv_log(
+        "balance: the fullest of %d ranks reads %.2fx the mean of the cache, with %d copied heads; standard "
+        "placement: %.2fx",
+        r->setup.n_ranks, fkv_planning_balance(&r->planning, false), fkv_plan_copies(&r->planning.plan),
+        fkv_planning_balance(&r->planning, true));
 }
 
 static fkv_status load(run *r, fkv_err *err)

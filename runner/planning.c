@@ -263,6 +263,34 @@ int64_t fkv_planning_max_new(const fkv_setup *setup, const fkv_planning *p)
     return mean > setup->limits.max_new ? mean : setup->limits.max_new;
 }
 
+double fkv_planning_balance(const fkv_planning *p, bool standard)
+{
+    const fkv_plan *plan = &p->plan;
+    double fullest = 0, all = 0;
+    double *tokens = fkv_calloc((size_t)plan->n_layers * (size_t)plan->n_kv_heads, sizeof *tokens);
+    double *load = fkv_calloc((size_t)plan->n_ranks, sizeof *load);
+    if (tokens && load) fkv_cost_tokens(&p->profile, tokens);
+    for (int l = 0; tokens && load && l < plan->n_layers; l++) {
+        memset(load, 0, (size_t)plan->n_ranks * sizeof *load);
+        for (int h = 0; h < plan->n_kv_heads; h++) {
+            const int lh = l * plan->n_kv_heads + h;
+            if (standard)
+                load[fkv_plan_home(h, plan->n_kv_heads, plan->n_ranks)] += tokens[lh] * plan->n_slots;
+            for (int i = plan->first[lh]; !standard && i < plan->first[lh + 1]; i++)
+                load[plan->at[i].rank] += tokens[lh] * (plan->at[i].end - plan->at[i].begin);
+        }
+        double most = 0;
+        for (int r = 0; r < plan->n_ranks; r++) {
+            all += load[r];
+            most = load[r] > most ? load[r] : most;
+        }
+        fullest += most;
+    }
+    free(load);
+    free(tokens);
+    return all > 0 ? fullest * plan->n_ranks / all : 1;
+}
+
 void fkv_planning_print(const fkv_planning *p, FILE *out)
 {
     const fkv_plan *plan = &p->plan;

@@ -25,6 +25,10 @@ void fkv_planning_print(const fkv_planning *planning, FILE *out);
 /* Mean over the sample of the share of its prompts' K and V that is kept; 1 without a sample. */
 double fkv_planning_kept_share(const fkv_planning *planning);
 
+/* Tokens that the fullest rank reads in a decode step over the mean of all ranks, summed
+ * over the layers, with the plan's placements or (standard) with every head at home. */
+double fkv_planning_balance(const fkv_planning *planning, bool standard);
+
 /* New tokens that most records ask for at the most. */
 int64_t fkv_planning_max_new(const fkv_setup *setup, const fkv_planning *planning);
 
