@@ -56,13 +56,13 @@ static target *find_target(const exporter *x, const char *name, size_t *at)
     return NULL;
 }
 
-/* Adds a target that is not there; path becomes its own. */
-static fkv_status new_target(exporter *x, const char *name, size_t at, char *path, target **out, fkv_err *err)
+/* Adds a target that is not there. */
+static fkv_status new_target(exporter *x, const char *name, size_t at, const char *path, target **out,
+                             fkv_err *err)
 {
     fkv_status st = FKV_OK;
-    target t = {.path = path};
+    target t = {0};
     struct stat sb;
-    if (!path) return fkv_fail_memory(err);
     if (lstat(path, &sb) == 0 && !S_ISREG(sb.st_mode)) {
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "is there and not a regular file");
         goto out;
@@ -82,7 +82,8 @@ static fkv_status new_target(exporter *x, const char *name, size_t at, char *pat
         x->cap = cap;
     }
     t.name = strdup(name);
-    if (!t.name || asprintf(&t.tmp, "%s.tmp", path) < 0) {
+    t.path = strdup(path);
+    if (!t.name || !t.path || asprintf(&t.tmp, "%s.tmp", path) < 0) {
         t.tmp = NULL;
         st = fkv_fail_memory(err);
         goto out;
@@ -101,7 +102,7 @@ out:
     if (st) {
         free(t.name);
         free(t.tmp);
-        free(path);
+        free(t.path);
     }
     return st;
 }
@@ -146,8 +147,10 @@ static fkv_status open_dataset(exporter *x, const char *name, target **out, fkv_
     if (st) return st;
     if (!t) {
         char *path = NULL;
-        if (asprintf(&path, "%s/%s.jsonl", x->dest, name) < 0) path = NULL;
-        return new_target(x, name, at, path, out, err);
+        if (asprintf(&path, "%s/%s.jsonl", x->dest, name) < 0) return fkv_fail_memory(err);
+        st = new_target(x, name, at, path, out, err);
+        free(path);
+        return st;
     }
     t->file = fopen(t->tmp, "ae");
     if (!t->file) return fkv_fail_errno(err, t->tmp, "open");
@@ -343,7 +346,8 @@ static fkv_status begin(exporter *x, fkv_err *err)
     char *dir = fkv_path_dir(x->dest);
     fkv_status st = dir ? fkv_dir_make(dir, err) : fkv_fail_memory(err);
     free(dir);
-    return st ? st : new_target(x, "", 0, strdup(x->dest), &t, err);
+    if (st) return st;
+    return new_target(x, "", 0, x->dest, &t, err);
 }
 
 /* All files are whole on disk before the first gets its name. */

@@ -289,8 +289,9 @@ static bool own_shard(const fkv_folder *f, const char *name, const char *suffix)
     const char *rest = read_number(name + 6, &index);
     if (!rest || index % f->n_parts != f->part) return false;
     fkv_shard_name(index, want);
-    const size_t n = strlen(want + 7); /* behind "shards/" */
-    return strncmp(name, want + 7, n) == 0 && strcmp(name + n, suffix) == 0;
+    const char *base = strrchr(want, '/') + 1;
+    const size_t n = strlen(base);
+    return strlen(name) > n - 1 && memcmp(name, base, n) == 0 && strcmp(name + n, suffix) == 0;
 }
 
 static fkv_status sweep_shard(void *ctx, const char *name, fkv_err *err)
@@ -370,7 +371,7 @@ fkv_status fkv_folder_with_lock(const fkv_folder *f, const char *what, const ato
             st = fkv_fail(err, FKV_E_INTERRUPTED, "stopped while waiting for %s", path);
             break;
         }
-        const struct timespec pause = {0, 50 * 1000 * 1000};
+        const struct timespec pause = {0, 50L * 1000 * 1000};
         nanosleep(&pause, NULL);
     }
     if (!st) st = make(ctx, err);

@@ -243,7 +243,7 @@ static fkv_status load(fkv_journal *j, int64_t size, fkv_err *err)
 {
     fkv_status st = FKV_OK;
     for (j->end = FILE_HEADER; j->end < size;) {
-        unsigned char raw[HEADER];
+        unsigned char raw[HEADER] = {0};
         size_t got;
         header h;
         if ((st = read_at(j, j->end, raw, HEADER, &got, err))) return st;
@@ -257,7 +257,7 @@ static fkv_status load(fkv_journal *j, int64_t size, fkv_err *err)
         j->end += HEADER + (int64_t)h.length;
     }
     if (j->end < size) {
-        bool synced;
+        bool synced = false;
         if ((st = was_synced(j, j->end, &synced, err))) return st;
         if (synced) return damaged(j, j->end, err);
     }
@@ -267,7 +267,7 @@ static fkv_status load(fkv_journal *j, int64_t size, fkv_err *err)
 
 static fkv_status check_file_header(const fkv_journal *j, fkv_err *err)
 {
-    unsigned char raw[FILE_HEADER];
+    unsigned char raw[FILE_HEADER] = {0};
     size_t got;
     const fkv_status st = read_at(j, 0, raw, FILE_HEADER, &got, err);
     if (st) return st;
@@ -287,7 +287,7 @@ static fkv_status create_if_missing(const fkv_journal *j, fkv_err *err)
 {
     /* A file shorter than its header holds nothing that could be lost. */
     if (fkv_file_size(j->path) >= FILE_HEADER) return FKV_OK;
-    unsigned char raw[FILE_HEADER];
+    unsigned char raw[FILE_HEADER] = {0};
     file_header(j->identity, raw);
     return fkv_file_replace(j->path, raw, sizeof raw, err);
 }
@@ -343,7 +343,7 @@ out:
 static fkv_status write_entry(const fkv_journal *j, int fd, const char *path, const header *h,
                               const char *row, fkv_err *err)
 {
-    unsigned char raw[HEADER];
+    unsigned char raw[HEADER] = {0};
     encode(h, j->identity, raw);
     fkv_status st = fkv_write_all(fd, raw, sizeof raw, path, err);
     if (!st) st = fkv_write_all(fd, row, (size_t)h->length, path, err);
@@ -397,7 +397,7 @@ size_t fkv_journal_range(const fkv_journal *j, int64_t first, int64_t end, const
 static fkv_status read_entry(const fkv_journal *j, const fkv_journal_entry *e, header *h, fkv_buf *row,
                              fkv_err *err)
 {
-    unsigned char raw[HEADER];
+    unsigned char raw[HEADER] = {0};
     size_t got;
     bool good;
     fkv_status st = read_at(j, e->offset, raw, HEADER, &got, err);
@@ -441,12 +441,12 @@ void fkv_journal_remove(fkv_journal *j, int64_t first, int64_t end)
 /* Copies the live entries to fd; offsets[i] is where entry i now stands. */
 static fkv_status copy_live(fkv_journal *j, int fd, int64_t *offsets, int64_t *end, fkv_err *err)
 {
-    unsigned char raw[FILE_HEADER];
+    unsigned char raw[FILE_HEADER] = {0};
     file_header(j->identity, raw);
     fkv_status st = fkv_write_all(fd, raw, sizeof raw, j->tmp, err);
     int64_t at = FILE_HEADER;
     for (size_t i = 0; !st && i < j->n; i++) {
-        header h;
+        header h = {0};
         if ((st = read_entry(j, &j->entries[i], &h, &j->scratch, err))) break;
         h.synced = (uint64_t)at; /* the whole file is synced before it gets its name */
         st = write_entry(j, fd, j->tmp, &h, j->scratch.data, err);
