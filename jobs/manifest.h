@@ -10,7 +10,7 @@
  *
  * In memory 48 bytes a shard; a file of about 130 bytes a shard that is always
  * replaced whole (output.c spaces that out). Loading parses the whole file, at
- * most FKV_MANIFEST_MAX_BYTES: about half a second for 100,000 shards. Not for:
+ * most FKV_MANIFEST_MAX_BYTES: about a second for 100,000 shards. Not for:
  * looking at the shards themselves.
  */
 #ifndef FKV_JOBS_MANIFEST_H
