@@ -87,7 +87,8 @@ fkv_status fkv_kv_admit(fkv_kv *kv, int slot, int64_t n_tokens, int64_t max_new,
     for (int64_t i = 0; i < n_lh; i++)
         kv->need[kv->owner[i * kv->n_slots + slot]] += pages_for(tokens_of(kv, i, n_tokens, max_new));
     if (n_tokens + max_new > kv->max_positions)
-        return fkv_fail(err, FKV_E_INPUT, "%lld prompt and %lld new tokens are more than the model's %lld positions",
+        return fkv_fail(err, FKV_E_INPUT,
+                        "%lld prompt and %lld new tokens are more than the model's %lld positions",
                         (long long)n_tokens, (long long)max_new, (long long)kv->max_positions);
     bool fits = true;
     for (int r = 0; r < kv->n_ranks; r++) {

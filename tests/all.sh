@@ -1,0 +1,25 @@
+#!/bin/sh
+# All tests: sets up, builds, and runs them plain, under ASan and UBSan, and (what
+# has threads) under TSan; then formatting and cppcheck.
+set -eu
+cd "$(dirname "$0")/.."
+tests/debian.sh tests
+
+# HF tokenizers is the tokenizer's oracle; its test says so and skips without it.
+venv=build/oracle
+if [ ! -x $venv/bin/python ]; then
+  python3 -m venv $venv && $venv/bin/pip install -q tokenizers || echo "PyPI can't be reached: HF tokenizers is not there"
+fi
+cmake -S . -B build -DFKV_ORACLE_PYTHON="$PWD/$venv/bin/python" >/dev/null
+ninja -C build
+ctest --test-dir build --output-on-failure -j 2
+
+cmake --preset asan -G Ninja >/dev/null
+ninja -C build-asan
+ctest --test-dir build-asan --output-on-failure -j 2 -LE slow
+
+cmake --preset tsan -G Ninja >/dev/null
+ninja -C build-tsan fairkv-batch test_engine test_prompt
+ctest --test-dir build-tsan --output-on-failure -R 'unit/test_(engine|prompt)|cli/threads'
+
+tests/lint.sh
