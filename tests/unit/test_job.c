@@ -196,7 +196,7 @@ static void bad_values_are_named(void **state)
         {"job", "limit", "-1", "less than 0"},
         {"job", "limit", "1.5", "\"1.5\" is not a whole number"},
         {"job", "max_errors", "many", "\"many\" is not a whole number"},
-        {"job", "retry_errors", "yes", "yes is not supported by this build"},
+        {"job", "retry_errors", "maybe", "\"maybe\" is none of: no yes"},
         {"job", "restart", "maybe", "\"maybe\" is none of: no yes"},
         {"job", "grace", "100000", "outside 0 to 86400"},
         {"input", "members", "", "names no pattern"},
