@@ -99,20 +99,14 @@ static fkv_status parse_ids(struct job *j, fkv_err *err)
     for (;;) {
         s += strspn(s, " \t\r");
         if (!*s) return FKV_OK;
-        const size_t n_digits = strspn(s, "0123456789");
+        const size_t n_word = strcspn(s, " \t\r"), n_digits = strspn(s, "0123456789");
         char *end;
         errno = 0;
         const long id = strtol(s, &end, 10);
-        if (!n_digits || !strchr(" \t\r", *end) || errno || id > INT32_MAX)
-            return fkv_fail(err, FKV_E_INPUT, "'%.*s' is not an id", (int)strcspn(s, " \t\r") & 63, s);
-        if (j->ids.len == j->ids.cap) {
-            const size_t cap = j->ids.cap ? j->ids.cap * 2 : 256;
-            int32_t *data = realloc(j->ids.data, cap * sizeof *data);
-            if (!data) return fkv_fail_memory(err);
-            j->ids.data = data;
-            j->ids.cap = cap;
-        }
-        j->ids.data[j->ids.len++] = (int32_t)id;
+        if (n_digits != n_word || errno || id > INT32_MAX)
+            return fkv_fail(err, FKV_E_INPUT, "'%.*s' is not an id", n_word < 40 ? (int)n_word : 40, s);
+        fkv_status st = fkv_ids_push(&j->ids, (int32_t)id, err);
+        if (st) return st;
         s = end;
     }
 }

@@ -7,7 +7,7 @@
 
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
-#include "tokenizer/utf8.h"
+#include "tokenizer/characters.h"
 
 enum {
     CONTENT_MAX = 1024, /* bytes of one token */
@@ -158,7 +158,7 @@ struct loading {
 static fkv_status add_token(struct loading *l, const json_t *o, size_t i, fkv_err *err)
 {
     char key[64];
-    const char *content = NULL;
+    const char *content = "";
     fkv_vocab_clash clash;
     struct token *t = &l->added->tokens[i];
     snprintf(key, sizeof key, "added_tokens[%zu]", i);

@@ -9,7 +9,7 @@
 #include "runner/base/hash.h"
 #include "runner/base/mem.h"
 #include "tokenizer/bpe_internal.h"
-#include "tokenizer/utf8.h"
+#include "tokenizer/characters.h"
 
 enum {
     CACHE_SLOTS = 1 << 15,
@@ -46,19 +46,6 @@ struct fkv_bpe_scratch {
     size_t n_heap, heap_cap;
     fkv_buf spelling;
 };
-
-fkv_status fkv_ids_push(fkv_ids *ids, int32_t id, fkv_err *err)
-{
-    if (ids->len == ids->cap) {
-        const size_t cap = ids->cap ? ids->cap * 2 : 256;
-        int32_t *data = fkv_realloc(ids->data, cap, sizeof *data);
-        if (!data) return fkv_fail_memory(err);
-        ids->data = data;
-        ids->cap = cap;
-    }
-    ids->data[ids->len++] = id;
-    return FKV_OK;
-}
 
 fkv_status fkv_bpe_scratch_new(fkv_bpe_scratch **out, fkv_err *err)
 {

@@ -25,7 +25,4 @@ void fkv_bpe_scratch_free(fkv_bpe_scratch *s);
 fkv_status fkv_bpe_word(const fkv_bpe *bpe, fkv_bpe_scratch *s, const char *word, size_t n, fkv_ids *ids,
                         fkv_err *err);
 
-/* Appends one id. */
-fkv_status fkv_ids_push(fkv_ids *ids, int32_t id, fkv_err *err);
-
 #endif

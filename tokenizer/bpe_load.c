@@ -7,7 +7,7 @@
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
 #include "tokenizer/bpe_internal.h"
-#include "tokenizer/utf8.h"
+#include "tokenizer/characters.h"
 
 static fkv_status refuse(fkv_err *err, const char *file, const char *key, const char *what)
 {

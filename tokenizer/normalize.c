@@ -9,7 +9,7 @@
 #include <utf8proc.h>
 
 #include "runner/base/mem.h"
-#include "tokenizer/utf8.h"
+#include "tokenizer/characters.h"
 
 /* The lead byte of U+0300. No character below changes under NFC unless
  * a mark follows, and no mark is below. */

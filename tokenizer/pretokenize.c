@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "runner/base/json.h"
-#include "tokenizer/utf8.h"
+#include "tokenizer/characters.h"
 
 enum { STEPS_MAX = 16 };
 

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tokenizer/characters.h"
 #include "tokenizer/regex.h"
-#include "tokenizer/utf8.h"
 
 enum { DEPTH_MAX = 100, REPEAT_MAX = 10000 };
 #define NO_ATOM SIZE_MAX
@@ -242,7 +242,7 @@ static fkv_status read_class(struct translation *t)
     if ((st = put(t, negated ? "[^" : "["))) return st;
     if (peek(t, 0) == ']') return refuse(t, "an empty class");
     for (; peek(t, 0) != ']'; first = false) {
-        uint32_t cp, last;
+        uint32_t cp = 0, last = 0;
         bool is_one;
         if (peek(t, 0) == '-' && !first && peek(t, 1) != ']') return refuse(t, "a - between sets");
         if ((st = class_item(t, &cp, &is_one))) return st;
@@ -280,7 +280,7 @@ static fkv_status read_escape(struct translation *t)
     if (peek(t, 0) < 0) return refuse(t, "a backslash at the end");
     const uint32_t letter = next(t);
     const size_t at = t->out->len;
-    uint32_t cp;
+    uint32_t cp = 0;
     bool is_one;
     fkv_status st = read_escaped_char(t, letter, &cp, &is_one);
     if (st) return st;
@@ -371,7 +371,9 @@ static fkv_status wrap_atom(struct translation *t)
     if (st) return st;
     char *at = t->out->data + t->atom;
     memmove(at + 3, at, t->out->len - t->atom - 4);
-    memcpy(at, "(?:", 3);
+    at[0] = '(';
+    at[1] = '?';
+    at[2] = ':';
     return FKV_OK;
 }
 

@@ -9,12 +9,14 @@
 
 #include "runner/base/file.h"
 #include "runner/base/json.h"
+#include "runner/base/mem.h"
+#include "runner/base/utf8.h"
 #include "tokenizer/added.h"
 #include "tokenizer/bpe.h"
+#include "tokenizer/characters.h"
 #include "tokenizer/normalize.h"
 #include "tokenizer/pretokenize.h"
 #include "tokenizer/tokenizer_file.h"
-#include "tokenizer/utf8.h"
 
 enum { FILE_MAX = 64 << 20 };
 
@@ -33,6 +35,19 @@ struct fkv_tokenizer_scratch {
     fkv_nfc_scratch nfc;
     fkv_buf prefixed;
 };
+
+fkv_status fkv_ids_push(fkv_ids *ids, int32_t id, fkv_err *err)
+{
+    if (ids->len == ids->cap) {
+        const size_t cap = ids->cap ? ids->cap * 2 : 256;
+        int32_t *data = fkv_realloc(ids->data, cap, sizeof *data);
+        if (!data) return fkv_fail_memory(err);
+        ids->data = data;
+        ids->cap = cap;
+    }
+    ids->data[ids->len++] = id;
+    return FKV_OK;
+}
 
 void fkv_ids_free(fkv_ids *ids)
 {
@@ -175,7 +190,7 @@ fkv_status fkv_tokenizer_encode(const fkv_tokenizer *tokenizer, fkv_tokenizer_sc
     ids->len = 0;
     if (n_prefix) *n_prefix = special ? tokenizer->prefix.len : 0;
     if (n_suffix) *n_suffix = special ? tokenizer->suffix.len : 0;
-    const size_t bad = fkv_utf8_invalid_at(text, n);
+    const size_t bad = fkv_utf8_span(text, n);
     if (bad < n) return fkv_fail(err, FKV_E_INPUT, "the text is not valid UTF-8 at byte %zu", bad);
     fkv_regex_start(scratch->regex, n);
     if (special) st = push_all(ids, &tokenizer->prefix, err);
@@ -219,8 +234,7 @@ fkv_status fkv_tokenizer_decode(const fkv_tokenizer *tokenizer, const int32_t *i
         if (skip_special && fkv_added_is_special(tokenizer->added, ids[i])) continue;
         if ((st = put_token(string, len, out, err))) goto out;
     }
-    if (out->len == from || fkv_utf8_invalid_at(out->data + from, out->len - from) == out->len - from)
-        goto out;
+    if (out->len == from || fkv_utf8_span(out->data + from, out->len - from) == out->len - from) goto out;
     if ((st = fkv_buf_append(&bytes, out->data + from, out->len - from, err))) goto out;
     out->len = from;
     st = fkv_utf8_lossy(bytes.data, bytes.len, out, err);

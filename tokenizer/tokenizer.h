@@ -2,7 +2,8 @@
  *
  * Byte-level BPE (Llama 3, Mistral Nemo, Qwen): added tokens, NFC normalizer,
  * Split with its regex, ByteLevel, merges, TemplateProcessing. What the file
- * asks for and this build does not do is refused by name when it is opened.
+ * asks for and this build does not do is refused by name when it is opened; its
+ * "truncation" and "padding" are a caller's matter and not looked at.
  * A tokenizer is immutable once open; any number of threads may use it, each
  * with a scratch of its own.
  */
@@ -25,6 +26,7 @@ typedef struct fkv_ids {
     size_t len, cap;
 } fkv_ids;
 
+fkv_status fkv_ids_push(fkv_ids *ids, int32_t id, fkv_err *err);
 void fkv_ids_free(fkv_ids *ids);
 
 /* Reads dir/tokenizer.json. Errors are FKV_E_INPUT with file and field. */
@@ -41,7 +43,7 @@ void fkv_tokenizer_scratch_free(fkv_tokenizer_scratch *scratch);
 /* Replaces ids with those of n bytes of UTF-8. Special tokens written in the
  * text are recognised. With special, the post-processor's tokens are added:
  * *n_prefix in front (BOS) and *n_suffix behind (both may be NULL). Invalid
- * UTF-8 is FKV_E_INPUT. */
+ * UTF-8 is FKV_E_INPUT, and so is a text on which the file's regex runs away. */
 fkv_status fkv_tokenizer_encode(const fkv_tokenizer *tokenizer, fkv_tokenizer_scratch *scratch,
                                 const char *text, size_t n, bool special, fkv_ids *ids, size_t *n_prefix,
                                 size_t *n_suffix, fkv_err *err);

@@ -1,12 +1,12 @@
-/* UTF-8 and the byte-level alphabet.
+/* Characters of UTF-8 text, and the byte-level alphabet.
  *
  * A byte-level vocabulary writes each of the 256 bytes as one printable
  * character: itself where it is printable in Latin-1, else U+0100 upwards in
  * the order of the bytes. A token's "spelling" is its string in that alphabet;
  * its bytes are what it stands for in a text.
  */
-#ifndef FKV_TOKENIZER_UTF8_H
-#define FKV_TOKENIZER_UTF8_H
+#ifndef FKV_TOKENIZER_CHARACTERS_H
+#define FKV_TOKENIZER_CHARACTERS_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,9 +14,6 @@
 
 #include "runner/base/buf.h"
 #include "runner/base/status.h"
-
-/* Offset of the first byte that is not well-formed UTF-8, or n. */
-size_t fkv_utf8_invalid_at(const char *text, size_t n);
 
 /* The code point at text, which is valid UTF-8 and not at its end; *len is its
  * length in bytes. */
@@ -46,7 +43,8 @@ size_t fkv_utf8_before(const char *text, size_t end);
 /* Writes cp's bytes and returns how many. */
 size_t fkv_utf8_put(uint32_t cp, char out[4]);
 
-/* Appends bytes, each maximal ill-formed part replaced by one U+FFFD. */
+/* Appends bytes, each maximal ill-formed part replaced by one U+FFFD, as Rust
+ * and so HF does it. */
 fkv_status fkv_utf8_lossy(const void *bytes, size_t n, fkv_buf *out, fkv_err *err);
 
 /* Unicode's White_Space property. */

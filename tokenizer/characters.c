@@ -1,49 +1,28 @@
-/* UTF-8 and the byte-level alphabet: see utf8.h. Owns no memory. */
-#include "tokenizer/utf8.h"
+/* Characters and the byte-level alphabet: see characters.h. Owns no memory. */
+#include "tokenizer/characters.h"
 
-#include <string.h>
 #include <utf8proc.h>
 
-/* Length of the well-formed character at s (n > 0 bytes are there), or 0. On 0
- * *bad is the length of the maximal part that could have begun one. */
-static size_t char_length(const unsigned char *s, size_t n, size_t *bad)
+#include "runner/base/utf8.h"
+
+/* Length of the ill-formed part at s, n > 0 bytes: the longest that could have
+ * begun a character, or one byte. */
+static size_t broken_length(const unsigned char *s, size_t n)
 {
     unsigned lo = 0x80, hi = 0xbf;
-    size_t want;
-    *bad = 1;
-    if (s[0] < 0x80) return 1;
-    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
-    want = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 1;
+    const size_t want = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
     if (s[0] == 0xe0) lo = 0xa0; /* overlong */
     if (s[0] == 0xed) hi = 0x9f; /* surrogates */
     if (s[0] == 0xf0) lo = 0x90; /* overlong */
     if (s[0] == 0xf4) hi = 0x8f; /* above U+10FFFF */
-    for (size_t i = 1; i < want; i++) {
-        if (i >= n || s[i] < lo || s[i] > hi) return 0;
-        *bad = i + 1;
+    size_t i = 1;
+    while (i < want && i < n && s[i] >= lo && s[i] <= hi) {
         lo = 0x80;
         hi = 0xbf;
+        i++;
     }
-    return want;
-}
-
-size_t fkv_utf8_invalid_at(const char *text, size_t n)
-{
-    const unsigned char *s = (const unsigned char *)text;
-    size_t i = 0, bad;
-    while (i < n) {
-        uint64_t eight;
-        while (n - i >= sizeof eight) {
-            memcpy(&eight, s + i, sizeof eight);
-            if (eight & 0x8080808080808080ULL) break;
-            i += sizeof eight;
-        }
-        if (i == n) break;
-        const size_t len = char_length(s + i, n - i, &bad);
-        if (!len) return i;
-        i += len;
-    }
-    return n;
+    return i;
 }
 
 size_t fkv_utf8_before(const char *text, size_t end)
@@ -81,14 +60,13 @@ fkv_status fkv_utf8_lossy(const void *bytes, size_t n, fkv_buf *out, fkv_err *er
 {
     const char *text = bytes;
     while (n) {
-        const size_t good = fkv_utf8_invalid_at(text, n);
+        const size_t good = fkv_utf8_span(text, n);
         fkv_status st = fkv_buf_append(out, text, good, err);
         if (st) return st;
         text += good;
         n -= good;
         if (!n) break;
-        size_t bad;
-        char_length((const unsigned char *)text, n, &bad);
+        const size_t bad = broken_length((const unsigned char *)text, n);
         if ((st = fkv_buf_append(out, "\xef\xbf\xbd", 3, err))) return st;
         text += bad;
         n -= bad;
