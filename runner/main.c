@@ -32,13 +32,21 @@ static void print_help(FILE *out)
         out);
 }
 
+/* --version, of the program or behind a subcommand. */
+static bool asks_version(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (!strcmp(argv[i], "--version")) return true;
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
         print_help(stdout);
         return 0;
     }
-    if (argc >= 2 && !strcmp(argv[1], "--version")) {
+    if (asks_version(argc, argv)) {
         printf("fairkv-batch %s, backends: %s\n", FKV_VERSION, fkv_backend_names());
         return 0;
     }

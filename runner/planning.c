@@ -215,14 +215,19 @@ static fkv_status make_prints(making *m, bool with_budgets, fkv_err *err)
 static fkv_status pin_all(const making *m, fkv_err *err)
 {
     const fkv_setup *s = m->setup;
-    char ranks[16], slots[16];
+    char ranks[16], slots[16], copies[32] = "auto";
     fkv_status st;
     snprintf(ranks, sizeof ranks, "%d", s->n_ranks);
     snprintf(slots, sizeof slots, "%d", s->n_slots);
+    if (s->job->plan.max_copies >= 0)
+        snprintf(copies, sizeof copies, "%lld", (long long)s->job->plan.max_copies);
     if ((st = fkv_output_pin(m->output, "version", FKV_VERSION, err))) return st;
     if ((st = fkv_output_pin(m->output, "engine.backend", s->backend->name, err))) return st;
     if ((st = fkv_output_pin(m->output, "engine.tensor_parallel", ranks, err))) return st;
-    return fkv_output_pin(m->output, "engine.slots", slots, err);
+    if ((st = fkv_output_pin(m->output, "engine.slots", slots, err))) return st;
+    /* They change no answer, but an output has one plan; here they are refused by name. */
+    if ((st = fkv_output_pin(m->output, "plan.mode", mode_names[s->job->plan.mode], err))) return st;
+    return fkv_output_pin(m->output, "plan.max_copies", copies, err);
 }
 
 fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,

@@ -43,9 +43,14 @@ fkv_status fkv_prompt_prepare(const fkv_tokenizer *tokenizer, fkv_tokenizer_scra
     if (ids->len == 0) {
         fkv_record_set_error(record, "empty_prompt", "the prompt has no tokens");
     } else if (limit < (int64_t)(prefix + suffix) + 1) {
-        fkv_record_set_error(record, "too_long",
-                             "%lld new tokens leave no room for a prompt in %lld positions",
-                             (long long)*max_new, (long long)limits->max_positions);
+        if (limits->max_prompt > 0 && limit == limits->max_prompt)
+            fkv_record_set_error(record, "too_long",
+                                 "model.max_prompt_tokens %lld leaves no room beside the tokenizer's own %zu",
+                                 (long long)limit, prefix + suffix);
+        else
+            fkv_record_set_error(record, "too_long",
+                                 "%lld new tokens leave no room for a prompt in %lld positions",
+                                 (long long)*max_new, (long long)limits->max_positions);
     } else if ((int64_t)ids->len > limit) {
         if (limits->truncate == FKV_TRUNCATE_ERROR) {
             fkv_record_set_error(record, "too_long", "the prompt has %zu tokens, more than the %lld allowed",

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/budget.h"
 #include "jobs/archive.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
@@ -41,6 +42,27 @@ static void add_error(fkv_errs *errs, fkv_err *err)
 {
     fkv_errs_add(errs, err);
     *err = (fkv_err){0};
+}
+
+/* The budgets or scores that the job brings must fit the model; planning reads them again. */
+static void check_budgets(const fkv_setup *s, fkv_errs *errs)
+{
+    const fkv_job *j = s->job;
+    const fkv_config *c = &s->config;
+    fkv_profile profile = {0};
+    fkv_err err = {0};
+    if (!j->profile.budgets_file && j->profile.method != FKV_METHOD_SCORES) return;
+    double *scores = fkv_calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *scores);
+    fkv_status st =
+        scores ? fkv_profile_init(&profile, c->n_layers, c->n_kv_heads, &err) : fkv_fail_memory(&err);
+    if (!st && j->profile.budgets_file)
+        st = fkv_budget_read_file(j->profile.budgets_file, &profile, &err);
+    else if (!st)
+        st = fkv_scores_read_file(j->profile.scores_file, c->n_layers, c->n_heads, c->n_kv_heads, scores,
+                                  &err);
+    if (st) add_error(errs, &err);
+    fkv_profile_free(&profile);
+    free(scores);
 }
 
 /* What needs both the job and the model. */
@@ -97,6 +119,7 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
     if (fkv_safetensors_open(j->model.path, &s->weights, &err)) add_error(errs, &err);
     if (fkv_tokenizer_open(j->model.path, &s->tokenizer, &err)) add_error(errs, &err);
     if (have_config) check_against_model(s, errs);
+    if (have_config) check_budgets(s, errs);
     const char *name = j->engine.backend == FKV_JOB_BACKEND_CPU    ? "cpu"
                        : j->engine.backend == FKV_JOB_BACKEND_CUDA ? "cuda"
                                                                    : "auto";
