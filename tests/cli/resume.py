@@ -1,0 +1,287 @@
+"""Runs that stop halfway and go on, several processes on one output, and refused resumes."""
+import os
+import signal
+import time
+
+import cli
+from cli import Job, Running, command, test
+
+SHARD = "output.records_per_shard=4"
+
+
+def short(name, *settings, **options):
+    return Job(name, "input.members=data/needle_500.jsonl", "job.limit=48", SHARD, *settings, **options)
+
+
+_whole = {}
+
+
+def whole():
+    """The shards of short() by a run that nothing interrupted."""
+    if not _whole:
+        job = short("whole")
+        job.run()
+        _whole.update(job.content())
+        assert len(_whole) == 12
+    return _whole
+
+
+def size(path):
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+@test
+def killed_at_several_places_it_still_ends_with_the_same_bytes():
+    want = whole()
+    job = short("killed")
+    for shards in (2, 5, 9):
+        run = Running(job)
+        run.until(lambda n=shards: len(job.shards()) >= n, "%d shards" % shards)
+        assert run.stop(signal.SIGKILL) == -signal.SIGKILL
+    job.command("run").must(0, "resuming:")
+    stats = job.stats()
+    assert job.content() == want
+    assert 9 * 4 <= stats["resumed"] < 48 and stats["records"] == 48 and stats["complete"] is True, stats
+    # Only the rest was done again.
+    assert stats["prompt_tokens"] < 48 * 550 - stats["resumed"] * 350, stats
+
+
+@test
+def rows_in_no_shard_yet_survive_a_kill():
+    job = short("journal", "output.records_per_shard=1000")
+    run = Running(job)
+    run.until(lambda: size(job.file("journal")) > 8000, "8,000 bytes of journal")
+    run.stop(signal.SIGKILL)
+    assert job.shards() == []
+    job.run()
+    assert job.stats()["resumed"] > 3, job.stats()
+    whole_job = short("journal-whole", "output.records_per_shard=1000")
+    whole_job.run()
+    assert job.content() == whole_job.content() and len(job.shards()) == 1
+
+
+@test
+def killed_before_the_first_record_it_starts_anew():
+    job = short("early", "job.limit=8")
+    for file in ("lock", "manifest.json", "plan.json"):
+        run = Running(job)
+        run.until(lambda f=file: os.path.exists(job.file(f)), file)
+        run.stop(signal.SIGKILL)
+    assert [r["source"]["line"] for r in job.run()] == list(range(1, 9))
+
+
+@test
+def a_torn_journal_costs_only_its_torn_row():
+    job = short("torn", "output.records_per_shard=1000")
+    run = Running(job)
+    run.until(lambda: size(job.file("journal")) > 8000, "8,000 bytes of journal")
+    run.stop(signal.SIGKILL)
+    with open(job.file("journal"), "r+b") as f:
+        f.truncate(size(job.file("journal")) - 20)
+    rows = job.run()
+    assert len(rows) == 48 and job.stats()["resumed"] > 2, job.stats()
+
+
+@test
+def asked_to_stop_it_exits_75_and_goes_on_later():
+    want = whole()
+    for name, sig in (("terminated", signal.SIGTERM), ("interrupted", signal.SIGINT),
+                      ("warned", signal.SIGUSR1)):
+        job = short(name)
+        run = Running(job)
+        run.until(lambda: len(job.shards()) >= 3, "3 shards")
+        start = time.time()
+        assert run.stop(sig) == 75
+        assert "run it again to resume" in run.text(), run.text()
+        assert time.time() - start < 60
+        assert job.stats()["complete"] is False and job.stats()["records"] >= 12, job.stats()
+        job.run()
+        assert job.content() == want and job.stats()["resumed"] >= 12, job.stats()
+
+
+@test
+def no_grace_stops_at_once_and_loses_nothing_finished():
+    want = whole()
+    job = short("no-grace", "job.grace=0")
+    run = Running(job)
+    run.until(lambda: len(job.shards()) >= 3, "3 shards")
+    assert run.stop(signal.SIGTERM) == 75
+    job.run()
+    assert job.content() == want and job.stats()["resumed"] >= 12
+
+
+@test
+def a_finished_job_does_nothing_says_so_and_repeats_its_code():
+    good = {"id": "good", "prompt": cli.needle_prompt(cli.one_record())}
+    for code, records in ((0, [good]), (1, [good, b"[]"])):
+        job = cli.PromptJob("finished-%d" % code, records)
+        job.run(code)
+        before = {name: (size(job.file(name)), os.stat(job.file(name)).st_mtime_ns)
+                  for name in ("manifest.json", "stats.json", "plan.json", "profile.json")}
+        content = job.content()
+        again = job.command("run").must(code, "nothing to do", "%d records" % len(records))
+        assert "progress" not in again.text
+        assert job.content() == content
+        assert before == {n: (size(job.file(n)), os.stat(job.file(n)).st_mtime_ns) for n in before}
+
+
+@test
+def a_second_run_on_the_same_output_is_refused():
+    job = short("owner")
+    run = Running(job)
+    run.until(lambda: len(job.shards()) >= 1, "a shard")
+    job.command("run").must(2, job.output, "another run holds it", "process %d" % run.pid)
+    job.command("plan").must(2, "process %d" % run.pid)
+    assert run.wait() == 0
+    assert job.content() == whole()
+
+
+@test
+def a_killed_owner_leaves_no_lock_behind():
+    job = short("dead-owner", "job.limit=12")
+    run = Running(job)
+    run.until(lambda: len(job.shards()) >= 1, "a shard")
+    run.stop(signal.SIGKILL)
+    assert os.path.exists(job.file("lock"))
+    assert len(job.run()) == 12
+
+
+@test
+def parts_in_any_order_make_the_whole():
+    want, parts = whole(), None
+    for i in (2, 0, 1):
+        parts = short("parts", "input.part=%d/3" % i)
+        parts.run()
+        stats = parts.stats("stats-%dof3.json" % i)
+        assert stats["complete"] is True and stats["records"] == 16, stats
+        with open(parts.file("metrics-%dof3.prom" % i)) as f:
+            assert 'part="%d/3"' % i in f.read()
+        assert cli.load(parts.file("manifest-%dof3.json" % i))["complete"] is True
+    assert parts.content() == want
+    parts.command("run").must(0, "nothing to do")
+    dest = os.path.join(cli.WORK, "parts.jsonl")
+    command("export", parts.output, "--format", "jsonl", dest).must(0, "48 rows")
+
+
+@test
+def two_parts_at_the_same_time_make_the_whole():
+    settings = ("profile.method=ada-snapkv", "profile.budget=64", "profile.sample=8")
+    alone = short("pair-whole", *settings)
+    alone.run()
+    jobs = [short("pair-%d" % i, "job.name=pair", "input.part=%d/2" % i, *settings,
+                  output=os.path.join(cli.WORK, "pair")) for i in (0, 1)]
+    runs = [Running(job) for job in jobs]
+    for run in runs:
+        code = run.wait()
+        assert code == 0, "exit %d: %s" % (code, run.text())
+    assert jobs[0].content() == alone.content()
+    assert jobs[0].profile()["budgets"] == alone.profile()["budgets"]
+
+
+@test
+def a_killed_part_is_resumed_alone():
+    jobs = [short("pick-%d" % i, "job.name=pick", "input.part=%d/2" % i, output=os.path.join(cli.WORK, "pick"))
+            for i in (0, 1)]
+    run = Running(jobs[1])
+    run.until(lambda: len(jobs[1].shards()) >= 2, "2 shards")
+    run.stop(signal.SIGKILL)
+    jobs[0].run()
+    jobs[1].run()
+    assert jobs[0].stats("stats-0of2.json")["resumed"] == 0
+    assert jobs[1].stats("stats-1of2.json")["resumed"] >= 8
+    assert jobs[0].content() == whole()
+
+
+@test
+def other_numbers_of_parts_do_not_mix():
+    short("mixed", "job.limit=8", "input.part=0/2").run()
+    short("mixed", "job.limit=8", "input.part=1/3").command("run").must(2, "input.part", "manifest-0of2.json")
+    short("mixed", "job.limit=8").command("run").must(2, "input.part", "manifest-0of2.json")
+
+
+@test
+def what_would_change_answers_is_refused_on_a_resume_by_its_name():
+    job = short("changed", "job.limit=8", "profile.method=uniform", "profile.budget=64")
+    job.run()
+    before = job.content()
+    other = cli.write("other.tar.zst", cli.zstd(cli.unzstd(cli.NEEDLES) + b"\0" * 512))
+    for setting in ("job.seed=5", "job.limit=9", "profile.budget=65", "profile.method=ada-snapkv",
+                    "model.max_prompt_tokens=300", "model.truncate=left", "engine.slots=4",
+                    "engine.tensor_parallel=2", "engine.max_new_tokens=5", "sampling.temperature=0.5",
+                    'sampling.stop=["x"]', "output.records_per_shard=5", "output.token_ids=no",
+                    "input.members=data/needle_1k.jsonl", "input.archives=" + other,
+                    "input.max_new_tokens_by=" + cli.write("limits.json", {"needle_500": 5})):
+        key = setting.split("=")[0]
+        job.command("run", "-s", setting).must(2, job.output, "made by a different job", key, "job.restart = yes")
+    assert job.content() == before
+    job.command("run").must(0, "nothing to do")
+
+
+@test
+def what_changes_no_answer_may_change_on_a_resume():
+    want = whole()
+    job = short("may-change")
+    run = Running(job)
+    run.until(lambda: len(job.shards()) >= 2, "2 shards")
+    run.stop(signal.SIGKILL)
+    job.command("run", "-s", "job.max_errors=3", "-s", "job.grace=1").must(0)
+    assert job.content() == want
+
+
+@test
+def an_output_has_one_plan():
+    """plan.* changes no answer, but neither does a run choose its plan again."""
+    job = short("modes", "plan.mode=standard", "engine.tensor_parallel=4", "profile.budgets_file=" + cli.budgets_file(
+        "heavy.json", [[300, 40, 32, 32]] * 4))
+    run = Running(job)
+    run.until(lambda: len(job.shards()) >= 2, "2 shards")
+    run.stop(signal.SIGKILL)
+    with open(job.file("plan.json"), "rb") as f:
+        before = f.read()
+    for setting in ("plan.mode=fair-copying", "plan.max_copies=1"):
+        job.command("run", "-s", setting).must(2, setting.split("=")[0], "job.restart = yes")
+    with open(job.file("plan.json"), "rb") as f:
+        assert f.read() == before
+    job.run()
+
+
+@test
+def error_rows_are_done_again_when_asked_for():
+    good = {"prompt": "The access code is", "max_tokens": 2}
+    job = cli.PromptJob("retried", [good, b"[]", good, good, good, b"7"], "output.records_per_shard=2")
+    job.run(1)
+    before = job.content()
+    job.command("run", "-s", "job.retry_errors=no").must(1, "nothing to do")
+    again = job.command("run", "-s", "job.retry_errors=yes").must(1)
+    assert "nothing to do" not in again.text
+    assert job.stats()["resumed"] == 4 and job.stats()["errors"] == 2 and job.content() == before
+
+
+@test
+def restart_moves_the_old_output_aside():
+    job = short("again", "job.limit=8")
+    job.run()
+    old = job.content()
+    job.command("run", "-s", "job.restart=yes", "-s", "job.limit=4").must(0, "moved the old output")
+    assert len(job.rows()) == 4
+    aside = [n for n in os.listdir(cli.WORK) if n.startswith("again.old-")]
+    assert len(aside) == 1, aside
+    kept = short("kept", output=os.path.join(cli.WORK, aside[0]))
+    assert kept.content() == old
+
+
+@test
+def a_damaged_output_is_refused_not_overwritten():
+    job = short("damaged", "job.limit=12")
+    job.run()
+    shard = job.shards()[1]
+    with open(shard, "r+b") as f:
+        f.truncate(size(shard) // 2)
+    job.command("run").must(2, os.path.basename(shard), "bytes, the manifest says")
+    os.remove(shard)
+    job.command("run").must(2, os.path.basename(shard), "missing")
+    os.remove(job.file("manifest.json"))
+    job.command("run").must(2, "has shards but no manifest")
+
+
+cli.main()
