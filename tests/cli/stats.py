@@ -61,6 +61,17 @@ def stats_hold_what_is_documented():
 
 
 @test
+def peak_memory_is_the_program_s_own():
+    """Linux's ru_maxrss outlives exec: the starter's memory must not be in it."""
+    job = Job("memory", "job.limit=2", "input.members=data/needle_500.jsonl")
+    job.run()
+    alone = job.stats()["peak_rss_bytes"]
+    ballast = b"x" * (600 << 20)
+    job.command("run", "-s", "job.restart=yes").must(0)
+    assert len(ballast) > 0 and job.stats()["peak_rss_bytes"] < alone + (100 << 20), job.stats()
+
+
+@test
 def a_resumed_run_counts_its_own_work_only():
 
     job = Job("resumed", "job.limit=40", "input.members=data/needle_500.jsonl", "output.records_per_shard=4")
