@@ -1,27 +1,33 @@
 /* One decode step of all slots, by the plan's placements. */
 #include "engine/state.h"
 
-/* Q, K, V, append and ragged attention of one rank: the segment that the plan balances. */
-static void rank_segment(fkv_engine_device *d, int local, int layer)
+fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int layer)
 {
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
-    const fkv_backend *b = e->options.backend;
     const fkv_rank *r = &d->ranks[local];
-    const fkv_decode_args args = {.layer = layer,
-                                  .rank = r->rank,
-                                  .n_slots = e->options.n_slots,
-                                  .hidden = c->hidden,
-                                  .n_kv_heads = c->n_kv_heads,
-                                  .group = c->group,
-                                  .head_dim = c->head_dim,
-                                  .heads = r->layers[layer].served,
-                                  .n_heads_served = r->layers[layer].n_served,
-                                  .slots = d->slots,
-                                  .kv = fkv_engine_kv_view(d),
-                                  .x = d->step_xn,
-                                  .q = r->q,
-                                  .out = d->step_att};
+    return (fkv_decode_args){.layer = layer,
+                             .rank = r->rank,
+                             .local_rank = local,
+                             .n_slots = e->options.n_slots,
+                             .hidden = c->hidden,
+                             .n_kv_heads = c->n_kv_heads,
+                             .group = c->group,
+                             .head_dim = c->head_dim,
+                             .heads = r->layers[layer].served,
+                             .n_heads_served = r->layers[layer].n_served,
+                             .slots = d->slots,
+                             .kv = fkv_engine_kv_view(d),
+                             .x = d->step_xn,
+                             .q = r->q,
+                             .out = d->step_att};
+}
+
+/* Q, K, V, append and ragged attention of one rank: the segment that the plan balances. */
+static void rank_segment(fkv_engine_device *d, int local, int layer)
+{
+    const fkv_backend *b = d->engine->options.backend;
+    const fkv_decode_args args = fkv_decode_args_of(d, local, layer);
     b->span_begin(d->dev, local);
     b->decode_qkv(d->dev, &args);
     b->decode_attention(d->dev, &args);

@@ -267,6 +267,21 @@ static fkv_status plan_device(void *ctx, int index, fkv_err *err)
     return FKV_OK;
 }
 
+/* When all devices have their arenas: what the decode ops of every rank and layer need. */
+static fkv_status prepare_device(void *ctx, int index, fkv_err *err)
+{
+    const open_args *a = ctx;
+    const fkv_engine_device *d = &a->engine->devices[index];
+    fkv_status s = FKV_OK;
+    for (int r = 0; !s && r < d->n_ranks; r++) {
+        for (int l = 0; !s && l < a->engine->config.n_layers; l++) {
+            const fkv_decode_args args = fkv_decode_args_of(d, r, l);
+            s = a->engine->options.backend->prepare_decode(d->dev, &args, err);
+        }
+    }
+    return s;
+}
+
 fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, const int32_t *budgets,
                                const fkv_plan *plan, int64_t max_new, fkv_err *err)
 {
@@ -293,6 +308,7 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
     if ((s = fkv_kv_set_arenas(&e->kv, pages, err))) goto out;
     open_args args = {e, weights, plan};
     if ((s = fkv_team_run(e->team, plan_device, &args, err))) goto out;
+    if ((s = fkv_team_run(e->team, prepare_device, &args, err))) goto out;
     for (int r = 0; r < plan->n_ranks; r++) e->arena_bytes += pages[r] * page_bytes;
     e->copy_bytes = fkv_plan_copies(plan) * qkv_bytes;
     e->planned = true;

@@ -55,7 +55,7 @@ static void rank_keep(fkv_engine_device *d, const fkv_rank *r, int layer, const 
                         d->scores, (size_t)(r->n_home * n_scores) * sizeof *d->scores);
         return;
     }
-    int32_t owners[1024];
+    int32_t owners[FKV_MAX_KV_HEADS];
     for (int i = 0; i < r->n_home; i++)
         owners[i] =
             e->kv.owner[((int64_t)layer * c->n_kv_heads + r->head0 + i) * e->options.n_slots + p->slot];

@@ -6,6 +6,9 @@
 #include "engine/kv.h"
 #include "engine/team.h"
 
+/* What config.c accepts at the most. */
+enum { FKV_MAX_KV_HEADS = 1024 };
+
 /* One rank's part of one layer. */
 typedef struct fkv_rank_layer {
     fkv_weight *qkv; /* home heads, per head Q (group * hd), K, V rows: [n_home * (group + 2) * hd, hidden] */
@@ -98,6 +101,8 @@ typedef struct fkv_prefill {
 
 /* prefill.c, decode.c: enqueue on one device; every device calls the same. */
 fkv_status fkv_prefill_run(fkv_engine_device *d, const fkv_prefill *p, fkv_err *err);
+/* Arguments of the decode ops of a device's local-th rank in a layer. */
+fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int layer);
 fkv_status fkv_decode_run(fkv_engine_device *d, fkv_err *err);
 
 /* forward.c: what prefill and decode share. Both work on n rows. */

@@ -64,9 +64,9 @@ static fkv_status load_norm(fkv_engine_device *d, const fkv_safetensors *st, int
     return s;
 }
 
-/* Q, K, V rows of heads [head0, head0 + n) as one weight, per head Q, K, V. */
-static fkv_status load_qkv(fkv_engine_device *d, const fkv_safetensors *st, int layer, int head0, int n,
-                           fkv_weight **out, fkv_err *err)
+/* Q, K, V rows of the heads listed as one weight, per head Q, K, V. */
+static fkv_status load_qkv(fkv_engine_device *d, const fkv_safetensors *st, int layer, const int *heads,
+                           int n, fkv_weight **out, fkv_err *err)
 {
     const fkv_config *c = &d->engine->config;
     const int64_t hd = c->head_dim, q_rows = c->group * hd, hidden = c->hidden;
@@ -78,7 +78,7 @@ static fkv_status load_qkv(fkv_engine_device *d, const fkv_safetensors *st, int 
     fkv_rows *parts = fkv_calloc(3 * (size_t)n, sizeof *parts);
     if (!parts) return fkv_fail_memory(err);
     for (int i = 0; i < n; i++) {
-        const int64_t h = head0 + i;
+        const int64_t h = heads[i];
         parts[3 * i] = rows_of(&q, h * q_rows, (h + 1) * q_rows, 0, hidden);
         parts[3 * i + 1] = rows_of(&k, h * hd, (h + 1) * hd, 0, hidden);
         parts[3 * i + 2] = rows_of(&v, h * hd, (h + 1) * hd, 0, hidden);
@@ -99,7 +99,9 @@ static fkv_status load_layer(fkv_engine_device *d, const fkv_safetensors *st, fk
     fkv_st_tensor o, gate, up, down;
     fkv_rows part;
     fkv_status s;
-    if ((s = load_qkv(d, st, l, r->head0, r->n_home, &out->qkv, err))) return s;
+    int home[FKV_MAX_KV_HEADS];
+    for (int i = 0; i < r->n_home; i++) home[i] = r->head0 + i;
+    if ((s = load_qkv(d, st, l, home, r->n_home, &out->qkv, err))) return s;
 
     const int64_t att = (int64_t)c->n_heads * c->head_dim;
     if ((s = get(st, l, "self_attn.o_proj", c->hidden, att, &o, err))) return s;
@@ -165,31 +167,43 @@ static int served_by(const fkv_plan *plan, int l, int rank, fkv_decode_head *out
     return n;
 }
 
-fkv_status fkv_weights_load_copies(fkv_engine_device *d, const fkv_safetensors *st, const fkv_plan *plan,
-                                   fkv_err *err)
+/* Where the placements of one rank in one layer find their weights: home heads in the
+ * home weight, copies one behind the other in a weight of their own. */
+static fkv_status load_served(fkv_engine_device *d, const fkv_safetensors *st, const fkv_rank *r, int l,
+                              fkv_err *err)
 {
     const fkv_config *c = &d->engine->config;
     const int64_t per = (int64_t)(c->group + 2) * c->head_dim;
+    const fkv_rank_layer *layer = &r->layers[l];
+    int copies[FKV_MAX_KV_HEADS], n = 0;
+    fkv_weight *w = NULL;
+    for (int k = 0; k < layer->n_served; k++) {
+        fkv_decode_head *p = &layer->served[k];
+        const bool home = p->head >= r->head0 && p->head < r->head0 + r->n_home;
+        p->weight = home ? layer->qkv : NULL;
+        p->row = per * (home ? p->head - r->head0 : n);
+        if (!home) copies[n++] = p->head;
+    }
+    if (n == 0) return FKV_OK;
+    const fkv_status s = load_qkv(d, st, l, copies, n, &w, err);
+    for (int k = 0; !s && k < layer->n_served; k++)
+        if (!layer->served[k].weight) layer->served[k].weight = w;
+    return s;
+}
+
+fkv_status fkv_weights_load_copies(fkv_engine_device *d, const fkv_safetensors *st, const fkv_plan *plan,
+                                   fkv_err *err)
+{
     for (int i = 0; i < d->n_ranks; i++) {
         fkv_rank *r = &d->ranks[i];
-        for (int l = 0; l < c->n_layers; l++) {
+        for (int l = 0; l < d->engine->config.n_layers; l++) {
             fkv_rank_layer *layer = &r->layers[l];
             layer->n_served = served_by(plan, l, r->rank, NULL);
             layer->served = fkv_calloc((size_t)layer->n_served, sizeof *layer->served);
             if (!layer->served) return fkv_fail_memory(err);
             served_by(plan, l, r->rank, layer->served);
-            for (int k = 0; k < layer->n_served; k++) {
-                fkv_decode_head *p = &layer->served[k];
-                if (p->head >= r->head0 && p->head < r->head0 + r->n_home) {
-                    p->weight = layer->qkv;
-                    p->row = (p->head - r->head0) * per;
-                    continue;
-                }
-                fkv_weight *w;
-                const fkv_status s = load_qkv(d, st, l, p->head, 1, &w, err);
-                if (s) return s;
-                p->weight = w;
-            }
+            const fkv_status s = load_served(d, st, r, l, err);
+            if (s) return s;
         }
     }
     return FKV_OK;

@@ -118,6 +118,7 @@ typedef struct fkv_decode_head {
 /* Arguments of the two decode attention ops of one rank in one layer. */
 typedef struct fkv_decode_args {
     int layer, rank, n_slots, hidden;
+    int local_rank; /* of the device's ranks */
     int n_kv_heads, group, head_dim;
     const fkv_decode_head *heads; /* host, [n_heads_served] */
     int n_heads_served;
@@ -173,6 +174,10 @@ typedef struct fkv_backend {
     /* Chooses what linear needs for this shape; called once per shape at start. */
     fkv_status (*prepare_linear)(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
                                  fkv_err *err);
+
+    /* Called once for every layer and rank when the plan is known, with the arguments of
+     * its decode ops: makes what they need on the device. */
+    fkv_status (*prepare_decode)(fkv_device *dev, const fkv_decode_args *args, fkv_err *err);
 
     /* --- recording ---------------------------------------------------------- */
     /* A step recorded under key is replayed as a whole; false: it has none, so

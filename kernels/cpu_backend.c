@@ -152,6 +152,12 @@ static fkv_status cpu_prepare_linear(fkv_device *dev, const fkv_weight *w, int64
     return FKV_OK;
 }
 
+static fkv_status cpu_prepare_decode(fkv_device *dev, const fkv_decode_args *args, fkv_err *err)
+{
+    (void)dev, (void)args, (void)err;
+    return FKV_OK;
+}
+
 static bool cpu_replay(fkv_device *dev, int key)
 {
     (void)dev, (void)key;
@@ -205,6 +211,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .weight_load_swiglu = cpu_weight_load_swiglu,
         .embedding_load = cpu_embedding_load,
         .prepare_linear = cpu_prepare_linear,
+        .prepare_decode = cpu_prepare_decode,
         .replay = cpu_replay,
         .record_begin = cpu_record,
         .record_end = cpu_record,

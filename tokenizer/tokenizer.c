@@ -227,6 +227,7 @@ fkv_status fkv_tokenizer_decode(const fkv_tokenizer *tokenizer, const int32_t *i
     for (size_t i = 0; i < n; i++) {
         size_t len;
         const char *string = fkv_vocab_string(&tokenizer->vocab, ids[i], &len);
+        if (!string && skip_special) continue; /* a model's vocabulary may be padded */
         if (!string) {
             st = fkv_fail(err, FKV_E_INPUT, "the id %d at %zu belongs to no token", (int)ids[i], i);
             goto out;

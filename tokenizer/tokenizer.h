@@ -50,7 +50,8 @@ fkv_status fkv_tokenizer_encode(const fkv_tokenizer *tokenizer, fkv_tokenizer_sc
 
 /* Appends the text of n ids. Special tokens are left out with skip_special. The
  * result is always valid UTF-8: bytes that are not become U+FFFD, as HF does.
- * An id that the tokenizer does not have is FKV_E_INPUT. */
+ * An id that the tokenizer does not have is left out with skip_special (a model's
+ * vocabulary may be padded), else FKV_E_INPUT. */
 fkv_status fkv_tokenizer_decode(const fkv_tokenizer *tokenizer, const int32_t *ids, size_t n,
                                 bool skip_special, fkv_buf *out, fkv_err *err);
 
