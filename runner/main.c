@@ -1,4 +1,5 @@
 /* The command line: finds the subcommand. Only this file ends the process. */
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -40,8 +41,19 @@ static bool asks_version(int argc, char **argv)
     return false;
 }
 
+/* Large blocks go back to the system when they are freed. By default glibc keeps
+ * blocks of every size that it has once seen freed, such as an archive decoder's
+ * window, so that peak memory would depend on the order of sizes in the input. */
+static void bound_malloc(void)
+{
+#ifdef M_MMAP_THRESHOLD
+    mallopt(M_MMAP_THRESHOLD, 128 * 1024);
+#endif
+}
+
 int main(int argc, char **argv)
 {
+    bound_malloc();
     if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
         print_help(stdout);
         return 0;
