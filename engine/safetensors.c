@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/dummy_weights.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
@@ -51,6 +52,8 @@ struct fkv_safetensors {
     entry *entries; /* sorted by name once everything is read */
     size_t n_entries, cap_entries;
     size_t n_bytes;
+    bool is_dummy;
+    fkv_dummy_weights dummy;
 };
 
 static const struct {
@@ -372,9 +375,38 @@ fkv_status fkv_safetensors_open(const char *dir, fkv_safetensors **out, fkv_err 
     return st;
 }
 
+fkv_status fkv_safetensors_open_dummy(uint64_t seed, size_t max_tensor, size_t max_vector,
+                                      fkv_safetensors **out, fkv_err *err)
+{
+    fkv_safetensors *s = calloc(1, sizeof *s);
+    if (!s) return fkv_fail_memory(err);
+    s->is_dummy = true;
+    const fkv_status st = fkv_dummy_weights_open(seed, max_tensor, max_vector, &s->dummy, err);
+    if (st)
+        fkv_safetensors_close(s);
+    else
+        *out = s;
+    return st;
+}
+
+static fkv_status get_dummy(const fkv_safetensors *s, const char *name, const int64_t *shape, int n_dims,
+                            fkv_st_tensor *out, fkv_err *err)
+{
+    size_t n = 1;
+    *out = (fkv_st_tensor){.name = name, .dtype = FKV_ST_BF16, .n_dims = n_dims, .file = "dummy weights"};
+    for (int i = 0; i < n_dims; i++) {
+        out->shape[i] = shape[i];
+        if (!fkv_mul_size(n, (size_t)shape[i], &n)) return fkv_fail_memory(err);
+    }
+    out->n_bytes = 2 * n;
+    out->data = fkv_dummy_weights_get(&s->dummy, name, n_dims);
+    return FKV_OK;
+}
+
 void fkv_safetensors_close(fkv_safetensors *s)
 {
     if (!s) return;
+    fkv_dummy_weights_close(&s->dummy);
     for (size_t i = 0; i < s->n_entries; i++) free((char *)s->entries[i].t.name);
     free(s->entries);
     for (size_t i = 0; i < s->n_files; i++) {
@@ -400,6 +432,7 @@ static void put_shape(char *out, size_t size, const int64_t *shape, int n_dims)
 fkv_status fkv_safetensors_get(const fkv_safetensors *s, const char *name, const int64_t *shape, int n_dims,
                                fkv_st_tensor *out, fkv_err *err)
 {
+    if (s->is_dummy) return get_dummy(s, name, shape, n_dims, out, err);
     const entry *e = find(s, name);
     if (!e) return fkv_fail_at(err, FKV_E_INPUT, s->source, 0, name, "this tensor is missing");
     const fkv_st_tensor *t = &e->t;

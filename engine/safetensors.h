@@ -34,6 +34,10 @@ typedef struct fkv_safetensors fkv_safetensors;
  * dir/model.safetensors. The index must agree with the files: each tensor in
  * the file that it names, none in two files. */
 fkv_status fkv_safetensors_open(const char *dir, fkv_safetensors **out, fkv_err *err);
+/* Random weights instead of files, for benchmarks: every tensor of at most max_tensor
+ * elements (a norm: max_vector) is there, whatever its name and shape. */
+fkv_status fkv_safetensors_open_dummy(uint64_t seed, size_t max_tensor, size_t max_vector,
+                                      fkv_safetensors **out, fkv_err *err);
 void fkv_safetensors_close(fkv_safetensors *st);
 
 /* The tensor of that name with exactly these dimensions and dtype BF16, F16 or

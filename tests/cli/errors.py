@@ -193,7 +193,6 @@ def unsupported_features_are_refused_by_name():
     for setting, words in (("input.format=openai", ["input.format: openai is not supported by this build"]),
                            ("model.chat_template=llama3", ["model.chat_template: llama3 is not supported by this build"]),
                            ("model.chat_template=chatml", ["model.chat_template: chatml is not supported by this build"]),
-                           ("model.weights=dummy", ["model.weights: dummy is not supported by this build"]),
                            ("engine.data_parallel=2", ["engine.data_parallel: more than 1 is not supported by this build"])):
         refused("unsupported", words, setting)
     command("export", "out", "--format", "openai", "dest").must(2, "--format openai is not supported by this build")
