@@ -33,6 +33,7 @@ static void abort_world(void *ctx)
 /* First rank of device d: rank r lives on device floor(r * D / R). */
 static int first_rank(const fkv_engine_options *o, int d)
 {
+    if (o->solo) return o->solo_rank + d;
     return (int)(((int64_t)d * o->n_ranks + o->n_devices - 1) / o->n_devices);
 }
 

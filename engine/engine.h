@@ -25,6 +25,8 @@ typedef struct fkv_engine_options {
     int64_t max_prompt; /* tokens; longer requests are an error of the caller */
     int window, kernel;
     int n_threads; /* host threads per device; 0: an equal share of all */
+    bool solo;     /* benchmarks: one device holds rank solo_rank alone of n_ranks; results mean nothing */
+    int solo_rank;
     fkv_sampling sampling;
 } fkv_engine_options;
 
@@ -90,6 +92,16 @@ fkv_status fkv_engine_set_plan(fkv_engine *engine, const fkv_safetensors *weight
 
 /* Decodes requests until next says FKV_END. FKV_E_INTERRUPTED when stopping ended it. */
 fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *err);
+
+/* For benchmarks: fills every slot with a prompt of n_tokens tokens whose K and V are
+ * whatever is in the pages, and decodes n_steps of them (n_steps new tokens fit beside
+ * the prompt). Seconds of every step to step_seconds[n_steps]. */
+fkv_status fkv_engine_time_decode(fkv_engine *engine, int64_t n_tokens, int n_steps, double *step_seconds,
+                                  fkv_err *err);
+/* The same for the prefill of one prompt, without a plan. */
+fkv_status fkv_engine_time_prefill(fkv_engine *engine, const int32_t *ids, int64_t n_tokens, double *seconds,
+                                   fkv_err *err);
+
 void fkv_engine_stats_get(fkv_engine *engine, fkv_engine_stats *stats);
 void fkv_engine_close(fkv_engine *engine);
 

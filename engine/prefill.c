@@ -46,6 +46,7 @@ static void rank_keep(fkv_engine_device *d, const fkv_rank *r, int layer, const 
     const fkv_config *c = &e->config;
     const fkv_backend *b = e->options.backend;
     const int64_t n_scores = p->n_ids - e->options.window;
+    if (p->no_scores) return;
     if (needs_scores(e, r, layer, p))
         b->snapkv_scores(d->dev, d->qkv, p->n_ids, r->n_home, c->group, e->options.window, e->options.kernel,
                          d->scores, n_scores);
@@ -76,8 +77,7 @@ static void rank_keep(fkv_engine_device *d, const fkv_rank *r, int layer, const 
     b->kv_keep(d->dev, &args);
 }
 
-/* The slot's state and pages on this device. */
-static void set_slot(fkv_engine_device *d, const fkv_prefill *p)
+void fkv_prefill_set_slot(fkv_engine_device *d, const fkv_prefill *p)
 {
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
@@ -101,7 +101,7 @@ fkv_status fkv_prefill_run(fkv_engine_device *d, const fkv_prefill *p, fkv_err *
     const fkv_backend *b = e->options.backend;
     const int64_t n = p->n_ids, act = e->info.act_bytes, att_cols = (int64_t)c->n_heads * c->head_dim;
     const int64_t row = (n - 1) * c->hidden * act; /* of the last token, in bytes */
-    if (p->slot >= 0) set_slot(d, p);
+    if (p->slot >= 0) fkv_prefill_set_slot(d, p);
     b->upload(d->dev, d->tokens, p->ids, (size_t)n * sizeof *p->ids);
     fkv_forward_embed(d, d->tokens, n, d->x, d->xn);
     for (int l = 0; l < c->n_layers; l++) {

@@ -96,10 +96,13 @@ typedef struct fkv_prefill {
     int64_t n_ids;
     int slot; /* -1: profile only */
     int64_t ordinal, max_new;
+    bool no_scores;     /* only the time counts: leave compression out */
     float *host_scores; /* profile: [n_layers][n_kv_heads][n_ids - window], host */
 } fkv_prefill;
 
 /* prefill.c, decode.c: enqueue on one device; every device calls the same. */
+/* The slot's state and pages on this device, from the host's page table. */
+void fkv_prefill_set_slot(fkv_engine_device *d, const fkv_prefill *p);
 fkv_status fkv_prefill_run(fkv_engine_device *d, const fkv_prefill *p, fkv_err *err);
 /* Arguments of the decode ops of a device's local-th rank in a layer. */
 fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int layer);

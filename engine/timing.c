@@ -1,0 +1,81 @@
+/* Decode steps and prefills timed alone, for benchmarks: see engine.h. */
+#include <time.h>
+
+#include "engine/state.h"
+
+typedef struct timing {
+    fkv_engine *e;
+    fkv_prefill p;
+} timing;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static fkv_status set_slot_on(void *ctx, int device, fkv_err *err)
+{
+    const timing *t = ctx;
+    fkv_engine_device *d = &t->e->devices[device];
+    const int32_t token = 1 + t->p.slot % 7;
+    fkv_prefill_set_slot(d, &t->p);
+    t->e->options.backend->upload(d->dev, d->slots.token + t->p.slot, &token, sizeof token);
+    return t->e->options.backend->sync(d->dev, err);
+}
+
+static fkv_status decode_on(void *ctx, int device, fkv_err *err)
+{
+    const timing *t = ctx;
+    return fkv_decode_run(&t->e->devices[device], err);
+}
+
+static fkv_status prefill_on(void *ctx, int device, fkv_err *err)
+{
+    const timing *t = ctx;
+    return fkv_prefill_run(&t->e->devices[device], &t->p, err);
+}
+
+fkv_status fkv_engine_time_decode(fkv_engine *e, int64_t n_tokens, int n_steps, double *step_seconds,
+                                  fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    int admitted = 0;
+    for (; !st && admitted < e->options.n_slots; admitted++) {
+        timing t = {e, {.n_ids = n_tokens, .slot = admitted, .ordinal = admitted, .max_new = n_steps + 1}};
+        st = fkv_kv_admit(&e->kv, admitted, n_tokens, n_steps + 1, err);
+        if (st == FKV_E_BUSY) st = fkv_fail(err, FKV_E_INPUT, "only %d slots fit the memory", admitted);
+        if (st) break;
+        st = fkv_team_run(e->team, set_slot_on, &t, err);
+    }
+    timing t = {.e = e};
+    for (int i = 0; !st && i < n_steps; i++) {
+        const double start = now();
+        st = fkv_team_run(e->team, decode_on, &t, err);
+        step_seconds[i] = now() - start;
+        e->decode_steps++;
+    }
+    for (int s = 0; s < admitted; s++) fkv_kv_release(&e->kv, s);
+    return st;
+}
+
+fkv_status fkv_engine_time_prefill(fkv_engine *e, const int32_t *ids, int64_t n_tokens, double *seconds,
+                                   fkv_err *err)
+{
+    /* a slot where there is a plan: compression is a part of the time */
+    timing t = {
+        e, {.ids = ids, .n_ids = n_tokens, .slot = e->planned && !e->options.solo ? 0 : -1, .max_new = 1}};
+    fkv_status st = FKV_OK;
+    if (t.p.slot >= 0) {
+        st = fkv_kv_admit(&e->kv, 0, n_tokens, 1, err);
+        if (st) return st == FKV_E_BUSY ? fkv_fail(err, FKV_E_INPUT, "the prompt's pages are not free") : st;
+    } else {
+        t.p.no_scores = true;
+    }
+    const double start = now();
+    st = fkv_team_run(e->team, prefill_on, &t, err);
+    *seconds = now() - start;
+    if (t.p.slot >= 0) fkv_kv_release(&e->kv, 0);
+    return st;
+}

@@ -1,0 +1,225 @@
+/* Times prefill and decode of any model shape with dummy weights, by plan mode.
+ *
+ * usage: bench_engine [key=value]...
+ *   backend=auto  shape=8b|70b|tiny  ranks=1  devices=1  slots=64  budget=1024  floor=0.2
+ *   scores=FILE (published head scores; without it uniform budgets)
+ *   modes=standard,best-effort,fair-copying  prompt=8192  steps=32  prefill=0 (tokens; 0: not timed)
+ *   gbps=0 (copy bandwidth measured elsewhere: prints the share of the floor)
+ * Prints a row per mode: median step, tokens/s, weights and kept KV bytes, floor.
+ * A 70B layer l takes the scores of layer l * n / 80 of the file's n layers.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+#include "runner/base/json.h"
+
+typedef struct args {
+    const char *backend, *shape, *scores, *modes;
+    int ranks, devices, slots, steps;
+    int64_t budget, prompt, prefill;
+    double floor, gbps;
+} args;
+
+static void die(const char *what, const fkv_err *err)
+{
+    char text[2048] = "";
+    if (err) fkv_err_format(err, text, sizeof text);
+    fprintf(stderr, "%s: %s\n", what, text);
+    exit(1);
+}
+
+static args parse(int argc, char **argv)
+{
+    args a = {"auto", "8b", NULL, "standard,best-effort,fair-copying", 1, 1, 64, 32, 1024, 8192, 0, 0.2, 0};
+    for (int i = 1; i < argc; i++) {
+        const char *eq = strchr(argv[i], '='), *v = eq ? eq + 1 : "";
+        const size_t n = eq ? (size_t)(eq - argv[i]) : 0;
+#define IS(name) (n == strlen(name) && !strncmp(argv[i], name, n))
+        if (IS("backend"))
+            a.backend = v;
+        else if (IS("shape"))
+            a.shape = v;
+        else if (IS("scores"))
+            a.scores = v;
+        else if (IS("modes"))
+            a.modes = v;
+        else if (IS("ranks"))
+            a.ranks = atoi(v);
+        else if (IS("devices"))
+            a.devices = atoi(v);
+        else if (IS("slots"))
+            a.slots = atoi(v);
+        else if (IS("steps"))
+            a.steps = atoi(v);
+        else if (IS("budget"))
+            a.budget = atoll(v);
+        else if (IS("prompt"))
+            a.prompt = atoll(v);
+        else if (IS("prefill"))
+            a.prefill = atoll(v);
+        else if (IS("floor"))
+            a.floor = atof(v);
+        else if (IS("gbps"))
+            a.gbps = atof(v);
+        else
+            die(argv[i], NULL);
+#undef IS
+    }
+    return a;
+}
+
+static fkv_config shape_of(const char *name)
+{
+    fkv_config c = {.n_layers = 32,
+                    .n_heads = 32,
+                    .n_kv_heads = 8,
+                    .head_dim = 128,
+                    .group = 4,
+                    .hidden = 4096,
+                    .intermediate = 14336,
+                    .vocab = 128256,
+                    .max_positions = 131072,
+                    .rms_eps = 1e-5f,
+                    .rope_theta = 500000};
+    if (!strcmp(name, "70b")) {
+        c.n_layers = 80;
+        c.n_heads = 64;
+        c.group = 8;
+        c.hidden = 8192;
+        c.intermediate = 28672;
+    } else if (!strcmp(name, "tiny")) {
+        c = (fkv_config){.n_layers = 4,
+                         .n_heads = 8,
+                         .n_kv_heads = 4,
+                         .head_dim = 64,
+                         .group = 2,
+                         .hidden = 128,
+                         .intermediate = 384,
+                         .vocab = 1024,
+                         .max_positions = 16384,
+                         .rms_eps = 1e-5f,
+                         .rope_theta = 10000};
+    } else if (strcmp(name, "8b")) {
+        die("shape", NULL);
+    }
+    return c;
+}
+
+/* Scores of the file's layers, spread over the model's. */
+static void read_scores(const char *path, const fkv_config *c, double *out)
+{
+    fkv_err err = {0};
+    json_t *root;
+    if (fkv_json_load(path, 1 << 24, &root, &err)) die(path, &err);
+    const json_t *rows = json_object_get(root, "scores");
+    const size_t n = json_array_size(rows), per = n ? json_array_size(json_array_get(rows, 0)) : 0;
+    if (!n || per % (size_t)c->n_kv_heads) die("scores of another shape", NULL);
+    const size_t group = per / (size_t)c->n_kv_heads;
+    for (int l = 0; l < c->n_layers; l++) {
+        const json_t *row = json_array_get(rows, (size_t)l * n / (size_t)c->n_layers);
+        for (int h = 0; h < c->n_kv_heads; h++) {
+            double sum = 0;
+            for (size_t g = 0; g < group; g++)
+                sum += json_number_value(json_array_get(row, (size_t)h * group + g));
+            out[l * c->n_kv_heads + h] = sum / (double)group;
+        }
+    }
+    json_decref(root);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void time_prefill(fkv_engine *e, const args *a, const fkv_config *c)
+{
+    fkv_err err = {0};
+    int32_t *ids = malloc((size_t)a->prefill * sizeof *ids);
+    double best = 1e9, s;
+    for (int64_t i = 0; i < a->prefill; i++) ids[i] = (int32_t)(i * 7919 % c->vocab);
+    for (int i = 0; i < 4; i++) {
+        if (fkv_engine_time_prefill(e, ids, a->prefill, &s, &err)) die("prefill", &err);
+        best = s < best ? s : best;
+    }
+    printf("prefill of %lld tokens: %.4f s, %.0f tokens/s\n", (long long)a->prefill, best,
+           (double)a->prefill / best);
+    free(ids);
+}
+
+static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *w, const fkv_profile *p,
+                     int mode)
+{
+    static const char *const names[] = {"standard", "best-effort", "fair-copying"};
+    if (!strstr(a->modes, names[mode])) return;
+    const size_t n_lh = (size_t)c->n_layers * (size_t)c->n_kv_heads;
+    fkv_err err = {0};
+    fkv_engine *e = NULL;
+    fkv_plan plan = {0};
+    double *tokens = malloc(n_lh * sizeof *tokens), *steps = malloc((size_t)a->steps * sizeof *steps);
+    const fkv_engine_options o = {.backend = fkv_backend_find(a->backend),
+                                  .n_ranks = a->ranks,
+                                  .n_devices = a->devices,
+                                  .n_slots = a->slots,
+                                  .max_prompt = a->prefill > a->prompt ? a->prefill : a->prompt,
+                                  .window = 32,
+                                  .kernel = 7,
+                                  .sampling = {.top_p = 1}};
+    if (!o.backend) die("no such backend here", NULL);
+    if (fkv_engine_open(c, w, &o, &e, &err)) die("open", &err);
+    if (a->prefill) time_prefill(e, a, c);
+    fkv_cost_tokens(p, tokens);
+    const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads,   a->ranks, a->slots,
+                                      tokens,      fkv_cost_cpu(c), -1};
+    if (fkv_plan_solve(&problem, (fkv_plan_mode)mode, &plan, &err)) die("plan", &err);
+    if (fkv_engine_set_plan(e, w, p->budgets, &plan, a->steps + 1, &err)) die("set_plan", &err);
+    if (fkv_engine_time_decode(e, a->prompt, a->steps, steps, &err)) die("decode", &err);
+    fkv_device_info info;
+    fkv_engine_info(e, &info);
+    double kept = 0;
+    for (size_t i = 0; i < n_lh; i++) kept += fmin(p->budgets[i], (double)a->prompt) + a->steps / 2.0;
+    const double kv = kept * a->slots * 2 * c->head_dim * info.kv_bytes;
+    const double weights =
+        (double)fkv_engine_weight_bytes(c, info.weight_bytes) -
+        (double)c->vocab * c->hidden * info.weight_bytes; /* embeddings are not read whole */
+    qsort(steps, (size_t)a->steps, sizeof *steps, by_value);
+    const double step = steps[a->steps / 2], floor_s = a->gbps > 0 ? (weights + kv) / (a->gbps * 1e9) : 0;
+    printf("%-12s %s ranks %d slots %d budget %lld: step %.3f ms (best %.3f), %.0f tokens/s, weights %.2f "
+           "GB, KV %.2f GB",
+           names[mode], a->shape, a->ranks, a->slots, (long long)a->budget, 1e3 * step, 1e3 * steps[0],
+           a->slots / step, weights * 1e-9, kv * 1e-9);
+    if (floor_s > 0) printf(", floor %.3f ms: %.2fx", 1e3 * floor_s, step / floor_s);
+    printf(", copies %d\n", fkv_plan_copies(&plan));
+    fkv_engine_close(e);
+    fkv_plan_free(&plan);
+    free(tokens);
+    free(steps);
+}
+
+int main(int argc, char **argv)
+{
+    const args a = parse(argc, argv);
+    const fkv_config c = shape_of(a.shape);
+    fkv_err err = {0};
+    fkv_profile p = {0};
+    fkv_safetensors *w;
+    if (fkv_profile_init(&p, c.n_layers, c.n_kv_heads, &err)) die("profile", &err);
+    fkv_budget_uniform(&p, a.budget);
+    if (a.scores) {
+        double *scores = malloc((size_t)(c.n_layers * c.n_kv_heads) * sizeof *scores);
+        read_scores(a.scores, &c, scores);
+        fkv_budget_from_scores(&p, scores, a.budget, 32, a.floor);
+        free(scores);
+    }
+    p.mean_output = a.steps;
+    if (fkv_safetensors_open_dummy(1, (size_t)c.vocab * (size_t)c.hidden, (size_t)c.hidden, &w, &err))
+        die("weights", &err);
+    for (int mode = 0; mode < 3; mode++) run_mode(&a, &c, w, &p, mode);
+    fkv_safetensors_close(w);
+    fkv_profile_free(&p);
+    return 0;
+}
