@@ -4,9 +4,9 @@
  * and their pages are there; all devices follow the same calls in the same order.
  */
 #include <stdlib.h>
-#include <time.h>
 
 #include "engine/state.h"
+#include "runner/base/clock.h"
 #include "runner/base/mem.h"
 
 typedef struct slot {
@@ -27,13 +27,6 @@ typedef struct run {
     int32_t *out;        /* [n_slots] tokens of the last sample */
     float *logits;       /* for io->logits */
 } run;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 typedef struct prefill_args {
     fkv_engine *e;
@@ -147,10 +140,10 @@ static fkv_status start_slot(run *r, int s, fkv_err *err)
     const fkv_request *q = &k->request;
     prefill_args a = {
         r->e, {.ids = q->ids, .n_ids = q->n_ids, .slot = s, .ordinal = q->ordinal, .max_new = q->max_new}};
-    const double t = now();
+    const double t = fkv_seconds();
     fkv_status st = fkv_team_run(r->e->team, prefill_on, &a, err);
     if (!st) st = fetch(r, err);
-    r->e->prefill_seconds += now() - t;
+    r->e->prefill_seconds += fkv_seconds() - t;
     return st ? st : take_token(r, s, err);
 }
 
@@ -189,10 +182,10 @@ static fkv_status refill(run *r, fkv_err *err)
 
 static fkv_status decode_step(run *r, fkv_err *err)
 {
-    const double t = now();
+    const double t = fkv_seconds();
     fkv_status st = fkv_team_run(r->e->team, decode_on, r->e, err);
     if (!st) st = fetch(r, err);
-    r->e->decode_seconds += now() - t;
+    r->e->decode_seconds += fkv_seconds() - t;
     r->e->decode_steps++;
     for (int s = 0; !st && s < r->e->options.n_slots; s++)
         if (r->slots[s].busy) st = take_token(r, s, err);

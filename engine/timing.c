@@ -1,19 +1,12 @@
 /* Decode steps and prefills timed alone, for benchmarks: see engine.h. */
-#include <time.h>
 
 #include "engine/state.h"
+#include "runner/base/clock.h"
 
 typedef struct timing {
     fkv_engine *e;
     fkv_prefill p;
 } timing;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static fkv_status set_slot_on(void *ctx, int device, fkv_err *err)
 {
@@ -51,9 +44,9 @@ fkv_status fkv_engine_time_decode(fkv_engine *e, int64_t n_tokens, int n_steps, 
     }
     timing t = {.e = e};
     for (int i = 0; !st && i < n_steps; i++) {
-        const double start = now();
+        const double start = fkv_seconds();
         st = fkv_team_run(e->team, decode_on, &t, err);
-        step_seconds[i] = now() - start;
+        step_seconds[i] = fkv_seconds() - start;
         e->decode_steps++;
     }
     for (int s = 0; s < admitted; s++) fkv_kv_release(&e->kv, s);
@@ -73,9 +66,9 @@ fkv_status fkv_engine_time_prefill(fkv_engine *e, const int32_t *ids, int64_t n_
     } else {
         t.p.no_scores = true;
     }
-    const double start = now();
+    const double start = fkv_seconds();
     st = fkv_team_run(e->team, prefill_on, &t, err);
-    *seconds = now() - start;
+    *seconds = fkv_seconds() - start;
     if (t.p.slot >= 0) fkv_kv_release(&e->kv, 0);
     return st;
 }

@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "kernels/cpu_device.h"
+#include "runner/base/clock.h"
 #include "runner/base/mem.h"
 
 fkv_status cpu_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
@@ -169,22 +169,15 @@ static void cpu_record(fkv_device *dev, int key)
     (void)dev, (void)key;
 }
 
-static double seconds_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void cpu_span_begin(fkv_device *dev, int local_rank)
 {
     (void)local_rank;
-    dev->span_start = seconds_now();
+    dev->span_start = fkv_seconds();
 }
 
 static void cpu_span_end(fkv_device *dev, int local_rank)
 {
-    dev->span_seconds[local_rank] += seconds_now() - dev->span_start;
+    dev->span_seconds[local_rank] += fkv_seconds() - dev->span_start;
 }
 
 static void cpu_span_seconds(fkv_device *dev, double *seconds, int n_local)

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "jobs/stats.h"
+#include "runner/base/clock.h"
 #include "runner/base/log.h"
 #include "runner/commands.h"
 #include "runner/interrupt.h"
@@ -22,13 +22,6 @@ typedef struct run {
     fkv_planning planning;
     double load_seconds, stream_seconds, start;
 } run;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ru_maxrss outlives exec on Linux: it would count the memory of the process that
  * started this one. VmHWM is of this program alone. */
@@ -73,7 +66,7 @@ static void print_summary(const run *r)
     fkv_engine_stats e;
     fkv_output_totals_get(r->output, &t);
     fkv_engine_stats_get(r->engine, &e);
-    const double secs = now() - r->start;
+    const double secs = fkv_seconds() - r->start;
     fkv_log("done: %lld records, %lld of them by earlier runs, %lld errors, in %.1f s (%.1f records/s)",
             (long long)t.records, (long long)t.resumed, (long long)t.errors, secs,
             (double)(t.records - t.resumed) / secs);
@@ -92,13 +85,13 @@ static void print_summary(const run *r)
 static fkv_status load(run *r, fkv_err *err)
 {
     const fkv_engine_options options = fkv_setup_engine_options(&r->setup);
-    const double t = now();
+    const double t = fkv_seconds();
     fkv_status st = FKV_OK;
     if (!r->engine) st = fkv_engine_open(&r->setup.config, r->setup.weights, &options, &r->engine, err);
     if (!st)
         st = fkv_engine_set_plan(r->engine, r->setup.weights, r->planning.profile.budgets, &r->planning.plan,
                                  fkv_planning_max_new(&r->setup, &r->planning), err);
-    r->load_seconds = now() - t;
+    r->load_seconds = fkv_seconds() - t;
     return st;
 }
 
@@ -112,9 +105,9 @@ static fkv_status run_job(run *r, fkv_err *err)
     fkv_engine_info(r->engine, &info);
     fkv_log("model: %s on %s; %d ranks, %d slots, %d copies", r->setup.job->model.path, info.name,
             r->setup.n_ranks, r->setup.n_slots, fkv_plan_copies(&r->planning.plan));
-    const double t = now();
+    const double t = fkv_seconds();
     st = fkv_stream_run(&r->setup, r->output, r->engine, &n_input, err);
-    r->stream_seconds = now() - t;
+    r->stream_seconds = fkv_seconds() - t;
     if (!st) st = fkv_output_finish(r->output, n_input, err);
     fkv_err ignored = {0};
     if (st) fkv_output_sync(r->output, &ignored);
@@ -168,7 +161,7 @@ out:
 
 int fkv_cmd_run(int argc, char **argv)
 {
-    run r = {.start = now()};
+    run r = {.start = fkv_seconds()};
     int code = fkv_setup_open(argc, argv, usage, &r.setup);
     if (code < 0) {
         code = start(&r);

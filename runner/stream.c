@@ -5,11 +5,11 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "jobs/archive.h"
 #include "jobs/row.h"
 #include "runner/answer.h"
+#include "runner/base/clock.h"
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 #include "runner/interrupt.h"
@@ -45,13 +45,6 @@ typedef struct stream {
     bool reader_started, writer_started;
     pthread_t reader_id, writer_id;
 } stream;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void fail(stream *s, const fkv_err *err)
 {
@@ -157,7 +150,7 @@ static void log_progress(const stream *s, double start, const fkv_output_totals 
 {
     fkv_output_totals t;
     fkv_output_totals_get(s->output, &t);
-    const double secs = now() - start, all = (double)atomic_load(&s->all_bytes);
+    const double secs = fkv_seconds() - start, all = (double)atomic_load(&s->all_bytes);
     const double share = all > 0 ? (double)atomic_load(&s->read_bytes) / all : 0;
     const double per_s = (double)(t.records - first->records) / secs;
     fkv_log("progress: %lld records (%lld errors), %.1f records/s, %.0f prompt and %.0f new tokens/s, %.0f%% "
@@ -173,7 +166,7 @@ static fkv_status write_all(stream *s, fkv_err *err)
     fkv_buf row = {0};
     fkv_output_totals first, totals;
     const int64_t max_errors = s->setup->job->job.max_errors;
-    const double start = now();
+    const double start = fkv_seconds();
     double synced = start, told = start;
     bool ended = false;
     fkv_output_totals_get(s->output, &first);
@@ -190,7 +183,7 @@ static fkv_status write_all(stream *s, fkv_err *err)
             }
             recycle(s, it);
         }
-        const double t = now();
+        const double t = fkv_seconds();
         if (!st && t - synced >= SYNC_SECONDS) {
             st = fkv_output_sync(s->output, err);
             synced = t;
