@@ -1,0 +1,149 @@
+/* What the attention and compression files of the CUDA backend share: their workspace and the
+ * warp-level pieces (asynchronous copies, ldmatrix, mma) that their kernels are made of.
+ * Device pointers belong to the device (cuda_alloc); the struct is freed by cuda_decode_close.
+ *
+ * Shared-memory tiles hold rows of HD bf16 in 16-byte pieces; piece p of row r lies at p ^ (r & 7),
+ * so that the eight rows of an ldmatrix fall into different banks.
+ */
+#ifndef FKV_KERNELS_CUDA_ATTENTION_H
+#define FKV_KERNELS_CUDA_ATTENTION_H
+
+#include "kernels/cuda_device.h"
+
+enum {
+    CUDA_SNAP_KEYS = 128,   /* keys of a tile of snapkv_scores */
+    CUDA_KEEP_HEADS = 64,   /* heads of one launch of kv_keep */
+    CUDA_MAX_WINDOW = 4096, /* bounds snapkv's workspace */
+};
+
+/* One (placement, slot) that has tokens to attend to in this step. */
+struct cuda_decode_entry {
+    int32_t first_page; /* pages of all entries before this one */
+    int32_t n_tokens;
+    int64_t table;    /* index of its first page's number in the page table */
+    int32_t part;     /* first chunk partial, or -1: one CTA folds all its chunks */
+    int32_t row;      /* placement * n_slots + slot: its row of q */
+    int32_t out_head; /* slot * n_kv_heads + head: its row of out */
+    int32_t unused;
+};
+
+struct cuda_attention {
+    bool wgmma;            /* prefill attention by the Hopper kernel */
+    void *encode;          /* cuTensorMapEncodeTiled */
+    int64_t max_snap_rows; /* window * group */
+    int64_t max_snap_tiles;
+    float2 *snap_part;          /* [max_local_heads][max_snap_rows][max_snap_tiles] max, sum of a tile */
+    float2 *snap_stat;          /* [max_local_heads][max_snap_rows] max, weight / sum */
+    float *snap_sum;            /* [max_local_heads][max_prompt] scores before pooling */
+    int32_t *keep;              /* [max_local_heads][max_prompt] chosen positions */
+    cuda_decode_entry *entries; /* [max_entries + 1]: a last one with first_page = all pages */
+    int32_t *n_entries;         /* [1] */
+    int64_t max_entries;
+    float *parts;      /* [max_parts][group][hd] sums of a chunk, not divided */
+    float2 *part_stat; /* [max_parts][group] max (log2 units), sum */
+    int64_t max_parts;
+    int decode_stages; /* pages in flight in an SM */
+};
+
+/* cuda_prefill_sm90.cu: the Hopper kernel. Available: whether this device runs it. */
+bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att);
+void cuda_prefill_sm90(fkv_device *dev, const bf16 *qkv, int64_t n_tokens, int64_t q0, int n_heads, int group,
+                       bf16 *out, int64_t out_stride);
+
+static __device__ __forceinline__ uint32_t smem_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* 16 bytes, or zeros where not valid (src is not read then). */
+static __device__ __forceinline__ void copy_async16(uint32_t dst, const void *src, bool valid)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(dst), "l"(src), "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void copy_commit(void)
+{
+    asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
+
+/* Waits until at most PENDING of this thread's groups are under way. */
+template <int PENDING> static __device__ __forceinline__ void copy_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
+}
+
+static __device__ __forceinline__ void load_matrix4(uint32_t (&r)[4], uint32_t address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void load_matrix4_trans(uint32_t (&r)[4], uint32_t address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+/* c[16][8] += a[16][16] b[16][8] */
+static __device__ __forceinline__ void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                 "{%8, %9}, {%0, %1, %2, %3};\n"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+static __device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* lo into the lower half. */
+static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
+{
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+}
+
+/* Byte offset of 16-byte piece `piece` of row `row` in a swizzled tile. */
+template <int HD> static __device__ __forceinline__ uint32_t tile_offset(int row, int piece)
+{
+    return (uint32_t)(row * HD * 2 + ((piece ^ (row & 7)) << 4));
+}
+
+/* Rows [row0, row0 + ROWS) of src (stride in elements) into a tile; rows from n_rows on are zeros. */
+template <int HD, int ROWS, int THREADS>
+static __device__ __forceinline__ void load_tile(uint32_t tile, const bf16 *src, int64_t stride, int64_t row0,
+                                                 int64_t n_rows)
+{
+    constexpr int PIECES = HD / 8;
+    for (int i = (int)threadIdx.x; i < ROWS * PIECES; i += THREADS) {
+        const int r = i / PIECES, p = i % PIECES;
+        const bool valid = row0 + r < n_rows;
+        copy_async16(tile + tile_offset<HD>(r, p), src + (valid ? row0 + r : 0) * stride + p * 8, valid);
+    }
+}
+
+/* Rotates eight pairs (lo[i], hi[i]) by (cos, sin) cs[i]; in place in registers. */
+static __device__ __forceinline__ void rope8(uint4 &lo, uint4 &hi, const float2 *cs)
+{
+    bf16 *a = (bf16 *)&lo, *b = (bf16 *)&hi;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const float2 t = cs[i];
+        const float x = __bfloat162float(a[i]), y = __bfloat162float(b[i]);
+        a[i] = __float2bfloat16_rn(x * t.x - y * t.y);
+        b[i] = __float2bfloat16_rn(y * t.x + x * t.y);
+    }
+}
+
+#endif

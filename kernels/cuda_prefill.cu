@@ -1,0 +1,314 @@
+/* Prefill of the CUDA backend: Q, K, V with RoPE, and causal attention over one prompt.
+ *
+ * Attention has two kernels: one for wgmma and TMA (cuda_prefill_sm90.cu) and the one here for
+ * mma.sync. A device always uses the same one. Compression is in cuda_compress.cu.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "kernels/cuda_attention.h"
+
+extern "C" {
+#include "runner/base/mem.h"
+}
+
+enum { ROPE_THREADS = 256, ATT_ROWS = 128, ATT_KEYS = 64, ATT_THREADS = 256 };
+
+struct rope_frequencies {
+    float of[64];
+};
+
+/* table[n_positions][half] = cos, sin of the float32 product position * frequency. One thread an
+ * element; runs once. */
+static __global__ void rope_table_kernel(float2 *table, int64_t n_positions, int half, rope_frequencies f)
+{
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n_positions * half) return;
+    const float angle = __fmul_rn((float)(i / half), f.of[i % half]);
+    table[i] = make_float2(cosf(angle), sinf(angle));
+}
+
+static fkv_status alloc_array(fkv_device *dev, int64_t a, int64_t b, int64_t c, size_t size, void *out,
+                              fkv_err *err)
+{
+    size_t bytes;
+    if (!fkv_mul_size((size_t)a, (size_t)b, &bytes) || !fkv_mul_size(bytes, (size_t)c, &bytes) ||
+        !fkv_mul_size(bytes, size, &bytes))
+        return fkv_fail_memory(err);
+    void *p = NULL;
+    const fkv_status st = cuda_alloc(dev, bytes ? bytes : 256, &p, err);
+    *(void **)out = p;
+    return st;
+}
+
+/* Partials of decode attention: all that n_slots full sequences could need, 128 MiB at the most.
+ * Entries beyond that are folded by one CTA each, to the same bits. */
+static int64_t decode_parts(const fkv_device_limits *l, int group)
+{
+    const int64_t chunk = (int64_t)CUDA_CHUNK_PAGES * FKV_PAGE_TOKENS;
+    const int64_t worst = (l->max_positions + chunk - 1) / chunk * l->n_slots * l->n_kv_heads;
+    const int64_t fit = ((int64_t)128 << 20) / ((int64_t)group * l->head_dim * (int64_t)sizeof(float));
+    return worst < fit ? worst : fit;
+}
+
+static fkv_status check_limits(const fkv_device_limits *l, fkv_err *err)
+{
+    if (l->head_dim != 64 && l->head_dim != 128)
+        return fkv_fail(err, FKV_E_INPUT, "the cuda backend needs a head_dim of 64 or 128, not %d",
+                        l->head_dim);
+    if (l->n_kv_heads < 1 || l->n_heads % l->n_kv_heads || l->n_heads / l->n_kv_heads > CUDA_MAX_GROUP)
+        return fkv_fail(
+            err, FKV_E_INPUT,
+            "the cuda backend serves at most %d query heads for each KV head; the model has %d and %d",
+            CUDA_MAX_GROUP, l->n_heads, l->n_kv_heads);
+    if (l->window < 0 || l->window > CUDA_MAX_WINDOW)
+        return fkv_fail(err, FKV_E_INPUT,
+                        "the cuda backend scores with a window of at most %d tokens, not %d", CUDA_MAX_WINDOW,
+                        l->window);
+    return FKV_OK;
+}
+
+fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
+{
+    const fkv_device_limits *l = &dev->limits;
+    fkv_status st = check_limits(l, err);
+    if (st) return st;
+    cuda_attention *a = (cuda_attention *)calloc(1, sizeof *a);
+    if (!a) return fkv_fail_memory(err);
+    dev->attention = a;
+    const int group = l->n_heads / l->n_kv_heads, half = l->head_dim / 2;
+    const int64_t heads = l->max_local_heads > 0 ? l->max_local_heads : 1;
+    a->max_snap_rows = (int64_t)(l->window > 0 ? l->window : 1) * group;
+    a->max_snap_tiles = ((int64_t)l->max_prompt + CUDA_SNAP_KEYS - 1) / CUDA_SNAP_KEYS;
+    a->max_entries = (int64_t)l->n_slots * l->n_kv_heads;
+    a->max_parts = decode_parts(l, group);
+    if ((st = alloc_array(dev, l->max_positions, half, 1, sizeof(float2), &dev->rope, err))) return st;
+    if ((st = alloc_array(dev, heads, a->max_snap_rows, a->max_snap_tiles, sizeof(float2), &a->snap_part,
+                          err)))
+        return st;
+    if ((st = alloc_array(dev, heads, a->max_snap_rows, 1, sizeof(float2), &a->snap_stat, err))) return st;
+    if ((st = alloc_array(dev, heads, l->max_prompt, 1, sizeof(float), &a->snap_sum, err))) return st;
+    if ((st = alloc_array(dev, heads, l->max_prompt, 1, sizeof(int32_t), &a->keep, err))) return st;
+    if ((st = alloc_array(dev, a->max_entries + 1, 1, 1, sizeof(cuda_decode_entry), &a->entries, err)))
+        return st;
+    if ((st = alloc_array(dev, 1, 1, 1, sizeof(int32_t), &a->n_entries, err))) return st;
+    if ((st = alloc_array(dev, a->max_parts, group, l->head_dim, sizeof(float), &a->parts, err))) return st;
+    if ((st = alloc_array(dev, a->max_parts, group, 1, sizeof(float2), &a->part_stat, err))) return st;
+    rope_frequencies f = {};
+    for (int i = 0; i < half; i++) f.of[i] = l->inv_freq[i];
+    const int64_t n = (int64_t)l->max_positions * half;
+    rope_table_kernel<<<(unsigned)((n + 255) / 256), 256, 0, dev->stream>>>(dev->rope, l->max_positions, half,
+                                                                            f);
+    CUDA_LAUNCHED(dev);
+    a->wgmma = cuda_prefill_sm90_available(dev, a);
+    return cuda_status(dev, err);
+}
+
+/* RoPE in place on Q and K of qkv[n][n_heads * (group + 2) * hd], or on K alone. One thread rotates
+ * eight pairs (two 16-byte pieces); bound by memory. */
+static __global__ void rope_kernel(bf16 *qkv, int64_t n, int64_t pos0, int n_heads, int group, int hd,
+                                   bool kv_only, const float2 *table)
+{
+    const int pieces = hd / 16, first = kv_only ? group : 0, vectors = group + 1 - first;
+    const int64_t per_row = (int64_t)n_heads * vectors * pieces;
+    const int64_t i = (int64_t)blockIdx.x * ROPE_THREADS + threadIdx.x;
+    if (i >= n * per_row) return;
+    const int64_t row = i / per_row;
+    const int at = (int)(i % per_row), p = at % pieces, v = at / pieces % vectors, h = at / pieces / vectors;
+    bf16 *x =
+        qkv + row * n_heads * (group + 2) * hd + (int64_t)h * (group + 2) * hd + (first + v) * hd + p * 8;
+    uint4 lo = *(uint4 *)x, hi = *(uint4 *)(x + hd / 2);
+    rope8(lo, hi, table + (pos0 + row) * (hd / 2) + p * 8);
+    *(uint4 *)x = lo;
+    *(uint4 *)(x + hd / 2) = hi;
+}
+
+void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
+                      int n_heads, int group, bool kv_only, void *qkv)
+{
+    if (n <= 0 || n_heads <= 0) return;
+    const int hd = dev->limits.head_dim;
+    const int64_t per = (int64_t)(group + 2) * hd, width = n_heads * per, k = w->k;
+    const bf16 *in = (const bf16 *)x;
+    bf16 *out = (bf16 *)qkv;
+    if (kv_only)
+        cuda_gemm(dev, in, k, 0, n, w->data + group * hd * k, k, per * k, 2 * hd, out + group * hd, width,
+                  per, n_heads, false);
+    else
+        cuda_gemm(dev, in, k, 0, n, w->data, k, 0, width, out, width, 0, 1, false);
+    const int64_t threads = n * n_heads * (kv_only ? 1 : group + 1) * (hd / 16);
+    rope_kernel<<<(unsigned)((threads + ROPE_THREADS - 1) / ROPE_THREADS), ROPE_THREADS, 0, dev->stream>>>(
+        out, n, pos0, n_heads, group, hd, kv_only, dev->rope);
+    CUDA_LAUNCHED(dev);
+}
+
+/* s[16][64] of a warp: its 16 queries (fragments q) times the tile's keys. */
+template <int HD>
+static __device__ __forceinline__ void tile_scores(float (&s)[ATT_KEYS / 8][4],
+                                                   const uint32_t (&q)[HD / 16][4], uint32_t keys, int lane)
+{
+#pragma unroll
+    for (int j = 0; j < ATT_KEYS / 8; j++) s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0.0f;
+    const int row = (lane & 7) + (lane >> 4) * 8, piece = lane >> 3 & 1;
+#pragma unroll
+    for (int kk = 0; kk < HD / 16; kk++) {
+#pragma unroll
+        for (int j = 0; j < ATT_KEYS / 16; j++) {
+            uint32_t b[4];
+            load_matrix4(b, keys + tile_offset<HD>(j * 16 + row, 2 * kk + piece));
+            mma16816(s[2 * j], q[kk], b[0], b[1]);
+            mma16816(s[2 * j + 1], q[kk], b[2], b[3]);
+        }
+    }
+}
+
+/* o[16][HD] += p[16][64] values. */
+template <int HD>
+static __device__ __forceinline__ void tile_values(float (&o)[HD / 8][4], const float (&p)[ATT_KEYS / 8][4],
+                                                   uint32_t values, int lane)
+{
+    const int row = lane & 15, piece = lane >> 4;
+#pragma unroll
+    for (int ks = 0; ks < ATT_KEYS / 16; ks++) {
+        const uint32_t a[4] = {pack_bf16(p[2 * ks][0], p[2 * ks][1]), pack_bf16(p[2 * ks][2], p[2 * ks][3]),
+                               pack_bf16(p[2 * ks + 1][0], p[2 * ks + 1][1]),
+                               pack_bf16(p[2 * ks + 1][2], p[2 * ks + 1][3])};
+#pragma unroll
+        for (int j = 0; j < HD / 16; j++) {
+            uint32_t b[4];
+            load_matrix4_trans(b, values + tile_offset<HD>(ks * 16 + row, 2 * j + piece));
+            mma16816(o[2 * j], a, b[0], b[1]);
+            mma16816(o[2 * j + 1], a, b[2], b[3]);
+        }
+    }
+}
+
+/* Online softmax of two rows of a thread (r, r + 8): s becomes probabilities, o and sum are rescaled.
+ * The first tile holds key 0, which every query sees, so the maxima are finite ever after; a tile that
+ * a row sees nothing of changes no bit of it. */
+template <int HD>
+static __device__ __forceinline__ void tile_softmax(float (&s)[ATT_KEYS / 8][4], float (&o)[HD / 8][4],
+                                                    float (&m)[2], float (&sum)[2], float scale)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float top = m[r];
+#pragma unroll
+        for (int j = 0; j < ATT_KEYS / 8; j++) top = fmaxf(top, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+        const float by = exp2_fast((m[r] - top) * scale), bias = -top * scale;
+        float add = 0.0f;
+#pragma unroll
+        for (int j = 0; j < ATT_KEYS / 8; j++) {
+            s[j][2 * r] = exp2_fast(fmaf(s[j][2 * r], scale, bias));
+            s[j][2 * r + 1] = exp2_fast(fmaf(s[j][2 * r + 1], scale, bias));
+            add += s[j][2 * r] + s[j][2 * r + 1];
+        }
+        sum[r] = fmaf(sum[r], by, add);
+        m[r] = top;
+#pragma unroll
+        for (int j = 0; j < HD / 8; j++) {
+            o[j][2 * r] *= by;
+            o[j][2 * r + 1] *= by;
+        }
+    }
+}
+
+/* Causal attention, one query head and 128 queries a block, 16 a warp, over keys in tiles of 64 from
+ * key 0. Grid (query heads, row blocks): the longest rows start first. Shared: Q, two stages of K and
+ * V. Bound by the tensor cores. */
+template <int HD>
+static __global__ void __launch_bounds__(ATT_THREADS, 1)
+    prefill_attention_kernel(const bf16 *__restrict__ qkv, int64_t n_tokens, int64_t q0, int n_heads,
+                             int group, bf16 *__restrict__ out, int64_t out_stride, float scale)
+{
+    extern __shared__ __align__(1024) char shared[];
+    constexpr int TILE = ATT_KEYS * HD * 2;
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int h = (int)blockIdx.x / group, g = (int)blockIdx.x % group;
+    const int64_t per = (int64_t)(group + 2) * HD, stride = n_heads * per;
+    const int64_t row0 = q0 + (int64_t)(gridDim.y - 1 - blockIdx.y) * ATT_ROWS;
+    const bf16 *head = qkv + h * per, *k = head + group * HD, *v = k + HD;
+    const uint32_t q_tile = smem_address(shared), kv = q_tile + ATT_ROWS * HD * 2;
+    const int64_t last = row0 + ATT_ROWS < n_tokens ? row0 + ATT_ROWS - 1 : n_tokens - 1;
+    const int n_tiles = (int)(last / ATT_KEYS) + 1;
+
+    load_tile<HD, ATT_ROWS, ATT_THREADS>(q_tile, head + g * HD, stride, row0, n_tokens);
+    load_tile<HD, ATT_KEYS, ATT_THREADS>(kv, k, stride, 0, n_tokens);
+    load_tile<HD, ATT_KEYS, ATT_THREADS>(kv + TILE, v, stride, 0, n_tokens);
+    copy_commit();
+    float o[HD / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
+    uint32_t q[HD / 16][4];
+    for (int t = 0; t < n_tiles; t++) {
+        const uint32_t stage = kv + (uint32_t)(t & 1) * 2 * TILE, next = kv + (uint32_t)(~t & 1) * 2 * TILE;
+        if (t + 1 < n_tiles) {
+            load_tile<HD, ATT_KEYS, ATT_THREADS>(next, k, stride, (int64_t)(t + 1) * ATT_KEYS, n_tokens);
+            load_tile<HD, ATT_KEYS, ATT_THREADS>(next + TILE, v, stride, (int64_t)(t + 1) * ATT_KEYS,
+                                                 n_tokens);
+        }
+        copy_commit();
+        copy_wait<1>();
+        __syncthreads();
+        if (t == 0) {
+#pragma unroll
+            for (int kk = 0; kk < HD / 16; kk++)
+                load_matrix4(q[kk], q_tile + tile_offset<HD>(warp * 16 + (lane & 15), 2 * kk + (lane >> 4)));
+        }
+        float s[ATT_KEYS / 8][4];
+        tile_scores<HD>(s, q, stage, lane);
+        const int64_t key0 = (int64_t)t * ATT_KEYS, row = row0 + warp * 16 + lane / 4;
+        if (key0 + ATT_KEYS - 1 > row0 + warp * 16) {
+#pragma unroll
+            for (int j = 0; j < ATT_KEYS / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    if (key0 + j * 8 + lane % 4 * 2 + i % 2 > row + i / 2 * 8) s[j][i] = -INFINITY;
+        }
+        tile_softmax<HD>(s, o, m, sum, scale);
+        tile_values<HD>(o, s, stage + TILE, lane);
+        __syncthreads();
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int64_t row = row0 + warp * 16 + lane / 4 + r * 8;
+        sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
+        sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+        const float inv = 1.0f / sum[r];
+        if (row >= n_tokens) continue;
+        bf16 *to = out + (row - q0) * out_stride + (int64_t)blockIdx.x * HD + lane % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < HD / 8; j++)
+            *(uint32_t *)(to + j * 8) = pack_bf16(o[j][2 * r] * inv, o[j][2 * r + 1] * inv);
+    }
+}
+
+template <int HD>
+static void run_attention(fkv_device *dev, const bf16 *qkv, int64_t n_tokens, int64_t q0, int n_heads,
+                          int group, bf16 *out, int64_t out_stride)
+{
+    const int bytes = (ATT_ROWS + 4 * ATT_KEYS) * HD * 2;
+    const dim3 grid((unsigned)(n_heads * group), (unsigned)((n_tokens - q0 + ATT_ROWS - 1) / ATT_ROWS));
+    const float scale = 1.4426950408889634f / sqrtf((float)HD);
+    if (!CUDA(dev, cudaFuncSetAttribute(prefill_attention_kernel<HD>,
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
+        return;
+    prefill_attention_kernel<HD><<<grid, ATT_THREADS, bytes, dev->stream>>>(qkv, n_tokens, q0, n_heads, group,
+                                                                            out, out_stride, scale);
+    CUDA_LAUNCHED(dev);
+}
+
+/* qkv and out must be 16-byte aligned, out_stride even; no log-sum-exp is kept: snapkv_scores makes its own.
+ */
+void cuda_prefill_attention(fkv_device *dev, const void *qkv, int64_t n_tokens, int64_t q0, int n_heads,
+                            int group, void *out, int64_t out_stride)
+{
+    if (n_tokens <= q0 || n_heads <= 0) return;
+    const bf16 *in = (const bf16 *)qkv;
+    if (dev->attention->wgmma)
+        cuda_prefill_sm90(dev, in, n_tokens, q0, n_heads, group, (bf16 *)out, out_stride);
+    else if (dev->limits.head_dim == 128)
+        run_attention<128>(dev, in, n_tokens, q0, n_heads, group, (bf16 *)out, out_stride);
+    else
+        run_attention<64>(dev, in, n_tokens, q0, n_heads, group, (bf16 *)out, out_stride);
+}
