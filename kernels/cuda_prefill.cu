@@ -68,6 +68,20 @@ static fkv_status check_limits(const fkv_device_limits *l, fkv_err *err)
     return FKV_OK;
 }
 
+/* Decode attention keeps as many pages in flight as shared memory holds. */
+static fkv_status choose_decode_stages(fkv_device *dev, fkv_err *err)
+{
+    int bytes = 0;
+    if (!CUDA(dev, cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev->gpu)))
+        return cuda_status(dev, err);
+    if (bytes < 162 << 10)
+        return fkv_fail(err, FKV_E_DEVICE,
+                        "%s: the cuda backend needs 162 KiB of shared memory a block, not %d", dev->name,
+                        bytes >> 10);
+    dev->attention->decode_stages = bytes >= 226 << 10 ? 3 : 2;
+    return FKV_OK;
+}
+
 fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
 {
     const fkv_device_limits *l = &dev->limits;
@@ -101,6 +115,7 @@ fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
                                                                             f);
     CUDA_LAUNCHED(dev);
     a->wgmma = cuda_prefill_sm90_available(dev, a);
+    if ((st = choose_decode_stages(dev, err))) return st;
     return cuda_status(dev, err);
 }
 

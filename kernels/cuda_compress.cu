@@ -1,0 +1,441 @@
+/* KV compression of the CUDA backend: SnapKV scores, and what a head keeps into its owner's pages.
+ *
+ * Scores: the window's queries times the group are `rows` (position first, then query head). Every
+ * (tile of 128 keys, head) is a block: first it finds each row's max and sum over the tile, a second
+ * kernel merges those over the tiles, a third computes the products again and adds probabilities up
+ * over the rows, in row order. Profiling and plans live in the engine.
+ */
+#include <math.h>
+
+#include "kernels/cuda_attention.h"
+
+enum { SNAP_ROWS = 64, SNAP_THREADS = 128, SNAP_TILES = CUDA_SNAP_KEYS / 8 };
+
+struct snap_params {
+    const bf16 *qkv;
+    int64_t n_tokens, stride, per;
+    int group, window, n_rows;
+    int64_t max_rows, max_tiles, max_prompt; /* strides of the workspace */
+    float scale;                             /* of scores, times log2(e) */
+    float2 *part, *stat;
+    float *sum;
+};
+
+/* Scores s[16 rows][128 keys] of one warp in log2 units, -inf where the key lies behind the query.
+ * Thread: rows lane / 4 (+ 8), keys 8 j + lane % 4 * 2 (+ 1). */
+template <int HD>
+static __device__ __forceinline__ void snap_scores(float (&s)[SNAP_TILES][4], const snap_params &p,
+                                                   uint32_t queries, uint32_t keys, int row0, int64_t key0,
+                                                   int warp, int lane)
+{
+#pragma unroll
+    for (int j = 0; j < SNAP_TILES; j++) s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0.0f;
+#pragma unroll 2 /* more of it in flight spills */
+    for (int kk = 0; kk < HD / 16; kk++) {
+        uint32_t a[4];
+        load_matrix4(a, queries + tile_offset<HD>(warp * 16 + (lane & 15), 2 * kk + (lane >> 4)));
+#pragma unroll
+        for (int j = 0; j < SNAP_TILES / 2; j++) {
+            uint32_t b[4];
+            load_matrix4(
+                b, keys + tile_offset<HD>(j * 16 + (lane & 7) + (lane >> 4) * 8, 2 * kk + (lane >> 3 & 1)));
+            mma16816(s[2 * j], a, b[0], b[1]);
+            mma16816(s[2 * j + 1], a, b[2], b[3]);
+        }
+    }
+    const int row = row0 + warp * 16 + lane / 4;
+    const int64_t first = p.n_tokens - p.window;
+    const int64_t pos[2] = {first + row / p.group, first + (row + 8) / p.group};
+#pragma unroll
+    for (int j = 0; j < SNAP_TILES; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int64_t key = key0 + j * 8 + lane % 4 * 2 + i % 2;
+            s[j][i] = key > pos[i / 2] || key >= p.n_tokens ? -INFINITY : s[j][i] * p.scale;
+        }
+    }
+}
+
+/* The 64 query rows from row0 on; rows from n_rows on are zeros. */
+template <int HD>
+static __device__ __forceinline__ void load_rows(uint32_t tile, const snap_params &p, const bf16 *head,
+                                                 int row0)
+{
+    constexpr int PIECES = HD / 8;
+    for (int i = (int)threadIdx.x; i < SNAP_ROWS * PIECES; i += SNAP_THREADS) {
+        const int r = i / PIECES, piece = i % PIECES;
+        const bool valid = row0 + r < p.n_rows;
+        const int row = valid ? row0 + r : 0;
+        const bf16 *from = head + (p.n_tokens - p.window + row / p.group) * p.stride + row % p.group * HD;
+        copy_async16(tile + tile_offset<HD>(r, piece), from + piece * 8, valid);
+    }
+}
+
+/* Max and sum of every row over one tile of keys. */
+template <int HD>
+static __device__ __forceinline__ void snap_part(const snap_params &p, const float (&s)[SNAP_TILES][4],
+                                                 int row0, int warp, int lane)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float m = -INFINITY, sum = 0.0f;
+#pragma unroll
+        for (int j = 0; j < SNAP_TILES; j++) m = fmaxf(m, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
+        m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
+        m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
+        const float from = m == -INFINITY ? 0.0f : m; /* a tile that the query doesn't see */
+#pragma unroll
+        for (int j = 0; j < SNAP_TILES; j++)
+            sum += exp2_fast(s[j][2 * r] - from) + exp2_fast(s[j][2 * r + 1] - from);
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const int row = row0 + warp * 16 + lane / 4 + r * 8;
+        if (lane % 4 == 0 && row < p.n_rows)
+            p.part[((int64_t)blockIdx.y * p.max_rows + row) * p.max_tiles + blockIdx.x] = make_float2(m, sum);
+    }
+}
+
+/* total[key] += every row's probability, by this thread's rows. */
+static __device__ __forceinline__ void add_probabilities(float (&total)[SNAP_TILES][2], const snap_params &p,
+                                                         const float (&s)[SNAP_TILES][4], int row0, int warp,
+                                                         int lane)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int row = row0 + warp * 16 + lane / 4 + r * 8;
+        float2 stat = make_float2(0.0f, 0.0f);
+        if (row < p.n_rows) stat = p.stat[blockIdx.y * p.max_rows + row];
+#pragma unroll
+        for (int j = 0; j < SNAP_TILES; j++) {
+            total[j][0] = fmaf(exp2_fast(s[j][2 * r] - stat.x), stat.y, total[j][0]);
+            total[j][1] = fmaf(exp2_fast(s[j][2 * r + 1] - stat.x), stat.y, total[j][1]);
+        }
+    }
+}
+
+/* The block's sums for each key: over a warp's rows, then over the warps in order. */
+static __device__ __forceinline__ void store_sums(const float (&total)[SNAP_TILES][2], const snap_params &p,
+                                                  int64_t key0, int warp, int lane)
+{
+    __shared__ float columns[SNAP_THREADS / 32][CUDA_SNAP_KEYS];
+#pragma unroll
+    for (int j = 0; j < SNAP_TILES; j++) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float t = total[j][i];
+            t += __shfl_xor_sync(~0u, t, 4);
+            t += __shfl_xor_sync(~0u, t, 8);
+            t += __shfl_xor_sync(~0u, t, 16);
+            if (lane < 4) columns[warp][j * 8 + lane * 2 + i] = t;
+        }
+    }
+    __syncthreads();
+    const int64_t key = key0 + threadIdx.x;
+    if (key >= p.n_tokens - p.window) return;
+    float t = columns[0][threadIdx.x];
+    for (int w = 1; w < SNAP_THREADS / 32; w++) t += columns[w][threadIdx.x];
+    p.sum[blockIdx.y * p.max_prompt + key] = t;
+}
+
+/* Grid (key tiles, heads), 4 warps of 16 rows. SUMS: add up probabilities over all rows into
+ * p.sum[head][key]; else leave every row's max and sum over the tile in p.part. Shared: 128 keys, 64
+ * rows of queries. */
+template <int HD, bool SUMS>
+static __global__ void __launch_bounds__(SNAP_THREADS) snap_kernel(const snap_params p)
+{
+    extern __shared__ __align__(1024) char shared[];
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const bf16 *head = p.qkv + blockIdx.y * p.per;
+    const uint32_t keys = smem_address(shared), queries = keys + CUDA_SNAP_KEYS * HD * 2;
+    const int64_t key0 = (int64_t)blockIdx.x * CUDA_SNAP_KEYS;
+    load_tile<HD, CUDA_SNAP_KEYS, SNAP_THREADS>(keys, head + p.group * HD, p.stride, key0, p.n_tokens);
+    float total[SNAP_TILES][2] = {};
+    for (int row0 = 0; row0 < p.n_rows; row0 += SNAP_ROWS) {
+        load_rows<HD>(queries, p, head, row0);
+        copy_commit();
+        copy_wait<0>();
+        __syncthreads();
+        float s[SNAP_TILES][4];
+        snap_scores<HD>(s, p, queries, keys, row0, key0, warp, lane);
+        __syncthreads();
+        if constexpr (SUMS)
+            add_probabilities(total, p, s, row0, warp, lane);
+        else
+            snap_part<HD>(p, s, row0, warp, lane);
+    }
+    if constexpr (SUMS) store_sums(total, p, key0, warp, lane);
+}
+
+/* stat[head][row] = max over all tiles, 1 / (rows * sum). A warp a row; grid (rows, heads). */
+static __global__ void snap_merge_kernel(const snap_params p, int n_tiles)
+{
+    const int64_t row = (int64_t)blockIdx.y * p.max_rows + blockIdx.x;
+    const float2 *part = p.part + row * p.max_tiles;
+    float m = -INFINITY, sum = 0.0f;
+    for (int t = (int)threadIdx.x; t < n_tiles; t += 32) m = fmaxf(m, part[t].x);
+    for (int step = 16; step; step /= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, step));
+    for (int t = (int)threadIdx.x; t < n_tiles; t += 32) sum = fmaf(part[t].y, exp2_fast(part[t].x - m), sum);
+    for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    if (threadIdx.x == 0) p.stat[row] = make_float2(m, 1.0f / (float)p.n_rows / sum);
+}
+
+/* scores[head][i] = max of sum[head][i - kernel / 2 .. i + kernel / 2] inside [0, n). */
+static __global__ void snap_pool_kernel(const float *sum, int64_t sum_stride, int64_t n, int kernel,
+                                        float *scores, int64_t stride)
+{
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, half = kernel / 2;
+    if (i >= n) return;
+    const float *x = sum + blockIdx.y * sum_stride;
+    const int64_t from = i > half ? i - half : 0, to = i + half < n ? i + half : n - 1;
+    float m = x[from];
+    for (int64_t j = from + 1; j <= to; j++) m = x[j] > m ? x[j] : m;
+    scores[blockIdx.y * stride + i] = m;
+}
+
+template <int HD> static void run_scores(fkv_device *dev, const snap_params &p, int n_heads)
+{
+    const int bytes = (CUDA_SNAP_KEYS + SNAP_ROWS) * HD * 2;
+    const int n_tiles = (int)((p.n_tokens + CUDA_SNAP_KEYS - 1) / CUDA_SNAP_KEYS);
+    const dim3 grid((unsigned)n_tiles, (unsigned)n_heads), rows((unsigned)p.n_rows, (unsigned)n_heads);
+    const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    if (!CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, false>, most, bytes)) ||
+        !CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, true>, most, bytes)))
+        return;
+    snap_kernel<HD, false><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
+    CUDA_LAUNCHED(dev);
+    snap_merge_kernel<<<rows, 32, 0, dev->stream>>>(p, n_tiles);
+    CUDA_LAUNCHED(dev);
+    snap_kernel<HD, true><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
+    CUDA_LAUNCHED(dev);
+}
+
+void cuda_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group,
+                        int window, int kernel, float *scores, int64_t stride)
+{
+    const cuda_attention *a = dev->attention;
+    const int hd = dev->limits.head_dim;
+    const int64_t per = (int64_t)(group + 2) * hd, n = n_tokens - window;
+    if (n_heads <= 0 || n <= 0) return;
+    if ((int64_t)window * group > a->max_snap_rows || n_heads > dev->limits.max_local_heads) {
+        CUDA(dev, cudaErrorInvalidValue);
+        return;
+    }
+    const snap_params p = {(const bf16 *)qkv,
+                           n_tokens,
+                           n_heads * per,
+                           per,
+                           group,
+                           window,
+                           window * group,
+                           a->max_snap_rows,
+                           a->max_snap_tiles,
+                           dev->limits.max_prompt,
+                           1.4426950408889634f / sqrtf((float)hd),
+                           a->snap_part,
+                           a->snap_stat,
+                           a->snap_sum};
+    if (hd == 128)
+        run_scores<128>(dev, p, n_heads);
+    else
+        run_scores<64>(dev, p, n_heads);
+    const dim3 grid((unsigned)((n + 255) / 256), (unsigned)n_heads);
+    snap_pool_kernel<<<grid, 256, 0, dev->stream>>>(a->snap_sum, dev->limits.max_prompt, n, kernel, scores,
+                                                    stride);
+    CUDA_LAUNCHED(dev);
+}
+
+/* --- kv_keep ----------------------------------------------------------------- */
+
+enum { SELECT_THREADS = 1024, SELECT_WARPS = SELECT_THREADS / 32, GATHER_THREADS = 256 };
+
+struct keep_head {
+    bf16 *arena;
+    int64_t table; /* index of the first page's number */
+    int32_t n_kept, n_top;
+};
+
+struct keep_params {
+    keep_head heads[CUDA_KEEP_HEADS];
+    const float *scores;
+    int64_t score_stride, n_scores, n_tokens;
+    const bf16 *qkv;
+    int64_t stride, per;
+    int group;
+    const int32_t *table;
+    int32_t *chosen; /* [heads][max_prompt] */
+    int64_t max_prompt;
+};
+
+/* Orders like the float, NaN below everything, both zeros alike. */
+static __device__ __forceinline__ uint32_t order_of(float x)
+{
+    if (isnan(x)) return 0;
+    const uint32_t u = __float_as_uint(x + 0.0f);
+    return u >> 31 ? ~u : u | 0x80000000u;
+}
+
+/* Finds the digit (8 bits from shift on) of the k-th largest among the values whose higher bits are
+ * prefix; k becomes its rank inside. All threads; n > 0. */
+static __device__ void select_digit(const float *x, int64_t n, int shift, uint32_t &prefix, int64_t &k)
+{
+    __shared__ int32_t count[SELECT_WARPS / 4][256]; /* four warps share one */
+    __shared__ uint32_t found;
+    __shared__ int64_t left;
+    const int t = (int)threadIdx.x, lane = t % 32;
+    for (int i = t; i < SELECT_WARPS / 4 * 256; i += SELECT_THREADS) count[i / 256][i % 256] = 0;
+    __syncthreads();
+    const uint32_t high = shift == 24 ? 0u : ~0u << (shift + 8);
+    const int64_t padded = (n + 31) / 32 * 32;
+    for (int64_t i = t; i < padded; i += SELECT_THREADS) { /* whole warps */
+        const uint32_t v = i < n ? order_of(x[i]) : 0;
+        const bool in = i < n && (v & high) == (prefix & high);
+        const uint32_t digit = in ? v >> shift & 255 : 256;
+        const uint32_t same = __match_any_sync(~0u, digit); /* scores are much alike: one add for all lanes */
+        if (in && lane == __ffs((int)same) - 1) atomicAdd(&count[t / 128][digit], __popc(same));
+    }
+    __syncthreads();
+    if (t < 256) {
+        int32_t sum = 0;
+        for (int w = 0; w < SELECT_WARPS / 4; w++) sum += count[w][t];
+        count[0][t] = sum;
+    }
+    __syncthreads();
+    if (t < 32) { /* lane i has digits [248 - 8 i, 256 - 8 i): the largest first */
+        int32_t mine = 0, before;
+        for (int d = 0; d < 8; d++) mine += count[0][248 - 8 * lane + d];
+        before = mine;
+        for (int step = 1; step < 32; step *= 2) {
+            const int32_t other = __shfl_up_sync(~0u, before, step);
+            if (lane >= step) before += other;
+        }
+        before -= mine;
+        if (k > before && k <= before + mine) {
+            int d = 255 - 8 * lane;
+            int64_t rank = k - before;
+            while (rank > count[0][d]) rank -= count[0][d--];
+            found = (uint32_t)d;
+            left = rank;
+        }
+    }
+    __syncthreads();
+    prefix |= found << shift;
+    k = left;
+    __syncthreads(); /* found and left are written again by the next digit */
+}
+
+/* Positions of the top n_top scores, ascending; ties: lower first. One block a head: radix selection
+ * of the last value taken, then every warp counts and writes a run of positions. Bound by L2. */
+static __global__ void __launch_bounds__(SELECT_THREADS) keep_select_kernel(const keep_params p)
+{
+    __shared__ int32_t greater[SELECT_WARPS], equal[SELECT_WARPS];
+    const keep_head h = p.heads[blockIdx.x];
+    if (h.n_top <= 0) return;
+    const float *x = p.scores + blockIdx.x * p.score_stride;
+    int32_t *out = p.chosen + blockIdx.x * p.max_prompt;
+    const int64_t n = p.n_scores;
+    uint32_t limit = 0;
+    int64_t n_equal = h.n_top; /* becomes: how many of those equal to limit are taken */
+    for (int shift = 24; shift >= 0; shift -= 8) select_digit(x, n, shift, limit, n_equal);
+
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const int64_t run = (n + SELECT_THREADS - 1) / SELECT_THREADS * 32, from = warp * run;
+    int n_greater = 0, n_same = 0;
+    for (int64_t i = from; i < from + run && i < n; i += 32) {
+        const bool in = i + lane < n;
+        const uint32_t v = in ? order_of(x[i + lane]) : 0;
+        n_greater += __popc(__ballot_sync(~0u, in && v > limit));
+        n_same += __popc(__ballot_sync(~0u, in && v == limit));
+    }
+    if (lane == 0) {
+        greater[warp] = n_greater;
+        equal[warp] = n_same;
+    }
+    __syncthreads();
+    int64_t g = 0, e = 0; /* greater and equal ones before this run */
+    for (int w = 0; w < warp; w++) {
+        g += greater[w];
+        e += equal[w];
+    }
+    const uint32_t below = (1u << lane) - 1;
+    for (int64_t i = from; i < from + run && i < n; i += 32) {
+        const bool in = i + lane < n;
+        const uint32_t v = in ? order_of(x[i + lane]) : 0;
+        const uint32_t is_greater = __ballot_sync(~0u, in && v > limit),
+                       is_equal = __ballot_sync(~0u, in && v == limit);
+        const int64_t eq = e + __popc(is_equal & below);
+        if (in && (v > limit || (v == limit && eq < n_equal)))
+            out[g + __popc(is_greater & below) + (eq < n_equal ? eq : n_equal)] = (int32_t)(i + lane);
+        g += __popc(is_greater);
+        e += __popc(is_equal);
+    }
+}
+
+/* Kept K and V into the owner's pages (a peer's, perhaps). Grid (blocks of tokens, heads); a thread
+ * moves 16 bytes. Bound by memory. */
+template <int HD>
+static __global__ void __launch_bounds__(GATHER_THREADS) keep_gather_kernel(const keep_params p)
+{
+    constexpr int PIECES = 2 * HD / 8; /* K and V of a token, neighbours in qkv */
+    const keep_head h = p.heads[blockIdx.y];
+    const int64_t i = (int64_t)blockIdx.x * GATHER_THREADS + threadIdx.x, t = i / PIECES;
+    if (t >= h.n_kept) return;
+    const int piece = (int)(i % PIECES), v = piece / (HD / 8);
+    const int64_t from = t < h.n_top ? p.chosen[blockIdx.y * p.max_prompt + t] : p.n_tokens - h.n_kept + t;
+    const int64_t page = p.table[h.table + t / FKV_PAGE_TOKENS];
+    const bf16 *src = p.qkv + from * p.stride + blockIdx.y * p.per + p.group * HD + piece * 8;
+    bf16 *dst =
+        h.arena + ((page * 2 + v) * FKV_PAGE_TOKENS + t % FKV_PAGE_TOKENS) * HD + piece % (HD / 8) * 8;
+    *(uint4 *)dst = *(const uint4 *)src;
+}
+
+/* Heads [first, first + n), at most CUDA_KEEP_HEADS. */
+static void keep_heads(fkv_device *dev, const fkv_keep_args *a, int first, int n)
+{
+    const int64_t per = (int64_t)(a->group + 2) * a->head_dim;
+    keep_params p = {};
+    p.scores = a->scores + first * a->score_stride;
+    p.score_stride = a->score_stride;
+    p.n_scores = a->n_tokens - a->window;
+    p.n_tokens = a->n_tokens;
+    p.qkv = (const bf16 *)a->qkv + first * per;
+    p.stride = a->n_heads * per;
+    p.per = per;
+    p.group = a->group;
+    p.table = a->kv.table;
+    p.chosen = dev->attention->keep + first * (int64_t)dev->limits.max_prompt;
+    p.max_prompt = dev->limits.max_prompt;
+    int64_t most = 0, most_top = 0;
+    for (int i = 0; i < n; i++) {
+        const int64_t lh = (int64_t)a->layer * a->n_kv_heads + a->head0 + first + i,
+                      budget = a->kv.budgets[lh];
+        const int64_t n_kept = a->n_tokens < budget ? a->n_tokens : budget;
+        const int64_t n_top = a->n_tokens > budget && budget > a->window ? budget - a->window : 0;
+        p.heads[i] =
+            keep_head{(bf16 *)a->kv.arenas[a->owners[first + i]],
+                      a->slot * a->kv.slot_stride + a->kv.offset[lh], (int32_t)n_kept, (int32_t)n_top};
+        if (n_kept > most) most = n_kept;
+        if (n_top > most_top) most_top = n_top;
+    }
+    if (most_top > 0) {
+        keep_select_kernel<<<(unsigned)n, SELECT_THREADS, 0, dev->stream>>>(p);
+        CUDA_LAUNCHED(dev);
+    }
+    if (most == 0) return;
+    const int64_t threads = most * (2 * a->head_dim / 8);
+    const dim3 grid((unsigned)((threads + GATHER_THREADS - 1) / GATHER_THREADS), (unsigned)n);
+    if (a->head_dim == 128)
+        keep_gather_kernel<128><<<grid, GATHER_THREADS, 0, dev->stream>>>(p);
+    else
+        keep_gather_kernel<64><<<grid, GATHER_THREADS, 0, dev->stream>>>(p);
+    CUDA_LAUNCHED(dev);
+}
+
+void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *a)
+{
+    if (a->n_heads > dev->limits.max_local_heads || a->n_tokens > dev->limits.max_prompt) {
+        CUDA(dev, cudaErrorInvalidValue);
+        return;
+    }
+    for (int i = 0; i < a->n_heads; i += CUDA_KEEP_HEADS)
+        keep_heads(dev, a, i, a->n_heads - i < CUDA_KEEP_HEADS ? a->n_heads - i : CUDA_KEEP_HEADS);
+}

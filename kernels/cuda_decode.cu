@@ -1,0 +1,694 @@
+/* Decode attention of the CUDA backend: Q, K, V of a rank's placements, append, and ragged
+ * attention over pages.
+ *
+ * Every (placement, slot) has its own length. decode_qkv ends with a kernel that also lists the
+ * entries of this step, those (placement, slot) that are active and inside the placement's range,
+ * with the pages before each; decode_attention gives every CTA of a fixed grid an equal run of
+ * pages, cut at chunks of CUDA_CHUNK_PAGES. A chunk is folded by one CTA: warp w takes tokens
+ * [16 w, 16 w + 16) of every page, the warps are merged in order at the chunk's end, and the
+ * chunks of an entry in order by a last kernel. Who folds a chunk never matters to its bits.
+ *
+ * Prefill is in cuda_prefill.cu. Owns the host's part of the plans (freed by cuda_decode_close).
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda_attention.h"
+
+extern "C" {
+#include "runner/base/mem.h"
+}
+
+enum {
+    APPEND_THREADS = 256,
+    APPEND_SLOTS = 4, /* of a block of append_kernel */
+    ATT_WARPS = 8,
+    ATT_THREADS = ATT_WARPS * 32,
+    WARP_TOKENS = FKV_PAGE_TOKENS / ATT_WARPS, /* of a page */
+    QUERIES = CUDA_MAX_GROUP,                  /* columns of a tile: the group, padded */
+};
+
+static_assert(WARP_TOKENS == 16, "a warp's share of a page is one mma tile");
+
+/* A placement as the kernels read it. */
+struct decode_head {
+    int32_t head, begin, end, budget;
+    int64_t offset; /* of its pages in a slot's part of the table */
+};
+
+/* Placements [first, first + count) whose weights follow one another. */
+struct weight_run {
+    int first, count;
+    const bf16 *weight;
+    int64_t k;
+};
+
+struct decode_plan {
+    decode_head *heads; /* device, [n_heads] */
+    weight_run *runs;   /* host, [n_runs] */
+    int n_heads, n_runs;
+};
+
+struct cuda_decode_plan {
+    decode_plan *at; /* [n], index layer * FKV_MAX_LOCAL_RANKS + local rank */
+    size_t n;
+};
+
+static decode_plan *plan_of(fkv_device *dev, const fkv_decode_args *a)
+{
+    const size_t i = (size_t)a->layer * FKV_MAX_LOCAL_RANKS + (size_t)a->local_rank;
+    cuda_decode_plan *p = dev->decode_plans;
+    if (p && i < p->n && p->at[i].n_heads == a->n_heads_served) return &p->at[i];
+    CUDA(dev, cudaErrorInvalidValue); /* prepare_decode was not called for this layer and rank */
+    return NULL;
+}
+
+/* Makes room for plan i. */
+static fkv_status plans_reach(fkv_device *dev, size_t i, fkv_err *err)
+{
+    if (!dev->decode_plans) {
+        dev->decode_plans = (cuda_decode_plan *)calloc(1, sizeof *dev->decode_plans);
+        if (!dev->decode_plans) return fkv_fail_memory(err);
+    }
+    cuda_decode_plan *p = dev->decode_plans;
+    if (i < p->n) return FKV_OK;
+    decode_plan *grown = (decode_plan *)fkv_realloc(p->at, i + 1, sizeof *grown);
+    if (!grown) return fkv_fail_memory(err);
+    memset(grown + p->n, 0, (i + 1 - p->n) * sizeof *grown);
+    p->at = grown;
+    p->n = i + 1;
+    return FKV_OK;
+}
+
+static void find_runs(const fkv_decode_args *a, decode_plan *p)
+{
+    const int64_t per = (int64_t)(a->group + 2) * a->head_dim;
+    for (int i = 0; i < a->n_heads_served; i++) {
+        const fkv_decode_head *h = &a->heads[i], *before = h - 1;
+        if (i && h->weight == before->weight && h->row == before->row + per) {
+            p->runs[p->n_runs - 1].count++;
+            continue;
+        }
+        p->runs[p->n_runs++] = weight_run{i, 1, h->weight->data + h->row * h->weight->k, h->weight->k};
+    }
+}
+
+fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_err *err)
+{
+    const size_t i = (size_t)a->layer * FKV_MAX_LOCAL_RANKS + (size_t)a->local_rank;
+    const size_t n = (size_t)a->n_heads_served;
+    fkv_status st = plans_reach(dev, i, err);
+    if (st) return st;
+    decode_plan *p = &dev->decode_plans->at[i];
+    free(p->runs);
+    *p = decode_plan{};
+    decode_head *heads = (decode_head *)fkv_calloc(n, sizeof *heads);
+    p->runs = (weight_run *)fkv_calloc(n, sizeof *p->runs);
+    int64_t entries = 0;
+    void *data = NULL;
+    if (!heads || !p->runs) {
+        st = fkv_fail_memory(err);
+        goto out;
+    }
+    for (size_t j = 0; j < n; j++) {
+        const fkv_decode_head *h = &a->heads[j];
+        const int64_t lh = (int64_t)a->layer * a->n_kv_heads + h->head;
+        heads[j] = decode_head{h->head, h->begin, h->end, a->kv.budgets[lh], a->kv.offset[lh]};
+        entries += h->end - h->begin;
+    }
+    if (entries > dev->attention->max_entries) {
+        st = fkv_fail(err, FKV_E_INPUT, "layer %d: placements cover more than every head of every slot",
+                      a->layer);
+        goto out;
+    }
+    if (n && (st = cuda_alloc(dev, n * sizeof *heads, &data, err))) goto out;
+    p->heads = (decode_head *)data;
+    if (n && CUDA(dev, cudaMemcpyAsync(data, heads, n * sizeof *heads, cudaMemcpyHostToDevice, dev->stream)))
+        CUDA(dev, cudaStreamSynchronize(dev->stream));
+    find_runs(a, p);
+    p->n_heads = a->n_heads_served;
+    st = cuda_status(dev, err);
+out:
+    free(heads);
+    return st;
+}
+
+void cuda_decode_close(fkv_device *dev)
+{
+    for (size_t i = 0; dev->decode_plans && i < dev->decode_plans->n; i++)
+        free(dev->decode_plans->at[i].runs);
+    if (dev->decode_plans) free(dev->decode_plans->at);
+    free(dev->decode_plans);
+    free(dev->attention);
+    dev->decode_plans = NULL;
+    dev->attention = NULL;
+}
+
+struct append_params {
+    const decode_head *heads;
+    fkv_slots slots;
+    const int32_t *table;
+    int64_t slot_stride;
+    bf16 *arena;
+    bf16 *q; /* [n_heads, n_slots, (group + 2) * hd] */
+    const float2 *rope;
+    int n_heads, n_slots, n_kv_heads, group, hd;
+    cuda_decode_entry *entries;
+    int32_t *n_entries;
+    int64_t max_parts;
+};
+
+/* Index in its pages of the token at the slot's position. */
+static __device__ __forceinline__ int token_index(const decode_head &h, const fkv_slots &slots, int slot)
+{
+    const int n = slots.prompt_len[slot];
+    return (n < h.budget ? n : h.budget) + slots.pos[slot] - n;
+}
+
+/* Tokens of entry (placement, slot) in this step, 0 for none. */
+static __device__ __forceinline__ int entry_tokens(const append_params &a, int64_t row)
+{
+    const decode_head h = a.heads[row / a.n_slots];
+    const int slot = (int)(row % a.n_slots);
+    return slot >= h.begin && slot < h.end && a.slots.active[slot] ? token_index(h, a.slots, slot) + 1 : 0;
+}
+
+struct list_count {
+    int entries, pages;
+    int64_t parts;
+};
+
+static __device__ __forceinline__ list_count add_tokens(list_count c, int n_tokens)
+{
+    const int pages = (n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
+    if (pages > 0) c.entries++;
+    if (pages > CUDA_CHUNK_PAGES) c.parts += (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
+    c.pages += pages;
+    return c;
+}
+
+/* The step's entries, in order of (placement, slot), by one block: every thread counts its run of
+ * rows, then writes them behind the runs before. */
+static __device__ void list_entries(const append_params &a)
+{
+    __shared__ list_count counts[APPEND_THREADS];
+    const int64_t rows = (int64_t)a.n_heads * a.n_slots, share = (rows + APPEND_THREADS - 1) / APPEND_THREADS;
+    const int64_t from = threadIdx.x * share, to = from + share < rows ? from + share : rows;
+    list_count mine = {0, 0, 0};
+    for (int64_t r = from; r < to; r++) mine = add_tokens(mine, entry_tokens(a, r));
+    counts[threadIdx.x] = mine;
+    for (int step = 1; step < APPEND_THREADS; step *= 2) {
+        __syncthreads();
+        list_count other = {0, 0, 0};
+        if ((int)threadIdx.x >= step) other = counts[threadIdx.x - step];
+        __syncthreads();
+        counts[threadIdx.x].entries += other.entries;
+        counts[threadIdx.x].pages += other.pages;
+        counts[threadIdx.x].parts += other.parts;
+    }
+    __syncthreads();
+    list_count at = {0, 0, 0};
+    if (threadIdx.x) at = counts[threadIdx.x - 1];
+    for (int64_t r = from; r < to; r++) {
+        const int n = entry_tokens(a, r);
+        const list_count next = add_tokens(at, n);
+        if (n > 0) {
+            const decode_head h = a.heads[r / a.n_slots];
+            const int slot = (int)(r % a.n_slots);
+            const bool stored = next.parts > at.parts && next.parts <= a.max_parts;
+            a.entries[at.entries] = cuda_decode_entry{at.pages,
+                                                      n,
+                                                      slot * a.slot_stride + h.offset,
+                                                      stored ? (int32_t)at.parts : -1,
+                                                      (int32_t)r,
+                                                      slot * a.n_kv_heads + h.head,
+                                                      0};
+        }
+        at = next;
+    }
+    if (threadIdx.x == APPEND_THREADS - 1) {
+        a.entries[at.entries] = cuda_decode_entry{at.pages, 0, 0, -1, 0, 0, 0};
+        *a.n_entries = at.entries;
+    }
+}
+
+/* RoPE on Q and K of every entry, and K and V into its page. Grid: placements x blocks of
+ * APPEND_SLOTS slots, and one block more that lists the entries. 64 threads a slot, each on a
+ * 16-byte piece (RoPE: a pair of them). Bound by latency. */
+static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const append_params a)
+{
+    if (blockIdx.x == gridDim.x - 1) {
+        list_entries(a);
+        return;
+    }
+    constexpr int LANES = APPEND_THREADS / APPEND_SLOTS;
+    const int blocks = (a.n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS;
+    const decode_head h = a.heads[blockIdx.x / blocks];
+    const int slot = (int)(blockIdx.x % blocks) * APPEND_SLOTS + (int)threadIdx.x / LANES;
+    if (slot < h.begin || slot >= h.end || !a.slots.active[slot]) return;
+    const int half = a.hd / 2, at = token_index(h, a.slots, slot);
+    const int64_t page = a.table[slot * a.slot_stride + h.offset + at / FKV_PAGE_TOKENS];
+    bf16 *q = a.q + ((int64_t)(blockIdx.x / blocks) * a.n_slots + slot) * (a.group + 2) * a.hd;
+    bf16 *k = a.arena + (page * 2 * FKV_PAGE_TOKENS + at % FKV_PAGE_TOKENS) * a.hd;
+    bf16 *v = k + FKV_PAGE_TOKENS * a.hd;
+    const float2 *rope = a.rope + (int64_t)a.slots.pos[slot] * half;
+    const int pieces = half / 8, n_rope = (a.group + 1) * pieces, n_all = n_rope + a.hd / 8;
+    for (int i = (int)threadIdx.x % LANES; i < n_all; i += LANES) {
+        if (i >= n_rope) {
+            const int p = (i - n_rope) * 8;
+            *(uint4 *)(v + p) = *(const uint4 *)(q + (a.group + 1) * a.hd + p);
+            continue;
+        }
+        const int p = i % pieces * 8;
+        bf16 *x = q + i / pieces * a.hd + p;
+        uint4 lo = *(uint4 *)x, hi = *(uint4 *)(x + half);
+        rope8(lo, hi, rope + p);
+        bf16 *to = i / pieces == a.group ? k + p : x; /* the group's queries stay in q */
+        *(uint4 *)to = lo;
+        *(uint4 *)(to + half) = hi;
+    }
+}
+
+void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
+{
+    const decode_plan *p = plan_of(dev, a);
+    if (!p || p->n_heads == 0) return;
+    const int64_t per = (int64_t)(a->group + 2) * a->head_dim;
+    for (int r = 0; r < p->n_runs; r++) {
+        const weight_run *run = &p->runs[r];
+        cuda_gemm(dev, (const bf16 *)a->x, a->hidden, 0, a->n_slots, run->weight, run->k, per * run->k, per,
+                  (bf16 *)a->q + run->first * a->n_slots * per, per, a->n_slots * per, run->count, false);
+    }
+    const cuda_attention *att = dev->attention;
+    const append_params params = {
+        p->heads,     a->slots,    a->kv.table,  a->kv.slot_stride, (bf16 *)a->kv.arenas[a->rank],
+        (bf16 *)a->q, dev->rope,   p->n_heads,   a->n_slots,        a->n_kv_heads,
+        a->group,     a->head_dim, att->entries, att->n_entries,    att->max_parts};
+    const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
+    append_kernel<<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
+    CUDA_LAUNCHED(dev);
+}
+
+struct attention_params {
+    const cuda_decode_entry *entries;
+    const int32_t *n_entries;
+    const bf16 *arena;
+    const int32_t *table;
+    const bf16 *q;
+    bf16 *out;
+    float *parts;
+    float2 *part_stat;
+    int group;
+    float scale; /* of scores, times log2(e) */
+};
+
+/* Merges a later piece (m, l, a) into (M, L, A): max, sum, and sums of values. */
+template <int N>
+static __device__ __forceinline__ void merge_piece(float &M, float &L, float (&A)[N], float m, float l,
+                                                   const float (&a)[N])
+{
+    const float top = fmaxf(M, m), old = exp2_fast(M - top), now = exp2_fast(m - top);
+    L = __fmaf_rn(L, old, __fmul_rn(l, now));
+#pragma unroll
+    for (int i = 0; i < N; i++) A[i] = __fmaf_rn(A[i], old, __fmul_rn(a[i], now));
+    M = top;
+}
+
+/* N = HD / 32 neighbouring values of a row of out. */
+template <int N> static __device__ __forceinline__ void store_row(bf16 *out, const float (&a)[N], float sum)
+{
+    const float inv = 1.0f / sum;
+#pragma unroll
+    for (int i = 0; i < N; i += 2) *(uint32_t *)(out + i) = pack_bf16(a[i] * inv, a[i + 1] * inv);
+}
+
+/* The pages of a CTA's items, one after the other: entry `at`, page `page` of its n_pages; the item
+ * ends before item_end. The same walk loads and computes. */
+struct page_cursor {
+    cuda_decode_entry entry;
+    int at, n_pages, page, item_end, end; /* end: first page number (of all entries) behind this CTA's run */
+
+    __device__ __forceinline__ bool done() const
+    {
+        return entry.n_tokens == 0;
+    }
+
+    __device__ __forceinline__ void load(const cuda_decode_entry *entries, int i)
+    {
+        at = i;
+        entry = entries[i];
+        n_pages = (entry.n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
+    }
+
+    /* An item starts at page, or the walk ends. */
+    __device__ __forceinline__ void start_item(void)
+    {
+        if (entry.first_page + page >= end) entry.n_tokens = 0;
+        item_end = entry.part < 0 || page + CUDA_CHUNK_PAGES > n_pages ? n_pages : page + CUDA_CHUNK_PAGES;
+    }
+
+    __device__ __forceinline__ void step(const cuda_decode_entry *entries)
+    {
+        if (++page < item_end) return;
+        if (page == n_pages) {
+            load(entries, at + 1); /* the list ends with an entry of no tokens */
+            page = 0;
+        }
+        start_item();
+    }
+
+    /* The items whose first page is in [begin, end) of all pages. */
+    __device__ __forceinline__ void open(const cuda_decode_entry *entries, int n, int begin, int stop)
+    {
+        int lo = 0, hi = n; /* entries[lo].first_page <= begin < entries[hi].first_page */
+        while (lo + 1 < hi) {
+            const int mid = (lo + hi) / 2;
+            if (entries[mid].first_page <= begin)
+                lo = mid;
+            else
+                hi = mid;
+        }
+        end = stop;
+        load(entries, lo);
+        page = (begin - entry.first_page + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES * CUDA_CHUNK_PAGES;
+        if (entry.part < 0 && page > 0) page = n_pages;
+        if (page >= n_pages) {
+            load(entries, lo + 1);
+            page = 0;
+        }
+        start_item();
+    }
+};
+
+/* K and V of a warp's 16 tokens of a page into its stage; tokens behind the entry's end are zeros. */
+template <int HD>
+static __device__ __forceinline__ void load_tokens(uint32_t stage, const attention_params &a, int page,
+                                                   int tokens, int warp, int lane)
+{
+    constexpr int PIECES = HD / 8;
+    const bf16 *k = a.arena + ((int64_t)page * 2 * FKV_PAGE_TOKENS + warp * WARP_TOKENS) * HD;
+#pragma unroll
+    for (int i = 0; i < WARP_TOKENS * PIECES / 32; i++) {
+        const int r = (i * 32 + lane) / PIECES, p = (i * 32 + lane) % PIECES;
+        const bf16 *from = k + r * HD + p * 8;
+        copy_async16(stage + tile_offset<HD>(r, p), from, r < tokens);
+        copy_async16(stage + WARP_TOKENS * HD * 2 + tile_offset<HD>(r, p), from + FKV_PAGE_TOKENS * HD,
+                     r < tokens);
+    }
+}
+
+/* What a warp holds of a chunk: for its queries lane % 4 * 2 + {0, 1} the max and its lanes' sums, and
+ * o[hd][query] as mma tiles. */
+template <int HD> struct warp_state {
+    float m[2], sum[2], o[HD / 16][4];
+
+    __device__ __forceinline__ void clear(void)
+    {
+        m[0] = m[1] = -INFINITY;
+        sum[0] = sum[1] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < HD / 16; i++) o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0.0f;
+    }
+};
+
+/* The 8x8 tile of a register per lane, transposed. */
+static __device__ __forceinline__ uint32_t transpose8(uint32_t x)
+{
+    uint32_t y;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(y) : "r"(x));
+    return y;
+}
+
+/* Folds the first `tokens` (at least 1) of 16 tokens: scores s[16 keys][8 queries], online softmax
+ * along the keys, o[hd][8] += values[hd][16] p[16][8]. q: fragments of the queries, columns of the
+ * first product. */
+template <int HD>
+static __device__ __forceinline__ void fold_tokens(warp_state<HD> &w, const uint32_t (&q)[HD / 16][2],
+                                                   uint32_t stage, int tokens, float scale, int lane)
+{
+    float s[4] = {0.0f, 0.0f, 0.0f, 0.0f}, t[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* two chains: half the latency */
+#pragma unroll
+    for (int kk = 0; kk < HD / 16; kk += 2) {
+        uint32_t k[4];
+        load_matrix4(k, stage + tile_offset<HD>(lane & 15, 2 * kk + (lane >> 4)));
+        mma16816(s, k, q[kk][0], q[kk][1]);
+        load_matrix4(k, stage + tile_offset<HD>(lane & 15, 2 * kk + 2 + (lane >> 4)));
+        mma16816(t, k, q[kk + 1][0], q[kk + 1][1]);
+    }
+    float by[2];
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        s[c] = lane / 4 < tokens ? (s[c] + t[c]) * scale : -INFINITY;
+        s[c + 2] = lane / 4 + 8 < tokens ? (s[c + 2] + t[c + 2]) * scale : -INFINITY;
+        float top = fmaxf(w.m[c], fmaxf(s[c], s[c + 2]));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 4));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 8));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 16));
+        by[c] = exp2_fast(w.m[c] - top);
+        s[c] = exp2_fast(s[c] - top);
+        s[c + 2] = exp2_fast(s[c + 2] - top);
+        w.sum[c] = fmaf(w.sum[c], by[c], s[c] + s[c + 2]);
+        w.m[c] = top;
+    }
+    const uint32_t p0 = transpose8(pack_bf16(s[0], s[1])), p1 = transpose8(pack_bf16(s[2], s[3]));
+    const uint32_t values = stage + WARP_TOKENS * HD * 2;
+    const int row = (lane & 7) + (lane >> 4) * 8, piece = lane >> 3 & 1;
+#pragma unroll
+    for (int i = 0; i < HD / 16; i++) {
+        uint32_t v[4];
+        load_matrix4_trans(v, values + tile_offset<HD>(row, 2 * i + piece));
+        w.o[i][0] *= by[0];
+        w.o[i][1] *= by[1];
+        w.o[i][2] *= by[0];
+        w.o[i][3] *= by[1];
+        mma16816(w.o[i], v, p0, p1);
+    }
+}
+
+/* Queries of an entry as columns of mma tiles; those beyond the group are zeros. */
+template <int HD>
+static __device__ __forceinline__ void load_queries(uint32_t (&q)[HD / 16][2], const attention_params &a,
+                                                    int row, int lane)
+{
+    const int g = lane / 4;
+    const bf16 *from = a.q + ((int64_t)row * (a.group + 2) + g) * HD + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < HD / 16; i++) {
+        q[i][0] = g < a.group ? *(const uint32_t *)(from + i * 16) : 0;
+        q[i][1] = g < a.group ? *(const uint32_t *)(from + i * 16 + 8) : 0;
+    }
+}
+
+/* Where the warps meet at a chunk's end. */
+template <int HD> struct merge_buffer {
+    float o[ATT_WARPS][QUERIES][HD + 4]; /* padded: a store touches every bank once */
+    float2 stat[ATT_WARPS][QUERIES];     /* max, sum */
+};
+
+template <int HD>
+static __device__ __forceinline__ void share_state(merge_buffer<HD> *b, warp_state<HD> &w, int warp, int lane)
+{
+    const int q = lane % 4 * 2, r = lane / 4;
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        w.sum[c] += __shfl_xor_sync(~0u, w.sum[c], 4);
+        w.sum[c] += __shfl_xor_sync(~0u, w.sum[c], 8);
+        w.sum[c] += __shfl_xor_sync(~0u, w.sum[c], 16);
+        if (r == 0) b->stat[warp][q + c] = make_float2(w.m[c], w.sum[c]);
+#pragma unroll
+        for (int i = 0; i < HD / 16; i++) {
+            b->o[warp][q + c][i * 16 + r] = w.o[i][c];
+            b->o[warp][q + c][i * 16 + r + 8] = w.o[i][c + 2];
+        }
+    }
+}
+
+/* Query g's chunk from the warps' pieces, in warp order: columns [lane * N, lane * N + N). Page 0 of a
+ * chunk has tokens for warp 0, so the maximum is finite; a warp without tokens has max -inf and adds 0. */
+template <int HD, int N>
+static __device__ __forceinline__ void merge_warps(const merge_buffer<HD> *b, int g, int lane, float &m,
+                                                   float &sum, float (&a)[N])
+{
+    m = b->stat[0][g].x;
+#pragma unroll
+    for (int w = 1; w < ATT_WARPS; w++) m = fmaxf(m, b->stat[w][g].x);
+    sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < N; i++) a[i] = 0.0f;
+#pragma unroll
+    for (int w = 0; w < ATT_WARPS; w++) {
+        const float2 stat = b->stat[w][g];
+        const float by = exp2_fast(stat.x - m);
+        const float *o = &b->o[w][g][lane * N];
+        sum = __fmaf_rn(stat.y, by, sum);
+#pragma unroll
+        for (int i = 0; i < N; i++) a[i] = __fmaf_rn(o[i], by, a[i]);
+    }
+}
+
+/* Ragged attention of one rank in one layer: see the head of the file. Grid: one CTA an SM; 8 warps,
+ * warp g also ends query g. Shared: every warp's own ring of STAGES x (K, V of 16 tokens), filled by
+ * cp.async across item borders (no barrier until a chunk's end), and the merge buffer. Bound by
+ * memory: reads 4 * hd bytes a token. */
+template <int HD, int STAGES>
+static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel(const attention_params a)
+{
+    constexpr int N = HD / 32, STAGE = 2 * WARP_TOKENS * HD * 2;
+    extern __shared__ __align__(1024) char shared[];
+    merge_buffer<HD> *const buffer = (merge_buffer<HD> *)(shared + ATT_WARPS * STAGES * STAGE);
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    const uint32_t ring = smem_address(shared) + (uint32_t)(warp * STAGES * STAGE);
+    const int n_entries = *a.n_entries;
+    if (n_entries == 0) return;
+    const int64_t total = a.entries[n_entries].first_page;
+    const int begin = (int)(total * blockIdx.x / gridDim.x),
+              end = (int)(total * (blockIdx.x + 1) / gridDim.x);
+    if (begin == end) return;
+
+    page_cursor ahead, now;
+    ahead.open(a.entries, n_entries, begin, end);
+    now = ahead;
+    int page = ahead.done() ? 0 : a.table[ahead.entry.table + ahead.page];
+    auto load_next = [&](int stage) {
+        if (!ahead.done()) {
+            const int tokens = ahead.entry.n_tokens - ahead.page * FKV_PAGE_TOKENS - warp * WARP_TOKENS;
+            if (tokens > 0) load_tokens<HD>(ring + (uint32_t)(stage * STAGE), a, page, tokens, warp, lane);
+            ahead.step(a.entries);
+            if (!ahead.done()) page = a.table[ahead.entry.table + ahead.page];
+        }
+        copy_commit();
+    };
+    for (int i = 0; i < STAGES; i++) load_next(i);
+
+    uint32_t q[HD / 16][2];
+    warp_state<HD> w;
+    w.clear();
+    float m = 0.0f, sum = 0.0f, o[N]; /* of the item, query `warp` */
+#pragma unroll
+    for (int i = 0; i < N; i++) o[i] = 0.0f;
+    int row = -1, stage = 0, first_page = now.page;
+    while (!now.done()) {
+        if (now.entry.row != row) {
+            row = now.entry.row;
+            load_queries<HD>(q, a, row, lane);
+        }
+        copy_wait<STAGES - 1>();
+        __syncwarp();
+        const int tokens = now.entry.n_tokens - now.page * FKV_PAGE_TOKENS - warp * WARP_TOKENS;
+        if (tokens > 0) fold_tokens<HD>(w, q, ring + (uint32_t)(stage * STAGE), tokens, a.scale, lane);
+        __syncwarp();
+        load_next(stage);
+        stage = stage + 1 == STAGES ? 0 : stage + 1;
+        const int chunk = now.page / CUDA_CHUNK_PAGES;
+        if (now.page + 1 == now.item_end || (now.page + 1) % CUDA_CHUNK_PAGES == 0) {
+            share_state<HD>(buffer, w, warp, lane);
+            w.clear();
+            __syncthreads();
+            if (warp < a.group) {
+                float cm, csum, co[N];
+                merge_warps<HD, N>(buffer, warp, lane, cm, csum, co);
+                if (chunk == first_page / CUDA_CHUNK_PAGES) {
+                    m = cm;
+                    sum = csum;
+#pragma unroll
+                    for (int i = 0; i < N; i++) o[i] = co[i];
+                } else {
+                    merge_piece<N>(m, sum, o, cm, csum, co);
+                }
+                if (now.page + 1 == now.item_end && now.entry.part >= 0) {
+                    const int64_t at = ((int64_t)now.entry.part + chunk) * a.group + warp;
+                    float *to = a.parts + at * HD + lane * N;
+#pragma unroll
+                    for (int i = 0; i < N; i += 2) *(float2 *)(to + i) = make_float2(o[i], o[i + 1]);
+                    if (lane == 0) a.part_stat[at] = make_float2(m, sum);
+                } else if (now.page + 1 == now.item_end) {
+                    store_row<N>(a.out + ((int64_t)now.entry.out_head * a.group + warp) * HD + lane * N, o,
+                                 sum);
+                }
+            }
+            __syncthreads();
+        }
+        const bool item_ends = now.page + 1 == now.item_end;
+        now.step(a.entries);
+        if (item_ends) first_page = now.page;
+    }
+    copy_wait<0>();
+}
+
+/* Merges the stored chunks of an entry in order. Grid: entries (fixed, the most there can be); a warp
+ * a query. Bound by L2: (hd + 2) * 4 bytes a chunk and query. */
+template <int HD>
+static __global__ void __launch_bounds__(ATT_THREADS) merge_chunks_kernel(const attention_params a)
+{
+    constexpr int N = HD / 32;
+    if ((int)blockIdx.x >= *a.n_entries) return;
+    const cuda_decode_entry e = a.entries[blockIdx.x];
+    const int lane = (int)threadIdx.x % 32, g = (int)threadIdx.x / 32;
+    if (e.part < 0 || g >= a.group) return;
+    const int pages = (e.n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
+    const int chunks = (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
+    float m = 0.0f, sum = 0.0f, o[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) o[i] = 0.0f;
+#pragma unroll 4
+    for (int c = 0; c < chunks; c++) {
+        const int64_t at = ((int64_t)e.part + c) * a.group + g;
+        const float2 stat = a.part_stat[at];
+        float co[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) co[i] = a.parts[at * HD + lane * N + i];
+        if (c > 0) {
+            merge_piece<N>(m, sum, o, stat.x, stat.y, co);
+            continue;
+        }
+        m = stat.x;
+        sum = stat.y;
+#pragma unroll
+        for (int i = 0; i < N; i++) o[i] = co[i];
+    }
+    store_row<N>(a.out + ((int64_t)e.out_head * a.group + g) * HD + lane * N, o, sum);
+}
+
+template <int HD, int STAGES>
+static void run_attention(fkv_device *dev, const attention_params &p, int n_entries)
+{
+    const int bytes = ATT_WARPS * STAGES * 2 * WARP_TOKENS * HD * 2 + (int)sizeof(merge_buffer<HD>);
+    if (!CUDA(dev, cudaFuncSetAttribute(decode_attention_kernel<HD, STAGES>,
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
+        return;
+    decode_attention_kernel<HD, STAGES><<<dev->n_sms, ATT_THREADS, bytes, dev->stream>>>(p);
+    CUDA_LAUNCHED(dev);
+    merge_chunks_kernel<HD><<<n_entries, 32 * p.group, 0, dev->stream>>>(p);
+    CUDA_LAUNCHED(dev);
+}
+
+/* Behind decode_qkv of the same layer and rank, whose list of entries it reads. */
+void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *a)
+{
+    const decode_plan *plan = plan_of(dev, a);
+    if (!plan || plan->n_heads == 0) return;
+    const cuda_attention *att = dev->attention;
+    const attention_params p = {att->entries,
+                                att->n_entries,
+                                (const bf16 *)a->kv.arenas[a->rank],
+                                a->kv.table,
+                                (const bf16 *)a->q,
+                                (bf16 *)a->out,
+                                att->parts,
+                                att->part_stat,
+                                a->group,
+                                1.4426950408889634f / sqrtf((float)a->head_dim)};
+    int n = 0; /* the most entries there can be */
+    for (int i = 0; i < a->n_heads_served; i++) n += a->heads[i].end - a->heads[i].begin;
+    if (n == 0) return;
+    const bool big = att->decode_stages >= 3; /* shared memory of Hopper, or of Ampere */
+    if (a->head_dim == 128 && big)
+        run_attention<128, 3>(dev, p, n);
+    else if (a->head_dim == 128)
+        run_attention<128, 2>(dev, p, n);
+    else if (big)
+        run_attention<64, 6>(dev, p, n);
+    else
+        run_attention<64, 4>(dev, p, n);
+}
