@@ -1,0 +1,287 @@
+/* The CUDA backend's table, devices and memory: see backend.h.
+ *
+ * A device is one GPU with one stream; ops are enqueued there and errors show at the
+ * next sync. The device owns all its memory until close. Copies between host and GPU
+ * are in cuda_transfer.cu, recording in cuda_record.cu.
+ */
+#include "kernels/cuda_device.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+extern "C" {
+#include "runner/base/mem.h"
+}
+
+/* What stays free for the CUDA runtime itself: graphs, modules, NCCL's buffers. */
+static const int64_t reserve_bytes = (int64_t)1 << 30;
+
+struct cuda_block {
+    void *data;
+    cuda_block *next;
+};
+
+static void keep_error(fkv_device *dev, const char *file, int line, const char *what, const char *why)
+{
+    const char *base = strrchr(file, '/');
+    if (dev->failed) return;
+    dev->failed = true;
+    snprintf(dev->error_text, sizeof dev->error_text, "%.200s (%.60s:%d: %.120s)", why,
+             base ? base + 1 : file, line, what);
+}
+
+bool cuda_check(fkv_device *dev, cudaError_t e, const char *file, int line, const char *what)
+{
+    if (e == cudaSuccess) return true;
+    cudaGetLastError(); /* one that can be cleared must not be taken for the next launch's */
+    keep_error(dev, file, line, what, cudaGetErrorString(e));
+    return false;
+}
+
+bool cuda_check_lt(fkv_device *dev, cublasStatus_t e, const char *file, int line, const char *what)
+{
+    if (e == CUBLAS_STATUS_SUCCESS) return true;
+    keep_error(dev, file, line, what, cublasLtGetStatusString(e));
+    return false;
+}
+
+void cuda_fail(fkv_device *dev, const char *why)
+{
+    if (!dev->failed) snprintf(dev->error_text, sizeof dev->error_text, "%.500s", why);
+    dev->failed = true;
+}
+
+fkv_status cuda_status(fkv_device *dev, fkv_err *err)
+{
+    if (!dev->failed) return FKV_OK;
+    return fkv_fail(err, FKV_E_DEVICE, "GPU %d (%s): %s", dev->gpu, dev->name, dev->error_text);
+}
+
+fkv_status cuda_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
+{
+    size_t padded, available = 0, all = 0;
+    if (!fkv_add_size(bytes, 256, &padded)) return fkv_fail_memory(err);
+    padded &= ~(size_t)255;
+    cuda_block *block = (cuda_block *)calloc(1, sizeof *block);
+    if (!block) return fkv_fail_memory(err);
+    const cudaError_t e = cudaMalloc(&block->data, padded);
+    if (e != cudaSuccess) {
+        free(block);
+        cudaGetLastError();
+        cudaMemGetInfo(&available, &all);
+        return fkv_fail(err, FKV_E_DEVICE, "GPU %d (%s): %zu MiB of memory: %s (%zu of %zu MiB are free)",
+                        dev->gpu, dev->name, padded >> 20, cudaGetErrorString(e), available >> 20, all >> 20);
+    }
+    block->next = dev->blocks;
+    dev->blocks = block;
+    CUDA(dev, cudaMemsetAsync(block->data, 0, padded, dev->stream));
+    *out = block->data;
+    return cuda_status(dev, err);
+}
+
+bool cuda_grow(fkv_device *dev, void **p, size_t *room, size_t bytes)
+{
+    if (bytes <= *room) return true;
+    fkv_err err = {};
+    void *grown = NULL;
+    if (dev->recording) {
+        cuda_fail(dev, "scratch would have to grow while a step is recorded");
+        return false;
+    }
+    if (cuda_alloc(dev, bytes, &grown, &err)) {
+        cuda_fail(dev, err.message);
+        return false;
+    }
+    *p = grown; /* the old block stays until close: a recorded step may use it */
+    *room = bytes;
+    return true;
+}
+
+static void backend_close(fkv_device *dev)
+{
+    if (!dev) return;
+    cudaSetDevice(dev->gpu);
+    if (dev->stream) cudaStreamSynchronize(dev->stream);
+    cuda_record_close(dev);
+    cuda_world_leave(dev);
+    cuda_decode_close(dev);
+    cuda_gemm_close(dev);
+    while (dev->weights) {
+        fkv_weight *w = dev->weights;
+        dev->weights = w->next;
+        free(w);
+    }
+    while (dev->blocks) {
+        cuda_block *block = dev->blocks;
+        dev->blocks = block->next;
+        cudaFree(block->data);
+        free(block);
+    }
+    if (dev->staging) cudaFreeHost(dev->staging);
+    if (dev->lt) cublasLtDestroy(dev->lt);
+    if (dev->stream) cudaStreamDestroy(dev->stream);
+    cudaGetLastError();
+    free(dev);
+}
+
+static fkv_status start(fkv_device *dev, fkv_err *err)
+{
+    cudaDeviceProp p;
+    if (!CUDA(dev, cudaSetDevice(dev->gpu))) return cuda_status(dev, err);
+    if (!CUDA(dev, cudaGetDeviceProperties(&p, dev->gpu))) return cuda_status(dev, err);
+    snprintf(dev->name, sizeof dev->name, "%.90s", p.name);
+    dev->n_sms = p.multiProcessorCount;
+    if (p.major < 8)
+        return fkv_fail(err, FKV_E_DEVICE, "GPU %d (%s) has compute capability %d.%d; at least 8.0 is needed",
+                        dev->gpu, dev->name, p.major, p.minor);
+    if (!CUDA(dev, cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking)) ||
+        !CUDA(dev, cudaMallocHost(&dev->staging, CUDA_STAGING_BYTES)) ||
+        !CUBLAS(dev, cublasLtCreate(&dev->lt)))
+        return cuda_status(dev, err);
+    return cuda_world_join(dev, err);
+}
+
+static fkv_status backend_open(fkv_world *world, int index, int n_threads, fkv_device **out, fkv_err *err)
+{
+    (void)n_threads;
+    fkv_device *dev = (fkv_device *)calloc(1, sizeof *dev);
+    if (!dev) return fkv_fail_memory(err);
+    dev->world = world;
+    dev->index = dev->gpu = index;
+    const fkv_status st = start(dev, err);
+    if (st) {
+        backend_close(dev);
+        return st;
+    }
+    *out = dev;
+    return FKV_OK;
+}
+
+static void backend_info(const fkv_device *dev, fkv_device_info *info)
+{
+    size_t available = 0, all = 0;
+    *info = fkv_device_info{};
+    info->act_bytes = info->kv_bytes = info->weight_bytes = 2;
+    info->prefill_tile = CUDA_PREFILL_TILE;
+    info->arena_share = 0.9;
+    snprintf(info->name, sizeof info->name, "%s", dev->name);
+    if (cudaMemGetInfo(&available, &all) == cudaSuccess && (int64_t)available > reserve_bytes)
+        info->memory_bytes = (int64_t)available - reserve_bytes;
+    cudaGetLastError();
+}
+
+/* table[p][i] = cos and sin of p * inv_freq[i], rounded where the CPU backend rounds.
+ * A thread an element; once a run. */
+__global__ void rope_table_kernel(float2 *table, const float *inv_freq, int64_t n_positions, int half)
+{
+    const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= n_positions * half) return;
+    const float angle = __fmul_rn((float)(at / half), inv_freq[at % half]);
+    table[at] = make_float2(cosf(angle), sinf(angle));
+}
+
+static fkv_status fill_rope(fkv_device *dev, fkv_err *err)
+{
+    const int half = dev->limits.head_dim / 2;
+    const int64_t n = (int64_t)dev->limits.max_positions * half;
+    void *table = NULL, *inv_freq = NULL;
+    fkv_status st;
+    if ((st = cuda_alloc(dev, (size_t)n * sizeof(float2), &table, err))) return st;
+    if ((st = cuda_alloc(dev, (size_t)half * sizeof(float), &inv_freq, err))) return st;
+    dev->rope = (float2 *)table;
+    cuda_upload(dev, inv_freq, dev->inv_freq, (size_t)half * sizeof(float));
+    rope_table_kernel<<<(unsigned)((n + 255) / 256), 256, 0, dev->stream>>>(
+        dev->rope, (const float *)inv_freq, dev->limits.max_positions, half);
+    CUDA_LAUNCHED(dev);
+    return cuda_status(dev, err);
+}
+
+static fkv_status check_limits(const fkv_device_limits *l, fkv_err *err)
+{
+    if (l->head_dim != 64 && l->head_dim != 128)
+        return fkv_fail(err, FKV_E_INPUT, "the cuda backend needs a head_dim of 64 or 128, not %d",
+                        l->head_dim);
+    if (l->n_heads / l->n_kv_heads > CUDA_MAX_GROUP)
+        return fkv_fail(err, FKV_E_INPUT,
+                        "the cuda backend serves at most %d query heads per KV head, not %d", CUDA_MAX_GROUP,
+                        l->n_heads / l->n_kv_heads);
+    if (l->n_slots > CUDA_MAX_SLOTS)
+        return fkv_fail(err, FKV_E_INPUT, "the cuda backend serves at most %d slots, not %d", CUDA_MAX_SLOTS,
+                        l->n_slots);
+    return FKV_OK;
+}
+
+static fkv_status backend_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_err *err)
+{
+    fkv_status st = check_limits(l, err);
+    if (st) return st;
+    dev->limits = *l;
+    memcpy(dev->inv_freq, l->inv_freq, (size_t)l->head_dim / 2 * sizeof *l->inv_freq);
+    dev->limits.inv_freq = dev->inv_freq;
+    const size_t group = (size_t)(l->n_heads / l->n_kv_heads);
+    const size_t needs[] = {cuda_prefill_workspace(dev), cuda_compress_workspace(dev),
+                            cuda_decode_workspace(dev)};
+    size_t most = 0;
+    for (size_t n : needs) most = n > most ? n : most;
+    void *p = NULL;
+    if (most && (st = cuda_alloc(dev, most, &dev->workspace, err))) return st;
+    dev->workspace_bytes = most;
+    if ((st = cuda_alloc(dev, (size_t)l->max_local_heads * group * (size_t)l->max_prompt * sizeof(float), &p,
+                         err)))
+        return st;
+    dev->lse = (float *)p;
+    return fill_rope(dev, err);
+}
+
+bool fkv_backend_cuda_usable(void)
+{
+    int n = 0, major = 0;
+    const bool found = cudaGetDeviceCount(&n) == cudaSuccess && n > 0 &&
+                       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess;
+    cudaGetLastError();
+    return found && major >= 8;
+}
+
+const fkv_backend *fkv_backend_cuda(void)
+{
+    static const fkv_backend backend = {
+        .name = "cuda",
+        .world_open = cuda_world_open,
+        .world_close = cuda_world_close,
+        .world_abort = cuda_world_abort,
+        .open = backend_open,
+        .close = backend_close,
+        .info = backend_info,
+        .prepare = backend_prepare,
+        .alloc = cuda_alloc,
+        .upload = cuda_upload,
+        .download = cuda_download,
+        .sync = cuda_sync,
+        .weight_load = cuda_weight_load,
+        .weight_load_swiglu = cuda_weight_load_swiglu,
+        .embedding_load = cuda_embedding_load,
+        .prepare_linear = cuda_prepare_linear,
+        .prepare_decode = cuda_prepare_decode,
+        .replay = cuda_replay,
+        .record_begin = cuda_record_begin,
+        .record_end = cuda_record_end,
+        .embed = cuda_embed,
+        .add_rmsnorm = cuda_add_rmsnorm,
+        .linear = cuda_linear,
+        .prefill_qkv = cuda_prefill_qkv,
+        .prefill_attention = cuda_prefill_attention,
+        .snapkv_scores = cuda_snapkv_scores,
+        .kv_keep = cuda_kv_keep,
+        .decode_qkv = cuda_decode_qkv,
+        .decode_attention = cuda_decode_attention,
+        .sample = cuda_sample,
+        .span_begin = cuda_span_begin,
+        .span_end = cuda_span_end,
+        .span_seconds = cuda_span_seconds,
+        .gather_cols = cuda_gather_cols,
+        .gather_heads = cuda_gather_heads,
+        .reduce_ranks = cuda_reduce_ranks,
+    };
+    return &backend;
+}

@@ -1,0 +1,208 @@
+/* What the files of the CUDA backend share: the device, weights, errors, and the
+ * ops that each file contributes to the table in cuda_backend.cu. C++ (CUDA) only.
+ *
+ * Errors: the first failing call is kept in the device (cuda_check) and shows at the
+ * next sync; ops enqueued after it do nothing harmful. Every launch is checked.
+ */
+#ifndef FKV_KERNELS_CUDA_DEVICE_H
+#define FKV_KERNELS_CUDA_DEVICE_H
+
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+extern "C" {
+#include "kernels/backend.h"
+}
+
+typedef __nv_bfloat16 bf16;
+
+enum {
+    CUDA_STAGING_BYTES = 64 << 20, /* pinned, for everything that crosses */
+    CUDA_PREFILL_TILE = 2048,      /* rows of a prefill tile */
+    CUDA_MAX_GROUP = 8,            /* query heads of a KV head */
+    CUDA_MAX_SLOTS = 256,
+    CUDA_RECORD_KEYS = 4,
+    CUDA_CHUNK_PAGES = 2,          /* pages that decode attention folds in one piece; fixed, so that results are */
+};
+
+struct fkv_world; /* cuda_collective.cu */
+
+struct fkv_weight {
+    int64_t n, k;  /* rows stored, depth */
+    int64_t first; /* embedding: first id */
+    bool swiglu;   /* gate rows, then up rows: n counts both */
+    bf16 *data;    /* [n, k] row-major, 256-byte aligned */
+    fkv_weight *next;
+};
+
+struct cuda_decode_plan; /* cuda_decode.cu: device-side descriptors of one (layer, local rank) */
+struct cuda_attention;   /* cuda_attention.h: workspace of the attention and compression ops */
+struct cuda_gemm_cache;  /* cuda_gemm.cu: algorithm by shape */
+struct cuda_comm;        /* cuda_collective.cu: this device's part of the communicator */
+
+/* A download whose bytes wait in the staging ring for the next sync. */
+struct cuda_pending {
+    void *host;
+    const void *staged;
+    size_t bytes;
+};
+
+/* Two events around a piece of work of one local rank. */
+struct cuda_span {
+    cudaEvent_t begin, end;
+    int local_rank;
+};
+
+/* The steps under one key of replay: see cuda_record.cu. */
+struct cuda_record {
+    cudaGraphExec_t plain, timed; /* timed has the spans' events in it */
+    int64_t n_steps, n_timed;
+    cuda_span *spans; /* of timed, in order */
+    int n_spans, cap_spans;
+    bool waiting;                        /* timed was launched, its spans are not yet read */
+    double seconds[FKV_MAX_LOCAL_RANKS]; /* of the timed steps */
+};
+
+struct fkv_device {
+    fkv_world *world;
+    int index; /* of n_devices */
+    int gpu;   /* CUDA ordinal */
+    int n_sms;
+    char name[96];
+    cudaStream_t stream;
+    cublasLtHandle_t lt;
+    cuda_gemm_cache *gemms;
+    cuda_decode_plan *decode_plans;
+    cuda_attention *attention; /* made by cuda_attention_prepare, freed by cuda_decode_close */
+    fkv_device_limits limits;
+    float inv_freq[128];
+    float2 *rope;    /* [max_positions, head_dim / 2] cos, sin; device, filled by prepare */
+    void *workspace; /* device scratch of one op at a time: the largest of cuda_*_workspace below */
+    size_t workspace_bytes;
+    bf16 *swiglu_tmp; /* [rows, 2 * share of the intermediate], grown in prepare_linear */
+    size_t swiglu_tmp_bytes;
+    float *lse;    /* [max_local_heads * group][max_prompt] log-sum-exp of the last prefill attention */
+    char *staging; /* pinned ring; every sync empties it */
+    size_t staged; /* bytes in use from its start */
+    cuda_pending pending[256];
+    int n_pending;
+    cuda_comm *comm;           /* NULL with one device */
+    fkv_weight *weights;       /* list, freed by close */
+    struct cuda_block *blocks; /* list of allocations, freed by close */
+    cuda_record records[CUDA_RECORD_KEYS];
+    cuda_record *current;                 /* between record_begin and record_end */
+    bool recording;                       /* the stream is being captured: nothing may allocate or sync */
+    cuda_span spans[FKV_MAX_LOCAL_RANKS]; /* outside of recorded steps */
+    bool span_waiting[FKV_MAX_LOCAL_RANKS];
+    double span_seconds[FKV_MAX_LOCAL_RANKS];
+    bool failed; /* error_text is the first error */
+    char error_text[512];
+};
+
+/* Keeps the first error with its place; returns whether e is success. */
+bool cuda_check(fkv_device *dev, cudaError_t e, const char *file, int line, const char *what);
+bool cuda_check_lt(fkv_device *dev, cublasStatus_t e, const char *file, int line, const char *what);
+#define CUDA(dev, call)    cuda_check(dev, call, __FILE__, __LINE__, #call)
+#define CUBLAS(dev, call)  cuda_check_lt(dev, call, __FILE__, __LINE__, #call)
+#define CUDA_LAUNCHED(dev) cuda_check(dev, cudaGetLastError(), __FILE__, __LINE__, "launch")
+/* Keeps why as the error. */
+void cuda_fail(fkv_device *dev, const char *why);
+/* The kept error as a status (FKV_E_DEVICE, "GPU 0 (NVIDIA H200): ..."). */
+fkv_status cuda_status(fkv_device *dev, fkv_err *err);
+
+/* cuda_backend.cu: zeroed device memory until close. Not while recording. */
+fkv_status cuda_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
+/* The same for scratch that grows in an op: room for bytes at *p, which has *room; the
+ * kept error says when there is none. What was there before is not kept. */
+bool cuda_grow(fkv_device *dev, void **p, size_t *room, size_t bytes);
+
+/* cuda_transfer.cu: pinned memory for bytes <= CUDA_STAGING_BYTES, until the next sync; waits for the stream
+ * when the ring is full. */
+char *cuda_stage(fkv_device *dev, size_t bytes);
+void cuda_upload(fkv_device *dev, void *dst, const void *host, size_t bytes);
+void cuda_download(fkv_device *dev, void *host, const void *src, size_t bytes);
+fkv_status cuda_sync(fkv_device *dev, fkv_err *err);
+/* Waits for the stream, hands out downloads and empties the ring. */
+bool cuda_flush(fkv_device *dev);
+
+/* cuda_record.cu */
+bool cuda_replay(fkv_device *dev, int key);
+void cuda_record_begin(fkv_device *dev, int key);
+void cuda_record_end(fkv_device *dev, int key);
+void cuda_span_begin(fkv_device *dev, int local_rank);
+void cuda_span_end(fkv_device *dev, int local_rank);
+void cuda_span_seconds(fkv_device *dev, double *seconds, int n_local);
+/* Reads the events of the last step; the stream is idle. */
+void cuda_record_collect(fkv_device *dev);
+void cuda_record_close(fkv_device *dev);
+
+/* cuda_weights.cu */
+fkv_status cuda_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
+                            fkv_err *err);
+fkv_status cuda_weight_load_swiglu(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
+                                   fkv_err *err);
+fkv_status cuda_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
+                               fkv_err *err);
+
+/* cuda_gemm.cu. y[n_rows, n_out] = x[n_rows, k] w^T with w[n_out, k]; row strides in elements; exactly n_rows
+ * rows are read and written. batch products of one shape, strides between them in elements; y_batch 0 says
+ * that it is no batched product. A batched one uses the same algorithm whatever batch is, also for 1. */
+fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
+                               fkv_err *err);
+void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, const fkv_weight *w, void *y,
+                 int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
+void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t x_batch, int64_t n_rows,
+               const bf16 *w, int64_t k, int64_t w_batch, int64_t n_out, void *y, int64_t y_stride,
+               int64_t y_batch, int batch, bool f32_out);
+void cuda_gemm_close(fkv_device *dev);
+
+/* cuda_ops.cu */
+void cuda_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
+void cuda_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
+                      int64_t hidden, void *out);
+/* out[n, share] = silu(gate) * up of in[n, 2 * share] (gate columns, then up). */
+void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf16 *out, int64_t out_stride);
+
+/* cuda_prefill.cu. *_workspace: bytes of dev->workspace that the file's ops use, for dev->limits. */
+size_t cuda_prefill_workspace(const fkv_device *dev);
+void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
+                      int n_heads, int group, bool kv_only, void *qkv);
+void cuda_prefill_attention(fkv_device *dev, const void *qkv, int64_t n_tokens, int64_t q0, int n_heads,
+                            int group, void *out, int64_t out_stride);
+
+/* cuda_compress.cu */
+size_t cuda_compress_workspace(const fkv_device *dev);
+void cuda_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group,
+                        int window, int kernel, float *scores, int64_t stride);
+void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *args);
+
+/* cuda_decode.cu */
+size_t cuda_decode_workspace(const fkv_device *dev);
+fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *args, fkv_err *err);
+void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
+void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *args);
+void cuda_decode_close(fkv_device *dev);
+
+/* cuda_sample.cu */
+void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int slot0, int n, bool first,
+                 const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
+
+/* cuda_collective.cu */
+fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err);
+void cuda_world_close(fkv_world *world);
+void cuda_world_abort(fkv_world *world);
+/* Joins the world's communicator; called by open on every device's thread. */
+fkv_status cuda_world_join(fkv_device *dev, fkv_err *err);
+void cuda_world_leave(fkv_device *dev);
+bool cuda_world_aborted(fkv_world *world);
+/* While waiting: false when the world was aborted or the communicator failed. */
+bool cuda_world_check(fkv_device *dev);
+void cuda_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,
+                      int elem_bytes);
+void cuda_gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
+                       const uint8_t *owner);
+void cuda_reduce_ranks(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,
+                       void *y);
+
+#endif

@@ -1,0 +1,336 @@
+/* Products with weights on the CUDA backend: cuBLASLt, bf16 in, float32 sums.
+ *
+ * An algorithm is chosen once for a shape and kept: by the number of rows rounded up by
+ * rule, the weight's shape, the type of the result, whether the product is batched, and
+ * what the addresses are aligned to as far as strides fix it. Never by the row's place,
+ * the number of batches or a measurement, so that a row gets the same bits wherever it
+ * stands: a result is one sum over k, tile by tile (no split-K; and as split and
+ * stream-K both need workspace or a reduction, neither is offered to the library).
+ *
+ * cuBLASLt is column-major: y^T [n_out, n_rows] = (w^T)^T x^T.
+ */
+#include "kernels/cuda_device.h"
+
+#include <cstdlib>
+#include <cstring>
+
+extern "C" {
+#include "runner/base/log.h"
+}
+
+enum { BUCKETS = 256, CANDIDATES = 8, BATCH_OF_CHOICE = 8 };
+
+typedef struct gemm_key {
+    int64_t n_rows, n_out, k; /* n_rows rounded up, or exact */
+    int32_t f32_out, batched;
+    int32_t x_align, w_align, y_align; /* bytes, at most 16 */
+    int32_t exact;                     /* no algorithm of the rounded number of rows fits the exact one */
+} gemm_key;
+
+typedef struct gemm_entry {
+    gemm_key key;
+    bool found; /* false: the library has none, gemm_kernel does it */
+    cublasLtMatmulAlgo_t algo;
+    struct gemm_entry *next;
+} gemm_entry;
+
+struct cuda_gemm_cache {
+    gemm_entry *buckets[BUCKETS];
+};
+
+/* One product as the library wants it. */
+typedef struct gemm_call {
+    const bf16 *x, *w;
+    void *y;
+    int64_t x_stride, x_batch, w_batch, y_stride, y_batch;
+    int64_t n_rows, n_out, k;
+    int batch;
+    bool f32_out;
+} gemm_call;
+
+typedef struct gemm_layouts {
+    cublasLtMatmulDescOpaque_t op;
+    cublasLtMatrixLayoutOpaque_t w, x, y;
+} gemm_layouts;
+
+/* Rows for which an algorithm is chosen: few classes, fine where few rows decide. */
+static int64_t row_class(int64_t n)
+{
+    const int64_t step = n <= 32 ? 1 : n <= 256 ? 16 : 128;
+    return (n + step - 1) / step * step;
+}
+
+static int32_t alignment(uintptr_t address, int64_t stride_bytes, int64_t batch_bytes)
+{
+    const uintptr_t all = address | (uintptr_t)stride_bytes | (uintptr_t)batch_bytes | 16;
+    return (int32_t)(all & (~all + 1));
+}
+
+static gemm_key key_of(const gemm_call *c)
+{
+    const int64_t y_size = c->f32_out ? 4 : 2;
+    gemm_key key;
+    memset(&key, 0, sizeof key);
+    key.n_rows = row_class(c->n_rows);
+    key.n_out = c->n_out;
+    key.k = c->k;
+    key.f32_out = c->f32_out;
+    key.batched = c->y_batch != 0;
+    /* A row at base + i * stride is aligned at least as the stride unless base is not:
+     * with the stride counted in, the class does not depend on i. */
+    key.x_align = alignment((uintptr_t)c->x, c->x_stride * 2, c->x_batch * 2);
+    key.w_align = alignment((uintptr_t)c->w, c->k * 2, c->w_batch * 2);
+    key.y_align = alignment((uintptr_t)c->y, c->y_stride * y_size, c->y_batch * y_size);
+    return key;
+}
+
+static bool set_layout(fkv_device *dev, cublasLtMatrixLayoutOpaque_t *l, cudaDataType type, int64_t rows,
+                       int64_t cols, int64_t stride, int32_t batch, int64_t batch_stride)
+{
+    if (!CUBLAS(dev, cublasLtMatrixLayoutInit(l, type, (uint64_t)rows, (uint64_t)cols, stride))) return false;
+    return CUBLAS(dev, cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch,
+                                                        sizeof batch)) &&
+           CUBLAS(dev, cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                                        &batch_stride, sizeof batch_stride));
+}
+
+static bool set_layouts(fkv_device *dev, const gemm_call *c, gemm_layouts *l)
+{
+    const cublasOperation_t transposed = CUBLAS_OP_T, plain = CUBLAS_OP_N;
+    return CUBLAS(dev, cublasLtMatmulDescInit(&l->op, CUBLAS_COMPUTE_32F, CUDA_R_32F)) &&
+           CUBLAS(dev, cublasLtMatmulDescSetAttribute(&l->op, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                                      sizeof transposed)) &&
+           CUBLAS(dev, cublasLtMatmulDescSetAttribute(&l->op, CUBLASLT_MATMUL_DESC_TRANSB, &plain,
+                                                      sizeof plain)) &&
+           set_layout(dev, &l->w, CUDA_R_16BF, c->k, c->n_out, c->k, c->batch, c->w_batch) &&
+           set_layout(dev, &l->x, CUDA_R_16BF, c->k, c->n_rows, c->x_stride, c->batch, c->x_batch) &&
+           set_layout(dev, &l->y, c->f32_out ? CUDA_R_32F : CUDA_R_16BF, c->n_out, c->n_rows, c->y_stride,
+                      c->batch, c->y_batch);
+}
+
+/* A stride for rows of n elements that is aligned to `align` bytes and no more. */
+static int64_t stride_for(int64_t n, int64_t size, int32_t align)
+{
+    const int64_t rounded = (n + 15) / 16 * 16;
+    return align >= 16 ? rounded : rounded + align / size;
+}
+
+/* Whether one sum runs over k in one piece. */
+static bool is_whole(const cublasLtMatmulAlgo_t *algo)
+{
+    int32_t split = 0;
+    uint32_t scheme = ~0u;
+    size_t written;
+    return cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof split,
+                                                &written) == CUBLAS_STATUS_SUCCESS &&
+           cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme,
+                                                sizeof scheme, &written) == CUBLAS_STATUS_SUCCESS &&
+           split == 1 && scheme == CUBLASLT_REDUCTION_SCHEME_NONE;
+}
+
+static bool set_preference(fkv_device *dev, cublasLtMatmulPreferenceOpaque_t *p, const gemm_key *key)
+{
+    const uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
+    const uint32_t w = (uint32_t)key->w_align, x = (uint32_t)key->x_align, y = (uint32_t)key->y_align;
+    const uint64_t workspace = 0;
+    return CUBLAS(dev, cublasLtMatmulPreferenceInit(p)) &&
+           CUBLAS(dev, cublasLtMatmulPreferenceSetAttribute(p, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                            &scheme, sizeof scheme)) &&
+           CUBLAS(dev, cublasLtMatmulPreferenceSetAttribute(p, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                            &workspace, sizeof workspace)) &&
+           CUBLAS(dev, cublasLtMatmulPreferenceSetAttribute(p, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &w,
+                                                            sizeof w)) &&
+           CUBLAS(dev, cublasLtMatmulPreferenceSetAttribute(p, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &x,
+                                                            sizeof x)) &&
+           CUBLAS(dev, cublasLtMatmulPreferenceSetAttribute(p, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &y,
+                                                            sizeof y)) &&
+           CUBLAS(dev, cublasLtMatmulPreferenceSetAttribute(p, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &y,
+                                                            sizeof y));
+}
+
+/* The library's first candidate for the key's canonical product that is whole. */
+static void choose(fkv_device *dev, gemm_entry *e)
+{
+    const gemm_key *key = &e->key;
+    const int64_t y_size = key->f32_out ? 4 : 2;
+    const bool b = key->batched;
+    gemm_call c;
+    memset(&c, 0, sizeof c);
+    c.n_rows = key->n_rows;
+    c.n_out = key->n_out;
+    c.k = key->k;
+    c.f32_out = key->f32_out;
+    c.batch = b ? BATCH_OF_CHOICE : 1;
+    c.x_stride = stride_for(c.k, 2, key->x_align);
+    c.y_stride = stride_for(c.n_out, y_size, key->y_align);
+    c.w_batch = b ? c.n_out * c.k : 0;
+    c.y_batch = b ? c.n_rows * c.y_stride : 0;
+    gemm_layouts l;
+    cublasLtMatmulPreferenceOpaque_t preference;
+    cublasLtMatmulHeuristicResult_t results[CANDIDATES];
+    int n = 0;
+    e->found = false;
+    if (!set_layouts(dev, &c, &l) || !set_preference(dev, &preference, key)) return;
+    const cublasStatus_t st = cublasLtMatmulAlgoGetHeuristic(dev->lt, &l.op, &l.w, &l.x, &l.y, &l.y,
+                                                             &preference, CANDIDATES, results, &n);
+    if (st != CUBLAS_STATUS_SUCCESS) n = 0; /* none for this shape */
+    for (int i = 0; i < n && !e->found; i++) {
+        if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize ||
+            !is_whole(&results[i].algo))
+            continue;
+        e->algo = results[i].algo;
+        e->found = true;
+    }
+    if (!e->found)
+        fkv_log("GPU %d: cuBLASLt has no algorithm for [%lld, %lld] x [%lld, %lld]^T; a slow kernel does it",
+                dev->gpu, (long long)c.n_rows, (long long)c.k, (long long)c.n_out, (long long)c.k);
+}
+
+/* The entry of a key, chosen now if it is new; NULL when memory is out. */
+static gemm_entry *entry_of(fkv_device *dev, const gemm_key *key)
+{
+    if (!dev->gemms) dev->gemms = (cuda_gemm_cache *)calloc(1, sizeof *dev->gemms);
+    if (!dev->gemms) return NULL;
+    const uint64_t h =
+        ((uint64_t)key->n_rows * 0x9e3779b97f4a7c15u ^ (uint64_t)key->n_out) * 0x9e3779b97f4a7c15u ^
+        (uint64_t)key->k;
+    gemm_entry **bucket = &dev->gemms->buckets[(h ^ h >> 32) % BUCKETS];
+    for (gemm_entry *e = *bucket; e; e = e->next)
+        if (!memcmp(&e->key, key, sizeof *key)) return e;
+    gemm_entry *e = (gemm_entry *)calloc(1, sizeof *e);
+    if (!e) return NULL;
+    e->key = *key;
+    e->next = *bucket;
+    *bucket = e;
+    choose(dev, e);
+    return e;
+}
+
+/* What the library refuses, such as rows at odd addresses on some GPUs: a warp a
+ * result, lanes interleaved over k, added by halving. Grid (n_out / 8, n_rows, batch). */
+__global__ void __launch_bounds__(256)
+    gemm_kernel(const bf16 *x, int64_t x_stride, int64_t x_batch, int64_t n_rows, const bf16 *w, int64_t k,
+                int64_t w_batch, int64_t n_out, void *y, int64_t y_stride, int64_t y_batch, bool f32_out)
+{
+    const int64_t j = (int64_t)blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32, b = blockIdx.z;
+    if (j >= n_out) return;
+    const bf16 *wj = w + b * w_batch + j * k;
+    for (int64_t i = blockIdx.y; i < n_rows; i += gridDim.y) {
+        const bf16 *xi = x + b * x_batch + i * x_stride;
+        float sum = 0;
+        for (int64_t t = lane; t < k; t += 32)
+            sum = fmaf(__bfloat162float(xi[t]), __bfloat162float(wj[t]), sum);
+        for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
+        const int64_t at = b * y_batch + i * y_stride + j;
+        if (lane == 0 && f32_out) ((float *)y)[at] = sum;
+        if (lane == 0 && !f32_out) ((bf16 *)y)[at] = __float2bfloat16_rn(sum);
+    }
+}
+
+static void run_plain(fkv_device *dev, const gemm_call *c)
+{
+    const dim3 grid((unsigned)((c->n_out + 7) / 8), (unsigned)(c->n_rows < 1024 ? c->n_rows : 1024),
+                    (unsigned)c->batch);
+    gemm_kernel<<<grid, 256, 0, dev->stream>>>(c->x, c->x_stride, c->x_batch, c->n_rows, c->w, c->k,
+                                               c->w_batch, c->n_out, c->y, c->y_stride, c->y_batch,
+                                               c->f32_out);
+    CUDA_LAUNCHED(dev);
+}
+
+/* False: the library refuses the algorithm for this product; nothing was enqueued. */
+static bool run_chosen(fkv_device *dev, const gemm_call *c, gemm_layouts *l, const gemm_entry *e)
+{
+    const float one = 1, zero = 0;
+    const cublasStatus_t st = cublasLtMatmul(dev->lt, &l->op, &one, c->w, &l->w, c->x, &l->x, &zero, c->y,
+                                             &l->y, c->y, &l->y, &e->algo, NULL, 0, dev->stream);
+    if (st == CUBLAS_STATUS_NOT_SUPPORTED || st == CUBLAS_STATUS_INVALID_VALUE) return false;
+    return CUBLAS(dev, st) || true;
+}
+
+static void run(fkv_device *dev, const gemm_call *c)
+{
+    gemm_layouts l;
+    gemm_key key = key_of(c);
+    if (dev->failed || !set_layouts(dev, c, &l)) return;
+    const gemm_entry *e = entry_of(dev, &key);
+    if (e && e->found && run_chosen(dev, c, &l, e)) return;
+    if (e && e->found && key.n_rows != c->n_rows) {
+        key.n_rows = c->n_rows;
+        key.exact = 1;
+        e = entry_of(dev, &key);
+        if (e && e->found && run_chosen(dev, c, &l, e)) return;
+    }
+    if (e)
+        run_plain(dev, c);
+    else
+        cuda_fail(dev, "out of memory");
+}
+
+void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t x_batch, int64_t n_rows,
+               const bf16 *w, int64_t k, int64_t w_batch, int64_t n_out, void *y, int64_t y_stride,
+               int64_t y_batch, int batch, bool f32_out)
+{
+    if (n_rows <= 0 || n_out <= 0 || batch <= 0) return;
+    const gemm_call c = {.x = x,
+                         .w = w,
+                         .y = y,
+                         .x_stride = x_stride,
+                         .x_batch = x_batch,
+                         .w_batch = w_batch,
+                         .y_stride = y_stride,
+                         .y_batch = y_batch,
+                         .n_rows = n_rows,
+                         .n_out = n_out,
+                         .k = k,
+                         .batch = batch,
+                         .f32_out = f32_out};
+    run(dev, &c);
+}
+
+static bool grow_swiglu(fkv_device *dev, int64_t n_rows, int64_t n)
+{
+    return cuda_grow(dev, (void **)&dev->swiglu_tmp, &dev->swiglu_tmp_bytes,
+                     (size_t)n_rows * (size_t)n * sizeof(bf16));
+}
+
+void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, const fkv_weight *w, void *y,
+                 int64_t y_stride, bool f32_out, fkv_epilogue epilogue)
+{
+    if (n <= 0 || w->n <= 0) return;
+    if (epilogue != FKV_EPILOGUE_SWIGLU) {
+        cuda_gemm(dev, (const bf16 *)x, x_stride, 0, n, w->data, w->k, 0, w->n, y, y_stride, 0, 1, f32_out);
+        return;
+    }
+    if (!grow_swiglu(dev, n, w->n)) return;
+    cuda_gemm(dev, (const bf16 *)x, x_stride, 0, n, w->data, w->k, 0, w->n, dev->swiglu_tmp, w->n, 0, 1,
+              false);
+    cuda_silu_mul(dev, dev->swiglu_tmp, n, w->n / 2, (bf16 *)y, y_stride);
+}
+
+fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
+                               fkv_err *err)
+{
+    gemm_key key;
+    memset(&key, 0, sizeof key);
+    key.n_rows = row_class(n_rows);
+    key.n_out = w->n;
+    key.k = w->k;
+    key.x_align = key.w_align = key.y_align = 16; /* where it is less, the first use chooses */
+    for (key.f32_out = 0; key.f32_out < (epilogue == FKV_EPILOGUE_SWIGLU ? 1 : 2); key.f32_out++)
+        if (w->n > 0 && !entry_of(dev, &key)) return fkv_fail_memory(err);
+    if (epilogue == FKV_EPILOGUE_SWIGLU) grow_swiglu(dev, n_rows, w->n);
+    return cuda_status(dev, err);
+}
+
+void cuda_gemm_close(fkv_device *dev)
+{
+    for (int i = 0; dev->gemms && i < BUCKETS; i++) {
+        while (dev->gemms->buckets[i]) {
+            gemm_entry *e = dev->gemms->buckets[i];
+            dev->gemms->buckets[i] = e->next;
+            free(e);
+        }
+    }
+    free(dev->gemms);
+    dev->gemms = NULL;
+}

@@ -1,0 +1,148 @@
+/* Ops on rows of the CUDA backend: embedding, add + RMSNorm, SiLU * up.
+ *
+ * All are bound by memory. A row is the work of one block, and the order of its sums
+ * is fixed by its length alone. Rows whose length and addresses allow it are moved 16
+ * bytes a thread; the others element by element, by the same kernels with WIDTH 1.
+ */
+#include "kernels/cuda_device.h"
+
+enum { ROW_THREADS = 256, WARPS = ROW_THREADS / 32 };
+
+/* WIDTH bf16 values: 16 bytes or one. */
+template <int WIDTH> struct alignas(2 * WIDTH) pack {
+    bf16 v[WIDTH];
+};
+
+template <int WIDTH> struct alignas(WIDTH == 1 ? 4 : 16) floats {
+    float v[WIDTH];
+};
+
+static bool aligned16(const void *p)
+{
+    return ((uintptr_t)p & 15) == 0;
+}
+
+/* out[n, k] = table[tokens[i] - first], zeros where that is not in [0, n_ids). A block a row. */
+template <int WIDTH>
+__global__ void __launch_bounds__(ROW_THREADS)
+    embed_kernel(const int32_t *tokens, const bf16 *table, int64_t first, int64_t n_ids, int64_t k,
+                 float *out)
+{
+    const int64_t id = tokens[blockIdx.x] - first;
+    const bool here = id >= 0 && id < n_ids;
+    float *to = out + blockIdx.x * k;
+    for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < k; i += ROW_THREADS * WIDTH) {
+        floats<WIDTH> f = {};
+        if (here) {
+            const pack<WIDTH> p = *(const pack<WIDTH> *)(table + id * k + i);
+#pragma unroll
+            for (int j = 0; j < WIDTH; j++) f.v[j] = __bfloat162float(p.v[j]);
+        }
+        *(floats<WIDTH> *)(to + i) = f;
+    }
+}
+
+void cuda_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out)
+{
+    if (n <= 0) return;
+    const unsigned grid = (unsigned)n;
+    if (table->k % 8 == 0 && aligned16(out))
+        embed_kernel<8><<<grid, ROW_THREADS, 0, dev->stream>>>(tokens, table->data, table->first, table->n,
+                                                               table->k, out);
+    else
+        embed_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(tokens, table->data, table->first, table->n,
+                                                               table->k, out);
+    CUDA_LAUNCHED(dev);
+}
+
+/* Sum over the block, the same in every thread: lanes by halving, then warps in order. */
+static __device__ float block_sum(float v)
+{
+    __shared__ float sums[WARPS];
+    for (int d = 16; d; d /= 2) v += __shfl_xor_sync(~0u, v, d);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = v;
+    __syncthreads();
+    float sum = sums[0];
+#pragma unroll
+    for (int w = 1; w < WARPS; w++) sum += sums[w];
+    return sum;
+}
+
+/* x += y, rounded to bf16; out = x * weight / rms(x). All [n, hidden]; a block a row. x
+ * is read again for the second pass by the thread that wrote it, from L1 or L2. */
+template <int WIDTH>
+__global__ void __launch_bounds__(ROW_THREADS)
+    add_rmsnorm_kernel(bf16 *x, const bf16 *y, const float *weight, float eps, int64_t hidden, bf16 *out)
+{
+    bf16 *row = x + blockIdx.x * hidden;
+    float sum = 0;
+    for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < hidden; i += ROW_THREADS * WIDTH) {
+        pack<WIDTH> p = *(const pack<WIDTH> *)(row + i);
+        if (y) {
+            const pack<WIDTH> q = *(const pack<WIDTH> *)(y + blockIdx.x * hidden + i);
+#pragma unroll
+            for (int j = 0; j < WIDTH; j++)
+                p.v[j] = __float2bfloat16_rn(__bfloat162float(p.v[j]) + __bfloat162float(q.v[j]));
+            *(pack<WIDTH> *)(row + i) = p;
+        }
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++) sum = fmaf(__bfloat162float(p.v[j]), __bfloat162float(p.v[j]), sum);
+    }
+    if (!out) return;
+    const float scale = 1.0f / sqrtf(block_sum(sum) / (float)hidden + eps);
+    for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < hidden; i += ROW_THREADS * WIDTH) {
+        const pack<WIDTH> p = *(const pack<WIDTH> *)(row + i);
+        const floats<WIDTH> w = *(const floats<WIDTH> *)(weight + i);
+        pack<WIDTH> o;
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++)
+            o.v[j] = __float2bfloat16_rn(__bfloat162float(p.v[j]) * scale * w.v[j]);
+        *(pack<WIDTH> *)(out + blockIdx.x * hidden + i) = o;
+    }
+}
+
+void cuda_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
+                      int64_t hidden, void *out)
+{
+    if (n <= 0) return;
+    const unsigned grid = (unsigned)n;
+    bf16 *xb = (bf16 *)x, *ob = (bf16 *)out;
+    const bf16 *yb = (const bf16 *)y;
+    if (hidden % 8 == 0 && aligned16(x) && aligned16(y) && aligned16(weight) && aligned16(out))
+        add_rmsnorm_kernel<8><<<grid, ROW_THREADS, 0, dev->stream>>>(xb, yb, weight, eps, hidden, ob);
+    else
+        add_rmsnorm_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(xb, yb, weight, eps, hidden, ob);
+    CUDA_LAUNCHED(dev);
+}
+
+/* in[n, 2 * share], out[n, share] with out_stride. A thread handles WIDTH results; grid
+ * (blocks along share, rows). */
+template <int WIDTH>
+__global__ void __launch_bounds__(ROW_THREADS)
+    silu_mul_kernel(const bf16 *in, int64_t share, bf16 *out, int64_t out_stride)
+{
+    const int64_t i = ((int64_t)blockIdx.y * ROW_THREADS + threadIdx.x) * WIDTH, row = blockIdx.x;
+    if (i >= share) return;
+    const pack<WIDTH> gate = *(const pack<WIDTH> *)(in + row * 2 * share + i);
+    const pack<WIDTH> up = *(const pack<WIDTH> *)(in + row * 2 * share + share + i);
+    pack<WIDTH> o;
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++) {
+        const float g = __bfloat162float(gate.v[j]);
+        o.v[j] = __float2bfloat16_rn(g / (1.0f + expf(-g)) * __bfloat162float(up.v[j]));
+    }
+    *(pack<WIDTH> *)(out + row * out_stride + i) = o;
+}
+
+void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf16 *out, int64_t out_stride)
+{
+    if (n <= 0 || share <= 0) return;
+    const bool wide = share % 8 == 0 && out_stride % 8 == 0 && aligned16(in) && aligned16(out);
+    const int64_t per_block = ROW_THREADS * (wide ? 8 : 1);
+    const dim3 grid((unsigned)n, (unsigned)((share + per_block - 1) / per_block));
+    if (wide)
+        silu_mul_kernel<8><<<grid, ROW_THREADS, 0, dev->stream>>>(in, share, out, out_stride);
+    else
+        silu_mul_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(in, share, out, out_stride);
+    CUDA_LAUNCHED(dev);
+}

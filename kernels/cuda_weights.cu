@@ -1,0 +1,118 @@
+/* Weights of the CUDA backend: from rows in host memory, usually mapped files, to bf16
+ * on the GPU through the pinned ring, converted on the way where the file holds another
+ * type. A weight and its data belong to the device.
+ */
+#include "kernels/cuda_device.h"
+
+#include <cstdlib>
+#include <cstring>
+
+extern "C" {
+#include "runner/base/float16.h"
+#include "runner/base/mem.h"
+}
+
+static const int64_t piece_bytes = CUDA_STAGING_BYTES / 8;
+
+/* To the nearest bf16, ties to even; NaN stays NaN. */
+static uint16_t bf16_bits(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+/* n elements of a row that need not be aligned. */
+static void convert(uint16_t *to, const char *row, int64_t n, fkv_dtype dtype)
+{
+    if (dtype == FKV_DTYPE_BF16) {
+        memcpy(to, row, (size_t)n * sizeof *to);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h;
+        float f;
+        if (dtype == FKV_DTYPE_F32) {
+            memcpy(&f, row + 4 * i, sizeof f);
+        } else {
+            memcpy(&h, row + 2 * i, sizeof h);
+            f = fkv_f32_from_f16(h);
+        }
+        to[i] = bf16_bits(f);
+    }
+}
+
+/* Rows of part become rows of w from `row` on; pieces of whole rows, or of one. */
+static void send_part(fkv_device *dev, const fkv_rows *part, int64_t k, bf16 *to)
+{
+    const int64_t size = part->dtype == FKV_DTYPE_F32 ? 4 : 2, row_bytes = k * (int64_t)sizeof *to;
+    const int64_t rows = piece_bytes / row_bytes > 0 ? piece_bytes / row_bytes : 1;
+    const int64_t cols = row_bytes <= piece_bytes ? k : piece_bytes / (int64_t)sizeof *to;
+    for (int64_t i = 0; i < part->n_rows && !dev->failed; i += rows) {
+        const int64_t n = part->n_rows - i < rows ? part->n_rows - i : rows;
+        for (int64_t c = 0; c < k; c += cols) {
+            const int64_t m = k - c < cols ? k - c : cols; /* all of k unless n is 1 */
+            uint16_t *staged = (uint16_t *)cuda_stage(dev, (size_t)(n * m) * sizeof *to);
+            const char *from = (const char *)part->data + (i * part->stride + c) * size;
+            if (part->stride == k && m == k)
+                convert(staged, from, n * k, part->dtype);
+            else
+                for (int64_t r = 0; r < n; r++)
+                    convert(staged + r * m, from + r * part->stride * size, m, part->dtype);
+            CUDA(dev, cudaMemcpyAsync(to + i * k + c, staged, (size_t)(n * m) * sizeof *to,
+                                      cudaMemcpyHostToDevice, dev->stream));
+        }
+    }
+}
+
+static fkv_status load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
+                       fkv_err *err)
+{
+    int64_t n = 0;
+    size_t bytes;
+    void *data = NULL;
+    for (int p = 0; p < n_parts; p++) n += parts[p].n_rows;
+    if (n < 0 || k <= 0 || !fkv_mul_size((size_t)n, (size_t)k, &bytes) ||
+        !fkv_mul_size(bytes, sizeof(bf16), &bytes))
+        return fkv_fail_memory(err);
+    fkv_weight *w = (fkv_weight *)calloc(1, sizeof *w);
+    if (!w) return fkv_fail_memory(err);
+    w->next = dev->weights;
+    dev->weights = w;
+    w->n = n;
+    w->k = k;
+    const fkv_status st = cuda_alloc(dev, bytes, &data, err);
+    if (st) return st;
+    w->data = (bf16 *)data;
+    int64_t row = 0;
+    for (int p = 0; p < n_parts; p++) {
+        send_part(dev, &parts[p], k, w->data + row * k);
+        row += parts[p].n_rows;
+    }
+    *out = w;
+    return cuda_status(dev, err);
+}
+
+fkv_status cuda_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
+                            fkv_err *err)
+{
+    return load(dev, parts, n_parts, k, out, err);
+}
+
+fkv_status cuda_weight_load_swiglu(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
+                                   fkv_err *err)
+{
+    const fkv_rows parts[] = {gate, up};
+    const fkv_status st = load(dev, parts, 2, k, out, err);
+    if (!st) (*out)->swiglu = true;
+    return st;
+}
+
+fkv_status cuda_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
+                               fkv_err *err)
+{
+    const fkv_status st = load(dev, &part, 1, k, out, err);
+    if (!st) (*out)->first = first;
+    return st;
+}
