@@ -30,53 +30,68 @@ static void abort_world(void *ctx)
     e->options.backend->world_abort(e->world);
 }
 
-/* First rank of device d: rank r lives on device floor(r * D / R). */
 static int first_rank(const fkv_engine_options *o, int d)
 {
     if (o->solo) return o->solo_rank + d;
-    return (int)(((int64_t)d * o->n_ranks + o->n_devices - 1) / o->n_devices);
+    return fkv_memory_first_rank(o->n_ranks, o->n_devices, d);
 }
 
-/* alloc of rows * cols elements of size bytes. */
-static fkv_status buffer(fkv_engine_device *d, int64_t rows, int64_t cols, int size, void *out, fkv_err *err)
+static fkv_status buffer(fkv_engine_device *d, fkv_buffer_size size, void *out, fkv_err *err)
 {
     size_t bytes;
     void *p = NULL;
-    if (!fkv_mul_size((size_t)rows, (size_t)cols, &bytes) || !fkv_mul_size(bytes, (size_t)size, &bytes))
+    if (!fkv_mul_size((size_t)size.rows, (size_t)size.cols, &bytes) ||
+        !fkv_mul_size(bytes, (size_t)size.element_bytes, &bytes))
         return fkv_fail_memory(err);
     const fkv_status st = d->engine->options.backend->alloc(d->dev, bytes, &p, err);
     if (!st) memcpy(out, &p, sizeof p);
     return st;
 }
 
+fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
+{
+    return (fkv_memory_shape){.config = &e->config,
+                              .n_ranks = e->options.n_ranks,
+                              .n_devices = e->options.n_devices,
+                              .n_slots = e->options.n_slots,
+                              .max_prompt = e->options.max_prompt,
+                              .act_bytes = e->info.act_bytes,
+                              .kv_bytes = e->info.kv_bytes,
+                              .weight_bytes = e->info.weight_bytes,
+                              .prefill_tile = e->tile};
+}
+
 static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
 {
-    fkv_engine *e = d->engine;
-    const fkv_config *c = &e->config;
-    const int act = e->info.act_bytes, n_slots = e->options.n_slots;
-    const int64_t t = e->options.max_prompt, att = (int64_t)c->n_heads * c->head_dim;
-    const int64_t width = (int64_t)e->max_home * (c->group + 2) * c->head_dim;
-    const int64_t rows = e->tile > n_slots ? e->tile : n_slots;
-    const int64_t share = c->intermediate / e->options.n_ranks + 1;
-    fkv_status s;
-    if ((s = buffer(d, t, c->hidden, act, &d->x, err))) return s;
-    if ((s = buffer(d, t, c->hidden, act, &d->xn, err))) return s;
-    if ((s = buffer(d, t, width, act, &d->qkv, err))) return s;
-    if ((s = buffer(d, t, att, act, &d->att, err))) return s;
-    if ((s = buffer(d, t, e->max_home, sizeof(float), &d->scores, err))) return s;
-    if ((s = buffer(d, t, 1, sizeof(int32_t), &d->tokens, err))) return s;
-    if ((s = buffer(d, rows, c->hidden, act, &d->y, err))) return s;
-    if ((s = buffer(d, rows, share, act, &d->act, err))) return s;
-    if ((s = buffer(d, rows * d->n_ranks, c->hidden, sizeof(float), &d->partial, err))) return s;
-    if ((s = buffer(d, n_slots, c->hidden, act, &d->step_x, err))) return s;
-    if ((s = buffer(d, n_slots, c->hidden, act, &d->step_xn, err))) return s;
-    if ((s = buffer(d, n_slots, att, act, &d->step_att, err))) return s;
-    if ((s = buffer(d, n_slots, c->vocab, sizeof(float), &d->logits, err))) return s;
-    int32_t **ints[] = {&d->slots.token,  &d->slots.pos,     &d->slots.prompt_len, &d->slots.n_new,
-                        &d->slots.active, &d->slots.max_new, &d->slots.out};
-    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
-        if ((s = buffer(d, n_slots, 1, sizeof(int32_t), ints[i], err))) return s;
-    return buffer(d, n_slots, 1, sizeof(uint64_t), &d->slots.ordinal, err);
+    void *const out[FKV_N_BUFFERS] = {[FKV_BUFFER_X] = &d->x,
+                                      [FKV_BUFFER_XN] = &d->xn,
+                                      [FKV_BUFFER_QKV] = &d->qkv,
+                                      [FKV_BUFFER_ATT] = &d->att,
+                                      [FKV_BUFFER_SCORES] = &d->scores,
+                                      [FKV_BUFFER_TOKENS] = &d->tokens,
+                                      [FKV_BUFFER_Y] = &d->y,
+                                      [FKV_BUFFER_ACT] = &d->act,
+                                      [FKV_BUFFER_PARTIAL] = &d->partial,
+                                      [FKV_BUFFER_STEP_X] = &d->step_x,
+                                      [FKV_BUFFER_STEP_XN] = &d->step_xn,
+                                      [FKV_BUFFER_STEP_ATT] = &d->step_att,
+                                      [FKV_BUFFER_LOGITS] = &d->logits,
+                                      [FKV_BUFFER_SLOT_TOKEN] = &d->slots.token,
+                                      [FKV_BUFFER_SLOT_POS] = &d->slots.pos,
+                                      [FKV_BUFFER_SLOT_PROMPT_LEN] = &d->slots.prompt_len,
+                                      [FKV_BUFFER_SLOT_N_NEW] = &d->slots.n_new,
+                                      [FKV_BUFFER_SLOT_ACTIVE] = &d->slots.active,
+                                      [FKV_BUFFER_SLOT_MAX_NEW] = &d->slots.max_new,
+                                      [FKV_BUFFER_SLOT_OUT] = &d->slots.out,
+                                      [FKV_BUFFER_SLOT_ORDINAL] = &d->slots.ordinal};
+    const fkv_memory_shape shape = fkv_engine_memory_shape(d->engine);
+    fkv_buffer_size sizes[FKV_N_BUFFERS];
+    fkv_memory_buffers(&shape, d->n_ranks, sizes);
+    for (int i = 0; i < FKV_N_BUFFERS; i++) {
+        const fkv_status s = buffer(d, sizes[i], out[i], err);
+        if (s) return s;
+    }
+    return FKV_OK;
 }
 
 static fkv_status make_ranks(fkv_engine_device *d, fkv_err *err)
@@ -254,16 +269,16 @@ static fkv_status plan_device(void *ctx, int index, fkv_err *err)
     const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * c->head_dim * e->info.kv_bytes;
     fkv_status s = fkv_weights_load_copies(d, a->weights, a->plan, err);
     if (s) return s;
-    if ((s = buffer(d, e->options.n_slots, e->kv.slot_stride, sizeof *d->table, &d->table, err))) return s;
+    const fkv_memory_shape shape = fkv_engine_memory_shape(e);
+    if ((s = buffer(d, fkv_memory_table(&shape), &d->table, err))) return s;
     for (int i = 0; i < d->n_ranks; i++) {
         fkv_rank *r = &d->ranks[i];
         int most = 1;
         for (int l = 0; l < c->n_layers; l++)
             if (r->layers[l].n_served > most) most = r->layers[l].n_served;
-        if ((s = buffer(d, (int64_t)most * e->options.n_slots, (int64_t)(c->group + 2) * c->head_dim,
-                        e->info.act_bytes, &r->q, err)))
-            return s;
-        if ((s = buffer(d, e->kv.n_pages[r->rank], page_bytes, 1, &e->arenas[r->rank], err))) return s;
+        const fkv_buffer_size arena = {e->kv.n_pages[r->rank], page_bytes, 1};
+        if ((s = buffer(d, fkv_memory_queries(&shape, most), &r->q, err))) return s;
+        if ((s = buffer(d, arena, &e->arenas[r->rank], err))) return s;
     }
     return FKV_OK;
 }

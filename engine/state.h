@@ -4,6 +4,7 @@
 
 #include "engine/engine.h"
 #include "engine/kv.h"
+#include "engine/memory.h"
 #include "engine/team.h"
 
 /* What config.c accepts at the most. */
@@ -83,6 +84,7 @@ static inline int64_t fkv_share(int64_t n, int r, int n_ranks)
 
 /* engine.c */
 fkv_kv_view fkv_engine_kv_view(const fkv_engine_device *d);
+fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e);
 
 /* weights.c */
 fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *st, fkv_err *err);

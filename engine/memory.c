@@ -1,0 +1,286 @@
+/* Predicted bytes of ranks and devices: see memory.h. fkv_memory owns what
+ * fkv_memory_predict allocates. */
+#include "engine/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/state.h"
+#include "runner/base/mem.h"
+
+/* What libraries and contexts take on a GPU beside our own buffers. */
+#define GPU_WORKSPACE_BYTES ((int64_t)256 << 20)
+/* Tiles of one thread of the CPU backend in prefill attention. */
+#define THREAD_TILE_BYTES ((int64_t)256 << 10)
+
+static int64_t pages_for(int64_t tokens)
+{
+    return (tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
+}
+
+/* Larger numbers mean "too much" just as well, and no sum of them overflows. */
+static int64_t capped(double bytes)
+{
+    const double most = (double)((int64_t)1 << 50);
+    return (int64_t)(bytes < most ? bytes : most);
+}
+
+static int64_t bytes_of(fkv_buffer_size s)
+{
+    return capped((double)s.rows * (double)s.cols * s.element_bytes);
+}
+
+static int max_home(const fkv_memory_shape *s)
+{
+    return (s->config->n_kv_heads + s->n_ranks - 1) / s->n_ranks;
+}
+
+int fkv_memory_first_rank(int n_ranks, int n_devices, int d)
+{
+    return (int)(((int64_t)d * n_ranks + n_devices - 1) / n_devices);
+}
+
+void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_size out[FKV_N_BUFFERS])
+{
+    const fkv_config *c = s->config;
+    const int act = s->act_bytes, f32 = sizeof(float), home = max_home(s);
+    const int64_t t = s->max_prompt, slots = s->n_slots, att = (int64_t)c->n_heads * c->head_dim;
+    const int64_t rows = s->prefill_tile > s->n_slots ? s->prefill_tile : s->n_slots;
+    const int64_t share = c->intermediate / s->n_ranks + 1;
+    out[FKV_BUFFER_X] = (fkv_buffer_size){t, c->hidden, act};
+    out[FKV_BUFFER_XN] = (fkv_buffer_size){t, c->hidden, act};
+    out[FKV_BUFFER_QKV] = (fkv_buffer_size){t, (int64_t)home * (c->group + 2) * c->head_dim, act};
+    out[FKV_BUFFER_ATT] = (fkv_buffer_size){t, att, act};
+    out[FKV_BUFFER_SCORES] = (fkv_buffer_size){t, home, f32};
+    out[FKV_BUFFER_TOKENS] = (fkv_buffer_size){t, 1, sizeof(int32_t)};
+    out[FKV_BUFFER_Y] = (fkv_buffer_size){rows, c->hidden, act};
+    out[FKV_BUFFER_ACT] = (fkv_buffer_size){rows, share, act};
+    out[FKV_BUFFER_PARTIAL] = (fkv_buffer_size){rows * local_ranks, c->hidden, f32};
+    out[FKV_BUFFER_STEP_X] = (fkv_buffer_size){slots, c->hidden, act};
+    out[FKV_BUFFER_STEP_XN] = (fkv_buffer_size){slots, c->hidden, act};
+    out[FKV_BUFFER_STEP_ATT] = (fkv_buffer_size){slots, att, act};
+    out[FKV_BUFFER_LOGITS] = (fkv_buffer_size){slots, c->vocab, f32};
+    for (int i = FKV_BUFFER_SLOT_TOKEN; i < FKV_BUFFER_SLOT_ORDINAL; i++)
+        out[i] = (fkv_buffer_size){slots, 1, sizeof(int32_t)};
+    out[FKV_BUFFER_SLOT_ORDINAL] = (fkv_buffer_size){slots, 1, sizeof(uint64_t)};
+}
+
+fkv_buffer_size fkv_memory_queries(const fkv_memory_shape *s, int served)
+{
+    return (fkv_buffer_size){(int64_t)served * s->n_slots,
+                             (int64_t)(s->config->group + 2) * s->config->head_dim, s->act_bytes};
+}
+
+fkv_buffer_size fkv_memory_table(const fkv_memory_shape *s)
+{
+    const int64_t pairs = (int64_t)s->config->n_layers * s->config->n_kv_heads;
+    return (fkv_buffer_size){s->n_slots, pairs * pages_for(s->config->max_positions), sizeof(int32_t)};
+}
+
+int64_t fkv_memory_page_bytes(const fkv_memory_shape *s)
+{
+    return (int64_t)2 * FKV_PAGE_TOKENS * s->config->head_dim * s->kv_bytes;
+}
+
+/* Q, K, V rows of one KV head. */
+static int64_t head_bytes(const fkv_memory_shape *s)
+{
+    return (int64_t)(s->config->group + 2) * s->config->head_dim * s->config->hidden * s->weight_bytes;
+}
+
+static int64_t share_of(int64_t n, int rank, int n_ranks)
+{
+    return fkv_share(n, rank + 1, n_ranks) - fkv_share(n, rank, n_ranks);
+}
+
+int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
+{
+    const fkv_config *c = s->config;
+    const int64_t output = share_of(c->hidden, rank, s->n_ranks) * c->n_heads * c->head_dim;
+    const int64_t mlp = 3 * share_of(c->intermediate, rank, s->n_ranks) * c->hidden;
+    /* Embedding and head are loaded apart, tied or not. */
+    const int64_t vocab = 2 * share_of(c->vocab, rank, s->n_ranks) * c->hidden;
+    return c->n_layers * ((output + mlp) * s->weight_bytes +
+                          share_of(c->n_kv_heads, rank, s->n_ranks) * head_bytes(s)) +
+           vocab * s->weight_bytes;
+}
+
+/* What a backend takes for itself: RoPE tables; packed keys and scores of the
+ * prompt at work; on the CPU scratch of every thread. */
+static int64_t workspace_bytes(const fkv_memory_shape *s)
+{
+    const fkv_config *c = s->config;
+    const int64_t f32 = sizeof(float), rope = (int64_t)c->max_positions * c->head_dim * f32;
+    const int64_t keys = max_home(s) * (c->head_dim + 1) * s->max_prompt * f32;
+    if (!s->n_threads) return rope + keys + GPU_WORKSPACE_BYTES;
+    return rope + keys + s->n_threads * (THREAD_TILE_BYTES + 3 * s->max_prompt * f32 + 2 * c->vocab * f32);
+}
+
+/* Pages, copies and the most heads served in a layer, of every rank. */
+static void add_plan(const fkv_memory_shape *s, const fkv_plan *plan, const int32_t *budgets,
+                     const fkv_memory_lengths *lengths, fkv_memory_rank *rank, int *served, int *most)
+{
+    const fkv_config *c = s->config;
+    const int k = c->n_kv_heads;
+    const int64_t page = fkv_memory_page_bytes(s), copy = head_bytes(s);
+    for (int l = 0; l < c->n_layers; l++) {
+        memset(served, 0, (size_t)s->n_ranks * sizeof *served);
+        for (int h = 0; h < k; h++) {
+            const int64_t lh = (int64_t)l * k + h, kept = budgets[lh];
+            const int64_t pages =
+                pages_for((lengths->prompt < kept ? lengths->prompt : kept) + lengths->max_new);
+            const int home = fkv_plan_home(h, k, s->n_ranks);
+            const fkv_placement whole = {home, 0, s->n_slots};
+            const int n = plan ? plan->first[lh + 1] - plan->first[lh] : 1;
+            const fkv_placement *at = plan ? plan->at + plan->first[lh] : &whole;
+            for (int i = 0; i < n; i++) {
+                fkv_memory_rank *r = &rank[at[i].rank];
+                const double slot = (double)pages * (double)page;
+                r->page_bytes = capped((double)r->page_bytes + slot * (at[i].end - at[i].begin));
+                r->one_bytes = capped((double)r->one_bytes + slot); /* as if one slot had all ranges */
+                if (at[i].rank != home) r->copy_bytes += copy;
+                served[at[i].rank]++;
+            }
+        }
+        for (int r = 0; r < s->n_ranks; r++)
+            if (served[r] > most[r]) most[r] = served[r];
+    }
+}
+
+static int64_t rank_bytes(const fkv_memory_rank *r)
+{
+    return r->weight_bytes + r->copy_bytes + r->page_bytes + r->query_bytes;
+}
+
+static void add_device(const fkv_memory_shape *s, int index, fkv_memory *m)
+{
+    fkv_memory_device *d = &m->device[index];
+    const int first = fkv_memory_first_rank(s->n_ranks, s->n_devices, index);
+    const int end = fkv_memory_first_rank(s->n_ranks, s->n_devices, index + 1);
+    fkv_buffer_size sizes[FKV_N_BUFFERS];
+    const int64_t norms = (2 * (int64_t)s->config->n_layers + 1) * s->config->hidden * (int64_t)sizeof(float);
+    int64_t growing = bytes_of(fkv_memory_table(s));
+    fkv_memory_buffers(s, end - first, sizes);
+    d->buffer_bytes = norms + growing;
+    for (int i = 0; i < FKV_N_BUFFERS; i++) {
+        d->buffer_bytes += bytes_of(sizes[i]);
+        if (i >= FKV_BUFFER_STEP_X) growing += bytes_of(sizes[i]);
+    }
+    d->workspace_bytes = workspace_bytes(s);
+    d->total_bytes = d->buffer_bytes + d->workspace_bytes;
+    for (int r = first; r < end; r++) {
+        d->page_bytes += m->rank[r].page_bytes;
+        growing += m->rank[r].query_bytes;
+        d->total_bytes += rank_bytes(&m->rank[r]);
+    }
+    growing += d->page_bytes;
+    d->fixed_bytes = d->total_bytes - growing;
+    d->per_slot_bytes = (double)growing / s->n_slots;
+    if (d->total_bytes > m->device[m->fullest_device].total_bytes) m->fullest_device = index;
+}
+
+static fkv_status check_shape(const fkv_memory_shape *s, const fkv_memory_lengths *lengths, fkv_err *err)
+{
+    const fkv_config *c = s->config;
+    if (s->n_ranks < 1 || s->n_ranks > c->n_kv_heads || s->n_devices < 1 || s->n_devices > s->n_ranks)
+        return fkv_fail(err, FKV_E_INPUT, "%d ranks on %d devices for %d KV heads", s->n_ranks, s->n_devices,
+                        c->n_kv_heads);
+    if (s->n_slots < 1 || s->n_slots > FKV_PLAN_MAX_SLOTS || s->max_prompt < 1 ||
+        s->max_prompt > c->max_positions || lengths->prompt < 0 || lengths->max_new < 0 ||
+        lengths->prompt > FKV_BUDGET_MAX || lengths->max_new > FKV_BUDGET_MAX)
+        return fkv_fail(err, FKV_E_INPUT, "%d slots, prompts of %lld and %lld new tokens", s->n_slots,
+                        (long long)lengths->prompt, (long long)lengths->max_new);
+    return FKV_OK;
+}
+
+fkv_status fkv_memory_predict(const fkv_memory_shape *s, const fkv_plan *plan, const int32_t *budgets,
+                              const fkv_memory_lengths *lengths, fkv_memory *m, fkv_err *err)
+{
+    int *served = NULL, *most = NULL;
+    *m = (fkv_memory){.n_ranks = s->n_ranks, .n_devices = s->n_devices};
+    fkv_status st = check_shape(s, lengths, err);
+    if (st) return st;
+    m->rank = fkv_calloc((size_t)s->n_ranks, sizeof *m->rank);
+    m->device = fkv_calloc((size_t)s->n_devices, sizeof *m->device);
+    served = fkv_calloc((size_t)s->n_ranks, sizeof *served);
+    most = fkv_calloc((size_t)s->n_ranks, sizeof *most);
+    if (!m->rank || !m->device || !served || !most) {
+        st = fkv_fail_memory(err);
+        goto out;
+    }
+    add_plan(s, plan, budgets, lengths, m->rank, served, most);
+    for (int r = 0; r < s->n_ranks; r++) {
+        m->rank[r].weight_bytes = fkv_memory_home_bytes(s, r);
+        m->rank[r].query_bytes = bytes_of(fkv_memory_queries(s, most[r] ? most[r] : 1));
+        if (rank_bytes(&m->rank[r]) > rank_bytes(&m->rank[m->fullest_rank])) m->fullest_rank = r;
+    }
+    for (int d = 0; d < s->n_devices; d++) add_device(s, d, m);
+out:
+    free(most);
+    free(served);
+    if (st) fkv_memory_free(m);
+    return st;
+}
+
+void fkv_memory_free(fkv_memory *m)
+{
+    free(m->device);
+    free(m->rank);
+    *m = (fkv_memory){0};
+}
+
+/* Pages of a device that may be there at once. */
+static double arena_room(const fkv_memory_device *d, const fkv_memory_limit *limit)
+{
+    return limit->arena_share * ((double)limit->bytes - (double)d->fixed_bytes);
+}
+
+int fkv_memory_slots(const fkv_memory *m, const fkv_memory_limit *limit)
+{
+    double fewest = FKV_PLAN_MAX_SLOTS;
+    for (int i = 0; i < m->n_devices; i++) {
+        const fkv_memory_device *d = &m->device[i];
+        const double room = (double)limit->bytes - (double)d->fixed_bytes;
+        /* Slots of this prediction: total - fixed over what one adds. */
+        const double slots = ((double)d->total_bytes - (double)d->fixed_bytes) / d->per_slot_bytes;
+        const double page = (double)d->page_bytes / slots;
+        if (room / d->per_slot_bytes < fewest) fewest = room / d->per_slot_bytes;
+        if (page > 0 && arena_room(d, limit) / page < fewest) fewest = arena_room(d, limit) / page;
+    }
+    return fewest < 1 ? 0 : (int)(fewest * (1 + 1e-12));
+}
+
+static double mib(double bytes)
+{
+    return bytes / (1 << 20);
+}
+
+fkv_status fkv_memory_check(const fkv_memory *m, const fkv_memory_limit *limit,
+                            const fkv_memory_lengths *lengths, fkv_err *err)
+{
+    for (int i = 0; i < m->n_devices; i++) {
+        const fkv_memory_device *d = &m->device[i];
+        const int first = fkv_memory_first_rank(m->n_ranks, m->n_devices, i);
+        const int end = fkv_memory_first_rank(m->n_ranks, m->n_devices, i + 1);
+        const double without_pages = (double)(d->total_bytes - d->page_bytes);
+        double weights = 0, one = 0;
+        for (int r = first; r < end; r++) {
+            weights += (double)(m->rank[r].weight_bytes + m->rank[r].copy_bytes);
+            one += (double)m->rank[r].one_bytes;
+        }
+        if (without_pages > (double)limit->bytes)
+            return fkv_fail(
+                err, FKV_E_INPUT,
+                "device %d needs %.1f MiB of weights and %.1f MiB of buffers and has %.1f MiB: use "
+                "more engine.devices, or lower engine.slots or model.max_prompt_tokens",
+                i, mib(weights), mib(without_pages - weights), mib((double)limit->bytes));
+        if (one > arena_room(d, limit))
+            return fkv_fail(err, FKV_E_INPUT,
+                            "the KV cache of one record of %lld prompt and %lld new tokens needs %.1f MiB on "
+                            "device %d; %.1f MiB are left beside %.1f MiB of weights and buffers: lower "
+                            "profile.budget, model.max_prompt_tokens or engine.max_new_tokens",
+                            (long long)lengths->prompt, (long long)lengths->max_new, mib(one), i,
+                            mib(arena_room(d, limit) > 0 ? arena_room(d, limit) : 0), mib(without_pages));
+    }
+    return FKV_OK;
+}

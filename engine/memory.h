@@ -1,0 +1,118 @@
+/* Bytes of every rank and device, known before anything is loaded.
+ *
+ * Pure host functions. engine.c allocates a device's buffers by
+ * fkv_memory_buffers, so what is predicted and what is allocated cannot drift
+ * apart. Not for asking a device what it has free (backend.h: info).
+ */
+#ifndef FKV_ENGINE_MEMORY_H
+#define FKV_ENGINE_MEMORY_H
+
+#include "engine/config.h"
+#include "engine/plan.h"
+
+/* Buffers of one device; state.h says what each holds. */
+typedef enum fkv_buffer {
+    FKV_BUFFER_X,
+    FKV_BUFFER_XN,
+    FKV_BUFFER_QKV,
+    FKV_BUFFER_ATT,
+    FKV_BUFFER_SCORES,
+    FKV_BUFFER_TOKENS,
+    FKV_BUFFER_Y,
+    FKV_BUFFER_ACT,
+    FKV_BUFFER_PARTIAL,
+    FKV_BUFFER_STEP_X,
+    FKV_BUFFER_STEP_XN,
+    FKV_BUFFER_STEP_ATT,
+    FKV_BUFFER_LOGITS,
+    FKV_BUFFER_SLOT_TOKEN, /* from here on fkv_slots */
+    FKV_BUFFER_SLOT_POS,
+    FKV_BUFFER_SLOT_PROMPT_LEN,
+    FKV_BUFFER_SLOT_N_NEW,
+    FKV_BUFFER_SLOT_ACTIVE,
+    FKV_BUFFER_SLOT_MAX_NEW,
+    FKV_BUFFER_SLOT_OUT,
+    FKV_BUFFER_SLOT_ORDINAL,
+    FKV_N_BUFFERS
+} fkv_buffer;
+
+typedef struct fkv_buffer_size {
+    int64_t rows, cols;
+    int element_bytes;
+} fkv_buffer_size;
+
+/* What sizes depend on. */
+typedef struct fkv_memory_shape {
+    const fkv_config *config;
+    int n_ranks, n_devices, n_slots;
+    int64_t max_prompt; /* tokens that the prefill buffers hold */
+    int act_bytes, kv_bytes, weight_bytes, prefill_tile;
+    int n_threads; /* host threads of a CPU device, each with its own scratch; 0: a GPU */
+} fkv_memory_shape;
+
+/* Lengths of the records that all slots shall be able to hold at once. */
+typedef struct fkv_memory_lengths {
+    int64_t prompt, max_new;
+} fkv_memory_lengths;
+
+/* What a device has: bytes free before anything is loaded, and the share of
+ * what the weights and buffers leave that the KV arenas may take. */
+typedef struct fkv_memory_limit {
+    int64_t bytes;
+    double arena_share;
+} fkv_memory_limit;
+
+typedef struct fkv_memory_rank {
+    int64_t weight_bytes; /* home slices */
+    int64_t copy_bytes;   /* Q, K, V of heads copied to it */
+    int64_t page_bytes;   /* KV pages of all slots */
+    int64_t one_bytes;    /* KV pages that one record needs at the most */
+    int64_t query_bytes;  /* decode scratch */
+} fkv_memory_rank;
+
+typedef struct fkv_memory_device {
+    int64_t buffer_bytes; /* activations, norms, page table */
+    int64_t workspace_bytes;
+    int64_t fixed_bytes;   /* of all that does not grow with the slots, ranks included */
+    int64_t page_bytes;    /* its ranks' KV pages */
+    int64_t total_bytes;   /* all of it */
+    double per_slot_bytes; /* by which total_bytes grows with one slot more */
+} fkv_memory_device;
+
+/* A prediction; owns its arrays. */
+typedef struct fkv_memory {
+    int n_ranks, n_devices;
+    fkv_memory_rank *rank;     /* [n_ranks] */
+    fkv_memory_device *device; /* [n_devices] */
+    int fullest_rank;          /* by all bytes of the rank itself; ties: lower rank */
+    int fullest_device;        /* by total_bytes; ties: lower device */
+} fkv_memory;
+
+/* First rank of device d: rank r lives on device floor(r D / R). */
+int fkv_memory_first_rank(int n_ranks, int n_devices, int d);
+/* Buffers of a device with local_ranks ranks. */
+void fkv_memory_buffers(const fkv_memory_shape *shape, int local_ranks, fkv_buffer_size out[FKV_N_BUFFERS]);
+/* Decode scratch of a rank that serves at most so many heads in a layer. */
+fkv_buffer_size fkv_memory_queries(const fkv_memory_shape *shape, int served);
+/* Page table of a device; its cols are a slot's entries. */
+fkv_buffer_size fkv_memory_table(const fkv_memory_shape *shape);
+int64_t fkv_memory_page_bytes(const fkv_memory_shape *shape);
+/* Bytes of a rank's home slices. */
+int64_t fkv_memory_home_bytes(const fkv_memory_shape *shape, int rank);
+
+/* plan: of the shape's ranks and slots, or NULL for every head at home.
+ * budgets: [n_layers][n_kv_heads]. */
+fkv_status fkv_memory_predict(const fkv_memory_shape *shape, const fkv_plan *plan, const int32_t *budgets,
+                              const fkv_memory_lengths *lengths, fkv_memory *out, fkv_err *err);
+void fkv_memory_free(fkv_memory *m);
+
+/* Slots that fit the fullest device, going by m, a prediction of a plan of the
+ * same mode: 0 when not even one does, FKV_PLAN_MAX_SLOTS at the most. */
+int fkv_memory_slots(const fkv_memory *m, const fkv_memory_limit *limit);
+
+/* Whether weights, buffers and the KV pages of one record fit; if not, err says
+ * with numbers what is too large on which device, and which keys would help. */
+fkv_status fkv_memory_check(const fkv_memory *m, const fkv_memory_limit *limit,
+                            const fkv_memory_lengths *lengths, fkv_err *err);
+
+#endif
