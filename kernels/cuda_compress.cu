@@ -217,7 +217,7 @@ void cuda_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int 
     const int64_t per = (int64_t)(group + 2) * hd, n = n_tokens - window;
     if (n_heads <= 0 || n <= 0) return;
     if ((int64_t)window * group > a->max_snap_rows || n_heads > dev->limits.max_local_heads) {
-        CUDA(dev, cudaErrorInvalidValue);
+        cuda_fail(dev, "snapkv_scores: more heads or window than prepare was told of");
         return;
     }
     const snap_params p = {(const bf16 *)qkv,
@@ -433,7 +433,7 @@ static void keep_heads(fkv_device *dev, const fkv_keep_args *a, int first, int n
 void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *a)
 {
     if (a->n_heads > dev->limits.max_local_heads || a->n_tokens > dev->limits.max_prompt) {
-        CUDA(dev, cudaErrorInvalidValue);
+        cuda_fail(dev, "kv_keep: more heads or tokens than prepare was told of");
         return;
     }
     for (int i = 0; i < a->n_heads; i += CUDA_KEEP_HEADS)

@@ -60,7 +60,7 @@ static decode_plan *plan_of(fkv_device *dev, const fkv_decode_args *a)
     const size_t i = (size_t)a->layer * FKV_MAX_LOCAL_RANKS + (size_t)a->local_rank;
     cuda_decode_plan *p = dev->decode_plans;
     if (p && i < p->n && p->at[i].n_heads == a->n_heads_served) return &p->at[i];
-    CUDA(dev, cudaErrorInvalidValue); /* prepare_decode was not called for this layer and rank */
+    cuda_fail(dev, "prepare_decode was not called for this layer and rank");
     return NULL;
 }
 

@@ -1,9 +1,429 @@
+/* Causal prefill attention for Hopper: wgmma on tiles that TMA brings.
+ *
+ * A block is one query head and 128 queries: a producer warp loads Q once, then K and V tiles of 128
+ * keys into two stages; two warpgroups of 64 queries each compute. A warpgroup has its next tile's
+ * scores and its last tile's values under way together and does the softmax meanwhile. Tiles start at
+ * key 0, so that a row's bits depend neither on q0 nor on its neighbours. Shared-memory tiles are
+ * panels of 64 columns, [rows][128 bytes], in TMA's 128-byte swizzle.
+ *
+ * Other devices use the kernel in cuda_prefill.cu. Owns nothing.
+ */
+#include <cuda.h>
+#include <cudaTypedefs.h>
+#include <math.h>
+
 #include "kernels/cuda_attention.h"
+
+enum { ROWS = 128, KEYS = 128, STAGES = 2, PANEL = 64, PANEL_BYTES = KEYS * PANEL * 2, THREADS = 384 };
+
+static_assert(ROWS == KEYS, "one box of the tensor map serves Q, K and V");
+
+/* --- synchronisation ---------------------------------------------------------- */
+
+/* Barriers: full[s] when a stage's bytes are there; empty[s] when the 8 computing warps are done. */
+struct tile_barriers {
+    uint64_t q_full, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+static __device__ __forceinline__ void barrier_init(uint64_t *b, int count)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(smem_address(b)), "r"(count) : "memory");
+}
+
+static __device__ __forceinline__ void barrier_expect(uint64_t *b, int bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(smem_address(b)), "r"(bytes)
+                 : "memory");
+}
+
+static __device__ __forceinline__ void barrier_arrive(uint64_t *b)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(smem_address(b)) : "memory");
+}
+
+/* Waits until the phase of that parity has ended. */
+static __device__ __forceinline__ void barrier_wait(uint64_t *b, int parity)
+{
+    asm volatile("{\n.reg .pred done;\nagain:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@done bra finished;\nbra again;\nfinished:\n}\n" ::"r"(smem_address(b)),
+                 "r"(parity)
+                 : "memory");
+}
+
+/* A tile of HD columns from column x, rows from y on; rows behind the last are zeros. */
+template <int HD>
+static __device__ __forceinline__ void load_panels(uint32_t tile, const CUtensorMap *map, int x, int y,
+                                                   uint64_t *full)
+{
+    barrier_expect(full, HD / PANEL * PANEL_BYTES);
+#pragma unroll
+    for (int i = 0; i < HD / PANEL; i++)
+        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, "
+                     "{%3, %4}], "
+                     "[%2];\n" ::"r"(tile + i * PANEL_BYTES),
+                     "l"(map), "r"(smem_address(full)), "r"(x + i * PANEL), "r"(y)
+                     : "memory");
+}
+
+/* --- wgmma -------------------------------------------------------------------- */
+
+/* Descriptor of a tile in 128-byte swizzle: groups of 8 rows are 1024 bytes apart. lead: bytes between
+ * panels, where the product runs over rows and its columns reach over panels. */
+static __device__ __forceinline__ uint64_t tile_descriptor(uint32_t address, int lead)
+{
+    return (uint64_t)(address >> 4 & 0x3fff) | (uint64_t)(lead >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 |
+           (uint64_t)1 << 62;
+}
+
+static __device__ __forceinline__ void wgmma_fence(void)
+{
+    asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
+
+static __device__ __forceinline__ void wgmma_commit(void)
+{
+    asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+}
+
+template <int PENDING> static __device__ __forceinline__ void wgmma_wait(void)
+{
+    asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(PENDING) : "memory");
+}
+
+/* c[64][128] = a b^T (+ c where add): both K-major in shared memory. */
+static __device__ __forceinline__ void wgmma_scores(float (&c)[64], uint64_t a, uint64_t b, bool add)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, "
+                 "%8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, "
+                 "%24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, "
+                 "%40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, "
+                 "%56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "%64, %65, p, 1, 1, 0, 0;\n}\n"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
+                   "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
+                   "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
+                   "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
+                   "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]),
+                   "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]),
+                   "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]), "+f"(c[48]),
+                   "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
+                   "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
+                   "+f"(c[63])
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
+/* c[64][128] += a[64][16] b[16][128]: a in registers, b with its columns contiguous. */
+static __device__ __forceinline__ void wgmma_values(float (&c)[64], const uint32_t *a, uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, "
+                 "%8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, "
+                 "%24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, "
+                 "%40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, "
+                 "%56, %57, %58, %59, %60, %61, %62, %63}, "
+                 "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
+                   "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
+                   "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
+                   "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
+                   "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]),
+                   "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]),
+                   "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]), "+f"(c[48]),
+                   "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
+                   "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
+                   "+f"(c[63])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+/* c[64][64] += a[64][16] b[16][64]: a in registers, b with its columns contiguous. */
+static __device__ __forceinline__ void wgmma_values(float (&c)[32], const uint32_t *a, uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, "
+                 "%8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, "
+                 "%24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
+                   "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
+                   "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
+                   "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
+                   "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+/* s[64 queries][128 keys] = Q K^T, begun. */
+template <int HD>
+static __device__ __forceinline__ void begin_scores(float (&s)[64], uint32_t queries, uint32_t keys)
+{
+#pragma unroll
+    for (int kk = 0; kk < HD / 16; kk++) {
+        const uint32_t at = (uint32_t)(kk / 4 * PANEL_BYTES + kk % 4 * 32);
+        wgmma_scores(s, tile_descriptor(queries + at, 16), tile_descriptor(keys + at, 16), kk > 0);
+    }
+    wgmma_commit();
+}
+
+/* o[64 queries][HD] += P V, begun. */
+template <int HD>
+static __device__ __forceinline__ void begin_values(float (&o)[HD / 2], const uint32_t (&p)[32],
+                                                    uint32_t values)
+{
+#pragma unroll
+    for (int ks = 0; ks < KEYS / 16; ks++)
+        wgmma_values(o, p + ks * 4, tile_descriptor(values + (uint32_t)(ks * 16 * 128), PANEL_BYTES));
+    wgmma_commit();
+}
+
+/* --- softmax ------------------------------------------------------------------ */
+
+/* Keys behind the thread's queries row and row + 8 become -inf. key: the thread's first. */
+static __device__ __forceinline__ void mask_scores(float (&s)[64], int key, int row)
+{
+#pragma unroll
+    for (int i = 0; i < 64; i++)
+        if (key + i / 4 * 8 + i % 2 > row + i % 4 / 2 * 8) s[i] = -INFINITY;
+}
+
+/* s becomes probabilities; by: what earlier sums are multiplied with. The first tile holds key 0, which
+ * every query sees, so the maxima are finite ever after. */
+static __device__ __forceinline__ void softmax_tile(float (&s)[64], float (&m)[2], float (&sum)[2],
+                                                    float (&by)[2], float scale)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float top = m[r];
+#pragma unroll
+        for (int j = 0; j < 16; j++) top = fmaxf(top, fmaxf(s[j * 4 + r * 2], s[j * 4 + r * 2 + 1]));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+        const float bias = -top * scale;
+        by[r] = exp2_fast((m[r] - top) * scale);
+        float add = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 16; j++) {
+            const int i = j * 4 + r * 2;
+            s[i] = exp2_fast(fmaf(s[i], scale, bias));
+            s[i + 1] = exp2_fast(fmaf(s[i + 1], scale, bias));
+            add += s[i] + s[i + 1];
+        }
+        sum[r] = fmaf(sum[r], by[r], add);
+        m[r] = top;
+    }
+}
+
+static __device__ __forceinline__ void pack_probabilities(uint32_t (&p)[32], const float (&s)[64])
+{
+#pragma unroll
+    for (int i = 0; i < 32; i++) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
+}
+
+/* --- the two roles ------------------------------------------------------------ */
+
+struct attention_tiles {
+    uint32_t q, k, v; /* shared; stages of k and v follow one another */
+    int n;            /* tiles of keys */
+};
+
+/* One thread: Q, then K and V tile by tile as stages become empty. x_q, x_k, x_v: columns. */
+template <int HD>
+static __device__ __forceinline__ void produce(const CUtensorMap *map, tile_barriers *b,
+                                               const attention_tiles &t, int x_q, int x_k, int row0)
+{
+    constexpr int TILE = KEYS * HD * 2;
+    load_panels<HD>(t.q, map, x_q, row0, &b->q_full);
+    for (int i = 0; i < t.n; i++) {
+        const int s = i % STAGES, parity = i / STAGES & 1;
+        barrier_wait(&b->k_empty[s], parity ^ 1);
+        load_panels<HD>(t.k + (uint32_t)(s * TILE), map, x_k, i * KEYS, &b->k_full[s]);
+        barrier_wait(&b->v_empty[s], parity ^ 1);
+        load_panels<HD>(t.v + (uint32_t)(s * TILE), map, x_k + HD, i * KEYS, &b->v_full[s]);
+    }
+}
+
+/* A warpgroup's 64 queries from row on (row: of the thread, its other one is row + 8). */
+template <int HD>
+static __device__ __forceinline__ void consume(tile_barriers *b, const attention_tiles &t, int row,
+                                               float scale, float (&o)[HD / 2], float (&sum)[2])
+{
+    constexpr int TILE = KEYS * HD * 2;
+    const int lane = (int)threadIdx.x % 32, first_row = row - lane / 4;
+    float s[64], m[2] = {-INFINITY, -INFINITY}, by[2];
+    uint32_t p[32];
+    sum[0] = sum[1] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < HD / 2; i++) o[i] = 0.0f;
+
+    barrier_wait(&b->q_full, 0);
+    barrier_wait(&b->k_full[0], 0);
+    wgmma_fence();
+    begin_scores<HD>(s, t.q, t.k);
+    wgmma_wait<0>();
+    if (lane == 0) barrier_arrive(&b->k_empty[0]);
+    if (KEYS - 1 > first_row) mask_scores(s, lane % 4 * 2, row);
+    softmax_tile(s, m, sum, by, scale);
+    pack_probabilities(p, s);
+    for (int i = 1; i < t.n; i++) {
+        const int stage = i % STAGES, parity = i / STAGES & 1, old = (i - 1) % STAGES,
+                  old_parity = (i - 1) / STAGES & 1;
+        barrier_wait(&b->k_full[stage], parity);
+        wgmma_fence();
+        begin_scores<HD>(s, t.q, t.k + (uint32_t)(stage * TILE));
+        barrier_wait(&b->v_full[old], old_parity);
+        wgmma_fence();
+        begin_values<HD>(o, p, t.v + (uint32_t)(old * TILE));
+        wgmma_wait<1>();
+        if (lane == 0) barrier_arrive(&b->k_empty[stage]);
+        if (i * KEYS + KEYS - 1 > first_row) mask_scores(s, i * KEYS + lane % 4 * 2, row);
+        softmax_tile(s, m, sum, by, scale);
+        wgmma_wait<0>();
+        if (lane == 0) barrier_arrive(&b->v_empty[old]);
+        pack_probabilities(p, s);
+#pragma unroll
+        for (int j = 0; j < HD / 2; j++) o[j] *= by[j % 4 / 2];
+    }
+    const int last = (t.n - 1) % STAGES;
+    barrier_wait(&b->v_full[last], (t.n - 1) / STAGES & 1);
+    wgmma_fence();
+    begin_values<HD>(o, p, t.v + (uint32_t)(last * TILE));
+    wgmma_wait<0>();
+}
+
+/* The thread's two rows of out, divided by their sums. */
+template <int HD>
+static __device__ __forceinline__ void store_rows(bf16 *out, int64_t stride, int64_t n_rows, int row,
+                                                  const float (&o)[HD / 2], const float (&sum)[2])
+{
+    const int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float total = sum[r];
+        total += __shfl_xor_sync(~0u, total, 1);
+        total += __shfl_xor_sync(~0u, total, 2);
+        const float inv = 1.0f / total;
+        if (row + r * 8 >= n_rows) continue;
+        bf16 *to = out + (row + r * 8) * stride + lane % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < HD / 8; j++)
+            *(uint32_t *)(to + j * 8) = pack_bf16(o[j * 4 + r * 2] * inv, o[j * 4 + r * 2 + 1] * inv);
+    }
+}
+
+#endif
+
+/* Grid (query heads, row blocks): the longest rows start first. Warpgroup 0 loads, 1 and 2 compute.
+ * Shared: Q, two stages of K and V, aligned to 1024 bytes. Bound by the tensor cores and the
+ * exponentials. */
+template <int HD>
+static __global__ void __launch_bounds__(THREADS, 1)
+    prefill_sm90_kernel(const __grid_constant__ CUtensorMap map, int n_tokens, int q0, int group, bf16 *out,
+                        int64_t out_stride, float scale)
+{
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    constexpr int TILE = KEYS * HD * 2;
+    extern __shared__ char shared[];
+    __shared__ tile_barriers barriers;
+    const int head = (int)blockIdx.x / group, g = (int)blockIdx.x % group, warpgroup = (int)threadIdx.x / 128;
+    const int block = (int)(gridDim.y - 1 - blockIdx.y), row0 = q0 + block * ROWS;
+    const int last = row0 + ROWS < n_tokens ? row0 + ROWS - 1 : n_tokens - 1;
+    const uint32_t base = (smem_address(shared) + 1023) & ~1023u;
+    const attention_tiles tiles = {base, base + TILE, base + (1 + STAGES) * TILE, last / KEYS + 1};
+    if (threadIdx.x == 0) {
+        barrier_init(&barriers.q_full, 1);
+        for (int s = 0; s < STAGES; s++) {
+            barrier_init(&barriers.k_full[s], 1);
+            barrier_init(&barriers.v_full[s], 1);
+            barrier_init(&barriers.k_empty[s], 8);
+            barrier_init(&barriers.v_empty[s], 8);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;\n" ::: "memory");
+    }
+    __syncthreads();
+    if (warpgroup == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;\n");
+        if (threadIdx.x == 0) {
+            const int x = head * (group + 2) * HD;
+            produce<HD>(&map, &barriers, tiles, x + g * HD, x + group * HD, row0);
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;\n");
+        const int half = (warpgroup - 1) * 64,
+                  in_block = half + (int)threadIdx.x % 128 / 32 * 16 + (int)threadIdx.x % 32 / 4;
+        attention_tiles mine = tiles;
+        mine.q += (uint32_t)(half * 128);
+        float o[HD / 2], sum[2];
+        consume<HD>(&barriers, mine, row0 + in_block, scale, o, sum);
+        store_rows<HD>(out + (int64_t)blockIdx.x * HD, out_stride, n_tokens - q0, row0 - q0 + in_block, o,
+                       sum);
+    }
+#else
+    (void)map, (void)n_tokens, (void)q0, (void)group, (void)out, (void)out_stride, (void)scale;
+#endif
+}
+
+/* --- host --------------------------------------------------------------------- */
+
 bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att)
 {
-    (void)dev, (void)att;
-    return false;
+    cudaFuncAttributes f = {};
+    cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+    int major = 0;
+    const bool ok =
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev->gpu) == cudaSuccess &&
+        major == 9 && cudaFuncGetAttributes(&f, prefill_sm90_kernel<128>) == cudaSuccess &&
+        f.binaryVersion == 90 &&
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &att->encode, 12000, cudaEnableDefault,
+                                         &found) == cudaSuccess &&
+        found == cudaDriverEntryPointSuccess;
+    cudaGetLastError();
+    return ok;
 }
-void cuda_prefill_sm90(fkv_device *, const bf16 *, int64_t, int64_t, int, int, bf16 *, int64_t)
+
+template <int HD>
+static void run(fkv_device *dev, const CUtensorMap &map, int n_tokens, int q0, int n_query_heads, int group,
+                bf16 *out, int64_t out_stride)
 {
+    const int bytes = (1 + 2 * STAGES) * KEYS * HD * 2 + 1024;
+    const dim3 grid((unsigned)n_query_heads, (unsigned)((n_tokens - q0 + ROWS - 1) / ROWS));
+    const float scale = 1.4426950408889634f / sqrtf((float)HD);
+    if (!CUDA(dev, cudaFuncSetAttribute(prefill_sm90_kernel<HD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        bytes)))
+        return;
+    prefill_sm90_kernel<HD>
+        <<<grid, THREADS, bytes, dev->stream>>>(map, n_tokens, q0, group, out, out_stride, scale);
+    CUDA_LAUNCHED(dev);
+}
+
+/* qkv [n_tokens, n_heads * (group + 2) * hd], 16-byte aligned. */
+void cuda_prefill_sm90(fkv_device *dev, const bf16 *qkv, int64_t n_tokens, int64_t q0, int n_heads, int group,
+                       bf16 *out, int64_t out_stride)
+{
+    const int hd = dev->limits.head_dim;
+    const cuuint64_t width = (cuuint64_t)n_heads * (cuuint64_t)(group + 2) * (cuuint64_t)hd;
+    const cuuint64_t dims[2] = {width, (cuuint64_t)n_tokens}, strides[1] = {width * sizeof(bf16)};
+    const cuuint32_t box[2] = {PANEL, KEYS}, steps[2] = {1, 1};
+    CUtensorMap map;
+    const PFN_cuTensorMapEncodeTiled_v12000 encode =
+        (PFN_cuTensorMapEncodeTiled_v12000)dev->attention->encode;
+    if (encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)qkv, dims, strides, box, steps,
+               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
+        cuda_fail(dev, "no tensor map for the prompt's Q, K and V");
+        return;
+    }
+    if (hd == 128)
+        run<128>(dev, map, (int)n_tokens, (int)q0, n_heads * group, group, out, out_stride);
+    else
+        run<64>(dev, map, (int)n_tokens, (int)q0, n_heads * group, group, out, out_stride);
 }
