@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one call: correctness first, then speed; a short
+# table last. Full logs go to $OUT (default: build/gpu).
+#
+# usage: run_gpu.sh BUILD_DIR [STEP]...     steps: ops engine attention speed conformance sanitize
+#   BUILD_DIR  holds runner/fairkv-batch and tests/ as CMake built them with FKV_CUDA=ON
+#   SHARED     (environment) the folder with conformance/, models/, prompts/, profiles/
+set -u
+build=$1; shift
+steps=${*:-ops engine attention speed conformance sanitize}
+here=$(cd "$(dirname "$0")" && pwd)
+out=${OUT:-build/gpu}
+mkdir -p "$out"
+summary=$out/summary.txt
+: >"$summary"
+
+note() { echo "$*" | tee -a "$summary"; }
+step() { # NAME SECONDS COMMAND...: runs it, keeps the log, notes the result
+  local name=$1 limit=$2 start=$SECONDS rc; shift 2
+  timeout "$limit" "$@" >"$out/$name.log" 2>&1; rc=$?
+  note "$name: $([ $rc = 0 ] && echo ok || echo "FAILED ($rc)") in $((SECONDS - start)) s"
+  [ $rc = 0 ] || tail -n 15 "$out/$name.log"
+}
+wants() { [[ " $steps " == *" $1 "* ]]; }
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$summary"
+wants ops && step ops 120 "$build/tests/test_backend_ops" cuda
+wants engine && step engine 120 "$build/tests/test_engine" cuda
+if wants attention; then
+  step attention 120 "$build/tests/bench_cuda_attention"
+  tail -n 30 "$out/attention.log" | tee -a "$summary"
+fi
+if wants speed; then
+  for slots in 64; do
+    step "speed-8b-$slots" 200 "$build/tests/bench_engine" backend=cuda shape=8b slots=$slots budget=1024 \
+      ${SHARED:+scores=$SHARED/profiles/llama-3-8b.headkv.json} prompt=16384 prefill=8192 gbps=4270 modes=standard
+    grep -E "prefill|step" "$out/speed-8b-$slots.log" | tee -a "$summary"
+  done
+fi
+if wants conformance; then
+  step conformance 420 python3 "$SHARED/conformance/conformance.py" "$build/runner/fairkv-batch" --set engine.backend=cuda
+  tail -n 25 "$out/conformance.log" | tee -a "$summary"
+fi
+if wants sanitize; then
+  for tool in memcheck racecheck initcheck; do
+    step "sanitize-$tool" 150 compute-sanitizer --tool $tool --error-exitcode 9 "$build/tests/test_backend_ops" cuda
+  done
+fi
+echo "---"
+cat "$summary"
