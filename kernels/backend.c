@@ -3,13 +3,41 @@
 
 #include <string.h>
 
+static const fkv_backend *cuda(void)
+{
+#ifdef FKV_CUDA
+    return fkv_backend_cuda_usable() ? fkv_backend_cuda() : NULL;
+#else
+    return NULL;
+#endif
+}
+
 const fkv_backend *fkv_backend_find(const char *name)
 {
+    const fkv_backend *gpu;
+    if (!strcmp(name, "cuda")) return cuda();
+    if (!strcmp(name, "auto") && (gpu = cuda()) != NULL) return gpu;
     if (!strcmp(name, "cpu") || !strcmp(name, "auto")) return fkv_backend_cpu();
     return NULL;
 }
 
+const char *fkv_backend_why(const char *name)
+{
+#ifdef FKV_CUDA
+    if (!strcmp(name, "cuda")) return "needs a GPU of compute capability 8.0 or more; none is found";
+    (void)name;
+    return "is not in this build, which has: cpu cuda";
+#else
+    (void)name;
+    return "is not in this build, which has: cpu";
+#endif
+}
+
 const char *fkv_backend_names(void)
 {
+#ifdef FKV_CUDA
+    return "cpu cuda";
+#else
     return "cpu";
+#endif
 }

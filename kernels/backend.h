@@ -47,7 +47,8 @@ typedef struct fkv_device_info {
     int kv_bytes;  /* of a K or V element in a page */
     int weight_bytes;
     int prefill_tile;     /* rows of a prefill tile; fixed, so that results are */
-    int64_t memory_bytes; /* free for this engine */
+    int64_t memory_bytes; /* free for this engine when info was called */
+    double arena_share;   /* of memory_bytes that KV arenas may take once weights and buffers are there */
 } fkv_device_info;
 
 /* What fixes a device's workspace; given once, before the first op. */
@@ -180,8 +181,12 @@ typedef struct fkv_backend {
     fkv_status (*prepare_decode)(fkv_device *dev, const fkv_decode_args *args, fkv_err *err);
 
     /* --- recording ---------------------------------------------------------- */
-    /* A step recorded under key is replayed as a whole; false: it has none, so
-     * enqueue the ops between record_begin and record_end. */
+    /* A step recorded under key is replayed as a whole; false: it has none yet, so
+     * enqueue the ops between record_begin and record_end. That happens for the first
+     * steps: the first one runs as it is enqueued, so that what an op chooses or grows
+     * at first use is there; later ones are recorded, then run. The ops and their
+     * arguments must be the same in every step of a key; uploads, downloads and sync
+     * don't belong between begin and end. */
     bool (*replay)(fkv_device *dev, int key);
     void (*record_begin)(fkv_device *dev, int key);
     void (*record_end)(fkv_device *dev, int key);
@@ -228,7 +233,8 @@ typedef struct fkv_backend {
                    const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
     /* --- timing -------------------------------------------------------------- */
-    /* Adds the device's time between the two to seconds[local rank] (n_local <= 64). */
+    /* Adds the device's time between the two to seconds[local rank] (n_local <= 64). In
+     * recorded steps a backend may time some of them and scale up. */
     void (*span_begin)(fkv_device *dev, int local_rank);
     void (*span_end)(fkv_device *dev, int local_rank);
     void (*span_seconds)(fkv_device *dev, double *seconds, int n_local); /* after sync */
@@ -249,11 +255,16 @@ typedef struct fkv_backend {
 } fkv_backend;
 
 const fkv_backend *fkv_backend_cpu(void);
+/* In builds with CUDA: the table, and whether a GPU that it can run on is there. */
+const fkv_backend *fkv_backend_cuda(void);
+bool fkv_backend_cuda_usable(void);
 
-/* The backend of that name ("cpu", "cuda"); NULL if this build has none.
- * "auto": cuda where a GPU is found, else cpu. */
+/* The backend of that name ("cpu", "cuda"); NULL where this build or this machine has
+ * none (fkv_backend_why says which). "auto": cuda where a GPU is found, else cpu. */
 const fkv_backend *fkv_backend_find(const char *name);
-/* "cpu" or "cpu cuda", for --version. */
+/* Why find gave NULL for name, as the end of a sentence. */
+const char *fkv_backend_why(const char *name);
+/* "cpu" or "cpu cuda": what this build has. */
 const char *fkv_backend_names(void);
 
 #endif

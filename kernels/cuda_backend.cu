@@ -171,32 +171,6 @@ static void backend_info(const fkv_device *dev, fkv_device_info *info)
     cudaGetLastError();
 }
 
-/* table[p][i] = cos and sin of p * inv_freq[i], rounded where the CPU backend rounds.
- * A thread an element; once a run. */
-__global__ void rope_table_kernel(float2 *table, const float *inv_freq, int64_t n_positions, int half)
-{
-    const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= n_positions * half) return;
-    const float angle = __fmul_rn((float)(at / half), inv_freq[at % half]);
-    table[at] = make_float2(cosf(angle), sinf(angle));
-}
-
-static fkv_status fill_rope(fkv_device *dev, fkv_err *err)
-{
-    const int half = dev->limits.head_dim / 2;
-    const int64_t n = (int64_t)dev->limits.max_positions * half;
-    void *table = NULL, *inv_freq = NULL;
-    fkv_status st;
-    if ((st = cuda_alloc(dev, (size_t)n * sizeof(float2), &table, err))) return st;
-    if ((st = cuda_alloc(dev, (size_t)half * sizeof(float), &inv_freq, err))) return st;
-    dev->rope = (float2 *)table;
-    cuda_upload(dev, inv_freq, dev->inv_freq, (size_t)half * sizeof(float));
-    rope_table_kernel<<<(unsigned)((n + 255) / 256), 256, 0, dev->stream>>>(
-        dev->rope, (const float *)inv_freq, dev->limits.max_positions, half);
-    CUDA_LAUNCHED(dev);
-    return cuda_status(dev, err);
-}
-
 static fkv_status check_limits(const fkv_device_limits *l, fkv_err *err)
 {
     if (l->head_dim != 64 && l->head_dim != 128)
@@ -219,19 +193,7 @@ static fkv_status backend_prepare(fkv_device *dev, const fkv_device_limits *l, f
     dev->limits = *l;
     memcpy(dev->inv_freq, l->inv_freq, (size_t)l->head_dim / 2 * sizeof *l->inv_freq);
     dev->limits.inv_freq = dev->inv_freq;
-    const size_t group = (size_t)(l->n_heads / l->n_kv_heads);
-    const size_t needs[] = {cuda_prefill_workspace(dev), cuda_compress_workspace(dev),
-                            cuda_decode_workspace(dev)};
-    size_t most = 0;
-    for (size_t n : needs) most = n > most ? n : most;
-    void *p = NULL;
-    if (most && (st = cuda_alloc(dev, most, &dev->workspace, err))) return st;
-    dev->workspace_bytes = most;
-    if ((st = cuda_alloc(dev, (size_t)l->max_local_heads * group * (size_t)l->max_prompt * sizeof(float), &p,
-                         err)))
-        return st;
-    dev->lse = (float *)p;
-    return fill_rope(dev, err);
+    return cuda_attention_prepare(dev, err);
 }
 
 bool fkv_backend_cuda_usable(void)

@@ -23,7 +23,7 @@ enum {
     CUDA_MAX_GROUP = 8,            /* query heads of a KV head */
     CUDA_MAX_SLOTS = 256,
     CUDA_RECORD_KEYS = 4,
-    CUDA_CHUNK_PAGES = 2,          /* pages that decode attention folds in one piece; fixed, so that results are */
+    CUDA_CHUNK_PAGES = 2, /* pages that decode attention folds in one piece; fixed, so that results are */
 };
 
 struct fkv_world; /* cuda_collective.cu */
@@ -77,12 +77,9 @@ struct fkv_device {
     cuda_attention *attention; /* made by cuda_attention_prepare, freed by cuda_decode_close */
     fkv_device_limits limits;
     float inv_freq[128];
-    float2 *rope;    /* [max_positions, head_dim / 2] cos, sin; device, filled by prepare */
-    void *workspace; /* device scratch of one op at a time: the largest of cuda_*_workspace below */
-    size_t workspace_bytes;
+    float2 *rope;     /* [max_positions, head_dim / 2] cos, sin; device, filled by cuda_attention_prepare */
     bf16 *swiglu_tmp; /* [rows, 2 * share of the intermediate], grown in prepare_linear */
     size_t swiglu_tmp_bytes;
-    float *lse;    /* [max_local_heads * group][max_prompt] log-sum-exp of the last prefill attention */
     char *staging; /* pinned ring; every sync empties it */
     size_t staged; /* bytes in use from its start */
     cuda_pending pending[256];
@@ -164,21 +161,20 @@ void cuda_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weig
 /* out[n, share] = silu(gate) * up of in[n, 2 * share] (gate columns, then up). */
 void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf16 *out, int64_t out_stride);
 
-/* cuda_prefill.cu. *_workspace: bytes of dev->workspace that the file's ops use, for dev->limits. */
-size_t cuda_prefill_workspace(const fkv_device *dev);
+/* cuda_prefill.cu. prepare fills the RoPE table and allocates what attention and compression need, by
+ * dev->limits; called once by the table's prepare. */
+fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err);
 void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
                       int n_heads, int group, bool kv_only, void *qkv);
 void cuda_prefill_attention(fkv_device *dev, const void *qkv, int64_t n_tokens, int64_t q0, int n_heads,
                             int group, void *out, int64_t out_stride);
 
 /* cuda_compress.cu */
-size_t cuda_compress_workspace(const fkv_device *dev);
 void cuda_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group,
                         int window, int kernel, float *scores, int64_t stride);
 void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 
 /* cuda_decode.cu */
-size_t cuda_decode_workspace(const fkv_device *dev);
 fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *args, fkv_err *err);
 void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
 void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *args);

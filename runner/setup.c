@@ -134,8 +134,7 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
                                                                    : "auto";
     s->backend = fkv_backend_find(name);
     if (!s->backend) {
-        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.backend", "%s is not in this build, which has: %s",
-                    name, fkv_backend_names());
+        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.backend", "%s %s", name, fkv_backend_why(name));
         add_error(errs, &err);
     }
 }

@@ -22,4 +22,12 @@ cmake --preset tsan -G Ninja >/dev/null
 ninja -C build-tsan fairkv-batch test_engine test_prompt
 ctest --test-dir build-tsan --output-on-failure -R 'unit/test_(engine|prompt)|cli/threads'
 
+# CUDA code must compile where nvcc is, also without a GPU.
+if command -v nvcc >/dev/null; then
+  cmake --preset cuda -G Ninja -DBUILD_TESTING=OFF >/dev/null
+  ninja -C build-cuda fkv_kernels
+else
+  echo "nvcc is not there: the CUDA backend is not compiled"
+fi
+
 tests/lint.sh

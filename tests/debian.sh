@@ -21,5 +21,8 @@ if [ -n "$missing" ]; then
 fi
 testing=OFF
 [ "${1:-}" = tests ] && testing=ON
-cmake -S . -B build -G Ninja -DBUILD_TESTING=$testing
+# The CUDA backend takes minutes to compile, so only where it can run.
+cuda=OFF
+nvidia-smi -L >/dev/null 2>&1 && cuda=AUTO
+cmake -S . -B build -G Ninja -DBUILD_TESTING=$testing -DFKV_CUDA=$cuda
 ninja -C build
