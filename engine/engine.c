@@ -8,9 +8,6 @@
 #include "engine/state.h"
 #include "runner/base/mem.h"
 
-/* Share of the memory left after the weights that arenas may take. */
-static const double arena_share = 0.6;
-
 int64_t fkv_engine_weight_bytes(const fkv_config *c, int weight_bytes)
 {
     const int64_t att = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
@@ -148,12 +145,36 @@ static fkv_status open_device(void *ctx, int index, fkv_err *err)
     return FKV_OK;
 }
 
+/* Products that every step or tile has, so that what they need is chosen and allocated
+ * before the arenas are sized. All layers have the same shapes. */
+static fkv_status prepare_products(const fkv_engine_device *d, fkv_err *err)
+{
+    const fkv_engine *e = d->engine;
+    const fkv_backend *b = e->options.backend;
+    const int64_t rows[] = {e->tile, e->options.n_slots};
+    fkv_status s = FKV_OK;
+    for (int i = 0; !s && i < d->n_ranks; i++) {
+        const fkv_rank *r = &d->ranks[i];
+        const fkv_rank_layer *l = &r->layers[0];
+        for (int k = 0; !s && k < 2; k++) {
+            s = b->prepare_linear(d->dev, l->gate_up, rows[k], FKV_EPILOGUE_SWIGLU, err);
+            if (!s) s = b->prepare_linear(d->dev, l->qkv, rows[k], FKV_EPILOGUE_NONE, err);
+            if (!s) s = b->prepare_linear(d->dev, l->o, rows[k], FKV_EPILOGUE_NONE, err);
+            if (!s) s = b->prepare_linear(d->dev, l->down, rows[k], FKV_EPILOGUE_NONE, err);
+        }
+        if (!s) s = b->prepare_linear(d->dev, r->head, e->options.n_slots, FKV_EPILOGUE_NONE, err);
+        if (!s) s = b->prepare_linear(d->dev, r->head, 1, FKV_EPILOGUE_NONE, err);
+    }
+    return s;
+}
+
 static fkv_status load_device(void *ctx, int index, fkv_err *err)
 {
     const open_args *a = ctx;
     fkv_engine_device *d = &a->engine->devices[index];
-    const fkv_status s = make_buffers(d, err);
-    return s ? s : fkv_weights_load_home(d, a->weights, err);
+    fkv_status s = make_buffers(d, err);
+    if (!s) s = fkv_weights_load_home(d, a->weights, err);
+    return s ? s : prepare_products(d, err);
 }
 
 /* Column boundaries per device, so that gathers know who wrote what. */
@@ -237,7 +258,7 @@ static fkv_status size_arenas(fkv_engine *e, int64_t max_new, int64_t page_bytes
     fkv_kv_demand(&e->kv, e->options.max_prompt, max_new, pages, one);
     for (int i = 0; i < e->options.n_devices; i++) {
         const fkv_engine_device *d = &e->devices[i];
-        const double may = arena_share * (double)e->info.memory_bytes;
+        const double may = (double)d->arena_budget;
         double want = 0;
         for (int r = d->rank0; r < d->rank0 + d->n_ranks; r++) want += (double)pages[r] * (double)page_bytes;
         const double scale = want > may ? may / want : 1;
@@ -260,13 +281,14 @@ out:
     return s;
 }
 
+/* What the plan needs beside the arenas, and what is then left for them. */
 static fkv_status plan_device(void *ctx, int index, fkv_err *err)
 {
     const open_args *a = ctx;
     fkv_engine *e = a->engine;
     fkv_engine_device *d = &e->devices[index];
     const fkv_config *c = &e->config;
-    const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * c->head_dim * e->info.kv_bytes;
+    fkv_device_info info;
     fkv_status s = fkv_weights_load_copies(d, a->weights, a->plan, err);
     if (s) return s;
     const fkv_memory_shape shape = fkv_engine_memory_shape(e);
@@ -276,11 +298,23 @@ static fkv_status plan_device(void *ctx, int index, fkv_err *err)
         int most = 1;
         for (int l = 0; l < c->n_layers; l++)
             if (r->layers[l].n_served > most) most = r->layers[l].n_served;
-        const fkv_buffer_size arena = {e->kv.n_pages[r->rank], page_bytes, 1};
         if ((s = buffer(d, fkv_memory_queries(&shape, most), &r->q, err))) return s;
-        if ((s = buffer(d, arena, &e->arenas[r->rank], err))) return s;
     }
+    e->options.backend->info(d->dev, &info);
+    d->arena_budget = (int64_t)(info.arena_share * (double)info.memory_bytes);
     return FKV_OK;
+}
+
+static fkv_status make_arenas(void *ctx, int index, fkv_err *err)
+{
+    const open_args *a = ctx;
+    fkv_engine *e = a->engine;
+    fkv_engine_device *d = &e->devices[index];
+    const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
+    fkv_status s = FKV_OK;
+    for (int r = d->rank0; !s && r < d->rank0 + d->n_ranks; r++)
+        s = buffer(d, (fkv_buffer_size){e->kv.n_pages[r], page_bytes, 1}, &e->arenas[r], err);
+    return s;
 }
 
 /* When all devices have their arenas: what the decode ops of every rank and layer need. */
@@ -320,10 +354,11 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
     }
     for (int64_t i = 0; i < n_lh * plan->n_slots; i++)
         e->device_of[i] = (uint8_t)((int64_t)e->kv.owner[i] * e->options.n_devices / e->options.n_ranks);
-    if ((s = size_arenas(e, max_new, page_bytes, pages, err))) goto out;
-    if ((s = fkv_kv_set_arenas(&e->kv, pages, err))) goto out;
     open_args args = {e, weights, plan};
     if ((s = fkv_team_run(e->team, plan_device, &args, err))) goto out;
+    if ((s = size_arenas(e, max_new, page_bytes, pages, err))) goto out;
+    if ((s = fkv_kv_set_arenas(&e->kv, pages, err))) goto out;
+    if ((s = fkv_team_run(e->team, make_arenas, &args, err))) goto out;
     if ((s = fkv_team_run(e->team, prepare_device, &args, err))) goto out;
     for (int r = 0; r < plan->n_ranks; r++) e->arena_bytes += pages[r] * page_bytes;
     e->copy_bytes = fkv_plan_copies(plan) * qkv_bytes;

@@ -49,7 +49,8 @@ typedef struct fkv_engine_device {
     float *logits;                     /* [n_slots, vocab] */
     int32_t *tokens;                   /* [T] prompt */
     fkv_slots slots;
-    int32_t *table; /* page table */
+    int32_t *table;       /* page table */
+    int64_t arena_budget; /* bytes that this device's KV arenas may take */
 } fkv_engine_device;
 
 struct fkv_engine {
