@@ -10,6 +10,7 @@ than 5%. The peak is VmHWM (stats.json) and the kernel's ru_maxrss, both of the 
 Needs the zstd program, Python's standard library, and twice the large size on disk. Not a
 part of ctest: with 1 GB it takes minutes.
 """
+
 import argparse
 import json
 import os
@@ -46,9 +47,10 @@ backend = cpu
 
 def lines():
     """The lines of needle_1k.jsonl, from the archive of the tests."""
-    tar = subprocess.run(["zstd", "-dcq", os.path.join(DATA, "needle.tar.zst")], stdout=subprocess.PIPE,
-                         check=True).stdout
-    return [x + b"\n" for x in tar[tar.index(b'{"input"'):].split(b"\0", 1)[0].split(b"\n") if x]
+    tar = subprocess.run(
+        ["zstd", "-dcq", os.path.join(DATA, "needle.tar.zst")], stdout=subprocess.PIPE, check=True
+    ).stdout
+    return [x + b"\n" for x in tar[tar.index(b'{"input"') :].split(b"\0", 1)[0].split(b"\n") if x]
 
 
 def write_input(path, size, source):
@@ -71,10 +73,13 @@ def run(binary, archive, folder, n_records):
     start = time.time()
     # A child of its own, so that RUSAGE_CHILDREN is of this run. The small interpreter
     # in between keeps this one's memory out of ru_maxrss, which outlives exec.
-    wrapper = ("import resource, subprocess, sys; code = subprocess.call(sys.argv[1:], stderr=subprocess.DEVNULL); "
-               "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
-    code, kib = subprocess.run([sys.executable, "-S", "-c", wrapper, binary, "run", job], stdout=subprocess.PIPE,
-                               check=True).stdout.split()[-2:]
+    wrapper = (
+        "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:], stderr=subprocess.DEVNULL); "
+        "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    code, kib = subprocess.run(
+        [sys.executable, "-S", "-c", wrapper, binary, "run", job], stdout=subprocess.PIPE, check=True
+    ).stdout.split()[-2:]
     seconds = time.time() - start
     with open(os.path.join(output, "stats.json")) as f:
         stats = json.load(f)
@@ -111,15 +116,20 @@ def main():
                     archive = plain + ".zst"
                 seconds, hwm, maxrss = run(os.path.abspath(a.binary), archive, folder, n)
                 peaks[form, size] = hwm, maxrss
-                print("%-6s %9d %9d %9.1f %12.2f %12.2f" % (form, size, n, seconds, hwm / MB, maxrss / MB), flush=True)
+                print(
+                    "%-6s %9d %9d %9.1f %12.2f %12.2f" % (form, size, n, seconds, hwm / MB, maxrss / MB),
+                    flush=True,
+                )
             os.remove(plain + ".zst")
         for form in ("plain", ".zst"):
             for name, small, large in zip(("VmHWM", "ru_maxrss"), peaks[form, a.small], peaks[form, a.large]):
                 growth = large / small - 1
                 ok = abs(growth) <= ALLOWED
                 failed = failed or not ok
-                print("%-6s %s: %+.1f%% from %d to %d MB: %s" % (form, name, 100 * growth, a.small, a.large,
-                                                                 "ok" if ok else "MORE THAN 5%"))
+                print(
+                    "%-6s %s: %+.1f%% from %d to %d MB: %s"
+                    % (form, name, 100 * growth, a.small, a.large, "ok" if ok else "MORE THAN 5%")
+                )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     sys.exit(failed)

@@ -1,4 +1,8 @@
 """The answers of needle-tiny against those of an independent float32 reference."""
+
+import os
+import shutil
+
 import cli
 from cli import Job, golden, must_match, n_exact, test
 
@@ -20,7 +24,9 @@ def a_uniform_budget_gives_the_reference_ids():
 @test
 def budgets_from_a_file_give_the_reference_ids():
     want = golden()["ada-snapkv-64"]
-    job = Job("budgets", "job.limit=20", "profile.budgets_file=" + cli.budgets_file("golden.json", want["budgets"]))
+    job = Job(
+        "budgets", "job.limit=20", "profile.budgets_file=" + cli.budgets_file("golden.json", want["budgets"])
+    )
     must_match(job.run(), want["first"], may_differ=1)
     assert job.profile()["budgets"] == want["budgets"]
 
@@ -29,8 +35,14 @@ def budgets_from_a_file_give_the_reference_ids():
 def a_profile_of_some_records_has_exact_sums():
     """Every layer's budgets sum to its heads times the mean, floors and window kept."""
     for name, budget, floor in (("low", 64, 0.5), ("all-floor", 100, 1), ("no-floor", 77, 0)):
-        job = Job("profile-" + name, "job.limit=10", "profile.method=ada-snapkv", "profile.sample=4",
-                  "profile.budget=%d" % budget, "profile.floor=%g" % floor)
+        job = Job(
+            "profile-" + name,
+            "job.limit=10",
+            "profile.method=ada-snapkv",
+            "profile.sample=4",
+            "profile.budget=%d" % budget,
+            "profile.floor=%g" % floor,
+        )
         job.command("plan").must(0)
         profile = job.profile()
         assert profile["format"] == "fairkv-profile/1" and profile["budget"] == budget
@@ -56,12 +68,25 @@ def scores_from_a_file_share_out_the_budget():
     # window 32, mean 64, floor 0.5: every head has 32 + 16, the other 16 * 16 go by score.
     scores = [[1, 0, 0, 0], [0, 3, 0, 0], [0, -5, 0, 0], [2, 2, 0, 0]]
     path = cli.write("scores.json", {"scores": scores})
-    job = Job("scores", "job.limit=4", "profile.method=scores", "profile.budget=64", "profile.scores_file=" + path)
+    job = Job(
+        "scores", "job.limit=4", "profile.method=scores", "profile.budget=64", "profile.scores_file=" + path
+    )
     job.run()
-    assert job.profile()["budgets"] == [[48 + 32, 48, 48, 48], [48, 48 + 96, 48, 48], [48] * 4, [48 + 64, 48 + 64, 48, 48]]
+    assert job.profile()["budgets"] == [
+        [48 + 32, 48, 48, 48],
+        [48, 48 + 96, 48, 48],
+        [48] * 4,
+        [48 + 64, 48 + 64, 48, 48],
+    ]
     by_query_head = [[x for s in row for x in (s - 0.5, s + 0.5)] for row in [[2, 1, 1, 0]] * 4]
     path = cli.write("scores-query.json", {"scores": by_query_head})
-    job = Job("scores-query", "job.limit=4", "profile.method=scores", "profile.budget=64", "profile.scores_file=" + path)
+    job = Job(
+        "scores-query",
+        "job.limit=4",
+        "profile.method=scores",
+        "profile.budget=64",
+        "profile.scores_file=" + path,
+    )
     job.command("plan").must(0)
     # Query heads -0.5 and 0.5 give a mean of 0, not of 0.25: they are reduced before negative ones become 0.
     assert job.profile()["budgets"] == [[48 + 32, 48 + 16, 48 + 16, 48]] * 4, job.profile()["budgets"]
@@ -72,6 +97,22 @@ def a_profile_of_none_keeps_the_longest_prompt():
     job = Job("none", "job.limit=2", "model.max_prompt_tokens=1500")
     job.command("plan").must(0)
     assert all(b == 1500 for row in job.profile()["budgets"] for b in row), job.profile()
+
+
+@test
+def made_up_weights_need_no_files_and_are_the_same_each_time():
+    folder = os.path.join(cli.WORK, "no-weights")
+    os.mkdir(folder)
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(os.path.join(cli.TINY, name), folder)
+    job = Job("no-weights-files", "job.limit=3", "model.path=" + folder)
+    job.command("run").must(2, "model.safetensors", "No such file")
+    runs = []
+    for name, seed in (("dummy", 1), ("dummy-again", 1), ("dummy-other", 2)):
+        job = Job(name, "job.limit=3", "model.path=" + folder, "model.weights=dummy", "job.seed=%d" % seed)
+        runs.append(cli.ids_of(job.run()))
+    assert runs[0] == runs[1] != runs[2]
+    assert all(ids for _, ids in runs[0])
 
 
 cli.main()

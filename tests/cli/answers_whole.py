@@ -1,4 +1,5 @@
 """The whole set of 300 records: exact answers and the measured profile, against the reference."""
+
 import cli
 from cli import Job, golden, must_match, n_exact, test
 

@@ -1,4 +1,5 @@
 """Forms of input: archives, compressions, member patterns, damaged and hostile files."""
+
 import bz2
 import gzip
 import io
@@ -36,14 +37,32 @@ def zip_of(members, method=zipfile.ZIP_DEFLATED):
 
 def seven_zip_of(name, data):
     """A 7z archive of one file that is stored without compression."""
+
     def number(n):
         return bytes([n]) if n < 0x80 else b"\xff" + struct.pack("<Q", n)
+
     text = name.encode("utf-16le") + b"\0\0"
-    header = (b"\x01\x04"
-              + b"\x06\x00\x01\x09" + number(len(data)) + b"\x00"
-              + b"\x07\x0b\x01\x00" + b"\x01\x01\x00" + b"\x0c" + number(len(data))
-              + b"\x0a\x01" + struct.pack("<I", zlib.crc32(data)) + b"\x00" + b"\x08\x00" + b"\x00"
-              + b"\x05\x01\x11" + number(len(text) + 1) + b"\x00" + text + b"\x00" + b"\x00")
+    header = (
+        b"\x01\x04"
+        + b"\x06\x00\x01\x09"
+        + number(len(data))
+        + b"\x00"
+        + b"\x07\x0b\x01\x00"
+        + b"\x01\x01\x00"
+        + b"\x0c"
+        + number(len(data))
+        + b"\x0a\x01"
+        + struct.pack("<I", zlib.crc32(data))
+        + b"\x00"
+        + b"\x08\x00"
+        + b"\x00"
+        + b"\x05\x01\x11"
+        + number(len(text) + 1)
+        + b"\x00"
+        + text
+        + b"\x00"
+        + b"\x00"
+    )
     start = struct.pack("<QQI", len(data), len(header), zlib.crc32(header))
     return b"7z\xbc\xaf\x27\x1c\x00\x04" + struct.pack("<I", zlib.crc32(start)) + start + data + header
 
@@ -69,10 +88,15 @@ def rows_of(name, content, *settings):
 
 @test
 def plain_files_are_read_in_every_compression():
-    forms = {"plain.jsonl": LINES, "plain.jsonl.gz": gzip.compress(LINES), "plain.jsonl.bz2": bz2.compress(LINES),
-             "plain.jsonl.xz": lzma.compress(LINES), "plain.jsonl.zst": cli.zstd(LINES),
-             "many-frames.jsonl.zst": b"".join(cli.zstd(line + b"\n") for line in LINES.splitlines()),
-             "many-members.jsonl.gz": b"".join(gzip.compress(line + b"\n") for line in LINES.splitlines())}
+    forms = {
+        "plain.jsonl": LINES,
+        "plain.jsonl.gz": gzip.compress(LINES),
+        "plain.jsonl.bz2": bz2.compress(LINES),
+        "plain.jsonl.xz": lzma.compress(LINES),
+        "plain.jsonl.zst": cli.zstd(LINES),
+        "many-frames.jsonl.zst": b"".join(cli.zstd(line + b"\n") for line in LINES.splitlines()),
+        "many-members.jsonl.gz": b"".join(gzip.compress(line + b"\n") for line in LINES.splitlines()),
+    }
     for name, content in forms.items():
         member = name[: name.index(".jsonl") + 6]
         assert all(r["source"]["member"] == member for r in rows_of(name, content)), name
@@ -87,14 +111,20 @@ def a_file_s_content_counts_not_its_suffix():
 @test
 def archives_are_read_in_every_form():
     tar = tar_of([("data/a.jsonl", LINES), ("data/notes.txt", b"not read\n")])
-    forms = {"a.tar": tar, "a.tar.gz": gzip.compress(tar), "a.tar.bz2": bz2.compress(tar), "a.tar.xz": lzma.compress(tar),
-             "a.tar.zst": cli.zstd(tar), "gnu.tar": tar_of([("data/a.jsonl", LINES)], format=tarfile.GNU_FORMAT),
-             "pax.tar": tar_of([("data/a.jsonl", LINES)], format=tarfile.PAX_FORMAT),
-             "deflated.zip": zip_of([("data/a.jsonl", LINES), ("data/notes.txt", b"not read\n")]),
-             "stored.zip": zip_of([("data/a.jsonl", LINES)], zipfile.ZIP_STORED),
-             "bz2.zip": zip_of([("data/a.jsonl", LINES)], zipfile.ZIP_BZIP2),
-             "xz.zip": zip_of([("data/a.jsonl", LINES)], zipfile.ZIP_LZMA),
-             "stored.7z": seven_zip_of("data/a.jsonl", LINES)}
+    forms = {
+        "a.tar": tar,
+        "a.tar.gz": gzip.compress(tar),
+        "a.tar.bz2": bz2.compress(tar),
+        "a.tar.xz": lzma.compress(tar),
+        "a.tar.zst": cli.zstd(tar),
+        "gnu.tar": tar_of([("data/a.jsonl", LINES)], format=tarfile.GNU_FORMAT),
+        "pax.tar": tar_of([("data/a.jsonl", LINES)], format=tarfile.PAX_FORMAT),
+        "deflated.zip": zip_of([("data/a.jsonl", LINES), ("data/notes.txt", b"not read\n")]),
+        "stored.zip": zip_of([("data/a.jsonl", LINES)], zipfile.ZIP_STORED),
+        "bz2.zip": zip_of([("data/a.jsonl", LINES)], zipfile.ZIP_BZIP2),
+        "xz.zip": zip_of([("data/a.jsonl", LINES)], zipfile.ZIP_LZMA),
+        "stored.7z": seven_zip_of("data/a.jsonl", LINES),
+    }
     for name, content in forms.items():
         rows = rows_of(name, content, "input.members=*.jsonl")
         assert all(r["source"]["member"] == "data/a.jsonl" for r in rows), name
@@ -103,10 +133,25 @@ def archives_are_read_in_every_form():
 @test
 def member_patterns_choose_what_is_read():
     lines = LINES.splitlines(True)
-    path = cli.write("members.tar", tar_of([("x/a.jsonl", lines[0]), ("./x/deep/b.jsonl", lines[1]),
-                                            ("c.jsonl", lines[2]), ("d.txt", lines[3])]))
-    for pattern, want in (("*.jsonl", ["r0", "r1", "r2"]), ("x/*.jsonl", ["r0", "r1"]), ("c.jsonl d.txt", ["r2", "r3"]),
-                          ("*", ["r0", "r1", "r2", "r3"]), ("?.jsonl", ["r2"]), ("[cd].*", ["r2", "r3"])):
+    path = cli.write(
+        "members.tar",
+        tar_of(
+            [
+                ("x/a.jsonl", lines[0]),
+                ("./x/deep/b.jsonl", lines[1]),
+                ("c.jsonl", lines[2]),
+                ("d.txt", lines[3]),
+            ]
+        ),
+    )
+    for pattern, want in (
+        ("*.jsonl", ["r0", "r1", "r2"]),
+        ("x/*.jsonl", ["r0", "r1"]),
+        ("c.jsonl d.txt", ["r2", "r3"]),
+        ("*", ["r0", "r1", "r2", "r3"]),
+        ("?.jsonl", ["r2"]),
+        ("[cd].*", ["r2", "r3"]),
+    ):
         name = "members-%d" % len(os.listdir(cli.WORK))
         rows = PromptJob(name, path, "input.members=" + pattern).run()
         assert [r["id"] for r in rows] == want, (pattern, rows)
@@ -129,7 +174,9 @@ def paths_are_relative_to_the_job_file():
     cli.command("run", job.path, cwd="/").must(0)
     job.output = os.path.join(cli.WORK, "place", "out")
     assert all(r["source"]["archive"] == "in/a.jsonl" for r in job.rows()) and len(job.rows()) == 4
-    cli.command("run", job.path, "-s", "job.output=over", "-s", "input.archives=place/in/a.jsonl", cwd=cli.WORK).must(0)
+    cli.command(
+        "run", job.path, "-s", "job.output=over", "-s", "input.archives=place/in/a.jsonl", cwd=cli.WORK
+    ).must(0)
     job.output = os.path.join(cli.WORK, "over")
     assert all(r["source"]["archive"] == "place/in/a.jsonl" for r in job.rows()) and len(job.rows()) == 4
 
@@ -148,9 +195,13 @@ def a_cut_archive_keeps_what_came_before_and_the_next_archive():
     # Decoders work in blocks of 128 KB and more: some must come before the cut.
     many = jsonl([dict(SHORT[0], id="r%d" % i, note=os.urandom(6000).hex()) for i in range(80)])
     tar = tar_of([("a.jsonl", many)])
-    cut = {"1-cut.tar.zst": b"".join(cli.zstd(tar[i: i + 50000]) for i in range(0, len(tar), 50000)),
-           "2-cut.jsonl.gz": gzip.compress(many), "3-cut.tar": tar, "4-cut.jsonl.xz": lzma.compress(many),
-           "5-cut.zip": zip_of([("a.jsonl", many)])}
+    cut = {
+        "1-cut.tar.zst": b"".join(cli.zstd(tar[i : i + 50000]) for i in range(0, len(tar), 50000)),
+        "2-cut.jsonl.gz": gzip.compress(many),
+        "3-cut.tar": tar,
+        "4-cut.jsonl.xz": lzma.compress(many),
+        "5-cut.zip": zip_of([("a.jsonl", many)]),
+    }
     for name, content in cut.items():
         bad = cli.write(name, content[: len(content) * 2 // 3])
         good = cli.write("9-good.jsonl", LINES)
@@ -159,7 +210,7 @@ def a_cut_archive_keeps_what_came_before_and_the_next_archive():
         codes = codes_of(rows)
         assert codes.count("damaged_archive") == 1 and set(codes) == {None, "damaged_archive"}, (name, codes)
         at = codes.index("damaged_archive")
-        assert [r["id"] for r in rows[at + 1:]] == ["r0", "r1", "r2", "r3"], name
+        assert [r["id"] for r in rows[at + 1 :]] == ["r0", "r1", "r2", "r3"], name
         assert [r["id"] for r in rows[:at]] == ["r%d" % i for i in range(at)], name
         assert rows[at]["source"]["archive"] == bad and rows[at]["error"]["message"], rows[at]
         # zip's and xz's decoders may hold back what a cut block began.
@@ -171,7 +222,7 @@ def a_cut_archive_keeps_what_came_before_and_the_next_archive():
 def a_wrong_checksum_is_an_error_row():
     content = bytearray(zip_of([("a.jsonl", LINES), ("b.jsonl", LINES)], zipfile.ZIP_STORED))
     at = content.index(b"oak-2")
-    content[at: at + 5] = b"elm-2"
+    content[at : at + 5] = b"elm-2"
     rows = PromptJob("crc", cli.write("crc.zip", bytes(content))).run(1)
     codes = codes_of(rows)
     assert codes.count("damaged_archive") == 1 and codes[-4:] == [None] * 4, codes
@@ -181,8 +232,11 @@ def a_wrong_checksum_is_an_error_row():
 @test
 def an_archive_that_can_t_be_opened_is_refused_before_the_start():
     good = cli.write("good.jsonl", LINES)
-    for name, content in (("magic.7z", b"7z\xbc\xaf\x27\x1c\0\4" + b"\xff" * 60), ("noise.jsonl.gz", b"\x1f\x8b\x08\0" + b"\xff" * 256),
-                          ("cut-at-once.jsonl.zst", cli.zstd(LINES)[:20])):
+    for name, content in (
+        ("magic.7z", b"7z\xbc\xaf\x27\x1c\0\4" + b"\xff" * 60),
+        ("noise.jsonl.gz", b"\x1f\x8b\x08\0" + b"\xff" * 256),
+        ("cut-at-once.jsonl.zst", cli.zstd(LINES)[:20]),
+    ):
         bad = cli.write(name, content)
         job = PromptJob("garbage-" + name, good + " " + bad)
         job.command("run").must(2, bad)
@@ -217,6 +271,26 @@ def one_enormous_line_costs_no_memory():
     assert "max_record_bytes" in rows[1]["error"]["message"]
     grown = job.stats()["peak_rss_bytes"] - plain.stats()["peak_rss_bytes"]
     assert grown < 48 << 20, "%d bytes more than without it" % grown
+
+
+@test
+def memory_does_not_grow_with_the_archive():
+    """Ten times the input, the same peak. Bad records: reading and writing alone, so it is quick."""
+    if cli.sanitized():
+        raise cli.Skip("a sanitizer build")
+    line = jsonl([{"id": "x", "note": "word " * 700, "prompt": 7}])
+    for form in ("plain.jsonl", "packed.jsonl.zst"):
+        peaks = []
+        for n in (2000, 12000):
+            content = line * n
+            path = cli.write(
+                "grow-%d/%s" % (n, form), cli.zstd(content) if form.endswith(".zst") else content
+            )
+            job = PromptJob("grow-%d-%s" % (n, form), path, "output.records_per_shard=1000")
+            job.run(1)
+            assert job.stats()["errors"] == n
+            peaks.append(job.stats()["peak_rss_bytes"])
+        assert peaks[1] < 1.05 * peaks[0], (form, peaks)
 
 
 cli.main()

@@ -8,6 +8,7 @@ tests need is missing. Needs Python 3.8 and the zstd program.
 A job's settings are strings as -s takes them, "section.key=value". "section.key"
 alone takes the key out of the job.
 """
+
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ BINARY = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else ""
 WORK = ""  # the folder of this script's files, made by main()
 
 _tests = []
+_running = []  # processes that a failed test may leave behind
 
 
 class Skip(Exception):
@@ -72,11 +74,19 @@ def needle_prompt(record):
 
 
 def budgets_file(name, budgets):
-    return write(name, {"format": "fairkv-profile/1", "n_layers": len(budgets),
-                        "n_kv_heads": len(budgets[0]), "budgets": budgets})
+    return write(
+        name,
+        {
+            "format": "fairkv-profile/1",
+            "n_layers": len(budgets),
+            "n_kv_heads": len(budgets[0]),
+            "budgets": budgets,
+        },
+    )
 
 
 # Running the program.
+
 
 class Ended:
     """A command that ended: code, and out and err as text."""
@@ -98,9 +108,23 @@ class Ended:
 
 
 def command(*args, stdin=b"", env=None, cwd=None):
-    done = subprocess.run([BINARY, *args], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=TIMEOUT_S, env=dict(os.environ, **env) if env else None, cwd=cwd)
+    done = subprocess.run(
+        [BINARY, *args],
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=TIMEOUT_S,
+        env=dict(os.environ, **env) if env else None,
+        cwd=cwd,
+    )
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def sanitized():
+    """Whether the program is a sanitizer build, whose memory and time say nothing."""
+    with open(BINARY, "rb") as f:
+        program = f.read()
+    return b"__asan_init" in program or b"__tsan_init" in program
 
 
 def unzstd(path):
@@ -116,9 +140,11 @@ class Running:
 
     def __init__(self, job, *args):
         self.log = open(job.path + ".log", "w+b")
-        self.process = subprocess.Popen([BINARY, "run", job.path, *args], stdin=subprocess.DEVNULL,
-                                        stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen(
+            [BINARY, "run", job.path, *args], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
+        )
         self.pid = self.process.pid
+        _running.append(self.process)
 
     def until(self, condition, what):
         """Waits until condition() is true while the process runs."""
@@ -150,6 +176,7 @@ class Running:
 
 # Jobs.
 
+
 def _ini(settings):
     sections = {}
     for setting in settings:
@@ -172,22 +199,28 @@ class Job:
     def __init__(self, name, *settings, output=None):
         self.name = name
         self.output = output or os.path.join(WORK, name)
-        self.path = write(name + ".ini", _ini([
-            "job.name=" + name,
-            "job.output=" + self.output,
-            "input.archives=" + NEEDLES,
-            "input.members=data/needle_1k.jsonl",
-            "input.format=longbench",
-            "input.prompts=" + TEMPLATES,
-            "input.max_new_tokens_by=" + LIMITS,
-            "model.path=" + TINY,
-            "profile.method=none",
-            "engine.backend=cpu",
-            "engine.slots=8",
-            "engine.tensor_parallel=1",
-            "output.token_ids=yes",
-            "output.records_per_shard=64",
-        ] + list(settings)))
+        self.path = write(
+            name + ".ini",
+            _ini(
+                [
+                    "job.name=" + name,
+                    "job.output=" + self.output,
+                    "input.archives=" + NEEDLES,
+                    "input.members=data/needle_1k.jsonl",
+                    "input.format=longbench",
+                    "input.prompts=" + TEMPLATES,
+                    "input.max_new_tokens_by=" + LIMITS,
+                    "model.path=" + TINY,
+                    "profile.method=none",
+                    "engine.backend=cpu",
+                    "engine.slots=8",
+                    "engine.tensor_parallel=1",
+                    "output.token_ids=yes",
+                    "output.records_per_shard=64",
+                ]
+                + list(settings)
+            ),
+        )
 
     def command(self, which, *args, **options):
         return command(which, self.path, *args, **options)
@@ -239,8 +272,16 @@ class PromptJob(Job):
     def __init__(self, name, source, *settings):
         if not isinstance(source, str):
             source = write(name + ".jsonl", jsonl(source))
-        super().__init__(name, "input.archives=" + source, "input.members=*", "input.format=prompt",
-                         "input.prompts", "input.max_new_tokens_by", "engine.max_new_tokens=12", *settings)
+        super().__init__(
+            name,
+            "input.archives=" + source,
+            "input.members=*",
+            "input.format=prompt",
+            "input.prompts",
+            "input.max_new_tokens_by",
+            "engine.max_new_tokens=12",
+            *settings
+        )
 
 
 def jsonl(records):
@@ -248,6 +289,7 @@ def jsonl(records):
 
 
 # What rows must say.
+
 
 def ids_of(rows):
     """(id, generated ids) of each row."""
@@ -263,7 +305,9 @@ def must_match(rows, records, may_differ=0):
     by_id = {r["id"]: r for r in rows}
     for g in records:
         assert by_id[g["_id"]]["usage"]["prompt_tokens"] == g["prompt_tokens"], (g, by_id[g["_id"]]["usage"])
-    bad = [(g["_id"], g["ids"], by_id[g["_id"]]["ids"]) for g in records if by_id[g["_id"]]["ids"] != g["ids"]]
+    bad = [
+        (g["_id"], g["ids"], by_id[g["_id"]]["ids"]) for g in records if by_id[g["_id"]]["ids"] != g["ids"]
+    ]
     assert len(bad) <= may_differ, "%d of %d differ: %s" % (len(bad), len(records), bad[:3])
 
 
@@ -300,6 +344,10 @@ def main():
                 traceback.print_exc(file=sys.stdout)
             print("%s %s (%.1f s)" % (verdict, function.__name__, time.time() - start), flush=True)
     finally:
+        for process in _running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
         if os.environ.get("FKV_KEEP"):
             print("kept: " + WORK)
         else:

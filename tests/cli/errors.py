@@ -1,4 +1,5 @@
 """What is refused: exit code and message, before anything heavy starts."""
+
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ def refused(name, words, *settings, code=2):
 
 
 # The command line.
+
 
 @test
 def help_and_version_work_everywhere():
@@ -63,10 +65,14 @@ def a_missing_job_file_is_named():
 
 # The job file.
 
+
 @test
 def a_missing_archive_is_named():
-    refused("no-archive", ["no-archive.ini:", "input.archives", "nowhere.zip", "matches no file"],
-            "input.archives=nowhere.zip")
+    refused(
+        "no-archive",
+        ["no-archive.ini:", "input.archives", "nowhere.zip", "matches no file"],
+        "input.archives=nowhere.zip",
+    )
     refused("folder", ["input.archives", "a folder, not a file"], "input.archives=" + cli.DATA)
     refused("no-name", ["input.archives", "names no file"], "input.archives=")
     # One that matches doesn't hide one that does not.
@@ -75,8 +81,11 @@ def a_missing_archive_is_named():
 
 @test
 def a_missing_model_is_named():
-    refused("no-model", ["nowhere-model/config.json", "nowhere-model/model.safetensors",
-                         "nowhere-model/tokenizer.json"], "model.path=nowhere-model")
+    refused(
+        "no-model",
+        ["nowhere-model/config.json", "nowhere-model/model.safetensors", "nowhere-model/tokenizer.json"],
+        "model.path=nowhere-model",
+    )
 
 
 @test
@@ -89,58 +98,86 @@ def an_unknown_key_is_named_with_the_one_that_was_meant():
 
 @test
 def values_out_of_range_are_refused_with_the_range():
-    for setting, words in (("sampling.top_p=7", ["sampling.top_p: 7 is outside 0 to 1"]),
-                           ("sampling.top_p=0", ["sampling.top_p: 0", "must not be 0"]),
-                           ("sampling.temperature=-1", ["sampling.temperature: -1 is outside"]),
-                           ("engine.slots=0", ["engine.slots: 0 is outside 1 to 4096"]),
-                           ("engine.slots=99999999999999999999", ["engine.slots", "outside"]),
-                           ("profile.floor=1.5", ["profile.floor: 1.5 is outside 0 to 1"]),
-                           ("profile.kernel=4", ["profile.kernel: must be odd"]),
-                           ("profile.budget=0%", ["profile.budget: 0% is not more than 0%"]),
-                           ("profile.budget=101%", ["profile.budget: 101%", "at most 100%"]),
-                           ("output.compression_level=40", ["output.compression_level: 40 is outside 1 to 19"]),
-                           ("output.records_per_shard=0", ["output.records_per_shard: 0 is outside"]),
-                           ("input.part=3/3", ["input.part: 3/3", "0 <= i < n"]),
-                           ("input.max_record_bytes=5G", ["input.max_record_bytes", "outside"]),
-                           ("job.limit=-4", ["job.limit: -4 is less than 0"]),
-                           ("engine.max_new_tokens=2048", ["engine.max_new_tokens: 2048 leaves no room", "2048 positions"])):
+    for setting, words in (
+        ("sampling.top_p=7", ["sampling.top_p: 7 is outside 0 to 1"]),
+        ("sampling.top_p=0", ["sampling.top_p: 0", "must not be 0"]),
+        ("sampling.temperature=-1", ["sampling.temperature: -1 is outside"]),
+        ("engine.slots=0", ["engine.slots: 0 is outside 1 to 4096"]),
+        ("engine.slots=99999999999999999999", ["engine.slots", "outside"]),
+        ("profile.floor=1.5", ["profile.floor: 1.5 is outside 0 to 1"]),
+        ("profile.kernel=4", ["profile.kernel: must be odd"]),
+        ("profile.budget=0%", ["profile.budget: 0% is not more than 0%"]),
+        ("profile.budget=101%", ["profile.budget: 101%", "at most 100%"]),
+        ("output.compression_level=40", ["output.compression_level: 40 is outside 1 to 19"]),
+        ("output.records_per_shard=0", ["output.records_per_shard: 0 is outside"]),
+        ("input.part=3/3", ["input.part: 3/3", "0 <= i < n"]),
+        ("input.max_record_bytes=5G", ["input.max_record_bytes", "outside"]),
+        ("job.limit=-4", ["job.limit: -4 is less than 0"]),
+        ("engine.max_new_tokens=2048", ["engine.max_new_tokens: 2048 leaves no room", "2048 positions"]),
+    ):
         refused("range", words, setting)
-    refused("small-budget", ["profile.budget: 31 is less than profile.window, 32"], "profile.method=uniform",
-            "profile.budget=31")
+    refused(
+        "small-budget",
+        ["profile.budget: 31 is less than profile.window, 32"],
+        "profile.method=uniform",
+        "profile.budget=31",
+    )
 
 
 @test
 def values_of_another_kind_are_refused():
-    for setting, words in (("engine.slots=eleven", ['engine.slots: "eleven" is not a whole number or auto']),
-                           ("engine.slots=4.5", ["engine.slots"]), ("job.limit=", ["job.limit: has no value"]),
-                           ("job.seed=-1", ["job.seed"]), ("sampling.temperature=nan", ["sampling.temperature"]),
-                           ("sampling.temperature=0x1", ["sampling.temperature"]),
-                           ("model.truncate=up", ['model.truncate: "up" is none of: middle left right error']),
-                           ("output.token_ids=maybe", ["output.token_ids", "none of: no yes"]),
-                           ("sampling.stop=[1]", ["sampling.stop: item 1 is not a string"]),
-                           ('sampling.stop=["a"', ["sampling.stop: is not a JSON array"]),
-                           ('sampling.stop=[""]', ["sampling.stop: item 1"]),
-                           ("input.max_record_bytes=3X", ["input.max_record_bytes", "64M"]),
-                           ("input.part=half", ["input.part", "0/4"]), ("job.name=", ["job.name: has no value"])):
+    for setting, words in (
+        ("engine.slots=eleven", ['engine.slots: "eleven" is not a whole number or auto']),
+        ("engine.slots=4.5", ["engine.slots"]),
+        ("job.limit=", ["job.limit: has no value"]),
+        ("job.seed=-1", ["job.seed"]),
+        ("sampling.temperature=nan", ["sampling.temperature"]),
+        ("sampling.temperature=0x1", ["sampling.temperature"]),
+        ("model.truncate=up", ['model.truncate: "up" is none of: middle left right error']),
+        ("output.token_ids=maybe", ["output.token_ids", "none of: no yes"]),
+        ("sampling.stop=[1]", ["sampling.stop: item 1 is not a string"]),
+        ('sampling.stop=["a"', ["sampling.stop: is not a JSON array"]),
+        ('sampling.stop=[""]', ["sampling.stop: item 1"]),
+        ("input.max_record_bytes=3X", ["input.max_record_bytes", "64M"]),
+        ("input.part=half", ["input.part", "0/4"]),
+        ("job.name=", ["job.name: has no value"]),
+    ):
         refused("kind", words, setting)
 
 
 @test
 def required_keys_are_asked_for():
     empty = cli.write("nothing.ini", "")
-    command("run", empty).must(2, "job.name: is missing", "job.output: is missing", "input.archives: is missing",
-                               "model.path: is missing")
+    command("run", empty).must(
+        2,
+        "job.name: is missing",
+        "job.output: is missing",
+        "input.archives: is missing",
+        "model.path: is missing",
+    )
 
 
 @test
 def all_errors_are_reported_at_once():
-    job = Job("many", "input.archives=nowhere.zip", "engine.slots=eleven", "engine.slotz=1", "sampling.top_p=7",
-              "input.format=openai", "job.limit=-1")
-    ended = job.command("run").must(2, "nowhere.zip", "eleven", "slotz", "top_p", "openai", "job.limit",
-                                    "many.ini:4: job.limit")
+    job = Job(
+        "many",
+        "input.archives=nowhere.zip",
+        "engine.slots=eleven",
+        "engine.slotz=1",
+        "sampling.top_p=7",
+        "input.format=openai",
+        "job.limit=-1",
+    )
+    ended = job.command("run").must(
+        2, "nowhere.zip", "eleven", "slotz", "top_p", "openai", "job.limit", "many.ini:4: job.limit"
+    )
     assert ended.text.count("error: ") == 6, ended.text
-    job = Job("many-files", "model.path=nowhere-model", "input.prompts=nowhere-prompts.json",
-              "input.max_new_tokens_by=nowhere-limits.json")
+    job = Job(
+        "many-files",
+        "model.path=nowhere-model",
+        "input.prompts=nowhere-prompts.json",
+        "input.max_new_tokens_by=nowhere-limits.json",
+    )
     job.command("run").must(2, "nowhere-model", "nowhere-prompts.json", "nowhere-limits.json")
 
 
@@ -157,45 +194,64 @@ def overrides_win_and_their_errors_say_so():
 
 @test
 def an_overlong_line_is_refused_naming_the_remedy():
-    refused("overlong", ["overlong.ini:", "longer than 199 bytes", "continue the value on the next line, indented"],
-            "input.members=" + "x" * 300)
+    refused(
+        "overlong",
+        ["overlong.ini:", "longer than 199 bytes", "continue the value on the next line, indented"],
+        "input.members=" + "x" * 300,
+    )
     # The remedy works.
-    job = Job("continued", "job.limit=1", "input.members=data/nothing.jsonl\n  data/also-nothing.jsonl\n"
-              "  data/needle_1k.jsonl")
+    job = Job(
+        "continued",
+        "job.limit=1",
+        "input.members=data/nothing.jsonl\n  data/also-nothing.jsonl\n" "  data/needle_1k.jsonl",
+    )
     assert len(job.run()) == 1
 
 
 @test
 def lines_that_mean_nothing_are_refused():
     text = open(Job("lines").path).read()
-    for name, extra, words in (("twice.ini", "[job]\nname = again\n", ["job.name: is given twice, first in line 2"]),
-                               ("words.ini", "not a line\n", ["neither a [section] nor a key = value"]),
-                               ("open.ini", "[job\nlimit = 1\n", ["a [section] without its closing bracket"]),
-                               ("nul.ini", "[engine]\ndevices = 1\0\n", ["holds a NUL byte"]),
-                               ("latin.ini", b"[job]\nlimit = 1\n[output]\ncompression_level = \xe9\n", ["UTF-8"])):
+    for name, extra, words in (
+        ("twice.ini", "[job]\nname = again\n", ["job.name: is given twice, first in line 2"]),
+        ("words.ini", "not a line\n", ["neither a [section] nor a key = value"]),
+        ("open.ini", "[job\nlimit = 1\n", ["a [section] without its closing bracket"]),
+        ("nul.ini", "[engine]\ndevices = 1\0\n", ["holds a NUL byte"]),
+        ("latin.ini", b"[job]\nlimit = 1\n[output]\ncompression_level = \xe9\n", ["UTF-8"]),
+    ):
         extra = extra.encode() if isinstance(extra, str) else extra
         command("check", cli.write(name, text.encode() + extra)).must(2, name + ":", *words)
-    command("check", cli.write("stray.ini", "stray = 1\n" + text)).must(2, "stray.ini:1: stray: stands before any [section]")
+    command("check", cli.write("stray.ini", "stray = 1\n" + text)).must(
+        2, "stray.ini:1: stray: stands before any [section]"
+    )
 
 
 @test
 def variables_of_the_environment_are_taken_and_unset_ones_refused():
     job = Job("variable", "job.limit=${FKV_TEST_LIMIT}", "job.output=" + cli.WORK + "/${FKV_TEST_NAME}-out")
-    job.command("check", env={"FKV_TEST_LIMIT": "3", "FKV_TEST_NAME": "x"}).must(0, "limit = 3", cli.WORK + "/x-out")
-    job.command("run", env={"FKV_TEST_NAME": "x"}).must(2, "job.limit: the environment has no variable FKV_TEST_LIMIT")
+    job.command("check", env={"FKV_TEST_LIMIT": "3", "FKV_TEST_NAME": "x"}).must(
+        0, "limit = 3", cli.WORK + "/x-out"
+    )
+    job.command("run", env={"FKV_TEST_NAME": "x"}).must(
+        2, "job.limit: the environment has no variable FKV_TEST_LIMIT"
+    )
     refused("half-variable", ["without a variable's name"], "job.name=${")
 
 
 # What this build does not do yet.
 
+
 @test
 def unsupported_features_are_refused_by_name():
-    for setting, words in (("input.format=openai", ["input.format: openai is not supported by this build"]),
-                           ("model.chat_template=llama3", ["model.chat_template: llama3 is not supported by this build"]),
-                           ("model.chat_template=chatml", ["model.chat_template: chatml is not supported by this build"]),
-                           ("engine.data_parallel=2", ["engine.data_parallel: more than 1 is not supported by this build"])):
+    for setting, words in (
+        ("input.format=openai", ["input.format: openai is not supported by this build"]),
+        ("model.chat_template=llama3", ["model.chat_template: llama3 is not supported by this build"]),
+        ("model.chat_template=chatml", ["model.chat_template: chatml is not supported by this build"]),
+        ("engine.data_parallel=2", ["engine.data_parallel: more than 1 is not supported by this build"]),
+    ):
         refused("unsupported", words, setting)
-    command("export", "out", "--format", "openai", "dest").must(2, "--format openai is not supported by this build")
+    command("export", "out", "--format", "openai", "dest").must(
+        2, "--format openai is not supported by this build"
+    )
 
 
 @test
@@ -207,9 +263,14 @@ def a_backend_that_is_not_built_in_is_refused():
 
 @test
 def more_ranks_than_kv_heads_or_devices_than_ranks_are_refused():
-    refused("ranks", ["engine.tensor_parallel: more ranks (5) than the model's KV heads (4) is not supported"],
-            "engine.tensor_parallel=5")
-    refused("devices", ["engine.devices: 3 devices for 2 ranks"], "engine.tensor_parallel=2", "engine.devices=3")
+    refused(
+        "ranks",
+        ["engine.tensor_parallel: more ranks (5) than the model's KV heads (4) is not supported"],
+        "engine.tensor_parallel=5",
+    )
+    refused(
+        "devices", ["engine.devices: 3 devices for 2 ranks"], "engine.tensor_parallel=2", "engine.devices=3"
+    )
 
 
 @test
@@ -221,6 +282,7 @@ def settings_that_need_each_other_are_checked():
 
 # Files that the job names.
 
+
 @test
 def broken_side_files_are_refused_before_the_start():
     broken = cli.write("broken.json", '{"a":')
@@ -229,24 +291,35 @@ def broken_side_files_are_refused_before_the_start():
         refused("missing", ["nowhere.json", "No such file"], key + "=nowhere.json")
     scores = ["profile.method=scores", "profile.budget=64"]
     refused("broken-scores", ["broken.json", "not valid JSON"], "profile.scores_file=" + broken, *scores)
-    refused("few-scores", ["scores.json", "scores[0]", "has 3 scores for 4 KV heads or 8 query heads"],
-            "profile.scores_file=" + cli.write("scores.json", {"scores": [[1, 2, 3]] * 4}), *scores)
-    refused("templates", ["needle_1k: must be a string"], "input.prompts=" + cli.write("t.json", {"needle_1k": 7}))
+    refused(
+        "few-scores",
+        ["scores.json", "scores[0]", "has 3 scores for 4 KV heads or 8 query heads"],
+        "profile.scores_file=" + cli.write("scores.json", {"scores": [[1, 2, 3]] * 4}),
+        *scores
+    )
+    refused(
+        "templates", ["needle_1k: must be a string"], "input.prompts=" + cli.write("t.json", {"needle_1k": 7})
+    )
     for bad in (0, -1, "12", 1.5):
-        refused("limits", ["needle_1k: must be a whole number"],
-                "input.max_new_tokens_by=" + cli.write("l.json", {"needle_1k": bad}))
+        refused(
+            "limits",
+            ["needle_1k: must be a whole number"],
+            "input.max_new_tokens_by=" + cli.write("l.json", {"needle_1k": bad}),
+        )
 
 
 @test
 def budgets_that_do_not_fit_the_model_are_refused():
     good = {"format": "fairkv-profile/1", "n_layers": 4, "n_kv_heads": 4, "budgets": [[64] * 4] * 4}
-    for name, change, words in (("format", {"format": "other/1"}, ["format: is other/1"]),
-                                ("layers", {"n_layers": 3}, ["n_layers: is 3, the model's is 4"]),
-                                ("heads", {"n_kv_heads": 8}, ["n_kv_heads: is 8, the model's is 4"]),
-                                ("rows", {"budgets": [[64] * 4] * 3}, ["budgets: has 3 rows for 4 layers"]),
-                                ("row", {"budgets": [[64] * 4] * 3 + [[64] * 3]}, ["budgets[3]: has 3 budgets for 4 KV heads"]),
-                                ("zero", {"budgets": [[64] * 4] * 3 + [[64, 64, 0, 64]]}, ["budgets[3][2]: 0 is outside"]),
-                                ("text", {"budgets": [["a"] * 4] * 4}, ["budgets[0][0]: must be an integer"])):
+    for name, change, words in (
+        ("format", {"format": "other/1"}, ["format: is other/1"]),
+        ("layers", {"n_layers": 3}, ["n_layers: is 3, the model's is 4"]),
+        ("heads", {"n_kv_heads": 8}, ["n_kv_heads: is 8, the model's is 4"]),
+        ("rows", {"budgets": [[64] * 4] * 3}, ["budgets: has 3 rows for 4 layers"]),
+        ("row", {"budgets": [[64] * 4] * 3 + [[64] * 3]}, ["budgets[3]: has 3 budgets for 4 KV heads"]),
+        ("zero", {"budgets": [[64] * 4] * 3 + [[64, 64, 0, 64]]}, ["budgets[3][2]: 0 is outside"]),
+        ("text", {"budgets": [["a"] * 4] * 4}, ["budgets[0][0]: must be an integer"]),
+    ):
         path = cli.write("budgets-%s.json" % name, dict(good, **change))
         refused("budgets-" + name, ["budgets-%s.json: " % name] + words, "profile.budgets_file=" + path)
 
@@ -254,8 +327,10 @@ def budgets_that_do_not_fit_the_model_are_refused():
 @test
 def an_input_without_records_is_refused():
     empty = cli.write("empty.jsonl", "\n\n")
-    for name, settings in (("no-member", ["input.members=nothing*.jsonl"]),
-                           ("no-line", ["input.archives=" + empty, "input.members=*"])):
+    for name, settings in (
+        ("no-member", ["input.members=nothing*.jsonl"]),
+        ("no-line", ["input.archives=" + empty, "input.members=*"]),
+    ):
         Job(name, *settings).command("run").must(2, "input.members: no record in the input")
 
 
@@ -269,8 +344,9 @@ def an_output_that_can_t_be_made_is_a_system_error():
 
 # Damaged models.
 
+
 def model(name, weights=None, config=None, **files):
-    """A copy of needle-tiny with other weights (bytes), changed config keys, or other files (bytes; None: gone)."""
+    """A copy of needle-tiny with other weights (bytes), config keys, or files (bytes; None: gone)."""
     folder = os.path.join(cli.WORK, "model-" + name)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(cli.TINY, folder)
@@ -294,7 +370,7 @@ def damaged_weights_are_refused():
     with open(os.path.join(cli.TINY, "model.safetensors"), "rb") as f:
         source = f.read()
     n = struct.unpack("<Q", source[:8])[0]
-    head, data = json.loads(source[8: 8 + n].decode()), source[8 + n:]
+    head, data = json.loads(source[8 : 8 + n].decode()), source[8 + n :]
     name = "lm_head.weight"
     entry = head[name]
 
@@ -308,47 +384,77 @@ def damaged_weights_are_refused():
     begin, end = entry["data_offsets"]
     other = next(k for k in head if k not in (name, "__metadata__"))
     for case, weights, words in (
-            ("cut", source[: len(source) // 2], ["is it cut short?"]),
-            ("cut-header", source[: n // 2], ["cut short"]),
-            ("huge-header", struct.pack("<Q", 1 << 62) + source[8:], ["its header would be 4611686018427387904 bytes"]),
-            ("empty", b"", ["too short for a safetensors file"]),
-            ("not-json", source[:8] + b"x" * n + data, ["its header is not valid JSON"]),
-            ("array", pack(b"[]"), ["safetensors"]),
-            ("missing", pack({k: v for k, v in head.items() if k != other}), ["belong to no tensor"]),
-            ("beyond", changed(data_offsets=[begin, 1 << 60]), [name + ": data_offsets end at 1152921504606846976"]),
-            ("backwards", changed(data_offsets=[end, begin]), [name + ": data_offsets run backwards"]),
-            ("negative", changed(data_offsets=[-2, end]), [name]),
-            ("overlap", changed(data_offsets=head[other]["data_offsets"], shape=head[other]["shape"]), ["model.safetensors: "]),
-            ("shape", changed(shape=[1 << 40, 1 << 40]), [name + ": shape is too large"]),
-            ("other-shape", changed(shape=entry["shape"][::-1] + [1, 1]), [name]),
-            ("dtype", changed(dtype="Q7"), [name + ": unknown dtype Q7"]),
-            ("deep", pack(b"[" * 100000), ["not valid JSON"])):
+        ("cut", source[: len(source) // 2], ["is it cut short?"]),
+        ("cut-header", source[: n // 2], ["cut short"]),
+        (
+            "huge-header",
+            struct.pack("<Q", 1 << 62) + source[8:],
+            ["its header would be 4611686018427387904 bytes"],
+        ),
+        ("empty", b"", ["too short for a safetensors file"]),
+        ("not-json", source[:8] + b"x" * n + data, ["its header is not valid JSON"]),
+        ("array", pack(b"[]"), ["safetensors"]),
+        ("missing", pack({k: v for k, v in head.items() if k != other}), ["belong to no tensor"]),
+        (
+            "beyond",
+            changed(data_offsets=[begin, 1 << 60]),
+            [name + ": data_offsets end at 1152921504606846976"],
+        ),
+        ("backwards", changed(data_offsets=[end, begin]), [name + ": data_offsets run backwards"]),
+        ("negative", changed(data_offsets=[-2, end]), [name]),
+        (
+            "overlap",
+            changed(data_offsets=head[other]["data_offsets"], shape=head[other]["shape"]),
+            ["model.safetensors: "],
+        ),
+        ("shape", changed(shape=[1 << 40, 1 << 40]), [name + ": shape is too large"]),
+        ("other-shape", changed(shape=entry["shape"][::-1] + [1, 1]), [name]),
+        ("dtype", changed(dtype="Q7"), [name + ": unknown dtype Q7"]),
+        ("deep", pack(b"[" * 100000), ["not valid JSON"]),
+    ):
         job = Job("weights-" + case, model("weights-" + case, weights))
         job.command("run").must(2, "model.safetensors", *words)
 
 
 @test
 def weights_that_do_not_fit_the_config_are_refused():
-    for case, config, words in (("layers", {"num_hidden_layers": 5}, ["model.layers.4", "is missing"]),
-                                ("hidden", {"hidden_size": 256}, ["weight"]), ("vocab", {"vocab_size": 2048}, ["weight"]),
-                                ("mlp", {"intermediate_size": 512}, ["mlp"]), ("heads", {"num_attention_heads": 16}, ["q_proj"])):
-        Job("fit-" + case, model("fit-" + case, config=config)).command("run").must(2, "model.safetensors", *words)
+    for case, config, words in (
+        ("layers", {"num_hidden_layers": 5}, ["model.layers.4", "is missing"]),
+        ("hidden", {"hidden_size": 256}, ["weight"]),
+        ("vocab", {"vocab_size": 2048}, ["weight"]),
+        ("mlp", {"intermediate_size": 512}, ["mlp"]),
+        ("heads", {"num_attention_heads": 16}, ["q_proj"]),
+    ):
+        Job("fit-" + case, model("fit-" + case, config=config)).command("run").must(
+            2, "model.safetensors", *words
+        )
 
 
 @test
 def damaged_or_unsupported_configs_are_refused():
     for case, config, words in (
-            ("zero-heads", {"num_attention_heads": 0}, ["num_attention_heads: 0 is outside"]),
-            ("negative", {"hidden_size": -128}, ["hidden_size: -128 is outside"]),
-            ("huge", {"num_hidden_layers": 1 << 40}, ["num_hidden_layers: 1099511627776 is outside"]),
-            ("odd", {"num_key_value_heads": 3}, ["num_key_value_heads: num_attention_heads 8 is not a multiple of 3"]),
-            ("arch", {"architectures": ["MadeUpForCausalLM"], "model_type": "madeup"}, ["architectures: MadeUpForCausalLM is not supported"]),
-            ("text", {"hidden_size": "128"}, ["hidden_size"]), ("gone", {"vocab_size": "gone"}, ["vocab_size"]),
-            ("quantized", {"quantization_config": {"bits": 4}}, ["quantization_config"]),
-            ("bias", {"attention_bias": True}, ["attention_bias"]), ("mlp-bias", {"mlp_bias": True}, ["mlp_bias"]),
-            ("gelu", {"hidden_act": "gelu"}, ["hidden_act: gelu is not supported"]),
-            ("window", {"sliding_window": 128}, ["sliding_window"]),
-            ("rope", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0}}, ["yarn"])):
+        ("zero-heads", {"num_attention_heads": 0}, ["num_attention_heads: 0 is outside"]),
+        ("negative", {"hidden_size": -128}, ["hidden_size: -128 is outside"]),
+        ("huge", {"num_hidden_layers": 1 << 40}, ["num_hidden_layers: 1099511627776 is outside"]),
+        (
+            "odd",
+            {"num_key_value_heads": 3},
+            ["num_key_value_heads: num_attention_heads 8 is not a multiple of 3"],
+        ),
+        (
+            "arch",
+            {"architectures": ["MadeUpForCausalLM"], "model_type": "madeup"},
+            ["architectures: MadeUpForCausalLM is not supported"],
+        ),
+        ("text", {"hidden_size": "128"}, ["hidden_size"]),
+        ("gone", {"vocab_size": "gone"}, ["vocab_size"]),
+        ("quantized", {"quantization_config": {"bits": 4}}, ["quantization_config"]),
+        ("bias", {"attention_bias": True}, ["attention_bias"]),
+        ("mlp-bias", {"mlp_bias": True}, ["mlp_bias"]),
+        ("gelu", {"hidden_act": "gelu"}, ["hidden_act: gelu is not supported"]),
+        ("window", {"sliding_window": 128}, ["sliding_window"]),
+        ("rope", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0}}, ["yarn"]),
+    ):
         refused("config-" + case, ["config.json: "] + words, model("config-" + case, config=config))
     refused("config-broken", ["config.json", "not valid JSON"], model("config-broken", config__json=b"{"))
 
@@ -357,16 +463,30 @@ def damaged_or_unsupported_configs_are_refused():
 def damaged_tokenizers_are_refused():
     whole = cli.load(os.path.join(cli.TINY, "tokenizer.json"))
     text = json.dumps(whole).encode()
-    cases = [("cut", text[: len(text) // 2], ["not valid JSON"]), ("empty", b"", ["not valid JSON"]), ("list", b"[]", []),
-             ("no-model", dict(whole, model=None), ["model"]),
-             ("type", dict(whole, model=dict(whole["model"], type="WordPiece")), ["WordPiece"]),
-             ("vocab", dict(whole, model=dict(whole["model"], vocab={"a": -1})), ["vocab"]),
-             ("merges", dict(whole, model=dict(whole["model"], merges=["only-one-part"])), ["merges"]),
-             ("large", dict(whole, added_tokens=[dict(whole["added_tokens"][0], id=5000, content="<far>")]), ["tokenizer.json"])]
+    cases = [
+        ("cut", text[: len(text) // 2], ["not valid JSON"]),
+        ("empty", b"", ["not valid JSON"]),
+        ("list", b"[]", []),
+        ("no-model", dict(whole, model=None), ["model"]),
+        ("type", dict(whole, model=dict(whole["model"], type="WordPiece")), ["WordPiece"]),
+        ("vocab", dict(whole, model=dict(whole["model"], vocab={"a": -1})), ["vocab"]),
+        ("merges", dict(whole, model=dict(whole["model"], merges=["only-one-part"])), ["merges"]),
+        (
+            "large",
+            dict(whole, added_tokens=[dict(whole["added_tokens"][0], id=5000, content="<far>")]),
+            ["tokenizer.json"],
+        ),
+    ]
     for case, content, words in cases:
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
-        refused("tokenizer-" + case, ["tokenizer.json"] + words, model("tokenizer-" + case, tokenizer__json=content))
-    refused("tokenizer-gone", ["tokenizer.json", "No such file"], model("tokenizer-gone", tokenizer__json=None))
+        refused(
+            "tokenizer-" + case,
+            ["tokenizer.json"] + words,
+            model("tokenizer-" + case, tokenizer__json=content),
+        )
+    refused(
+        "tokenizer-gone", ["tokenizer.json", "No such file"], model("tokenizer-gone", tokenizer__json=None)
+    )
 
 
 @test
@@ -375,10 +495,10 @@ def weights_in_several_files_answer_the_same():
     with open(os.path.join(cli.TINY, "model.safetensors"), "rb") as f:
         source = f.read()
     n = struct.unpack("<Q", source[:8])[0]
-    head, data = json.loads(source[8: 8 + n].decode()), source[8 + n:]
+    head, data = json.loads(source[8 : 8 + n].decode()), source[8 + n :]
     names = sorted(k for k in head if k != "__metadata__")
     index, files = {}, {}
-    for i, part in enumerate((names[: len(names) // 2], names[len(names) // 2:]), 1):
+    for i, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), 1):
         file, at, header, blob = "model-%05d-of-00002.safetensors" % i, 0, {}, b""
         for name in part:
             begin, end = head[name]["data_offsets"]
@@ -388,13 +508,24 @@ def weights_in_several_files_answer_the_same():
         text = json.dumps(header).encode()
         files[file.replace(".", "__")] = struct.pack("<Q", len(text)) + text + blob
     whole = {"metadata": {}, "weight_map": index}
-    split = model("split", model__safetensors=None, model__safetensors__index__json=json.dumps(whole).encode(), **files)
-    assert cli.ids_of(Job("split", "job.limit=2", split).run()) == cli.ids_of(Job("single", "job.limit=2").run())
+    split = model(
+        "split", model__safetensors=None, model__safetensors__index__json=json.dumps(whole).encode(), **files
+    )
+    assert cli.ids_of(Job("split", "job.limit=2", split).run()) == cli.ids_of(
+        Job("single", "job.limit=2").run()
+    )
     bad = dict(whole, weight_map=dict(index, **{names[0]: "model-00002-of-00002.safetensors"}))
-    lost = model("lost", model__safetensors=None, model__safetensors__index__json=json.dumps(bad).encode(), **files)
+    lost = model(
+        "lost", model__safetensors=None, model__safetensors__index__json=json.dumps(bad).encode(), **files
+    )
     Job("lost", lost).command("run").must(2, names[0])
     outside = dict(whole, weight_map=dict(index, **{names[0]: "../model.safetensors"}))
-    out = model("outside", model__safetensors=None, model__safetensors__index__json=json.dumps(outside).encode(), **files)
+    out = model(
+        "outside",
+        model__safetensors=None,
+        model__safetensors__index__json=json.dumps(outside).encode(),
+        **files
+    )
     Job("outside", out).command("run").must(2, "model.safetensors.index.json")
 
 

@@ -1,4 +1,5 @@
 """export: rows as LongBench's eval.py or as one JSONL file."""
+
 import os
 
 import cli
@@ -28,15 +29,22 @@ def longbench_has_a_file_by_dataset_with_what_eval_reads():
     rows = job.rows()
     assert [x["pred"] for x in lines] == [r["text"] for r in rows]
     for line, row in zip(lines, rows):
-        assert {k: line[k] for k in ("answers", "all_classes", "length")} == \
-            {k: row["fields"][k] for k in ("answers", "all_classes", "length")}
+        assert {k: line[k] for k in ("answers", "all_classes", "length")} == {
+            k: row["fields"][k] for k in ("answers", "all_classes", "length")
+        }
         assert line["pred"].strip() == line["answers"][0] and line["_id"] == row["id"]
 
 
 @test
 def datasets_are_kept_apart_in_input_order():
-    job = Job("sets", "input.members=data/*.jsonl", "job.limit=303", "model.max_prompt_tokens=40", "model.truncate=right",
-              "input.max_new_tokens_by=" + cli.write("one.json", {"needle_1k": 1, "needle_500": 1}))
+    job = Job(
+        "sets",
+        "input.members=data/*.jsonl",
+        "job.limit=303",
+        "model.max_prompt_tokens=40",
+        "model.truncate=right",
+        "input.max_new_tokens_by=" + cli.write("one.json", {"needle_1k": 1, "needle_500": 1}),
+    )
     job.run()
     dest = os.path.join(cli.WORK, "sets-pred")
     command("export", job.output, "--format=longbench", dest).must(0, "303 rows (0 errors) in 2 files")
@@ -61,9 +69,16 @@ def jsonl_is_every_row_byte_for_byte():
 @test
 def error_rows_count_as_empty_answers():
     good = cli.one_record()
-    source = cli.write("mixed.jsonl", cli.jsonl([good, dict(good, _id="long", context="word " * 20000), b"[]"]))
-    job = Job("mixed", "input.archives=" + source, "input.members=*", "model.truncate=error",
-              "input.prompts=" + cli.write("mixed-t.json", {"mixed": "{context}Question: {input}\nAnswer:"}))
+    source = cli.write(
+        "mixed.jsonl", cli.jsonl([good, dict(good, _id="long", context="word " * 20000), b"[]"])
+    )
+    job = Job(
+        "mixed",
+        "input.archives=" + source,
+        "input.members=*",
+        "model.truncate=error",
+        "input.prompts=" + cli.write("mixed-t.json", {"mixed": "{context}Question: {input}\nAnswer:"}),
+    )
     rows = job.run(1)
     dest = os.path.join(cli.WORK, "mixed-pred")
     ended = command("export", job.output, "--format", "longbench", dest).must(0)
@@ -79,7 +94,9 @@ def plain_prompts_have_no_dataset_to_export():
     job = PromptJob("plain", [{"id": 1, "prompt": "x", "max_tokens": 1}])
     job.run()
     dest = os.path.join(cli.WORK, "plain-pred")
-    command("export", job.output, "--format", "longbench", dest).must(2, "dataset", "only records of datasets")
+    command("export", job.output, "--format", "longbench", dest).must(
+        2, "dataset", "only records of datasets"
+    )
     assert not os.path.isdir(dest) or os.listdir(dest) == []
 
 

@@ -1,4 +1,5 @@
 """plan.json: what it says about every head, and the order of its predictions."""
+
 import os
 
 import cli
@@ -6,13 +7,17 @@ from cli import Job, budgets_file, golden, test
 
 
 def plan_of(name, budgets, *settings):
-    job = Job(name, "job.limit=20", "profile.budgets_file=" + budgets_file(name + ".json", budgets), *settings)
+    job = Job(
+        name, "job.limit=20", "profile.budgets_file=" + budgets_file(name + ".json", budgets), *settings
+    )
     job.command("plan").must(0, "modelled decode step", "standard", "best-effort", "fair-copying", "bound")
     return job.plan()
 
 
 def copies_in(plan):
-    return sum(p["rank"] != h["home"] for layer in plan["layers"] for h in layer["heads"] for p in h["placements"])
+    return sum(
+        p["rank"] != h["home"] for layer in plan["layers"] for h in layer["heads"] for p in h["placements"]
+    )
 
 
 def must_cover(plan, ranks, slots):
@@ -31,7 +36,9 @@ def must_cover(plan, ranks, slots):
 
 def must_be_ordered(plan):
     p = plan["predicted"]
-    bound, fair, best, standard = (p[k] for k in ("lower_bound_us", "fair_copying_us", "best_effort_us", "standard_us"))
+    bound, fair, best, standard = (
+        p[k] for k in ("lower_bound_us", "fair_copying_us", "best_effort_us", "standard_us")
+    )
     assert 0 < bound <= fair * 1.000001 and fair <= best * 1.000001 and best <= standard * 1.000001, p
 
 
@@ -48,8 +55,13 @@ def every_slot_is_covered_once_in_every_mode():
     for name, budgets in BUDGETS.items():
         for mode in ("standard", "best-effort", "fair-copying"):
             for ranks, slots in ((1, 1), (2, 3), (3, 16), (4, 16)):
-                plan = plan_of("cover-%s-%s-%d" % (name, mode, ranks), budgets, "plan.mode=" + mode,
-                               "engine.tensor_parallel=%d" % ranks, "engine.slots=%d" % slots)
+                plan = plan_of(
+                    "cover-%s-%s-%d" % (name, mode, ranks),
+                    budgets,
+                    "plan.mode=" + mode,
+                    "engine.tensor_parallel=%d" % ranks,
+                    "engine.slots=%d" % slots,
+                )
                 assert plan["mode"] == mode
                 must_cover(plan, ranks, slots)
                 must_be_ordered(plan)
@@ -59,8 +71,13 @@ def every_slot_is_covered_once_in_every_mode():
 def modes_move_heads_as_they_say():
     for name, budgets in BUDGETS.items():
         for mode in ("standard", "best-effort", "fair-copying"):
-            plan = plan_of("mode-%s-%s" % (name, mode), budgets, "plan.mode=" + mode, "engine.tensor_parallel=4",
-                           "engine.slots=16")
+            plan = plan_of(
+                "mode-%s-%s" % (name, mode),
+                budgets,
+                "plan.mode=" + mode,
+                "engine.tensor_parallel=4",
+                "engine.slots=16",
+            )
             pieces = [len(h["placements"]) for layer in plan["layers"] for h in layer["heads"]]
             if mode == "standard":
                 assert copies_in(plan) == 0 and set(pieces) == {1}
@@ -86,8 +103,14 @@ def even_budgets_need_no_copies():
 def max_copies_limits_the_copies_of_a_layer():
     for most in (0, 1, 2):
         for mode in ("best-effort", "fair-copying"):
-            plan = plan_of("max-%s-%d" % (mode, most), BUDGETS["two-heavy"], "plan.mode=" + mode,
-                           "plan.max_copies=%d" % most, "engine.tensor_parallel=4", "engine.slots=32")
+            plan = plan_of(
+                "max-%s-%d" % (mode, most),
+                BUDGETS["two-heavy"],
+                "plan.mode=" + mode,
+                "plan.max_copies=%d" % most,
+                "engine.tensor_parallel=4",
+                "engine.slots=32",
+            )
             must_be_ordered(plan)
             for layer in plan["layers"]:
                 assert copies_in({"layers": [layer]}) <= most, layer
@@ -95,7 +118,9 @@ def max_copies_limits_the_copies_of_a_layer():
 
 @test
 def the_files_have_the_documented_form():
-    job = Job("form", "job.limit=20", "profile.method=uniform", "profile.budget=64", "engine.tensor_parallel=2")
+    job = Job(
+        "form", "job.limit=20", "profile.method=uniform", "profile.budget=64", "engine.tensor_parallel=2"
+    )
     job.command("plan").must(0, "budgets: 64 to 64 tokens a head", "plan: fair-copying, 2 ranks, 8 slots")
     plan, profile = job.plan(), job.profile()
     assert plan["format"] == "fairkv-plan/1" and plan["mode"] == "fair-copying"
@@ -108,8 +133,12 @@ def the_files_have_the_documented_form():
 
 @test
 def a_plan_is_made_once_and_the_run_uses_it():
-    job = Job("once", "job.limit=8", "profile.budgets_file=" + budgets_file("once.json", BUDGETS["heavy"]),
-              "engine.tensor_parallel=4")
+    job = Job(
+        "once",
+        "job.limit=8",
+        "profile.budgets_file=" + budgets_file("once.json", BUDGETS["heavy"]),
+        "engine.tensor_parallel=4",
+    )
     job.command("plan").must(0)
     with open(job.file("plan.json"), "rb") as f:
         before = f.read()
@@ -131,9 +160,16 @@ def planning_answers_no_record():
 def check_writes_nothing_and_prints_what_would_run():
 
     job = Job("checked", "engine.tensor_parallel=2", "plan.mode=standard")
-    done = job.command("check").must(0, "tensor_parallel = 2", "mode = standard", "4 layers, 8 query and 4 KV heads of 64",
-                                     "vocabulary 1024", "2 ranks on 1 devices, 8 slots", "1 input files",
-                                     "prompts of up to ")
+    done = job.command("check").must(
+        0,
+        "tensor_parallel = 2",
+        "mode = standard",
+        "4 layers, 8 query and 4 KV heads of 64",
+        "vocabulary 1024",
+        "2 ranks on 1 devices, 8 slots",
+        "1 input files",
+        "prompts of up to ",
+    )
     assert done.err == "", done.err
     assert not os.path.exists(job.output)
 
@@ -147,8 +183,6 @@ def check_prints_a_job_file_that_means_the_same():
     assert cli.command("check", again).must(0).out == printed
     job.run()
     cli.command("run", again).must(0, "nothing to do")  # the same job
-
-
 
 
 cli.main()

@@ -1,4 +1,5 @@
 """What a record may say, and what of it comes out in its row."""
+
 import json
 import os
 
@@ -11,26 +12,35 @@ PROMPT = cli.needle_prompt(GOOD)
 
 
 def n_tokens(text):
-    return len(cli.command("tokenize", cli.TINY, "--json", "--bos", stdin=json.dumps(text).encode()).must(0).out.split())
+    return len(
+        cli.command("tokenize", cli.TINY, "--json", "--bos", stdin=json.dumps(text).encode())
+        .must(0)
+        .out.split()
+    )
 
 
 @test
 def a_plain_prompt_is_answered():
-    row, = PromptJob("plain", [{"id": "one", "prompt": PROMPT, "note": {"n": 1, "s": "\u00e9"}}]).run()
+    (row,) = PromptJob("plain", [{"id": "one", "prompt": PROMPT, "note": {"n": 1, "s": "\u00e9"}}]).run()
     assert row["id"] == "one" and row["text"].strip() == ANSWER and row["finish_reason"] == "stop"
     assert row["dataset"] is None and row["fields"] == {"note": {"n": 1, "s": "\u00e9"}}
     assert row["usage"] == {"prompt_tokens": n_tokens(PROMPT), "completion_tokens": len(row["ids"])}
     assert row["ids"][-1] == 1 and "truncated_tokens" not in row and "error" not in row
     # The stop token counts but is not in the text.
-    text = cli.command("tokenize", cli.TINY, "--decode", "--json",
-                       stdin=" ".join(map(str, row["ids"][:-1])).encode()).must(0).out
+    text = (
+        cli.command(
+            "tokenize", cli.TINY, "--decode", "--json", stdin=" ".join(map(str, row["ids"][:-1])).encode()
+        )
+        .must(0)
+        .out
+    )
     assert json.loads(text) == row["text"]
 
 
 @test
 def a_row_s_members_stand_in_the_documented_order():
     job = Job("members", "job.limit=1", "output.token_ids=no")
-    row, = job.run()
+    (row,) = job.run()
     assert list(row) == ["id", "source", "dataset", "fields", "text", "finish_reason", "usage"]
     assert row["source"] == {"archive": cli.NEEDLES, "member": "data/needle_1k.jsonl", "line": 1}
     assert row["dataset"] == "needle_1k"
@@ -48,15 +58,34 @@ def the_format_is_found_out():
 
 @test
 def the_member_s_name_decides_the_dataset_then_the_record():
-    templates = cli.write("t.json", {"one": "A {context} {input}", "two": "B {context}", "two_e": "C {context}"})
+    templates = cli.write(
+        "t.json", {"one": "A {context} {input}", "two": "B {context}", "two_e": "C {context}"}
+    )
     limits = cli.write("l.json", {"one": 1, "two": 2, "two_e": 3})
-    record = {"_id": "x", "context": "c", "input": "i", "answers": [], "length": 1, "dataset": "one",
-              "language": "en", "all_classes": None}
-    for name, line, want, limit in (("two.jsonl", record, "two", 2), ("one_e.jsonl", record, "one", 1),
-                                    ("two_e.jsonl", record, "two_e", 3), ("other.jsonl", record, "one", 1)):
+    record = {
+        "_id": "x",
+        "context": "c",
+        "input": "i",
+        "answers": [],
+        "length": 1,
+        "dataset": "one",
+        "language": "en",
+        "all_classes": None,
+    }
+    for name, line, want, limit in (
+        ("two.jsonl", record, "two", 2),
+        ("one_e.jsonl", record, "one", 1),
+        ("two_e.jsonl", record, "two_e", 3),
+        ("other.jsonl", record, "one", 1),
+    ):
         source = cli.write("sets/" + name, cli.jsonl([line]))
-        row, = Job("set-" + name, "input.archives=" + source, "input.members=*", "input.prompts=" + templates,
-                   "input.max_new_tokens_by=" + limits).run()
+        (row,) = Job(
+            "set-" + name,
+            "input.archives=" + source,
+            "input.members=*",
+            "input.prompts=" + templates,
+            "input.max_new_tokens_by=" + limits,
+        ).run()
         assert row["dataset"] == want and row["usage"]["completion_tokens"] <= limit, (name, row)
         assert row["fields"]["dataset"] == "one"
 
@@ -66,24 +95,35 @@ def templates_are_filled_in_one_pass():
     context, question = "see {input} and {context}", "what {x}"
     templates = cli.write("braces.json", {"needle_1k": "{q}{context}|{input}|{{context}}|{input"})
     source = cli.write("braces.jsonl", cli.jsonl([dict(GOOD, context=context, input=question)]))
-    row, = Job("braces", "input.archives=" + source, "input.members=*", "input.prompts=" + templates).run()
+    (row,) = Job("braces", "input.archives=" + source, "input.members=*", "input.prompts=" + templates).run()
     prompt = "{q}%s|%s|{%s}|{input" % (context, question, context)
     assert row["usage"]["prompt_tokens"] == n_tokens(prompt)
-    same, = PromptJob("braces-plain", [{"id": 1, "prompt": prompt}]).run()
+    (same,) = PromptJob("braces-plain", [{"id": 1, "prompt": prompt}]).run()
     assert row["ids"] == same["ids"]
 
 
 @test
 def the_record_s_limit_wins_then_the_dataset_s_then_the_job_s():
-    records = [dict(GOOD, _id="own", max_tokens=2), dict(GOOD, _id="set"), dict(GOOD, _id="job", dataset="needle_2k"),
-               dict(GOOD, _id="null", max_tokens=None)]
+    records = [
+        dict(GOOD, _id="own", max_tokens=2),
+        dict(GOOD, _id="set"),
+        dict(GOOD, _id="job", dataset="needle_2k"),
+        dict(GOOD, _id="null", max_tokens=None),
+    ]
     limits = cli.write("limits.json", {"needle_1k": 3})
     source = cli.write("limited.jsonl", cli.jsonl(records))
-    rows = Job("limited", "input.archives=" + source, "input.members=*", "input.max_new_tokens_by=" + limits,
-               "engine.max_new_tokens=4").run()
+    rows = Job(
+        "limited",
+        "input.archives=" + source,
+        "input.members=*",
+        "input.max_new_tokens_by=" + limits,
+        "engine.max_new_tokens=4",
+    ).run()
     assert [r["usage"]["completion_tokens"] for r in rows] == [2, 3, 4, 3]
-    assert all(r["finish_reason"] == "length" and len(r["ids"]) == r["usage"]["completion_tokens"] for r in rows)
-    whole, = PromptJob("unlimited", [{"id": 1, "prompt": PROMPT}]).run()
+    assert all(
+        r["finish_reason"] == "length" and len(r["ids"]) == r["usage"]["completion_tokens"] for r in rows
+    )
+    (whole,) = PromptJob("unlimited", [{"id": 1, "prompt": PROMPT}]).run()
     assert all(r["ids"] == whole["ids"][: len(r["ids"])] for r in rows)
     assert "max_tokens" not in rows[0]["fields"]
 
@@ -92,19 +132,25 @@ def the_record_s_limit_wins_then_the_dataset_s_then_the_job_s():
 def stop_strings_end_answers_and_are_cut_off():
     # The answer's digits are several tokens: a stop string may lie across them.
     for stop in ([ANSWER[2:4]], ["nowhere", ANSWER[1:5]], [ANSWER[3:4], ANSWER[1:3]], [ANSWER[-1]]):
-        row, = PromptJob("stop-%s" % "-".join(stop), [{"id": 1, "prompt": PROMPT}],
-                         "sampling.stop=" + json.dumps(stop)).run()
+        (row,) = PromptJob(
+            "stop-%s" % "-".join(stop), [{"id": 1, "prompt": PROMPT}], "sampling.stop=" + json.dumps(stop)
+        ).run()
         cut = min(ANSWER.find(s) for s in stop if s in ANSWER)
         assert row["text"].strip() == ANSWER[:cut], (stop, row["text"])
         assert row["finish_reason"] == "stop" and row["usage"]["completion_tokens"] == len(row["ids"])
         assert row["ids"][-1] != 1 and len(row["ids"]) <= len(ANSWER) + 1, row
-    row, = PromptJob("stop-none", [{"id": 1, "prompt": PROMPT}], 'sampling.stop=["nowhere", "\\n\\n\\n"]').run()
+    (row,) = PromptJob(
+        "stop-none", [{"id": 1, "prompt": PROMPT}], 'sampling.stop=["nowhere", "\\n\\n\\n"]'
+    ).run()
     assert row["text"].strip() == ANSWER and row["ids"][-1] == 1
 
 
 def sampled(name, *settings):
     records = [{"id": "r%d" % i, "prompt": GOOD["context"][:600]} for i in range(12)]
-    return [r["ids"] for r in PromptJob(name, records, "sampling.temperature=1", "sampling.top_p=0.98", *settings).run()]
+    return [
+        r["ids"]
+        for r in PromptJob(name, records, "sampling.temperature=1", "sampling.top_p=0.98", *settings).run()
+    ]
 
 
 @test
@@ -125,7 +171,10 @@ def sampling_does_not_depend_on_slots():
 
 @test
 def sampling_does_not_depend_on_plan_or_devices():
-    settings = ("engine.tensor_parallel=4", "profile.budgets_file=" + cli.budgets_file("b.json", [[96, 33, 33, 33]] * 4))
+    settings = (
+        "engine.tensor_parallel=4",
+        "profile.budgets_file=" + cli.budgets_file("b.json", [[96, 33, 33, 33]] * 4),
+    )
     want = sampled("plain4", "plan.mode=standard", *settings)
     assert want == sampled("fair4", "plan.mode=fair-copying", *settings)
     assert want == sampled("two4", "engine.devices=2", *settings)
@@ -147,7 +196,11 @@ def ids_of_text(text):
 
 
 def text_of_ids(ids):
-    out = cli.command("tokenize", cli.TINY, "--decode", "--json", stdin=" ".join(map(str, ids)).encode()).must(0).out
+    out = (
+        cli.command("tokenize", cli.TINY, "--decode", "--json", stdin=" ".join(map(str, ids)).encode())
+        .must(0)
+        .out
+    )
     return json.loads(out)
 
 
@@ -158,16 +211,18 @@ def long_prompts_are_cut_where_the_job_says():
         for limit in range(200, 260):
             body = limit - 1
             front = {"left": 0, "right": body, "middle": body - body // 2}[where]
-            kept = ids[:1] + ids[1: 1 + front] + (ids[len(ids) - (body - front):] if body > front else [])
+            kept = ids[:1] + ids[1 : 1 + front] + (ids[len(ids) - (body - front) :] if body > front else [])
             text = text_of_ids(kept[1:])
             if limit % 2 == (where == "middle") and ids_of_text(text) == kept:
                 break  # text that stands for just the kept ids
         else:
             raise AssertionError("no limit has its text")
         hot = ("sampling.temperature=1", "model.max_prompt_tokens=%d" % limit)
-        row, = PromptJob("cut-" + where, [{"id": 1, "prompt": PROMPT}], "model.truncate=" + where, *hot).run()
+        (row,) = PromptJob(
+            "cut-" + where, [{"id": 1, "prompt": PROMPT}], "model.truncate=" + where, *hot
+        ).run()
         assert row["usage"]["prompt_tokens"] == limit and row["truncated_tokens"] == len(ids) - limit, row
-        same, = PromptJob("kept-" + where, [{"id": 1, "prompt": text}], "model.truncate=error", *hot).run()
+        (same,) = PromptJob("kept-" + where, [{"id": 1, "prompt": text}], "model.truncate=error", *hot).run()
         assert row["ids"] == same["ids"] and "truncated_tokens" not in same, where
 
 
@@ -180,9 +235,11 @@ def all_prompts_are_cut_and_say_so():
 
 @test
 def a_limit_beyond_the_model_s_positions_is_lowered_and_said():
-    job = PromptJob("lowered", [{"id": 1, "prompt": PROMPT * 3, "max_tokens": 48}], "model.max_prompt_tokens=100000")
+    job = PromptJob(
+        "lowered", [{"id": 1, "prompt": PROMPT * 3, "max_tokens": 48}], "model.max_prompt_tokens=100000"
+    )
     job.command("run").must(0, "model.max_prompt_tokens 100000 is lowered", "2048 positions")
-    row, = job.rows()
+    (row,) = job.rows()
     assert row["usage"]["prompt_tokens"] == 2000 and row["truncated_tokens"] == n_tokens(PROMPT * 3) - 2000
 
 
@@ -195,7 +252,9 @@ ERRORS = [
     (b'{"id": "e", "prompt": "\xff"}', "bad_utf8", "e"),
     (b'\xff\xfe{"id": "f"}', None, None),
     (b'{"id": "g", "prompt": "\\ud800"}', None, "g"),
-    (b"[]", "not_object", None), (b"null", "not_object", None), (b"7", "not_object", None),
+    (b"[]", "not_object", None),
+    (b"null", "not_object", None),
+    (b"7", "not_object", None),
     (b'"text"', "not_object", None),
     (b'{"id": "h"}', "missing_field", "h"),
     (b'{"id": "i", "prompt": 7}', "bad_field", "i"),
@@ -220,7 +279,9 @@ def each_bad_record_is_a_row_that_says_why():
     job = PromptJob("errors", lines, "model.truncate=error", "input.max_record_bytes=64K")
     rows = job.run(1)
     assert len(rows) == len(lines)
-    assert [rows[0]["id"], rows[-1]["id"]] == ["good-1", "good-2"] and "text" in rows[0] and "text" in rows[-1]
+    assert (
+        [rows[0]["id"], rows[-1]["id"]] == ["good-1", "good-2"] and "text" in rows[0] and "text" in rows[-1]
+    )
     for line, (row, (text, code, name)) in enumerate(zip(rows[1:-1], ERRORS), 2):
         assert row["source"]["line"] == line and row["source"]["member"] == "errors.jsonl"
         assert "error" in row, (text[:80], row)
@@ -233,16 +294,43 @@ def each_bad_record_is_a_row_that_says_why():
 
 @test
 def bad_longbench_records_are_rows_too():
-    lines = [json.dumps(GOOD).encode(), b'{"input": "broken', json.dumps(dict(GOOD, _id="long", context="word " * 20000)).encode(),
-             json.dumps({"_id": "nofield", "input": "x", "dataset": "needle_1k"}).encode(), b"[]",
-             json.dumps(dict(GOOD, _id="unknown", dataset="nosuch")).encode(),
-             json.dumps({k: v for k, v in dict(GOOD, _id="nodataset").items() if k != "dataset"}).encode(),
-             json.dumps(dict(GOOD, _id="number", context=5)).encode(), json.dumps(dict(GOOD, _id="last")).encode()]
+    lines = [
+        json.dumps(GOOD).encode(),
+        b'{"input": "broken',
+        json.dumps(dict(GOOD, _id="long", context="word " * 20000)).encode(),
+        json.dumps({"_id": "nofield", "input": "x", "dataset": "needle_1k"}).encode(),
+        b"[]",
+        json.dumps(dict(GOOD, _id="unknown", dataset="nosuch")).encode(),
+        json.dumps({k: v for k, v in dict(GOOD, _id="nodataset").items() if k != "dataset"}).encode(),
+        json.dumps(dict(GOOD, _id="number", context=5)).encode(),
+        json.dumps(dict(GOOD, _id="last")).encode(),
+    ]
     source = cli.write("longbench-errors.jsonl", cli.jsonl(lines))
-    rows = Job("longbench-errors", "input.archives=" + source, "input.members=*", "model.truncate=error").run(1)
-    assert codes_of(rows) == [None, "bad_json", "too_long", "missing_field", "not_object", "unknown_dataset",
-                              "unknown_dataset", "bad_field", None]
-    assert [r["id"] for r in rows] == [GOOD["_id"], None, "long", "nofield", None, "unknown", "nodataset", "number", "last"]
+    rows = Job("longbench-errors", "input.archives=" + source, "input.members=*", "model.truncate=error").run(
+        1
+    )
+    assert codes_of(rows) == [
+        None,
+        "bad_json",
+        "too_long",
+        "missing_field",
+        "not_object",
+        "unknown_dataset",
+        "unknown_dataset",
+        "bad_field",
+        None,
+    ]
+    assert [r["id"] for r in rows] == [
+        GOOD["_id"],
+        None,
+        "long",
+        "nofield",
+        None,
+        "unknown",
+        "nodataset",
+        "number",
+        "last",
+    ]
     assert "context" in rows[3]["error"]["message"] and "nosuch" in rows[5]["error"]["message"]
     assert rows[2]["fields"]["answers"] == [ANSWER]  # an error row passes its fields through
 
@@ -258,15 +346,18 @@ def too_many_errors_stop_the_job():
 
 @test
 def what_a_record_has_beside_its_prompt_comes_out_as_it_went_in():
-    fields = (b'"big": 123456789012345678901234567890, "neg": -0, "price": 1.10, "exp": 1E+2, "nul": "a\\u0000b", '
-              b'"esc": "\\u00e9\\/\\ud83d\\ude00", "raw": "\xc3\xa9\xf0\x9f\x98\x80", "z": 1, "a": 2, "m": {"z": [1, {}], "a": null}, '
-              b'"": true, "text": "mine", "error": "mine", "ids": [1.0]')
+    fields = (
+        b'"big": 123456789012345678901234567890, "neg": -0, "price": 1.10, "exp": 1E+2, "nul": "a\\u0000b", '
+        b'"esc": "\\u00e9\\/\\ud83d\\ude00", "raw": "\xc3\xa9\xf0\x9f\x98\x80", '
+        b'"z": 1, "a": 2, "m": {"z": [1, {}], "a": null}, '
+        b'"": true, "text": "mine", "error": "mine", "ids": [1.0]'
+    )
     line = b'{"z0": 0, "prompt": "x", ' + fields + b', "id": 12345678901234567890.50, "max_tokens": 1}'
     job = PromptJob("faithful", [line])
     job.run()
-    raw, = job.raw_rows()
+    (raw,) = job.raw_rows()
     want = b'"fields":{"z0":0,' + fields.replace(b'": ', b'":').replace(b', "', b',"')
-    got = raw[raw.index(b'"fields":'):]
+    got = raw[raw.index(b'"fields":') :]
     squeezed = got.replace(b'": ', b'":').replace(b', "', b',"')
     assert squeezed.startswith(want + b"}"), got
     assert raw.startswith(b'{"id":12345678901234567890.50,'), raw[:80]
@@ -274,9 +365,15 @@ def what_a_record_has_beside_its_prompt_comes_out_as_it_went_in():
 
 @test
 def ids_may_be_anything_and_repeat():
-    lines = [b'{"id": "same", "prompt": "x"}', b'{"id": "same", "prompt": "x"}', b'{"id": 7, "prompt": "x"}',
-             b'{"id": null, "prompt": "x"}', b'{"prompt": "x"}', b'{"id": "\\u00e9\\n", "prompt": "x"}',
-             b'{"id": false, "prompt": "x"}']
+    lines = [
+        b'{"id": "same", "prompt": "x"}',
+        b'{"id": "same", "prompt": "x"}',
+        b'{"id": 7, "prompt": "x"}',
+        b'{"id": null, "prompt": "x"}',
+        b'{"prompt": "x"}',
+        b'{"id": "\\u00e9\\n", "prompt": "x"}',
+        b'{"id": false, "prompt": "x"}',
+    ]
     rows = PromptJob("ids", lines, "engine.max_new_tokens=1").run()
     assert [r["id"] for r in rows] == ["same", "same", 7, None, None, "\u00e9\n", False]
 
@@ -288,14 +385,17 @@ def special_tokens_in_a_prompt_are_recognised():
     token = special[-1]
     prompt = "a" + token["content"] + "b"
     assert token["id"] in ids_of_text(prompt)
-    row, = PromptJob("special", [{"id": 1, "prompt": prompt}], "engine.max_new_tokens=1").run()
+    (row,) = PromptJob("special", [{"id": 1, "prompt": prompt}], "engine.max_new_tokens=1").run()
     assert row["usage"]["prompt_tokens"] == len(ids_of_text(prompt))
 
 
 @test
 def shards_are_plain_zstd_in_input_order():
-    job = PromptJob("order", [{"id": i, "prompt": "x " * (i % 7 + 1), "max_tokens": i % 3 + 1} for i in range(23)],
-                    "output.records_per_shard=5")
+    job = PromptJob(
+        "order",
+        [{"id": i, "prompt": "x " * (i % 7 + 1), "max_tokens": i % 3 + 1} for i in range(23)],
+        "output.records_per_shard=5",
+    )
     assert [r["id"] for r in job.run()] == list(range(23))
     assert [os.path.basename(f) for f in job.shards()] == ["shard-%06d.jsonl.zst" % i for i in range(5)]
     assert [len(cli.unzstd(f).splitlines()) for f in job.shards()] == [5, 5, 5, 5, 3]

@@ -1,4 +1,5 @@
 """Runs that stop halfway and go on, several processes on one output, and refused resumes."""
+
 import os
 import signal
 import time
@@ -9,8 +10,12 @@ from cli import Job, Running, command, test
 SHARD = "output.records_per_shard=4"
 
 
+# Sanitizers slow a run down as much as short prompts speed it up.
+CUT = ["model.max_prompt_tokens=128", "model.truncate=left"] if cli.sanitized() else []
+
+
 def short(name, *settings, **options):
-    return Job(name, "input.members=data/needle_500.jsonl", "job.limit=48", SHARD, *settings, **options)
+    return Job(name, "input.members=data/needle_500.jsonl", "job.limit=48", SHARD, *CUT, *settings, **options)
 
 
 _whole = {}
@@ -43,7 +48,8 @@ def killed_at_several_places_it_still_ends_with_the_same_bytes():
     assert job.content() == want
     assert 9 * 4 <= stats["resumed"] < 48 and stats["records"] == 48 and stats["complete"] is True, stats
     # Only the rest was done again.
-    assert stats["prompt_tokens"] < 48 * 550 - stats["resumed"] * 350, stats
+    rest = sum(sorted(r["usage"]["prompt_tokens"] for r in job.rows())[stats["resumed"] :])
+    assert 0 < stats["prompt_tokens"] <= rest, stats
 
 
 @test
@@ -85,8 +91,11 @@ def a_torn_journal_costs_only_its_torn_row():
 @test
 def asked_to_stop_it_exits_75_and_goes_on_later():
     want = whole()
-    for name, sig in (("terminated", signal.SIGTERM), ("interrupted", signal.SIGINT),
-                      ("warned", signal.SIGUSR1)):
+    for name, sig in (
+        ("terminated", signal.SIGTERM),
+        ("interrupted", signal.SIGINT),
+        ("warned", signal.SIGUSR1),
+    ):
         job = short(name)
         run = Running(job)
         run.until(lambda: len(job.shards()) >= 3, "3 shards")
@@ -116,8 +125,10 @@ def a_finished_job_does_nothing_says_so_and_repeats_its_code():
     for code, records in ((0, [good]), (1, [good, b"[]"])):
         job = cli.PromptJob("finished-%d" % code, records)
         job.run(code)
-        before = {name: (size(job.file(name)), os.stat(job.file(name)).st_mtime_ns)
-                  for name in ("manifest.json", "stats.json", "plan.json", "profile.json")}
+        before = {
+            name: (size(job.file(name)), os.stat(job.file(name)).st_mtime_ns)
+            for name in ("manifest.json", "stats.json", "plan.json", "profile.json")
+        }
         content = job.content()
         again = job.command("run").must(code, "nothing to do", "%d records" % len(records))
         assert "progress" not in again.text
@@ -168,8 +179,16 @@ def two_parts_at_the_same_time_make_the_whole():
     settings = ("profile.method=ada-snapkv", "profile.budget=64", "profile.sample=8")
     alone = short("pair-whole", *settings)
     alone.run()
-    jobs = [short("pair-%d" % i, "job.name=pair", "input.part=%d/2" % i, *settings,
-                  output=os.path.join(cli.WORK, "pair")) for i in (0, 1)]
+    jobs = [
+        short(
+            "pair-%d" % i,
+            "job.name=pair",
+            "input.part=%d/2" % i,
+            *settings,
+            output=os.path.join(cli.WORK, "pair")
+        )
+        for i in (0, 1)
+    ]
     runs = [Running(job) for job in jobs]
     for run in runs:
         code = run.wait()
@@ -180,8 +199,10 @@ def two_parts_at_the_same_time_make_the_whole():
 
 @test
 def a_killed_part_is_resumed_alone():
-    jobs = [short("pick-%d" % i, "job.name=pick", "input.part=%d/2" % i, output=os.path.join(cli.WORK, "pick"))
-            for i in (0, 1)]
+    jobs = [
+        short("pick-%d" % i, "job.name=pick", "input.part=%d/2" % i, output=os.path.join(cli.WORK, "pick"))
+        for i in (0, 1)
+    ]
     run = Running(jobs[1])
     run.until(lambda: len(jobs[1].shards()) >= 2, "2 shards")
     run.stop(signal.SIGKILL)
@@ -205,14 +226,28 @@ def what_would_change_answers_is_refused_on_a_resume_by_its_name():
     job.run()
     before = job.content()
     other = cli.write("other.tar.zst", cli.zstd(cli.unzstd(cli.NEEDLES) + b"\0" * 512))
-    for setting in ("job.seed=5", "job.limit=9", "profile.budget=65", "profile.method=ada-snapkv",
-                    "model.max_prompt_tokens=300", "model.truncate=left", "engine.slots=4",
-                    "engine.tensor_parallel=2", "engine.max_new_tokens=5", "sampling.temperature=0.5",
-                    'sampling.stop=["x"]', "output.records_per_shard=5", "output.token_ids=no",
-                    "input.members=data/needle_1k.jsonl", "input.archives=" + other,
-                    "input.max_new_tokens_by=" + cli.write("limits.json", {"needle_500": 5})):
+    for setting in (
+        "job.seed=5",
+        "job.limit=9",
+        "profile.budget=65",
+        "profile.method=ada-snapkv",
+        "model.max_prompt_tokens=300",
+        "model.truncate=left",
+        "engine.slots=4",
+        "engine.tensor_parallel=2",
+        "engine.max_new_tokens=5",
+        "sampling.temperature=0.5",
+        'sampling.stop=["x"]',
+        "output.records_per_shard=5",
+        "output.token_ids=no",
+        "input.members=data/needle_1k.jsonl",
+        "input.archives=" + other,
+        "input.max_new_tokens_by=" + cli.write("limits.json", {"needle_500": 5}),
+    ):
         key = setting.split("=")[0]
-        job.command("run", "-s", setting).must(2, job.output, "made by a different job", key, "job.restart = yes")
+        job.command("run", "-s", setting).must(
+            2, job.output, "made by a different job", key, "job.restart = yes"
+        )
     assert job.content() == before
     job.command("run").must(0, "nothing to do")
 
@@ -231,8 +266,12 @@ def what_changes_no_answer_may_change_on_a_resume():
 @test
 def an_output_has_one_plan():
     """plan.* changes no answer, but neither does a run choose its plan again."""
-    job = short("modes", "plan.mode=standard", "engine.tensor_parallel=4", "profile.budgets_file=" + cli.budgets_file(
-        "heavy.json", [[300, 40, 32, 32]] * 4))
+    job = short(
+        "modes",
+        "plan.mode=standard",
+        "engine.tensor_parallel=4",
+        "profile.budgets_file=" + cli.budgets_file("heavy.json", [[300, 40, 32, 32]] * 4),
+    )
     run = Running(job)
     run.until(lambda: len(job.shards()) >= 2, "2 shards")
     run.stop(signal.SIGKILL)

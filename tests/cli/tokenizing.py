@@ -1,11 +1,20 @@
 """tokenize: text to ids and back."""
+
 import json
 
 import cli
 from cli import command, test
 
-TEXTS = ["Hello world", "", " leading and  double ", "The access code for fierce-pine is 6527598.", "na\u00efve caf\u00e9 \u4e2d\u6587 \U0001f600",
-         "tab\tand\u00a0nbsp", "e\u0301 \ufb01", "a" * 300]
+TEXTS = [
+    "Hello world",
+    "",
+    " leading and  double ",
+    "The access code for fierce-pine is 6527598.",
+    "na\u00efve caf\u00e9 \u4e2d\u6587 \U0001f600",
+    "tab\tand\u00a0nbsp",
+    "e\u0301 \ufb01",
+    "a" * 300,
+]
 MORE = ["two\nlines\r\n", "nul\0inside", '"quotes" \\ and \u2028', "\n\n\n"]
 
 
@@ -47,7 +56,9 @@ def ids_agree_with_the_reference_prompts():
     lines = cli.unzstd(cli.NEEDLES)
     at = lines.index(b'{"input"')
     records = [json.loads(x.decode()) for x in lines[at:].split(b"\n")[:20]]
-    ids = tokenize("--bos", "--json", lines=[json.dumps(cli.needle_prompt(r)) for r in records]).out.split("\n")[:-1]
+    ids = tokenize("--bos", "--json", lines=[json.dumps(cli.needle_prompt(r)) for r in records]).out.split(
+        "\n"
+    )[:-1]
     assert [len(x.split()) for x in ids] == [g["prompt_tokens"] for g in cli.golden()["full"]["first"]]
 
 
@@ -67,18 +78,31 @@ def a_missing_last_newline_is_no_difference():
 
 @test
 def bad_input_is_refused_with_its_line_after_the_good_ones():
-    for options, bad, word in ((["--json"], "not json", "not a JSON string"), (["--json"], "[1]", "not a JSON string"),
-                               (["--json"], '"open', "not a JSON string"), (["--decode"], "1 x", "'x' is not an id"),
-                               (["--decode"], "99999", "99999"), (["--decode"], "-1", "'-1' is not an id"),
-                               (["--decode"], "99999999999", "'99999999999' is not an id")):
+    for options, bad, word in (
+        (["--json"], "not json", "not a JSON string"),
+        (["--json"], "[1]", "not a JSON string"),
+        (["--json"], '"open', "not a JSON string"),
+        (["--decode"], "1 x", "'x' is not an id"),
+        (["--decode"], "99999", "99999"),
+        (["--decode"], "-1", "'-1' is not an id"),
+        (["--decode"], "99999999999", "'99999999999' is not an id"),
+    ):
         good = "5 6" if options == ["--decode"] else '"good"'
-        ended = command("tokenize", cli.TINY, *options, stdin=(good + "\n" + bad + "\n" + good + "\n").encode()).must(2, word)
-        assert "standard input:2" in ended.err and len(ended.out.splitlines()) == 1, (options, bad, ended.text)
+        ended = command(
+            "tokenize", cli.TINY, *options, stdin=(good + "\n" + bad + "\n" + good + "\n").encode()
+        ).must(2, word)
+        assert "standard input:2" in ended.err and len(ended.out.splitlines()) == 1, (
+            options,
+            bad,
+            ended.text,
+        )
 
 
 @test
 def bytes_that_are_not_utf_8_are_refused():
-    ended = command("tokenize", cli.TINY, stdin=b"ok\nab\xff\xfe\n").must(2, "standard input:2", "not valid UTF-8 at byte 2")
+    ended = command("tokenize", cli.TINY, stdin=b"ok\nab\xff\xfe\n").must(
+        2, "standard input:2", "not valid UTF-8 at byte 2"
+    )
     assert len(ended.out.splitlines()) == 1
 
 
