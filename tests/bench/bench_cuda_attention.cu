@@ -1,0 +1,657 @@
+/* Attention and compression of the CUDA backend alone: correctness against float64 on small shapes,
+ * then times. Stubs stand in for the rest of the backend. Exit code 1 if a check fails, 77 without a GPU.
+ *
+ *   nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_80,code=sm_80 -I. \
+ *       tests/bench/bench_cuda_attention.cu kernels/cuda_prefill.cu kernels/cuda_prefill_sm90.cu \
+ *       kernels/cuda_compress.cu kernels/cuda_decode.cu runner/base/status.c -o bench_cuda_attention
+ *   bench_cuda_attention [--check]     --check: no times
+ */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels/cuda_attention.h"
+
+/* --- stubs of the backend ------------------------------------------------------ */
+
+bool cuda_check(fkv_device *dev, cudaError_t e, const char *file, int line, const char *what)
+{
+    if (e == cudaSuccess) return true;
+    if (!dev->failed)
+        snprintf(dev->error_text, sizeof dev->error_text, "%s:%d: %s: %s", file, line, what,
+                 cudaGetErrorString(e));
+    dev->failed = true;
+    return false;
+}
+
+void cuda_fail(fkv_device *dev, const char *why)
+{
+    if (!dev->failed) snprintf(dev->error_text, sizeof dev->error_text, "%s", why);
+    dev->failed = true;
+}
+
+fkv_status cuda_status(fkv_device *dev, fkv_err *err)
+{
+    return dev->failed ? fkv_fail(err, FKV_E_DEVICE, "%s", dev->error_text) : FKV_OK;
+}
+
+static std::vector<void *> allocations;
+
+fkv_status cuda_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
+{
+    if (CUDA(dev, cudaMalloc(out, bytes)) && CUDA(dev, cudaMemsetAsync(*out, 0, bytes, dev->stream)))
+        allocations.push_back(*out);
+    return cuda_status(dev, err);
+}
+
+static __global__ void gemm_kernel(const bf16 *x, int64_t x_stride, int64_t n_rows, const bf16 *w, int64_t k,
+                                   int64_t w_batch, int64_t n_out, bf16 *y, int64_t y_stride, int64_t y_batch)
+{
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n_rows * n_out) return;
+    const int64_t r = i / n_out, c = i % n_out;
+    float sum = 0.0f;
+    for (int64_t j = 0; j < k; j++)
+        sum += __bfloat162float(x[r * x_stride + j]) * __bfloat162float(w[blockIdx.y * w_batch + c * k + j]);
+    y[blockIdx.y * y_batch + r * y_stride + c] = __float2bfloat16_rn(sum);
+}
+
+void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t, int64_t n_rows, const bf16 *w,
+               int64_t k, int64_t w_batch, int64_t n_out, void *y, int64_t y_stride, int64_t y_batch,
+               int batch, bool)
+{
+    const dim3 grid((unsigned)((n_rows * n_out + 255) / 256), (unsigned)batch);
+    gemm_kernel<<<grid, 256, 0, dev->stream>>>(x, x_stride, n_rows, w, k, w_batch, n_out, (bf16 *)y, y_stride,
+                                               y_batch);
+    CUDA_LAUNCHED(dev);
+}
+
+/* --- helpers ------------------------------------------------------------------- */
+
+static int failures;
+
+static void check(bool ok, const char *what, double value)
+{
+    printf("%s  %-74s %.3g\n", ok ? "ok  " : "FAIL", what, value);
+    failures += !ok;
+}
+
+/* A CUDA call of this program itself. */
+static void must(cudaError_t e)
+{
+    if (e == cudaSuccess) return;
+    fprintf(stderr, "%s\n", cudaGetErrorString(e));
+    exit(1);
+}
+
+static uint64_t seed = 1;
+
+static float uniform(void) /* [-1, 1) */
+{
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (float)(int32_t)(seed >> 32) / 2147483648.0f;
+}
+
+template <typename T> static T *device_array(size_t n)
+{
+    void *p = NULL;
+    must(cudaMalloc(&p, std::max<size_t>(n, 1) * sizeof(T)));
+    must(cudaMemset(p, 0, std::max<size_t>(n, 1) * sizeof(T)));
+    allocations.push_back(p);
+    return (T *)p;
+}
+
+template <typename T> static T *to_device(const std::vector<T> &v)
+{
+    T *p = device_array<T>(v.size());
+    must(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
+    return p;
+}
+
+template <typename T> static std::vector<T> to_host(const T *p, size_t n)
+{
+    std::vector<T> v(n);
+    must(cudaDeviceSynchronize());
+    must(cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
+    return v;
+}
+
+static std::vector<bf16> random_values(size_t n, float scale)
+{
+    std::vector<bf16> v(n);
+    for (bf16 &x : v) x = __float2bfloat16(uniform() * scale);
+    return v;
+}
+
+/* Values in [-1, 1) that differ from array to array. */
+static __global__ void fill_kernel(bf16 *x, int64_t n, uint32_t salt)
+{
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
+         i += (int64_t)gridDim.x * blockDim.x) {
+        uint32_t h = (uint32_t)i ^ (uint32_t)(i >> 32) * 0x9e3779b9u ^ salt * 0x7feb352du;
+        h = (h ^ h >> 16) * 0x85ebca6bu;
+        h = (h ^ h >> 13) * 0xc2b2ae35u;
+        x[i] = __float2bfloat16_rn((float)(h >> 16) / 32768.0f - 1.0f);
+    }
+}
+
+static bf16 *filled(size_t n)
+{
+    static uint32_t salt;
+    bf16 *p = device_array<bf16>(n);
+    fill_kernel<<<1024, 256>>>(p, (int64_t)n, ++salt);
+    must(cudaGetLastError());
+    return p;
+}
+
+static double value(bf16 x)
+{
+    return (double)__bfloat162float(x);
+}
+
+/* A device of this shape; every array of the last one is freed. */
+static void open_device(fkv_device *dev, int hd, int group, int n_kv_heads, int n_slots, int max_prompt,
+                        int window)
+{
+    static float inv_freq[64];
+    must(cudaDeviceSynchronize());
+    for (void *p : allocations) must(cudaFree(p));
+    allocations.clear();
+    cuda_decode_close(dev);
+    for (int i = 0; i < hd / 2; i++) inv_freq[i] = powf(10000.0f, -2.0f * (float)i / (float)hd);
+    dev->rope = NULL;
+    dev->limits = fkv_device_limits{};
+    dev->limits.n_slots = n_slots;
+    dev->limits.max_prompt = max_prompt;
+    dev->limits.max_positions = max_prompt + 1024;
+    dev->limits.hidden = 64;
+    dev->limits.n_heads = group * n_kv_heads;
+    dev->limits.n_kv_heads = n_kv_heads;
+    dev->limits.head_dim = hd;
+    dev->limits.max_local_heads = n_kv_heads;
+    dev->limits.window = window;
+    dev->limits.inv_freq = inv_freq;
+    fkv_err err = {};
+    if (cuda_attention_prepare(dev, &err)) {
+        fprintf(stderr, "%s\n", err.message);
+        exit(1);
+    }
+}
+
+/* --- checks -------------------------------------------------------------------- */
+
+/* softmax(q k^T / sqrt(hd)) of one query over n keys at stride. */
+static std::vector<double> probabilities(const bf16 *q, const bf16 *k, int64_t stride, int64_t n, int hd)
+{
+    std::vector<double> p((size_t)n);
+    double max = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < n; j++) {
+        for (int i = 0; i < hd; i++) p[j] += value(q[i]) * value(k[j * stride + i]);
+        p[j] /= sqrt((double)hd);
+        max = std::max(max, p[j]);
+    }
+    for (double &x : p) sum += x = exp(x - max);
+    for (double &x : p) x /= sum;
+    return p;
+}
+
+static void check_prefill(fkv_device *dev, int hd, int group, int heads, int n)
+{
+    char what[128];
+    open_device(dev, hd, group, heads, 4, n, 8);
+    const int64_t per = (group + 2) * hd, width = heads * per, cols = (int64_t)heads * group * hd;
+    const std::vector<bf16> qkv = random_values((size_t)(n * width), 2.0f);
+    const bf16 *d = to_device(qkv);
+    for (int hopper = dev->attention->wgmma; hopper >= 0; hopper--) {
+        bf16 *out = device_array<bf16>((size_t)(n * cols)), *tail = device_array<bf16>((size_t)(n * cols));
+        dev->attention->wgmma = hopper;
+        cuda_prefill_attention(dev, d, n, 0, heads, group, out, cols);
+        double worst = 0, bits = 0;
+        const std::vector<bf16> got = to_host(out, (size_t)(n * cols));
+        for (int64_t t = 0; t < n; t += t % 7 + 1) {
+            for (int hq = 0; hq < heads * group; hq++) {
+                const bf16 *head = qkv.data() + hq / group * per, *v = head + (group + 1) * hd;
+                const std::vector<double> p =
+                    probabilities(head + t * width + hq % group * hd, head + group * hd, width, t + 1, hd);
+                for (int i = 0; i < hd; i++) {
+                    double want = 0;
+                    for (int64_t j = 0; j <= t; j++) want += p[j] * value(v[j * width + i]);
+                    worst =
+                        std::max(worst, fabs(want - value(got[t * cols + hq * hd + i])) / (0.1 + fabs(want)));
+                }
+            }
+        }
+        snprintf(what, sizeof what, "prefill %s hd %d group %d T %d: worst error", hopper ? "wgmma" : "mma",
+                 hd, group, n);
+        check(worst < 0.03, what, worst);
+        for (int64_t q0 : {(int64_t)n - 1, (int64_t)n / 3, (int64_t)n / 2 + 1}) {
+            cuda_prefill_attention(dev, d, n, q0, heads, group, tail, cols);
+            const std::vector<bf16> rows = to_host(tail, (size_t)((n - q0) * cols));
+            bits += memcmp(rows.data(), got.data() + q0 * cols, rows.size() * sizeof(bf16)) != 0;
+        }
+        snprintf(what, sizeof what, "prefill %s hd %d group %d T %d: q0 leaves bits alone",
+                 hopper ? "wgmma" : "mma", hd, group, n);
+        check(bits == 0, what, bits);
+    }
+}
+
+static void check_compress(fkv_device *dev, int hd, int group, int heads, int n, int window, int kernel)
+{
+    char what[128];
+    open_device(dev, hd, group, heads, 2, n, window);
+    const int64_t per = (group + 2) * hd, width = heads * per, n_scores = n - window;
+    std::vector<bf16> qkv = random_values((size_t)(n * width), 2.0f);
+    const bf16 *d = to_device(qkv);
+    float *ds = device_array<float>((size_t)(heads * n_scores));
+    cuda_snapkv_scores(dev, d, n, heads, group, window, kernel, ds, n_scores);
+    std::vector<float> scores = to_host(ds, (size_t)(heads * n_scores));
+    double worst = 0;
+    for (int h = 0; h < heads; h++) {
+        std::vector<double> sum((size_t)n);
+        for (int64_t t = n - window; t < n; t++)
+            for (int g = 0; g < group; g++) {
+                const bf16 *head = qkv.data() + h * per;
+                const std::vector<double> p =
+                    probabilities(head + t * width + g * hd, head + group * hd, width, t + 1, hd);
+                for (int64_t j = 0; j <= t; j++) sum[j] += p[j] / (window * group);
+            }
+        for (int64_t j = 0; j < n_scores; j++) {
+            double want = 0;
+            for (int64_t i = std::max<int64_t>(0, j - kernel / 2);
+                 i <= std::min(n_scores - 1, j + kernel / 2); i++)
+                want = std::max(want, sum[i]);
+            worst = std::max(worst, fabs(want - scores[h * n_scores + j]) / want);
+        }
+    }
+    snprintf(what, sizeof what, "snapkv hd %d group %d T %d window %d: worst relative error", hd, group, n,
+             window);
+    check(worst < 1e-4, what, worst);
+
+    /* Budgets: more than T, a cut, less than the window; two owners; pages in a scrambled order. */
+    const int pages = (n + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
+    std::vector<int32_t> budgets, owners, table((size_t)(2 * heads * pages));
+    std::vector<int64_t> offset;
+    for (int h = 0; h < heads; h++) {
+        const int budget[] = {window + (n - window) / 3, n + 5, window / 2, window + 1, n - 1};
+        budgets.push_back(budget[h % 5]);
+        owners.push_back(h % 2);
+        offset.push_back((int64_t)h * pages);
+    }
+    for (size_t i = 0; i < table.size(); i++) table[i] = (int32_t)((i * 7 + 3) % table.size());
+    if (table.size() % 7 == 0)
+        for (size_t i = 0; i < table.size(); i++) table[i] = (int32_t)(table.size() - 1 - i);
+    const size_t arena = table.size() * 2 * FKV_PAGE_TOKENS * (size_t)hd;
+    bf16 *a0 = device_array<bf16>(arena), *a1 = device_array<bf16>(arena);
+    void *arenas[2] = {a0, a1};
+    fkv_keep_args args = {};
+    args.slot = 1;
+    args.n_tokens = n;
+    args.n_heads = args.n_kv_heads = heads;
+    args.group = group;
+    args.head_dim = hd;
+    args.window = window;
+    args.qkv = d;
+    args.scores = ds;
+    args.score_stride = n_scores;
+    args.owners = owners.data();
+    args.kv = fkv_kv_view{arenas, to_device(table), (int64_t)heads * pages, offset.data(), budgets.data()};
+    cuda_kv_keep(dev, &args);
+    const std::vector<bf16> got[2] = {to_host(a0, arena), to_host(a1, arena)};
+    double wrong = 0;
+    for (int h = 0; h < heads; h++) {
+        const int64_t budget = budgets[h], n_kept = std::min<int64_t>(n, budget);
+        const int64_t n_top = n > budget && budget > window ? budget - window : 0;
+        std::vector<int64_t> order((size_t)n_scores);
+        for (int64_t j = 0; j < n_scores; j++) order[j] = j;
+        const float *x = scores.data() + h * n_scores;
+        std::stable_sort(order.begin(), order.end(), [x](int64_t a, int64_t b) { return x[a] > x[b]; });
+        std::sort(order.begin(), order.begin() + n_top);
+        for (int64_t t = 0; t < n_kept; t++) {
+            const int64_t from = t < n_top ? order[t] : n - n_kept + t;
+            const int64_t page = table[heads * pages + offset[h] + t / FKV_PAGE_TOKENS];
+            for (int v = 0; v < 2; v++)
+                wrong += memcmp(got[owners[h]].data() +
+                                    ((page * 2 + v) * FKV_PAGE_TOKENS + t % FKV_PAGE_TOKENS) * hd,
+                                qkv.data() + from * width + h * per + (group + v) * hd,
+                                (size_t)hd * sizeof(bf16)) != 0;
+        }
+    }
+    snprintf(what, sizeof what, "kv_keep hd %d group %d T %d window %d: wrong rows", hd, group, n, window);
+    check(wrong == 0, what, wrong);
+}
+
+/* A rank that decodes: heads placements, every one over [begin, end) of the slots. */
+struct decode_case {
+    fkv_decode_args args;
+    std::vector<fkv_decode_head> heads;
+    std::vector<int32_t> budgets, pos, prompt, active, table;
+    std::vector<int64_t> offset;
+    fkv_weight weight;
+    void *arena;
+    size_t n_pages;
+    int64_t tokens; /* attended to in a step */
+};
+
+static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::vector<int32_t> &budgets,
+                        const std::vector<int32_t> &prompt, const std::vector<int32_t> &made, bool ragged)
+{
+    const fkv_device_limits *l = &dev->limits;
+    const int hd = l->head_dim, group = l->n_heads / l->n_kv_heads, heads = l->n_kv_heads,
+              n_slots = l->n_slots;
+    const int64_t per = (group + 2) * hd;
+    int64_t stride = 0;
+    c->budgets.assign((size_t)(layer + 1) * heads, 0);
+    c->offset.assign((size_t)(layer + 1) * heads, 0);
+    c->tokens = 0;
+    for (int h = 0; h < heads; h++) {
+        c->budgets[(size_t)layer * heads + h] = budgets[h];
+        c->offset[(size_t)layer * heads + h] = stride;
+        stride += (l->max_positions + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
+    }
+    c->table.assign((size_t)(stride * n_slots), 0);
+    c->prompt = prompt;
+    for (int s = 0; s < n_slots; s++) {
+        c->pos.push_back(prompt[s] + made[s]);
+        c->active.push_back(!ragged || s % 5 != 3);
+    }
+    c->n_pages = 0;
+    for (int h = 0; h < heads; h++) {
+        const int begin = ragged && h % 3 == 1 ? n_slots / 3 : 0,
+                  end = ragged && h % 3 == 2 ? n_slots / 2 : n_slots;
+        c->heads.push_back(fkv_decode_head{h, begin, end, &c->weight, h * per});
+        for (int s = begin; s < end; s++) {
+            const int64_t n = std::min(budgets[h], prompt[s]) + made[s] + 1;
+            if (c->active[s]) c->tokens += n;
+            for (int64_t p = 0; p < (n + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS; p++)
+                c->table[s * stride + c->offset[(size_t)layer * heads + h] + p] = (int32_t)c->n_pages++;
+        }
+    }
+    for (int32_t &p : c->table) p = (int32_t)(c->n_pages - 1 - (size_t)p);
+    c->weight = fkv_weight{};
+    c->weight.n = heads * per;
+    c->weight.k = l->hidden;
+    c->weight.data = filled((size_t)(heads * per * l->hidden));
+    c->arena = filled(c->n_pages * 2 * FKV_PAGE_TOKENS * (size_t)hd);
+    fkv_decode_args *a = &c->args;
+    *a = fkv_decode_args{};
+    a->layer = layer;
+    a->n_slots = n_slots;
+    a->hidden = l->hidden;
+    a->n_kv_heads = heads;
+    a->group = group;
+    a->head_dim = hd;
+    a->heads = c->heads.data();
+    a->n_heads_served = heads;
+    a->slots.pos = to_device(c->pos);
+    a->slots.prompt_len = to_device(c->prompt);
+    a->slots.active = to_device(c->active);
+    a->kv = fkv_kv_view{&c->arena, to_device(c->table), stride, c->offset.data(), c->budgets.data()};
+    a->x = filled((size_t)(n_slots * l->hidden));
+    a->q = device_array<bf16>((size_t)(heads * n_slots * per));
+    a->out = device_array<bf16>((size_t)((int64_t)n_slots * l->n_heads * hd));
+    fkv_err err = {};
+    if (cuda_prepare_decode(dev, a, &err)) {
+        fprintf(stderr, "%s\n", err.message);
+        exit(1);
+    }
+}
+
+static void check_decode(fkv_device *dev, int hd, int group)
+{
+    char what[128];
+    enum { HEADS = 4, SLOTS = 11 };
+    open_device(dev, hd, group, HEADS, SLOTS, 2048, 8);
+    const std::vector<int32_t> budgets = {300, 2000, 64, 1};
+    const std::vector<int32_t> prompt = {1, 126, 127, 128, 254, 255, 256, 257, 511, 1500, 2048};
+    const std::vector<int32_t> made = {0, 0, 0, 0, 1, 0, 0, 0, 3, 100, 700};
+    decode_case c;
+    make_decode(dev, &c, 2, budgets, prompt, made, true);
+    cuda_decode_qkv(dev, &c.args);
+    cuda_decode_attention(dev, &c.args);
+    const int64_t per = (group + 2) * hd, row = (int64_t)HEADS * group * hd;
+    const std::vector<bf16> q = to_host((const bf16 *)c.args.q, (size_t)(HEADS * SLOTS * per));
+    const std::vector<bf16> kv = to_host((const bf16 *)c.arena, c.n_pages * 2 * FKV_PAGE_TOKENS * (size_t)hd);
+    const std::vector<bf16> out = to_host((const bf16 *)c.args.out, (size_t)(SLOTS * row));
+    const std::vector<bf16> x = to_host((const bf16 *)c.args.x, (size_t)(SLOTS * dev->limits.hidden));
+    const std::vector<bf16> w = to_host(c.weight.data, (size_t)(c.weight.n * c.weight.k));
+    double worst = 0, append = 0, touched = 0;
+    for (int h = 0; h < HEADS; h++) {
+        for (int s = 0; s < SLOTS; s++) {
+            const bf16 *o = out.data() + s * row + (int64_t)h * group * hd;
+            if (s < c.heads[h].begin || s >= c.heads[h].end || !c.active[s]) {
+                for (int i = 0; i < group * hd; i++) touched += value(o[i]) != 0;
+                continue;
+            }
+            const int64_t n = std::min(budgets[h], prompt[s]) + made[s] + 1;
+            const int32_t *pages = c.table.data() + s * c.args.kv.slot_stride + c.offset[2 * HEADS + h];
+            std::vector<bf16> k((size_t)(n * hd)), v((size_t)(n * hd));
+            for (int64_t t = 0; t < n; t++) {
+                const int64_t at =
+                    ((int64_t)pages[t / FKV_PAGE_TOKENS] * 2 * FKV_PAGE_TOKENS + t % FKV_PAGE_TOKENS) * hd;
+                memcpy(&k[t * hd], &kv[at], (size_t)hd * sizeof(bf16));
+                memcpy(&v[t * hd], &kv[at + FKV_PAGE_TOKENS * hd], (size_t)hd * sizeof(bf16));
+            }
+            for (int g = 0; g < group; g++) {
+                const std::vector<double> p =
+                    probabilities(q.data() + (h * SLOTS + s) * per + g * hd, k.data(), hd, n, hd);
+                for (int i = 0; i < hd; i++) {
+                    double want = 0;
+                    for (int64_t t = 0; t < n; t++) want += p[t] * value(v[t * hd + i]);
+                    worst = std::max(worst, fabs(want - value(o[g * hd + i])) / (0.1 + fabs(want)));
+                }
+            }
+            std::vector<double> kn((size_t)hd), vn((size_t)hd); /* the new token's */
+            for (int i = 0; i < hd; i++)
+                for (int j = 0; j < c.weight.k; j++) {
+                    kn[i] +=
+                        value(x[s * c.weight.k + j]) * value(w[(h * per + group * hd + i) * c.weight.k + j]);
+                    vn[i] += value(x[s * c.weight.k + j]) *
+                             value(w[(h * per + (group + 1) * hd + i) * c.weight.k + j]);
+                }
+            for (int i = 0; i < hd / 2; i++) {
+                const double angle = (double)((float)c.pos[s] * dev->limits.inv_freq[i]), a = kn[i],
+                             b = kn[i + hd / 2];
+                kn[i] = a * cos(angle) - b * sin(angle);
+                kn[i + hd / 2] = b * cos(angle) + a * sin(angle);
+            }
+            for (int i = 0; i < hd; i++) {
+                append = std::max(append, fabs(kn[i] - value(k[(n - 1) * hd + i])) / (5 + fabs(kn[i])));
+                append = std::max(append, fabs(vn[i] - value(v[(n - 1) * hd + i])) / (5 + fabs(vn[i])));
+            }
+        }
+    }
+    snprintf(what, sizeof what, "decode hd %d group %d: worst error", hd, group);
+    check(worst < 0.03, what, worst);
+    snprintf(what, sizeof what, "decode hd %d group %d: worst error of the appended K and V", hd, group);
+    check(append < 0.02, what, append);
+    snprintf(what, sizeof what, "decode hd %d group %d: values written for slots of others", hd, group);
+    check(touched == 0, what, touched);
+
+    /* The same bits however chunks are shared out: one CTA an entry, fewer CTAs, fewer pages in flight. */
+    const cuda_attention a = *dev->attention;
+    const int n_sms = dev->n_sms;
+    for (int way = 0; way < 4; way++) {
+        *dev->attention = a;
+        dev->n_sms = way == 1 ? 1 : way == 2 ? 7 : n_sms;
+        if (way == 0) dev->attention->max_parts = 0;
+        if (way == 1) dev->attention->max_parts = 9;
+        if (way == 3) dev->attention->decode_stages = 2;
+        must(cudaMemsetAsync(c.args.out, 0, (size_t)(SLOTS * row) * sizeof(bf16), dev->stream));
+        cuda_decode_qkv(dev, &c.args);
+        cuda_decode_attention(dev, &c.args);
+        const std::vector<bf16> again = to_host((const bf16 *)c.args.out, (size_t)(SLOTS * row));
+        snprintf(what, sizeof what, "decode hd %d group %d: bits of schedule %d", hd, group, way);
+        check(memcmp(again.data(), out.data(), out.size() * sizeof(bf16)) == 0, what, 0);
+    }
+    *dev->attention = a;
+    dev->n_sms = n_sms;
+}
+
+/* --- times --------------------------------------------------------------------- */
+
+/* Seconds of one op, from a graph of `ops` of them. */
+template <typename F> static double seconds_of(fkv_device *dev, int ops, F op)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaEvent_t a, b;
+    float best = INFINITY;
+    op(0); /* what is chosen at first use */
+    must(cudaStreamSynchronize(dev->stream));
+    must(cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < ops; i++) op(i);
+    must(cudaStreamEndCapture(dev->stream, &graph));
+    must(cudaGraphInstantiate(&exec, graph, 0));
+    must(cudaEventCreate(&a));
+    must(cudaEventCreate(&b));
+    for (int i = 0; i < 6; i++) {
+        float ms = 0;
+        must(cudaEventRecord(a, dev->stream));
+        must(cudaGraphLaunch(exec, dev->stream));
+        must(cudaEventRecord(b, dev->stream));
+        must(cudaEventSynchronize(b));
+        must(cudaEventElapsedTime(&ms, a, b));
+        if (i) best = std::min(best, ms);
+    }
+    must(cudaGraphExecDestroy(exec));
+    must(cudaGraphDestroy(graph));
+    must(cudaEventDestroy(a));
+    must(cudaEventDestroy(b));
+    return best * 1e-3 / ops;
+}
+
+static char table_text[16384];
+
+static void row_of_table(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void row_of_table(const char *format, ...)
+{
+    const size_t at = strlen(table_text);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(table_text + at, sizeof table_text - at, format, args);
+    va_end(args);
+}
+
+static double copy_bandwidth(fkv_device *dev)
+{
+    const size_t bytes = (size_t)2 << 30;
+    char *a = device_array<char>(bytes), *b = device_array<char>(bytes);
+    const double s = seconds_of(
+        dev, 4, [&](int) { must(cudaMemcpyAsync(b, a, bytes, cudaMemcpyDeviceToDevice, dev->stream)); });
+    return 2.0 * (double)bytes / s;
+}
+
+/* layers cycle, so that no step finds the last one's pages in L2. uneven: budgets and lengths differ 10x. */
+static void time_decode(fkv_device *dev, const char *name, int hd, int group, int heads, int n_slots,
+                        int tokens, int layers, bool uneven, double bandwidth)
+{
+    open_device(dev, hd, group, heads, n_slots, 4 * tokens, 8);
+    std::vector<decode_case> cases((size_t)layers);
+    for (int l = 0; l < layers; l++) {
+        std::vector<int32_t> budgets, prompt, made((size_t)n_slots, 0);
+        for (int h = 0; h < heads; h++) {
+            const double x = heads > 1 ? (double)((h + l) % heads) / (heads - 1) : 0.5;
+            budgets.push_back(uneven ? (int32_t)(tokens * (0.19 + 1.62 * x * x * x)) : tokens);
+        }
+        for (int s = 0; s < n_slots; s++)
+            prompt.push_back(uneven ? (int32_t)(tokens * (0.4 + 3.6 * (s * 37 % n_slots) / n_slots))
+                                    : tokens - 1);
+        make_decode(dev, &cases[l], l, budgets, prompt, made, false);
+    }
+    /* The list of entries is decode_qkv's; with equal lists one serves all layers. */
+    double bytes = 0;
+    for (const decode_case &c : cases) bytes += (double)c.tokens * 4 * hd / layers;
+    const double both = seconds_of(dev, 2 * layers, [&](int i) {
+        cuda_decode_qkv(dev, &cases[i % layers].args);
+        cuda_decode_attention(dev, &cases[i % layers].args);
+    });
+    const double qkv =
+        seconds_of(dev, 2 * layers, [&](int i) { cuda_decode_qkv(dev, &cases[i % layers].args); });
+    const double s = both - qkv;
+    row_of_table("decode %-34s %8.1f us %8.1f MB %6.2f TB/s %5.1f%% of copy\n", name, s * 1e6, bytes * 1e-6,
+                 bytes / s * 1e-12, 100 * bytes / s / bandwidth);
+}
+
+static void time_prefill(fkv_device *dev, int n, int hd)
+{
+    enum { HEADS = 8, GROUP = 4, WINDOW = 32 };
+    open_device(dev, hd, GROUP, HEADS, 1, n, WINDOW);
+    const int64_t width = HEADS * (GROUP + 2) * hd, cols = HEADS * GROUP * hd;
+    bf16 *qkv = filled((size_t)(n * width)), *out = device_array<bf16>((size_t)(n * cols));
+    const double flop = 2.0 * n * ((double)n + 1) * hd * HEADS * GROUP;
+    for (int hopper = dev->attention->wgmma; hopper >= 0; hopper--) {
+        dev->attention->wgmma = hopper;
+        const double s =
+            seconds_of(dev, 2, [&](int) { cuda_prefill_attention(dev, qkv, n, 0, HEADS, GROUP, out, cols); });
+        row_of_table("prefill %-5s hd %3d T %6d             %10.1f us %8.1f TFLOP/s\n",
+                     hopper ? "wgmma" : "mma", hd, n, s * 1e6, flop / s * 1e-12);
+    }
+    float *scores = device_array<float>((size_t)n * HEADS);
+    const double snap = seconds_of(
+        dev, 2, [&](int) { cuda_snapkv_scores(dev, qkv, n, HEADS, GROUP, WINDOW, 7, scores, n - WINDOW); });
+    std::vector<int32_t> budgets(HEADS, 1024), owners(HEADS, 0), table(HEADS * 8);
+    std::vector<int64_t> offset;
+    for (int h = 0; h < HEADS; h++) offset.push_back(h * 8);
+    for (size_t i = 0; i < table.size(); i++) table[i] = (int32_t)i;
+    void *arena = device_array<bf16>(table.size() * 2 * FKV_PAGE_TOKENS * (size_t)hd);
+    fkv_keep_args args = {};
+    args.n_tokens = n;
+    args.n_heads = args.n_kv_heads = HEADS;
+    args.group = GROUP;
+    args.head_dim = hd;
+    args.window = WINDOW;
+    args.qkv = qkv;
+    args.scores = scores;
+    args.score_stride = n - WINDOW;
+    args.owners = owners.data();
+    args.kv = fkv_kv_view{&arena, to_device(table), (int64_t)table.size(), offset.data(), budgets.data()};
+    const double keep = seconds_of(dev, 2, [&](int) { cuda_kv_keep(dev, &args); });
+    row_of_table("compress      hd %3d T %6d: scores %8.1f us, keep 1024 %8.1f us\n", hd, n, snap * 1e6,
+                 keep * 1e6);
+}
+
+int main(int argc, char **argv)
+{
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+        printf("skipped: no GPU\n");
+        return 77;
+    }
+    cudaDeviceProp prop;
+    must(cudaGetDeviceProperties(&prop, 0));
+    fkv_device *dev = (fkv_device *)calloc(1, sizeof *dev);
+    if (!dev) return 1;
+    dev->n_sms = prop.multiProcessorCount;
+    snprintf(dev->name, sizeof dev->name, "%.95s", prop.name);
+    must(cudaStreamCreateWithFlags(&dev->stream, cudaStreamDefault));
+
+    const int shapes[][2] = {{128, 4}, {128, 1}, {128, 8}, {64, 2}, {64, 7}};
+    for (const auto &s : shapes) {
+        for (int n : {1, 64, 129, 300, 520}) check_prefill(dev, s[0], s[1], 2, n);
+        check_compress(dev, s[0], s[1], 5, 700, 32, 7);
+        check_compress(dev, s[0], s[1], 3, 131, 8, 5);
+        check_decode(dev, s[0], s[1]);
+    }
+    if (argc < 2 || strcmp(argv[1], "--check") != 0) {
+        const double bandwidth = copy_bandwidth(dev);
+        row_of_table("%s, %d SMs, copy %.2f TB/s\n", dev->name, dev->n_sms, bandwidth * 1e-12);
+        time_decode(dev, "8 heads 64 slots 1024", 128, 4, 8, 64, 1024, 4, false, bandwidth);
+        time_decode(dev, "8 heads 64 slots, uneven 10x", 128, 4, 8, 64, 1024, 4, true, bandwidth);
+        time_decode(dev, "1 head 64 slots 1024", 128, 8, 1, 64, 1024, 16, false, bandwidth);
+        time_decode(dev, "8 heads 8 slots 32k", 128, 4, 8, 8, 32768, 2, false, bandwidth);
+        time_decode(dev, "8 heads 64 slots 1024 hd 64", 64, 4, 8, 64, 1024, 4, false, bandwidth);
+        for (int n : {2048, 8192, 32768}) time_prefill(dev, n, 128);
+        time_prefill(dev, 8192, 64);
+    }
+    must(cudaDeviceSynchronize());
+    if (dev->failed) check(false, dev->error_text, 0);
+    printf("\n%s%s: %d checks failed\n", table_text, failures ? "FAILED" : "passed", failures);
+    cuda_decode_close(dev);
+    free(dev);
+    return failures != 0;
+}
