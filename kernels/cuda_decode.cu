@@ -527,6 +527,37 @@ static __device__ __forceinline__ void merge_warps(const merge_buffer<HD> *b, in
     }
 }
 
+/* One query of an item so far, as the warp that ends it holds it: columns [lane * N, lane * N + N). */
+template <int HD> struct query_state {
+    float m, sum, o[HD / 32];
+};
+
+/* Query g: the chunk that ends with page now.page from the warps' pieces, merged behind the item's
+ * earlier ones; at the item's end the result or the partial. */
+template <int HD>
+static __device__ __forceinline__ void end_chunk(const attention_params &a, const merge_buffer<HD> *buffer,
+                                                 query_state<HD> &item, const page_cursor &now, bool first,
+                                                 int g, int lane)
+{
+    constexpr int N = HD / 32;
+    query_state<HD> c;
+    merge_warps<HD, N>(buffer, g, lane, c.m, c.sum, c.o);
+    if (first)
+        item = c;
+    else
+        merge_piece<N>(item.m, item.sum, item.o, c.m, c.sum, c.o);
+    if (now.page + 1 < now.item_end) return;
+    if (now.entry.part < 0) {
+        store_row<N>(a.out + ((int64_t)now.entry.out_head * a.group + g) * HD + lane * N, item.o, item.sum);
+        return;
+    }
+    const int64_t at = ((int64_t)now.entry.part + now.page / CUDA_CHUNK_PAGES) * a.group + g;
+    float *to = a.parts + at * HD + lane * N;
+#pragma unroll
+    for (int i = 0; i < N; i += 2) *(float2 *)(to + i) = make_float2(item.o[i], item.o[i + 1]);
+    if (lane == 0) a.part_stat[at] = make_float2(item.m, item.sum);
+}
+
 /* Ragged attention of one rank in one layer: see the head of the file. Grid: one CTA an SM; 8 warps,
  * warp g also ends query g. Shared: every warp's own ring of STAGES x (K, V of 16 tokens), filled by
  * cp.async across item borders (no barrier until a chunk's end), and the merge buffer. Bound by
@@ -534,7 +565,7 @@ static __device__ __forceinline__ void merge_warps(const merge_buffer<HD> *b, in
 template <int HD, int STAGES>
 static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel(const attention_params a)
 {
-    constexpr int N = HD / 32, STAGE = 2 * WARP_TOKENS * HD * 2;
+    constexpr int STAGE = 2 * WARP_TOKENS * HD * 2;
     extern __shared__ __align__(1024) char shared[];
     merge_buffer<HD> *const buffer = (merge_buffer<HD> *)(shared + ATT_WARPS * STAGES * STAGE);
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
@@ -564,9 +595,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel
     uint32_t q[HD / 16][2];
     warp_state<HD> w;
     w.clear();
-    float m = 0.0f, sum = 0.0f, o[N]; /* of the item, query `warp` */
-#pragma unroll
-    for (int i = 0; i < N; i++) o[i] = 0.0f;
+    query_state<HD> item = {};
     int row = -1, stage = 0, first_page = now.page;
     while (!now.done()) {
         if (now.entry.row != row) {
@@ -585,28 +614,8 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel
             share_state<HD>(buffer, w, warp, lane);
             w.clear();
             __syncthreads();
-            if (warp < a.group) {
-                float cm, csum, co[N];
-                merge_warps<HD, N>(buffer, warp, lane, cm, csum, co);
-                if (chunk == first_page / CUDA_CHUNK_PAGES) {
-                    m = cm;
-                    sum = csum;
-#pragma unroll
-                    for (int i = 0; i < N; i++) o[i] = co[i];
-                } else {
-                    merge_piece<N>(m, sum, o, cm, csum, co);
-                }
-                if (now.page + 1 == now.item_end && now.entry.part >= 0) {
-                    const int64_t at = ((int64_t)now.entry.part + chunk) * a.group + warp;
-                    float *to = a.parts + at * HD + lane * N;
-#pragma unroll
-                    for (int i = 0; i < N; i += 2) *(float2 *)(to + i) = make_float2(o[i], o[i + 1]);
-                    if (lane == 0) a.part_stat[at] = make_float2(m, sum);
-                } else if (now.page + 1 == now.item_end) {
-                    store_row<N>(a.out + ((int64_t)now.entry.out_head * a.group + warp) * HD + lane * N, o,
-                                 sum);
-                }
-            }
+            if (warp < a.group)
+                end_chunk<HD>(a, buffer, item, now, chunk == first_page / CUDA_CHUNK_PAGES, warp, lane);
             __syncthreads();
         }
         const bool item_ends = now.page + 1 == now.item_end;

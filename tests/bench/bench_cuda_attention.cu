@@ -240,39 +240,13 @@ static void check_prefill(fkv_device *dev, int hd, int group, int heads, int n)
     }
 }
 
-static void check_compress(fkv_device *dev, int hd, int group, int heads, int n, int window, int kernel)
+/* Budgets: more than T, a cut, less than the window; two owners; pages in a scrambled order. */
+static void check_keep(fkv_device *dev, int hd, int group, int heads, int n, int window,
+                       const std::vector<bf16> &qkv, const bf16 *d, const float *ds,
+                       const std::vector<float> &scores)
 {
     char what[128];
-    open_device(dev, hd, group, heads, 2, n, window);
     const int64_t per = (group + 2) * hd, width = heads * per, n_scores = n - window;
-    std::vector<bf16> qkv = random_values((size_t)(n * width), 2.0f);
-    const bf16 *d = to_device(qkv);
-    float *ds = device_array<float>((size_t)(heads * n_scores));
-    cuda_snapkv_scores(dev, d, n, heads, group, window, kernel, ds, n_scores);
-    std::vector<float> scores = to_host(ds, (size_t)(heads * n_scores));
-    double worst = 0;
-    for (int h = 0; h < heads; h++) {
-        std::vector<double> sum((size_t)n);
-        for (int64_t t = n - window; t < n; t++)
-            for (int g = 0; g < group; g++) {
-                const bf16 *head = qkv.data() + h * per;
-                const std::vector<double> p =
-                    probabilities(head + t * width + g * hd, head + group * hd, width, t + 1, hd);
-                for (int64_t j = 0; j <= t; j++) sum[j] += p[j] / (window * group);
-            }
-        for (int64_t j = 0; j < n_scores; j++) {
-            double want = 0;
-            for (int64_t i = std::max<int64_t>(0, j - kernel / 2);
-                 i <= std::min(n_scores - 1, j + kernel / 2); i++)
-                want = std::max(want, sum[i]);
-            worst = std::max(worst, fabs(want - scores[h * n_scores + j]) / want);
-        }
-    }
-    snprintf(what, sizeof what, "snapkv hd %d group %d T %d window %d: worst relative error", hd, group, n,
-             window);
-    check(worst < 1e-4, what, worst);
-
-    /* Budgets: more than T, a cut, less than the window; two owners; pages in a scrambled order. */
     const int pages = (n + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
     std::vector<int32_t> budgets, owners, table((size_t)(2 * heads * pages));
     std::vector<int64_t> offset;
@@ -323,6 +297,41 @@ static void check_compress(fkv_device *dev, int hd, int group, int heads, int n,
     }
     snprintf(what, sizeof what, "kv_keep hd %d group %d T %d window %d: wrong rows", hd, group, n, window);
     check(wrong == 0, what, wrong);
+}
+
+static void check_compress(fkv_device *dev, int hd, int group, int heads, int n, int window, int kernel)
+{
+    char what[128];
+    open_device(dev, hd, group, heads, 2, n, window);
+    const int64_t per = (group + 2) * hd, width = heads * per, n_scores = n - window;
+    std::vector<bf16> qkv = random_values((size_t)(n * width), 2.0f);
+    const bf16 *d = to_device(qkv);
+    float *ds = device_array<float>((size_t)(heads * n_scores));
+    cuda_snapkv_scores(dev, d, n, heads, group, window, kernel, ds, n_scores);
+    std::vector<float> scores = to_host(ds, (size_t)(heads * n_scores));
+    double worst = 0;
+    for (int h = 0; h < heads; h++) {
+        std::vector<double> sum((size_t)n);
+        for (int64_t t = n - window; t < n; t++)
+            for (int g = 0; g < group; g++) {
+                const bf16 *head = qkv.data() + h * per;
+                const std::vector<double> p =
+                    probabilities(head + t * width + g * hd, head + group * hd, width, t + 1, hd);
+                for (int64_t j = 0; j <= t; j++) sum[j] += p[j] / (window * group);
+            }
+        for (int64_t j = 0; j < n_scores; j++) {
+            double want = 0;
+            for (int64_t i = std::max<int64_t>(0, j - kernel / 2);
+                 i <= std::min(n_scores - 1, j + kernel / 2); i++)
+                want = std::max(want, sum[i]);
+            worst = std::max(worst, fabs(want - scores[h * n_scores + j]) / want);
+        }
+    }
+    snprintf(what, sizeof what, "snapkv hd %d group %d T %d window %d: worst relative error", hd, group, n,
+             window);
+    check(worst < 1e-4, what, worst);
+
+    check_keep(dev, hd, group, heads, n, window, qkv, d, ds, scores);
 }
 
 /* A rank that decodes: heads placements, every one over [begin, end) of the slots. */
@@ -401,6 +410,30 @@ static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::v
     }
 }
 
+/* The same bits however chunks are shared out: one CTA an entry, fewer CTAs, fewer pages in flight. */
+static void check_schedules(fkv_device *dev, const fkv_decode_args &args, const std::vector<bf16> &out)
+{
+    char what[128];
+    const cuda_attention a = *dev->attention;
+    const int n_sms = dev->n_sms;
+    for (int way = 0; way < 4; way++) {
+        *dev->attention = a;
+        dev->n_sms = way == 1 ? 1 : way == 2 ? 7 : n_sms;
+        if (way == 0) dev->attention->max_parts = 0;
+        if (way == 1) dev->attention->max_parts = 9;
+        if (way == 3) dev->attention->decode_stages = 2;
+        must(cudaMemsetAsync(args.out, 0, out.size() * sizeof(bf16), dev->stream));
+        cuda_decode_qkv(dev, &args);
+        cuda_decode_attention(dev, &args);
+        const std::vector<bf16> again = to_host((const bf16 *)args.out, out.size());
+        snprintf(what, sizeof what, "decode hd %d group %d: bits of schedule %d", args.head_dim, args.group,
+                 way);
+        check(memcmp(again.data(), out.data(), out.size() * sizeof(bf16)) == 0, what, 0);
+    }
+    *dev->attention = a;
+    dev->n_sms = n_sms;
+}
+
 static void check_decode(fkv_device *dev, int hd, int group)
 {
     char what[128];
@@ -472,24 +505,7 @@ static void check_decode(fkv_device *dev, int hd, int group)
     snprintf(what, sizeof what, "decode hd %d group %d: values written for slots of others", hd, group);
     check(touched == 0, what, touched);
 
-    /* The same bits however chunks are shared out: one CTA an entry, fewer CTAs, fewer pages in flight. */
-    const cuda_attention a = *dev->attention;
-    const int n_sms = dev->n_sms;
-    for (int way = 0; way < 4; way++) {
-        *dev->attention = a;
-        dev->n_sms = way == 1 ? 1 : way == 2 ? 7 : n_sms;
-        if (way == 0) dev->attention->max_parts = 0;
-        if (way == 1) dev->attention->max_parts = 9;
-        if (way == 3) dev->attention->decode_stages = 2;
-        must(cudaMemsetAsync(c.args.out, 0, (size_t)(SLOTS * row) * sizeof(bf16), dev->stream));
-        cuda_decode_qkv(dev, &c.args);
-        cuda_decode_attention(dev, &c.args);
-        const std::vector<bf16> again = to_host((const bf16 *)c.args.out, (size_t)(SLOTS * row));
-        snprintf(what, sizeof what, "decode hd %d group %d: bits of schedule %d", hd, group, way);
-        check(memcmp(again.data(), out.data(), out.size() * sizeof(bf16)) == 0, what, 0);
-    }
-    *dev->attention = a;
-    dev->n_sms = n_sms;
+    check_schedules(dev, c.args, out);
 }
 
 /* --- times --------------------------------------------------------------------- */
