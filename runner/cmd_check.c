@@ -25,8 +25,11 @@ int fkv_cmd_check(int argc, char **argv)
                    "of weights\n",
                    c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->hidden, c->vocab,
                    (double)fkv_engine_weight_bytes(c, 4) / (1 << 20));
-            printf("; backend %s: %d ranks on %d devices, %d slots\n", setup.backend->name, setup.n_ranks,
-                   setup.n_devices, setup.n_slots);
+            char ranks[32] = "the plan chooses the ranks", slots[32] = "the plan chooses the slots";
+            if (!setup.auto_ranks) snprintf(ranks, sizeof ranks, "%d ranks", setup.n_ranks);
+            if (!setup.auto_slots) snprintf(slots, sizeof slots, "%d slots", setup.n_slots);
+            printf("; backend %s: %s on %d devices, %s\n", setup.backend->name, ranks, setup.n_devices,
+                   slots);
         }
         fkv_buf_free(&ini);
     }

@@ -1,14 +1,44 @@
 /* fairkv-batch plan: writes profile.json and plan.json, prints the comparison. */
 #include <stdio.h>
+#include <string.h>
 
 #include "runner/base/log.h"
 #include "runner/commands.h"
+#include "runner/explain.h"
 #include "runner/interrupt.h"
-#include "runner/planning.h"
 
 static const char usage[] =
-    "usage: fairkv-batch plan JOB.ini [-s section.key=value]...\n"
-    "Writes profile.json and plan.json to the job's output and compares the plan modes.\n";
+    "usage: fairkv-batch plan JOB.ini [-s section.key=value]... [--svg FILE]\n"
+    "Writes profile.json and plan.json to the job's output and compares the plan modes.\n"
+    "--svg draws every layer's loads before and after, and the budgets.\n";
+
+/* Takes --svg FILE out of the arguments. False: FILE is missing or given twice. */
+static bool take_svg(int *argc, char **argv, const char **path)
+{
+    int n = 0;
+    for (int i = 0; i < *argc; i++) {
+        if (strcmp(argv[i], "--svg") != 0) {
+            argv[n++] = argv[i];
+        } else if (++i == *argc || *path) {
+            return false;
+        } else {
+            *path = argv[i];
+        }
+    }
+    *argc = n;
+    return true;
+}
+
+static fkv_status explain(const fkv_setup *setup, const fkv_planning *planning, const char *svg, fkv_err *err)
+{
+    fkv_explanation x;
+    fkv_status st = fkv_explain_make(setup, planning, &x, err);
+    if (st) return st;
+    fkv_explain_print(setup, planning, &x, stdout);
+    if (svg) st = fkv_explain_svg(setup, planning, &x, svg, err);
+    fkv_explain_free(&x);
+    return st;
+}
 
 int fkv_cmd_plan(int argc, char **argv)
 {
@@ -17,12 +47,17 @@ int fkv_cmd_plan(int argc, char **argv)
     fkv_engine *engine = NULL;
     fkv_planning planning = {0};
     fkv_err err = {0};
+    const char *svg = NULL;
+    if (!take_svg(&argc, argv, &svg)) {
+        fputs(usage, stderr);
+        return fkv_exit_code(FKV_E_INPUT);
+    }
     int code = fkv_setup_open(argc, argv, usage, &setup);
     if (code >= 0) goto out;
     fkv_status st = fkv_interrupt_install(&err);
     if (!st) st = fkv_output_open(setup.job, &output, &err);
     if (!st) st = fkv_planning_make(&setup, output, &engine, &planning, &err);
-    if (!st) fkv_planning_print(&planning, stdout);
+    if (!st) st = explain(&setup, &planning, svg, &err);
     code = st ? fkv_report_error(&err) : 0;
     fkv_engine_close(engine);
     fkv_planning_free(&planning);

@@ -15,10 +15,11 @@
 #include "runner/sample.h"
 
 typedef struct making {
-    const fkv_setup *setup;
+    fkv_setup *setup;
     fkv_output *output;
     fkv_engine **engine;
     fkv_planning *p;
+    int64_t n_input; /* records of the input; 0: the sample was not taken by this run */
     char profile_print[17], plan_print[17]; /* fingerprints */
 } making;
 
@@ -64,6 +65,10 @@ static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fk
     if (!st)
         fkv_log("profile: %lld of %lld sampled prompts are longer than the budget of %lld",
                 (long long)measured, (long long)sample->n, (long long)b);
+    if (s->auto_ranks || s->auto_slots) {
+        fkv_engine_close(*m->engine);
+        *m->engine = NULL;
+    }
     free(sums);
     return st;
 }
@@ -132,6 +137,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
         outputs += (double)sample.records[i].max_new;
     }
     p->n_sample = (int)sample.n;
+    m->n_input = sample.n_input;
     p->mean_output = sample.n ? outputs / (double)sample.n : (double)m->setup->limits.max_new;
     if ((st = fill_budgets(m, &sample, err))) goto out;
     st = fkv_profile_write(p, m->setup->job->model.path, m->profile_print, path, err);
@@ -156,7 +162,9 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
     const fkv_plan_problem problem = {
         s->config.n_layers,       s->config.n_kv_heads,        s->n_ranks, s->n_slots, tokens,
         fkv_cost_cpu(&s->config), (int)s->job->plan.max_copies};
+    m->p->cost = problem.cost;
     if ((st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &m->p->plan, err))) goto out;
+    if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
     if ((st = fkv_buf_printf(&extra, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\"",
                              s->backend->name, s->n_devices, FKV_VERSION)))
         goto out;
@@ -165,6 +173,25 @@ out:
     fkv_buf_free(&extra);
     free(tokens);
     return st;
+}
+
+/* What the job left to the plan comes from the plan. */
+static void use_sizes(making *m)
+{
+    fkv_setup *s = m->setup;
+    if (s->auto_slots) s->n_slots = m->p->plan.n_slots;
+    if (s->auto_ranks) {
+        s->n_ranks = m->p->plan.n_ranks;
+        if (s->n_devices > s->n_ranks) s->n_devices = s->n_ranks;
+    }
+    fkv_sizing_update(s, &m->p->profile, &m->p->sizing);
+}
+
+/* Records of this process's part; 0: unknown. */
+static int64_t my_records(const making *m)
+{
+    const int64_t n_parts = m->setup->job->input.n_parts;
+    return (m->n_input + n_parts - 1) / n_parts;
 }
 
 static fkv_status make_plan(void *ctx, fkv_err *err)
@@ -177,9 +204,13 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
     if (fkv_file_exists(path)) {
         if ((st = fkv_plan_read(path, &m->p->plan, &found, err))) goto out;
         m->p->plan_loaded = !strcmp(found, m->plan_print);
-        if (m->p->plan_loaded) goto out;
+        if (m->p->plan_loaded) {
+            use_sizes(m);
+            goto out;
+        }
         fkv_plan_free(&m->p->plan);
     }
+    if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), &m->p->sizing, err))) goto out;
     st = solve(m, path, err);
 out:
     m->p->plan_seconds = now() - t;
@@ -199,7 +230,8 @@ static fkv_status make_prints(making *m, bool with_budgets, fkv_err *err)
     if (!st) fkv_hash_hex(fkv_hash(text.data, text.len, 0), m->profile_print);
     if (!st && with_budgets) {
         st = fkv_buf_printf(&text, err, " %s %lld %d %.17g", mode_names[s->job->plan.mode],
-                            (long long)s->job->plan.max_copies, s->n_slots, p->mean_output);
+                            (long long)s->job->plan.max_copies, s->auto_slots ? 0 : s->n_slots,
+                            p->mean_output);
         if (!st)
             st = fkv_buf_append(&text, p->budgets,
                                 (size_t)p->n_layers * (size_t)p->n_kv_heads * sizeof *p->budgets, err);
@@ -211,36 +243,51 @@ static fkv_status make_prints(making *m, bool with_budgets, fkv_err *err)
     return st;
 }
 
+/* Ranks and slots, where they are known. */
+static fkv_status pin_sizes(const making *m, bool planned, fkv_err *err)
+{
+    const fkv_setup *s = m->setup;
+    char ranks[16], slots[16];
+    fkv_status st = FKV_OK;
+    snprintf(ranks, sizeof ranks, "%d", s->n_ranks);
+    snprintf(slots, sizeof slots, "%d", s->n_slots);
+    if (planned || !s->auto_ranks) st = fkv_output_pin(m->output, "engine.tensor_parallel", ranks, err);
+    if (!st && (planned || !s->auto_slots)) st = fkv_output_pin(m->output, "engine.slots", slots, err);
+    return st;
+}
+
 /* What must stay the same over all runs and parts of one output. */
 static fkv_status pin_all(const making *m, fkv_err *err)
 {
     const fkv_setup *s = m->setup;
-    char ranks[16], slots[16], copies[32] = "auto";
+    char copies[32] = "auto";
     fkv_status st;
-    snprintf(ranks, sizeof ranks, "%d", s->n_ranks);
-    snprintf(slots, sizeof slots, "%d", s->n_slots);
     if (s->job->plan.max_copies >= 0)
         snprintf(copies, sizeof copies, "%lld", (long long)s->job->plan.max_copies);
     if ((st = fkv_output_pin(m->output, "version", FKV_VERSION, err))) return st;
     if ((st = fkv_output_pin(m->output, "engine.backend", s->backend->name, err))) return st;
-    if ((st = fkv_output_pin(m->output, "engine.tensor_parallel", ranks, err))) return st;
-    if ((st = fkv_output_pin(m->output, "engine.slots", slots, err))) return st;
+    if ((st = pin_sizes(m, false, err))) return st;
     /* They change no answer, but an output has one plan; here they are refused by name. */
     if ((st = fkv_output_pin(m->output, "plan.mode", mode_names[s->job->plan.mode], err))) return st;
     return fkv_output_pin(m->output, "plan.max_copies", copies, err);
 }
 
-fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,
+fkv_status fkv_planning_make(fkv_setup *setup, fkv_output *output, fkv_engine **engine,
                              fkv_planning *planning, fkv_err *err)
 {
     making m = {.setup = setup, .output = output, .engine = engine, .p = planning};
     *planning = (fkv_planning){0};
     fkv_status st;
+    planning->cost = fkv_cost_cpu(&setup->config);
+    if ((st = fkv_sizing_probe(setup, &planning->sizing, err))) return st;
+    fkv_sizing_update(setup, &planning->profile, &planning->sizing);
+    if ((st = fkv_sizing_check_model(setup, &planning->sizing, err))) return st;
     if ((st = pin_all(&m, err))) return st;
     if ((st = make_prints(&m, false, err))) return st;
     if ((st = fkv_output_with_lock(output, "profile", make_profile, &m, err))) return st;
     if ((st = make_prints(&m, true, err))) return st;
     if ((st = fkv_output_with_lock(output, "plan", make_plan, &m, err))) return st;
+    if ((st = pin_sizes(&m, true, err))) return st;
     return fkv_output_pin(output, "plan", m.plan_print, err);
 }
 
@@ -294,23 +341,4 @@ double fkv_planning_balance(const fkv_planning *p, bool standard)
     free(load);
     free(tokens);
     return all > 0 ? fullest * plan->n_ranks / all : 1;
-}
-
-void fkv_planning_print(const fkv_planning *p, FILE *out)
-{
-    const fkv_plan *plan = &p->plan;
-    const int64_t n_lh = (int64_t)plan->n_layers * plan->n_kv_heads;
-    int32_t least = INT32_MAX, most = 0;
-    for (int64_t i = 0; i < n_lh; i++) {
-        if (p->profile.budgets[i] < least) least = p->profile.budgets[i];
-        if (p->profile.budgets[i] > most) most = p->profile.budgets[i];
-    }
-    fprintf(out, "budgets: %d to %d tokens a head; %.1f%% of the sample's K and V is kept\n", least, most,
-            100 * fkv_planning_kept_share(p));
-    fprintf(out, "plan: %s, %d ranks, %d slots, %d copies\n", mode_names[plan->mode], plan->n_ranks,
-            plan->n_slots, fkv_plan_copies(plan));
-    fprintf(
-        out,
-        "modelled decode step: standard %.1f us, best-effort %.1f us, fair-copying %.1f us, bound %.1f us\n",
-        plan->standard_us, plan->best_effort_us, plan->fair_copying_us, plan->lower_bound_us);
 }

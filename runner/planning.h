@@ -6,21 +6,23 @@
 
 #include "jobs/output.h"
 #include "runner/setup.h"
+#include "runner/sizing.h"
 
 typedef struct fkv_planning {
     fkv_profile profile;
     fkv_plan plan;
+    fkv_sizing sizing;
+    fkv_cost_constants cost;          /* that the plan was solved with */
     bool profile_loaded, plan_loaded; /* not made by this run */
     double profile_seconds, plan_seconds;
 } fkv_planning;
 
-/* *engine is opened when measuring needs it (NULL before), and the caller's then. */
-fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,
+/* *engine is opened when measuring needs it (NULL before), and the caller's then; it
+ * stays NULL where it will need other ranks or slots. Sets setup's ranks and slots
+ * where the job says auto. */
+fkv_status fkv_planning_make(fkv_setup *setup, fkv_output *output, fkv_engine **engine,
                              fkv_planning *planning, fkv_err *err);
 void fkv_planning_free(fkv_planning *planning);
-
-/* The comparison of the modes, as text for people. */
-void fkv_planning_print(const fkv_planning *planning, FILE *out);
 
 /* Mean over the sample of the share of its prompts' K and V that is kept; 1 without a sample. */
 double fkv_planning_kept_share(const fkv_planning *planning);

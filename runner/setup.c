@@ -71,9 +71,11 @@ static void check_against_model(fkv_setup *s, fkv_errs *errs)
     const fkv_job *j = s->job;
     const fkv_config *c = &s->config;
     fkv_err err = {0};
-    s->n_ranks = j->engine.tensor_parallel ? (int)j->engine.tensor_parallel : 1;
+    s->auto_ranks = !j->engine.tensor_parallel;
+    s->auto_slots = !j->engine.slots;
     s->n_devices = j->engine.devices ? (int)j->engine.devices : 1;
-    s->n_slots = j->engine.slots ? (int)j->engine.slots : 16;
+    s->n_ranks = s->auto_ranks ? s->n_devices : (int)j->engine.tensor_parallel;
+    s->n_slots = s->auto_slots ? 1 : (int)j->engine.slots;
     if (s->n_ranks > c->n_kv_heads) {
         fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.tensor_parallel",
                     "more ranks (%d) than the model's KV heads (%d) is not supported", s->n_ranks,

@@ -17,7 +17,8 @@ typedef struct fkv_setup {
     fkv_safetensors *weights;
     fkv_tokenizer *tokenizer;
     const fkv_backend *backend;
-    int n_ranks, n_devices, n_slots; /* with auto resolved */
+    bool auto_ranks, auto_slots;     /* the plan decides; until then ranks are those that profile */
+    int n_ranks, n_devices, n_slots; /* until the plan is there, 1 slot stands for auto */
     fkv_prompt_limits limits;
 } fkv_setup;
 

@@ -1,0 +1,195 @@
+/* The comparison of the plan modes: see explain.h. An explanation owns its plans
+ * and tokens. Not for the picture (explain_svg.c). */
+#include "runner/explain.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runner/base/mem.h"
+
+static const char *const mode_names[] = {"standard", "best-effort", "fair-copying"};
+
+/* Less than this share is called nothing. */
+#define LITTLE 0.02
+
+double fkv_explain_load(const fkv_explanation *x, const fkv_plan *plan, int layer, int rank)
+{
+    double load = 0;
+    for (int h = 0; h < plan->n_kv_heads; h++) {
+        const int lh = layer * plan->n_kv_heads + h;
+        for (int i = plan->first[lh]; i < plan->first[lh + 1]; i++)
+            if (plan->at[i].rank == rank) load += x->tokens[lh] * (plan->at[i].end - plan->at[i].begin);
+    }
+    return load;
+}
+
+static double balance(const fkv_explanation *x, const fkv_plan *plan)
+{
+    double fullest = 0, all = 0;
+    for (int l = 0; l < plan->n_layers; l++) {
+        double most = 0;
+        for (int r = 0; r < plan->n_ranks; r++) {
+            const double load = fkv_explain_load(x, plan, l, r);
+            all += load;
+            if (load > most) most = load;
+        }
+        fullest += most;
+    }
+    return all > 0 ? fullest * plan->n_ranks / all : 1;
+}
+
+fkv_status fkv_explain_make(const fkv_setup *s, const fkv_planning *p, fkv_explanation *x, fkv_err *err)
+{
+    const size_t n = (size_t)s->config.n_layers * (size_t)s->config.n_kv_heads;
+    fkv_status st = FKV_OK;
+    *x = (fkv_explanation){0};
+    x->tokens = fkv_calloc(n, sizeof *x->tokens);
+    if (!x->tokens) return fkv_fail_memory(err);
+    fkv_cost_tokens(&p->profile, x->tokens);
+    const fkv_plan_problem problem = {.n_layers = s->config.n_layers,
+                                      .n_kv_heads = s->config.n_kv_heads,
+                                      .n_ranks = p->plan.n_ranks,
+                                      .n_slots = p->plan.n_slots,
+                                      .tokens = x->tokens,
+                                      .cost = p->cost,
+                                      .max_copies = (int)s->job->plan.max_copies};
+    for (int m = 0; !st && m < 3; m++) st = fkv_plan_solve(&problem, (fkv_plan_mode)m, &x->modes[m], err);
+    for (int m = 0; !st && m < 3; m++) {
+        x->balance[m] = balance(x, &x->modes[m]);
+        st = fkv_sizing_slots(&p->sizing, &x->modes[m], p->profile.budgets, &x->slots_fit[m], err);
+    }
+    if (!st) {
+        for (size_t i = 0; i < n; i++) x->tokens[i] = p->profile.budgets[i];
+        x->budget_balance = balance(x, &x->modes[FKV_PLAN_STANDARD]);
+        fkv_cost_tokens(&p->profile, x->tokens);
+    } else {
+        fkv_explain_free(x);
+    }
+    return st;
+}
+
+void fkv_explain_free(fkv_explanation *x)
+{
+    for (int m = 0; m < 3; m++) fkv_plan_free(&x->modes[m]);
+    free(x->tokens);
+    *x = (fkv_explanation){0};
+}
+
+static double mib(double bytes)
+{
+    return bytes / (1 << 20);
+}
+
+static void print_budgets(const fkv_planning *p, FILE *out)
+{
+    const int64_t n_lh = (int64_t)p->profile.n_layers * p->profile.n_kv_heads;
+    int32_t least = INT32_MAX, most = 0;
+    for (int64_t i = 0; i < n_lh; i++) {
+        if (p->profile.budgets[i] < least) least = p->profile.budgets[i];
+        if (p->profile.budgets[i] > most) most = p->profile.budgets[i];
+    }
+    fprintf(out, "budgets: %d to %d tokens a head; %.1f%% of the sample's K and V is kept\n", least, most,
+            100 * fkv_planning_kept_share(p));
+}
+
+static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_explanation *x, FILE *out)
+{
+    const fkv_plan *any = &x->modes[0];
+    const double us[] = {any->standard_us, any->best_effort_us, any->fair_copying_us};
+    const double common = any->n_layers * p->cost.common_us;
+    const double copy =
+        (s->config.group + 2.0) * s->config.head_dim * s->config.hidden * p->sizing.shape.weight_bytes;
+    fprintf(out, "modelled decode step, us%9s %10s %13s %7s %11s %9s\n", "segment", "step", "fullest/mean",
+            "copies", "copies MiB", "slots fit");
+    for (int m = 0; m < 3; m++) {
+        const int copies = fkv_plan_copies(&x->modes[m]);
+        fprintf(out, "%c %-16s %14.1f %10.1f %13.2f %7d %11.1f %9d\n",
+                p->plan.mode == (fkv_plan_mode)m ? '*' : ' ', mode_names[m], us[m] - common, us[m],
+                x->balance[m], copies, mib(copies * copy), x->slots_fit[m]);
+    }
+    fprintf(out, "  %-16s %14.1f %10.1f\n", "bound", any->lower_bound_us - common, any->lower_bound_us);
+}
+
+/* Why fair-copying gains what it gains. */
+static void print_gain(const fkv_planning *p, const fkv_explanation *x, FILE *out)
+{
+    const fkv_plan *any = &x->modes[0];
+    const double common = any->n_layers * p->cost.common_us;
+    const double segment =
+        any->fair_copying_us > common ? (any->standard_us - common) / (any->fair_copying_us - common) : 1;
+    const double step = any->fair_copying_us > 0 ? any->standard_us / any->fair_copying_us : 1;
+    double prompts = 0;
+    for (int i = 0; i < p->profile.n_sample; i++) prompts += p->profile.prompt_tokens[i];
+    prompts = p->profile.n_sample ? prompts / p->profile.n_sample : 0;
+    fprintf(out, "fair-copying: attention segment %.2fx as fast as standard, whole step %.2fx\n", segment,
+            step);
+    if (step >= 1 + LITTLE) return;
+    if (any->n_ranks == 1)
+        fprintf(out, "little to gain: one rank has nobody to share with\n");
+    else if (segment >= 1 + LITTLE)
+        fprintf(out,
+                "little to gain: the segment is only %.0f%% of a standard step; more slots or larger "
+                "budgets would raise that\n",
+                100 * (1 - common / any->standard_us));
+    else if (x->budget_balance < 1 + LITTLE)
+        fprintf(out, "little to gain: the budgets are even over the ranks\n");
+    else if (x->balance[FKV_PLAN_STANDARD] < 1 + (x->budget_balance - 1) / 2)
+        fprintf(out,
+                "little to gain: by budgets the fullest rank has %.2fx the mean, but prompts of %.0f tokens "
+                "and outputs of up to %.0f even that out to %.2fx\n",
+                x->budget_balance, prompts, p->profile.mean_output, x->balance[FKV_PLAN_STANDARD]);
+    else
+        fprintf(out, "little to gain: copies would cost about what they save at %d slots\n", any->n_slots);
+}
+
+static void print_memory(const fkv_setup *s, const fkv_planning *p, const fkv_explanation *x, FILE *out)
+{
+    fkv_memory m;
+    fkv_err err = {0};
+    if (fkv_memory_predict(&p->sizing.shape, &p->plan, p->profile.budgets, &p->sizing.lengths, &m, &err))
+        return;
+    const fkv_memory_rank *r = &m.rank[m.fullest_rank];
+    const fkv_memory_device *d = &m.device[m.fullest_device];
+    fprintf(
+        out,
+        "memory: rank %d is the fullest: %.1f MiB of weights, %.1f of copies, %.1f of KV pages; device %d "
+        "needs %.1f of its %.1f MiB\n",
+        m.fullest_rank, mib((double)r->weight_bytes), mib((double)r->copy_bytes), mib((double)r->page_bytes),
+        m.fullest_device, mib((double)d->total_bytes), mib((double)p->sizing.limit.bytes));
+    fprintf(out, "slots: %d%s; %d would fit, with standard %d (prompts of %lld, %lld new tokens)\n",
+            p->plan.n_slots, s->auto_slots ? " (auto)" : "", x->slots_fit[p->plan.mode],
+            x->slots_fit[FKV_PLAN_STANDARD], (long long)p->sizing.lengths.prompt,
+            (long long)p->sizing.lengths.max_new);
+    fkv_memory_free(&m);
+}
+
+static void print_splits(const fkv_setup *s, const fkv_sizing *z, FILE *out)
+{
+    if (!z->n_splits) {
+        if (s->auto_ranks) fprintf(out, "ranks: %d (auto)\n", s->n_ranks);
+        return;
+    }
+    fprintf(out, "split of the devices %15s %14s %14s %14s\n", "data_parallel", "prefill ms", "step ms",
+            "ms a record");
+    for (int i = 0; i < z->n_splits; i++) {
+        const fkv_device_split *c = &z->splits[i];
+        fprintf(out, "%c tensor_parallel %2d %15d %14.2f %14.3f %14.2f%s\n", i == z->best_groups ? '*' : ' ',
+                c->tensor_parallel, c->data_parallel, c->prefill_us / 1e3, c->step_us / 1e3,
+                c->record_us / 1e3, c->fits ? "" : "  does not fit");
+    }
+    if (z->best_groups >= 0 && z->splits[z->best_groups].data_parallel > 1)
+        fprintf(out, "this build has data_parallel = 1 alone; with %d it would choose tensor_parallel = %d\n",
+                z->splits[z->best_groups].data_parallel, z->splits[z->best_groups].tensor_parallel);
+    fprintf(out, "ranks: %d%s on %d devices\n", s->n_ranks, s->auto_ranks ? " (auto)" : "", s->n_devices);
+}
+
+void fkv_explain_print(const fkv_setup *s, const fkv_planning *p, const fkv_explanation *x, FILE *out)
+{
+    print_budgets(p, out);
+    fprintf(out, "plan: %s, %d ranks, %d slots, %d copies\n", mode_names[p->plan.mode], p->plan.n_ranks,
+            p->plan.n_slots, fkv_plan_copies(&p->plan));
+    print_modes(s, p, x, out);
+    print_gain(p, x, out);
+    print_memory(s, p, x, out);
+    print_splits(s, &p->sizing, out);
+}

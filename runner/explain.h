@@ -1,0 +1,32 @@
+/* Why the plan is as it is: a table for the terminal, a picture as SVG. */
+#ifndef FKV_RUNNER_EXPLAIN_H
+#define FKV_RUNNER_EXPLAIN_H
+
+#include <stdio.h>
+
+#include "runner/planning.h"
+
+/* The plan's modes solved on the same budgets and constants, and their bound. */
+typedef struct fkv_explanation {
+    fkv_plan modes[3];     /* by fkv_plan_mode */
+    double balance[3];     /* fullest rank's tokens over the mean, summed over the layers */
+    double budget_balance; /* the same of standard, by budgets as if every prompt filled them */
+    int slots_fit[3];
+    double *tokens; /* [n_layers][n_kv_heads] expected */
+} fkv_explanation;
+
+fkv_status fkv_explain_make(const fkv_setup *setup, const fkv_planning *planning, fkv_explanation *x,
+                            fkv_err *err);
+void fkv_explain_free(fkv_explanation *x);
+
+/* The comparison as text for people. */
+void fkv_explain_print(const fkv_setup *setup, const fkv_planning *planning, const fkv_explanation *x,
+                       FILE *out);
+/* explain_svg.c: loads of every rank and layer before and after, and the budgets. */
+fkv_status fkv_explain_svg(const fkv_setup *setup, const fkv_planning *planning, const fkv_explanation *x,
+                           const char *path, fkv_err *err);
+
+/* Modelled tokens that a rank reads in a layer per step under a plan. */
+double fkv_explain_load(const fkv_explanation *x, const fkv_plan *plan, int layer, int rank);
+
+#endif

@@ -1,0 +1,231 @@
+/* Ranks, slots and memory of a run: see sizing.h. */
+#include "runner/sizing.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runner/base/log.h"
+#include "runner/base/mem.h"
+
+/* More slots than this only make a small machine's steps long. */
+enum { CPU_SLOTS_MAX = 64, SLOTS_GUESS = 32 };
+/* Problems whose plans take seconds are tried at fewer numbers of slots. */
+enum { LARGE_PROBLEM = 20000 };
+
+static bool on_cpu(const fkv_setup *s)
+{
+    return !strcmp(s->backend->name, "cpu");
+}
+
+fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
+{
+    fkv_world *world = NULL;
+    fkv_device *dev = NULL;
+    fkv_device_info info;
+    fkv_status st = s->backend->world_open(1, &world, err);
+    if (!st) st = s->backend->open(world, 0, 1, &dev, err);
+    if (!st) {
+        s->backend->info(dev, &info);
+        /* CPU devices share the machine; every GPU has memory of its own. */
+        z->limit = (fkv_memory_limit){on_cpu(s) ? info.memory_bytes / s->n_devices : info.memory_bytes,
+                                      info.arena_share};
+        z->shape = (fkv_memory_shape){.act_bytes = info.act_bytes,
+                                      .kv_bytes = info.kv_bytes,
+                                      .weight_bytes = info.weight_bytes,
+                                      .prefill_tile = info.prefill_tile};
+    }
+    if (dev) s->backend->close(dev);
+    if (world) s->backend->world_close(world);
+    return st;
+}
+
+void fkv_sizing_update(const fkv_setup *s, const fkv_profile *p, fkv_sizing *z)
+{
+    const int64_t largest = fkv_prompt_limit(&s->limits, 1), mean = (int64_t)ceil(p->mean_output);
+    int64_t longest = 0;
+    for (int i = 0; i < p->n_sample; i++)
+        if (p->prompt_tokens[i] > longest) longest = p->prompt_tokens[i];
+    if (longest == 0 || longest > largest) longest = largest;
+    z->lengths = (fkv_memory_lengths){longest, mean > s->limits.max_new ? mean : s->limits.max_new};
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    z->shape.config = &s->config;
+    z->shape.n_ranks = s->n_ranks;
+    z->shape.n_devices = s->n_devices;
+    z->shape.n_slots = s->n_slots;
+    /* On the CPU what no prompt touches costs nothing. */
+    z->shape.max_prompt = on_cpu(s) ? longest : largest;
+    z->shape.n_threads = on_cpu(s) ? (int)(cores > 0 ? cores : 1) : 0;
+}
+
+fkv_status fkv_sizing_check_model(const fkv_setup *s, const fkv_sizing *z, fkv_err *err)
+{
+    const size_t n = (size_t)s->config.n_layers * (size_t)s->config.n_kv_heads;
+    const fkv_memory_lengths lengths = {1, 1};
+    fkv_memory_shape shape = z->shape;
+    fkv_memory m = {0};
+    int32_t *budgets = fkv_calloc(n, sizeof *budgets);
+    if (!budgets) return fkv_fail_memory(err);
+    for (size_t i = 0; i < n; i++) budgets[i] = 1;
+    if (on_cpu(s)) shape.max_prompt = 1;
+    fkv_status st = fkv_memory_predict(&shape, NULL, budgets, &lengths, &m, err);
+    if (!st) st = fkv_memory_check(&m, &z->limit, &lengths, err);
+    fkv_memory_free(&m);
+    free(budgets);
+    return st;
+}
+
+fkv_status fkv_sizing_check_plan(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
+                                 fkv_err *err)
+{
+    fkv_memory m;
+    fkv_status st = fkv_memory_predict(&z->shape, plan, budgets, &z->lengths, &m, err);
+    if (st) return st;
+    st = fkv_memory_check(&m, &z->limit, &z->lengths, err);
+    const int fit = fkv_memory_slots(&m, &z->limit);
+    if (!st && fit < z->shape.n_slots)
+        fkv_log("memory: the KV cache of %d slots fits when all hold prompts of %lld and %lld new tokens, "
+                "not of %d; some will wait for pages",
+                fit, (long long)z->lengths.prompt, (long long)z->lengths.max_new, z->shape.n_slots);
+    fkv_memory_free(&m);
+    return st;
+}
+
+fkv_status fkv_sizing_slots(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets, int *slots,
+                            fkv_err *err)
+{
+    fkv_memory m;
+    const fkv_status st = fkv_memory_predict(&z->shape, plan, budgets, &z->lengths, &m, err);
+    if (st) return st;
+    *slots = fkv_memory_slots(&m, &z->limit);
+    fkv_memory_free(&m);
+    return FKV_OK;
+}
+
+/* ---- choosing ---- */
+
+typedef struct choice {
+    fkv_setup *setup;
+    const fkv_profile *profile;
+    fkv_sizing *z;
+    fkv_split_rates rates;
+    const double *tokens;
+    double prompt_tokens; /* mean */
+    int64_t most;         /* slots that the records can fill */
+} choice;
+
+static double mean_prompt(const choice *c)
+{
+    double sum = 0;
+    for (int i = 0; i < c->profile->n_sample; i++) sum += c->profile->prompt_tokens[i];
+    return c->profile->n_sample ? sum / c->profile->n_sample : (double)c->z->lengths.prompt;
+}
+
+static fkv_status choose_ranks(choice *c, fkv_err *err)
+{
+    fkv_setup *s = c->setup;
+    fkv_sizing *z = c->z;
+    const int guess = s->auto_slots ? (int)(c->most < SLOTS_GUESS ? c->most : SLOTS_GUESS) : s->n_slots;
+    const fkv_split_job job = {.config = &s->config,
+                               .tokens = c->tokens,
+                               .prompt_tokens = c->prompt_tokens,
+                               .output_tokens = c->profile->mean_output,
+                               .n_slots = guess,
+                               .max_copies = (int)s->job->plan.max_copies,
+                               .mode = (fkv_plan_mode)s->job->plan.mode};
+    fkv_status st = fkv_split_candidates(&c->rates, &job, s->n_devices, z->splits, &z->n_splits, err);
+    for (int i = 0; !st && i < z->n_splits; i++) {
+        fkv_sizing one = *z;
+        int fit;
+        one.shape.n_ranks = one.shape.n_devices = z->splits[i].tensor_parallel;
+        one.shape.n_slots = 1;
+        st = fkv_sizing_slots(&one, NULL, c->profile->budgets, &fit, err);
+        z->splits[i].fits = !st && fit > 0;
+    }
+    if (st) return st;
+    z->best = fkv_split_best(z->splits, z->n_splits, false);
+    z->best_groups = fkv_split_best(z->splits, z->n_splits, true);
+    if (s->auto_ranks && z->best >= 0) {
+        s->n_ranks = s->n_devices = z->splits[z->best].tensor_parallel;
+        fkv_sizing_update(s, c->profile, z);
+    }
+    return FKV_OK;
+}
+
+/* The plan for so many slots: the slots that fit, and the modelled time a record. */
+static fkv_status try_slots(const choice *c, int n_slots, int *fit, double *record_us, fkv_err *err)
+{
+    const fkv_setup *s = c->setup;
+    fkv_sizing z = *c->z;
+    fkv_plan plan;
+    const fkv_plan_problem problem = {.n_layers = s->config.n_layers,
+                                      .n_kv_heads = s->config.n_kv_heads,
+                                      .n_ranks = s->n_ranks,
+                                      .n_slots = n_slots,
+                                      .tokens = c->tokens,
+                                      .cost = fkv_split_cost(&c->rates, &s->config, s->n_ranks, n_slots),
+                                      .max_copies = (int)s->job->plan.max_copies};
+    fkv_status st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &plan, err);
+    if (st) return st;
+    z.shape.n_slots = n_slots;
+    st = fkv_sizing_slots(&z, &plan, c->profile->budgets, fit, err);
+    *record_us =
+        fkv_split_record_us(fkv_split_prefill_us(&c->rates, &s->config, c->prompt_tokens, s->n_ranks),
+                            fkv_plan_step_us(&problem, &plan), c->profile->mean_output, n_slots);
+    fkv_plan_free(&plan);
+    return st;
+}
+
+static int next_slots(const choice *c, int n)
+{
+    const int64_t size = (int64_t)c->setup->config.n_layers * c->setup->config.n_kv_heads * c->setup->n_ranks;
+    int next = fkv_split_next_slots(n);
+    while (size > LARGE_PROBLEM && next && next < 2 * n) next = fkv_split_next_slots(next);
+    return next <= c->most ? next : 0;
+}
+
+static fkv_status choose_slots(choice *c, fkv_err *err)
+{
+    double least = 0, us;
+    int best = 1, fit;
+    for (int n = 1; n; n = next_slots(c, n)) {
+        const fkv_status st = try_slots(c, n, &fit, &us, err);
+        if (st) return st;
+        if (n > 1 && fit < n) {
+            /* Between the two: what fits, in eights. */
+            const int between = fit < 8 ? fit : fit / 8 * 8;
+            const fkv_status again = between > best ? try_slots(c, between, &fit, &us, err) : FKV_OK;
+            if (again) return again;
+            if (between > best && fit >= between && fkv_split_pays(least, us)) best = between;
+            break;
+        }
+        if (n > 1 && !fkv_split_pays(least, us)) break;
+        best = n;
+        least = us;
+    }
+    c->setup->n_slots = best;
+    return FKV_OK;
+}
+
+fkv_status fkv_sizing_choose(fkv_setup *s, const fkv_profile *p, int64_t n_input, fkv_sizing *z, fkv_err *err)
+{
+    const int64_t cap = on_cpu(s) ? CPU_SLOTS_MAX : FKV_PLAN_MAX_SLOTS;
+    double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
+    if (!tokens) return fkv_fail_memory(err);
+    fkv_cost_tokens(p, tokens);
+    fkv_sizing_update(s, p, z);
+    choice c = {.setup = s,
+                .profile = p,
+                .z = z,
+                .rates = on_cpu(s) ? fkv_split_rates_cpu(&s->config) : fkv_split_rates_gpu(&s->config),
+                .tokens = tokens,
+                .most = n_input > 0 && n_input < cap ? n_input : cap};
+    c.prompt_tokens = mean_prompt(&c);
+    fkv_status st = FKV_OK;
+    if (s->auto_ranks || s->n_devices > 1) st = choose_ranks(&c, err);
+    if (!st && s->auto_slots) st = choose_slots(&c, err);
+    if (!st) fkv_sizing_update(s, p, z);
+    free(tokens);
+    return st;
+}

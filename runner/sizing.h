@@ -1,0 +1,38 @@
+/* What the job leaves to the program: ranks and slots; and whether a run fits
+ * into memory at all, before anything is loaded. */
+#ifndef FKV_RUNNER_SIZING_H
+#define FKV_RUNNER_SIZING_H
+
+#include "engine/split.h"
+#include "runner/setup.h"
+
+typedef struct fkv_sizing {
+    fkv_memory_limit limit; /* of each device */
+    fkv_memory_shape shape; /* of the setup, its ranks and slots */
+    fkv_memory_lengths lengths;
+    fkv_device_split splits[FKV_SPLITS_MAX]; /* of the job's devices */
+    int n_splits;
+    int best, best_groups; /* indices: with one group, and with data_parallel; -1: none fits */
+} fkv_sizing;
+
+/* Opens a device, asks what it has, closes it. Before any engine is open. */
+fkv_status fkv_sizing_probe(const fkv_setup *setup, fkv_sizing *sizing, fkv_err *err);
+/* Sets the shape and lengths from the setup and the sample. */
+void fkv_sizing_update(const fkv_setup *setup, const fkv_profile *profile, fkv_sizing *sizing);
+
+/* Whether the model can be loaded with the job's slots and one token be worked on. */
+fkv_status fkv_sizing_check_model(const fkv_setup *setup, const fkv_sizing *sizing, fkv_err *err);
+/* Whether the plan's weights, buffers and the pages of one record fit. */
+fkv_status fkv_sizing_check_plan(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,
+                                 fkv_err *err);
+
+/* Compares the splits of the devices, and where the job says auto, sets the
+ * setup's ranks and slots. n_input: records to answer; 0: unknown. */
+fkv_status fkv_sizing_choose(fkv_setup *setup, const fkv_profile *profile, int64_t n_input,
+                             fkv_sizing *sizing, fkv_err *err);
+
+/* Slots that fit with a plan of the sizing's shape; NULL: every head at home. */
+fkv_status fkv_sizing_slots(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,
+                            int *slots, fkv_err *err);
+
+#endif
