@@ -1,75 +1,22 @@
-/* Ops of every backend in this build, through the table, against plain references
- * in double precision: compression, decode over pages, sampling. */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "kernels/backend.h"
-#include "runner/base/hash.h"
+/* Compression and sampling, through the table, against plain references in double. */
+#include "backend_fixture.h"
 
 enum { HD = 64, GROUP = 2, HEADS = 3, WINDOW = 8, KERNEL = 7, PROMPT = 300, VOCAB = 50, SLOTS = 4 };
+enum { KINDS = 6, ROUNDS = 8 };
 enum { PER = (GROUP + 2) * HD, WIDTH = HEADS * PER };
 
-static const fkv_backend *b;
-static fkv_world *world;
-static fkv_device *dev;
-static uint64_t counter;
-
-static float uniform(void)
+static void open_device(int vocab)
 {
-    return (float)((double)(fkv_random_u64(3, 4, counter++) >> 40) * 0x1p-23 - 1.0);
-}
-
-static void *device_memory(size_t bytes, const void *host)
-{
-    void *p;
-    fkv_err err = {0};
-    assert_int_equal(b->alloc(dev, bytes, &p, &err), FKV_OK);
-    if (host) b->upload(dev, p, host, bytes);
-    return p;
-}
-
-static void fetch(void *host, const void *from, size_t bytes)
-{
-    fkv_err err = {0};
-    b->download(dev, host, from, bytes);
-    assert_int_equal(b->sync(dev, &err), FKV_OK);
-}
-
-static void open_device(const char *name)
-{
-    static float inv_freq[HD / 2];
-    fkv_err err = {0};
-    for (int i = 0; i < HD / 2; i++) inv_freq[i] = powf(10000, -2.0f * (float)i / HD);
-    const fkv_device_limits limits = {.n_slots = SLOTS,
-                                      .max_prompt = PROMPT,
-                                      .max_positions = 1024,
-                                      .hidden = 32,
-                                      .n_heads = GROUP * HEADS,
-                                      .n_kv_heads = HEADS,
-                                      .head_dim = HD,
-                                      .vocab = VOCAB,
-                                      .max_local_heads = HEADS,
-                                      .window = WINDOW,
-                                      .inv_freq = inv_freq};
-    b = fkv_backend_find(name);
-    assert_non_null(b);
-    assert_int_equal(b->world_open(1, &world, &err), FKV_OK);
-    assert_int_equal(b->open(world, 0, 0, &dev, &err), FKV_OK);
-    assert_int_equal(b->prepare(dev, &limits, &err), FKV_OK);
-}
-
-static void close_device(void)
-{
-    b->close(dev);
-    b->world_close(world);
+    device_open((fkv_device_limits){.n_slots = SLOTS,
+                                    .max_prompt = PROMPT,
+                                    .max_positions = 1024,
+                                    .hidden = 32,
+                                    .n_heads = GROUP * HEADS,
+                                    .n_kv_heads = HEADS,
+                                    .head_dim = HD,
+                                    .vocab = vocab,
+                                    .max_local_heads = HEADS,
+                                    .window = WINDOW});
 }
 
 static void reference_scores(const float *qkv, int64_t n, int h, double *pooled)
@@ -103,9 +50,8 @@ static void snapkv_scores_follow_the_definition(void **state)
     (void)state;
     const int64_t lengths[] = {WINDOW + 1, WINDOW + 3, 100, PROMPT};
     float *qkv = malloc(sizeof *qkv * PROMPT * WIDTH), *got = malloc(sizeof *got * HEADS * PROMPT);
-    for (int i = 0; i < PROMPT * WIDTH; i++) qkv[i] = 2 * uniform();
-    void *dq = device_memory(sizeof *qkv * PROMPT * WIDTH, qkv),
-         *out = device_memory(sizeof *qkv * PROMPT * WIDTH, NULL);
+    fill_uniform(qkv, PROMPT * WIDTH, 2);
+    void *dq = activations(qkv, PROMPT * WIDTH), *out = activations(NULL, PROMPT * WIDTH);
     float *ds = device_memory(sizeof *got * HEADS * PROMPT, NULL);
     for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
         const int64_t n = lengths[l];
@@ -115,7 +61,8 @@ static void snapkv_scores_follow_the_definition(void **state)
         fetch(got, ds, sizeof *got * HEADS * PROMPT);
         for (int h = 0; h < HEADS; h++) {
             reference_scores(qkv, n, h, want);
-            for (int64_t j = 0; j < n - WINDOW; j++) assert_true(fabs(got[h * PROMPT + j] - want[j]) <= 1e-6);
+            for (int64_t j = 0; j < n - WINDOW; j++)
+                assert_near(got[h * PROMPT + j], want[j], 1e-6, is_half() ? 1e-3 : 0, "score", h, j);
         }
     }
     free(qkv), free(got);
@@ -145,19 +92,18 @@ static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
     const int budget_sets[][HEADS] = {{10, 150, 9}, {N, N + 1, N - 1}, {8, 200, 1}, {5000, 12, 129}};
     const size_t page = 2 * FKV_PAGE_TOKENS * HD;
     float *arena = malloc(sizeof *arena * page * HEADS * PAGES);
-    void *dq = device_memory(sizeof *qkv * PROMPT * WIDTH, NULL),
-         *ds = device_memory(sizeof *scores * HEADS * PROMPT, NULL);
-    void *da = device_memory(sizeof *arena * page * HEADS * PAGES, NULL);
+    void *dq = activations(NULL, PROMPT * WIDTH), *ds = device_memory(sizeof *scores * HEADS * PROMPT, NULL);
+    void *da = activations(NULL, page * HEADS * PAGES);
     int32_t table[HEADS * PAGES], owners[HEADS] = {0};
     int64_t offset[HEADS];
     for (int i = 0; i < HEADS * PAGES; i++) table[i] = HEADS * PAGES - 1 - i; /* pages lie backwards */
     for (int h = 0; h < HEADS; h++) offset[h] = h * PAGES;
     const int32_t *dt = device_memory(sizeof table, table);
     for (size_t s = 0; s < sizeof budget_sets / sizeof *budget_sets; s++) {
-        for (int i = 0; i < PROMPT * WIDTH; i++) qkv[i] = uniform();
+        fill_uniform(qkv, PROMPT * WIDTH, 1);
         /* few different values: max-pooling makes ties common */
         for (int i = 0; i < HEADS * PROMPT; i++) scores[i] = (float)(fkv_random_u64(9, s, (uint64_t)i) % 6);
-        b->upload(dev, dq, qkv, sizeof *qkv * PROMPT * WIDTH);
+        put(dq, qkv, PROMPT * WIDTH);
         b->upload(dev, ds, scores, sizeof *scores * HEADS * PROMPT);
         const fkv_keep_args args = {.n_tokens = N,
                                     .n_heads = HEADS,
@@ -171,7 +117,7 @@ static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
                                     .owners = owners,
                                     .kv = {&da, dt, HEADS * PAGES, offset, budget_sets[s]}};
         b->kv_keep(dev, &args);
-        fetch(arena, da, sizeof *arena * page * HEADS * PAGES);
+        get(arena, da, page * HEADS * PAGES);
         for (int h = 0; h < HEADS; h++) {
             int32_t want[N];
             const int n = reference_kept(scores + h * PROMPT, N, budget_sets[s][h], want);
@@ -292,50 +238,70 @@ static void sampling_follows_temperature_top_k_and_top_p(void **state)
     check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = 0.5f, .seed = 8}, logits, cut);
 }
 
-static void embedding_and_ranks_add_up(void **state)
+/* Tokens of SLOTS rows for every kind of sampling, drawn by this backend. */
+static void draw_all(const float *logits, int vocab, int32_t (*tokens)[SLOTS])
 {
-    (void)state;
-    enum { HIDDEN = 48, ROWS = 20 };
-    uint16_t table[VOCAB][HIDDEN]; /* bf16 */
-    float got[ROWS][HIDDEN];
-    int32_t tokens[ROWS];
-    fkv_err err = {0};
-    fkv_weight *halves[2];
-    for (int i = 0; i < VOCAB; i++)
-        for (int j = 0; j < HIDDEN; j++) table[i][j] = (uint16_t)(0x3f80 + i + j); /* around 1.0 */
-    for (int i = 0; i < ROWS; i++) tokens[i] = (i * 13) % VOCAB;
-    for (int i = 0; i < 2; i++)
-        assert_int_equal(
-            b->embedding_load(dev, (fkv_rows){table[i * VOCAB / 2], FKV_DTYPE_BF16, VOCAB / 2, HIDDEN},
-                              i * VOCAB / 2, HIDDEN, &halves[i], &err),
-            FKV_OK);
-    const int32_t *dt = device_memory(sizeof tokens, tokens);
-    float *partials = device_memory(2 * sizeof got, NULL), *y = device_memory(sizeof got, NULL);
-    for (int i = 0; i < 2; i++) b->embed(dev, dt, ROWS, halves[i], partials + i * ROWS * HIDDEN);
-    b->reduce_ranks(dev, partials, 2, ROWS, HIDDEN, y);
-    fkv_device_info info;
-    b->info(dev, &info);
-    if (info.act_bytes != 4) return;
-    fetch(got, y, sizeof got);
-    for (int i = 0; i < ROWS; i++) {
-        for (int j = 0; j < HIDDEN; j++) {
-            const uint32_t bits = (uint32_t)table[tokens[i]][j] << 16;
-            assert_memory_equal(&got[i][j], &bits, sizeof bits);
+    const fkv_sampling kinds[] = {{.top_p = 1},
+                                  {.temperature = 1, .top_p = 1, .seed = 1},
+                                  {.temperature = 0.7f, .top_p = 0.9f, .seed = 2},
+                                  {.temperature = 1.5f, .top_p = 1, .top_k = 40, .seed = 3},
+                                  {.temperature = 1, .top_p = 0.5f, .top_k = 1000, .seed = 4},
+                                  {.temperature = 3, .top_p = 0.99f, .seed = 5}};
+    float *dl = device_memory(sizeof *logits * SLOTS * (size_t)vocab, logits);
+    for (int k = 0; k < KINDS; k++) {
+        for (int round = 0; round < ROUNDS; round++) {
+            sampling_state s = new_slots();
+            uint64_t ordinals[SLOTS];
+            for (int i = 0; i < SLOTS; i++) ordinals[i] = (uint64_t)(round * SLOTS + i);
+            b->upload(dev, s.slots.ordinal, ordinals, sizeof ordinals);
+            b->sample(dev, dl, vocab, 0, SLOTS, false, &s.slots, &kinds[k], vocab);
+            fetch(tokens[k * ROUNDS + round], s.slots.out, sizeof *tokens);
         }
     }
 }
 
-int main(void)
+static void large_vocabularies_are_sampled_as_the_cpu_backend_does(void **state)
+{
+    (void)state;
+    enum { LARGE = 32003 };
+    const fkv_backend *tested = b;
+    float *logits = host_floats(SLOTS * LARGE);
+    int32_t want[KINDS * ROUNDS][SLOTS], got[KINDS * ROUNDS][SLOTS];
+    fill_uniform(logits, SLOTS * LARGE, 4); /* rounded to bf16: many ties */
+    for (int i = 0; i < 20; i++) logits[(i % SLOTS) * LARGE + i * 1471] = 9 + (float)(i % 3);
+    device_close();
+    open_device(LARGE);
+    draw_all(logits, LARGE, got);
+    device_close();
+    b = fkv_backend_find("cpu");
+    open_device(LARGE);
+    draw_all(logits, LARGE, want);
+    device_close();
+    b = tested;
+    open_device(VOCAB);
+    for (int k = 0; k < KINDS * ROUNDS; k++)
+        for (int i = 0; i < SLOTS; i++)
+            if (got[k][i] != want[k][i])
+                fail_msg("kind %d, round %d, row %d: token %d, the cpu backend draws %d", k / ROUNDS,
+                         k % ROUNDS, i, got[k][i], want[k][i]);
+    /* and the draws differ, or this could not fail */
+    assert_true(want[ROUNDS][0] != want[ROUNDS + 1][0] || want[ROUNDS][1] != want[ROUNDS + 1][1]);
+    free(logits);
+}
+
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(snapkv_scores_follow_the_definition),
         cmocka_unit_test(a_head_keeps_its_best_scores_and_the_window_in_order),
         cmocka_unit_test(greedy_takes_the_lowest_of_equal_tokens_and_stops),
         cmocka_unit_test(sampling_follows_temperature_top_k_and_top_p),
-        cmocka_unit_test(embedding_and_ranks_add_up),
+        cmocka_unit_test(large_vocabularies_are_sampled_as_the_cpu_backend_does),
     };
-    open_device("cpu");
+    const int skipped = choose_backend(argc, argv);
+    if (skipped) return skipped;
+    open_device(VOCAB);
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    close_device();
+    device_close();
     return failed;
 }

@@ -1,0 +1,236 @@
+/* One device of the backend under test, for tests that call ops through the table.
+ * The backend is the program's argument (cpu without one); a backend that can't be
+ * used here skips the program.
+ *
+ * Activations are rounded to bf16 before they go in, whatever the backend computes
+ * with, so that references start from the same numbers. Device memory stays until
+ * device_close. */
+#ifndef FKV_TESTS_BACKEND_FIXTURE_H
+#define FKV_TESTS_BACKEND_FIXTURE_H
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/backend.h"
+#include "runner/base/float16.h"
+#include "runner/base/hash.h"
+
+static const fkv_backend *b;
+static fkv_world *world;
+static fkv_device *dev;
+static fkv_device_info info;
+static float inv_freq[64];
+static uint64_t counter;
+
+/* 77, with the reason printed, where the backend can't be used; else 0. */
+static inline int choose_backend(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : "cpu";
+    b = fkv_backend_find(name);
+    if (b) return 0;
+    printf("skipped: %s %s\n", name, fkv_backend_why(name));
+    return 77;
+}
+
+static inline void device_open(fkv_device_limits limits)
+{
+    fkv_err err = {0};
+    for (int i = 0; i < limits.head_dim / 2; i++)
+        inv_freq[i] = powf(10000, -2.0f * (float)i / (float)limits.head_dim);
+    limits.inv_freq = inv_freq;
+    assert_int_equal(b->world_open(1, &world, &err), FKV_OK);
+    assert_int_equal(b->open(world, 0, 0, &dev, &err), FKV_OK);
+    if (b->prepare(dev, &limits, &err)) fail_msg("prepare: %s", err.message);
+    b->info(dev, &info);
+}
+
+static inline void device_close(void)
+{
+    b->close(dev);
+    b->world_close(world);
+}
+
+/* Whether activations are bf16: tolerances are wider then. */
+static inline bool is_half(void)
+{
+    return info.act_bytes == 2;
+}
+
+static inline void *device_memory(size_t bytes, const void *host)
+{
+    void *p;
+    fkv_err err = {0};
+    if (b->alloc(dev, bytes, &p, &err)) fail_msg("alloc: %s", err.message);
+    if (host) b->upload(dev, p, host, bytes);
+    return p;
+}
+
+static inline void fetch(void *host, const void *from, size_t bytes)
+{
+    fkv_err err = {0};
+    b->download(dev, host, from, bytes);
+    if (b->sync(dev, &err)) fail_msg("sync: %s", err.message);
+}
+
+/* In [-1, 1), a bf16 value. */
+static inline float uniform(void)
+{
+    const float f = (float)((double)(fkv_random_u64(3, 4, counter++) >> 40) * 0x1p-23 - 1.0);
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return fkv_f32_from_bits(bits & 0xffff0000u);
+}
+
+static inline void fill_uniform(float *x, size_t n, float scale)
+{
+    for (size_t i = 0; i < n; i++) x[i] = scale * uniform(); /* scale: a power of two */
+}
+
+static inline float *host_floats(size_t n)
+{
+    float *p = calloc(n ? n : 1, sizeof *p);
+    assert_non_null(p);
+    return p;
+}
+
+/* Values as the device stores activations, K and V; the caller frees it. */
+static inline void *encode(const float *x, size_t n)
+{
+    char *out = malloc(n * (size_t)info.act_bytes + 1);
+    assert_non_null(out);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        const uint16_t half = (uint16_t)(bits >> 16);
+        if (is_half())
+            memcpy(out + 2 * i, &half, sizeof half);
+        else
+            memcpy(out + 4 * i, &bits, sizeof bits);
+    }
+    return out;
+}
+
+static inline void put(void *to, const float *x, size_t n)
+{
+    void *bytes = encode(x, n);
+    b->upload(dev, to, bytes, n * (size_t)info.act_bytes);
+    free(bytes);
+}
+
+static inline void *activations(const float *x, size_t n)
+{
+    void *p = device_memory(n * (size_t)info.act_bytes, NULL);
+    if (x) put(p, x, n);
+    return p;
+}
+
+/* Every value a NaN of all ones. */
+static inline void poison(void *to, size_t bytes)
+{
+    void *ones = malloc(bytes);
+    assert_non_null(ones);
+    memset(ones, 0xff, bytes);
+    b->upload(dev, to, ones, bytes);
+    free(ones);
+}
+
+static inline void get(float *to, const void *from, size_t n)
+{
+    char *bytes = malloc(n * (size_t)info.act_bytes + 1);
+    assert_non_null(bytes);
+    fetch(bytes, from, n * (size_t)info.act_bytes);
+    for (size_t i = 0; i < n; i++) {
+        uint16_t half;
+        if (is_half()) {
+            memcpy(&half, bytes + 2 * i, sizeof half);
+            to[i] = fkv_f32_from_bf16(half);
+        } else {
+            memcpy(&to[i], bytes + 4 * i, sizeof to[i]);
+        }
+    }
+    free(bytes);
+}
+
+static inline fkv_rows rows_of(const uint16_t *data, int64_t n, int64_t k)
+{
+    return (fkv_rows){data, FKV_DTYPE_BF16, n, k};
+}
+
+/* [n, k] bf16 with the values of w; the caller frees it. */
+static inline uint16_t *halves_of(const float *w, size_t n)
+{
+    uint16_t *h = malloc(n * sizeof *h + 1);
+    assert_non_null(h);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &w[i], sizeof bits);
+        h[i] = (uint16_t)(bits >> 16);
+    }
+    return h;
+}
+
+static inline fkv_weight *load_weight(const float *w, int64_t n, int64_t k)
+{
+    fkv_err err = {0};
+    fkv_weight *out = NULL;
+    uint16_t *h = halves_of(w, (size_t)(n * k));
+    const fkv_rows part = rows_of(h, n, k);
+    if (b->weight_load(dev, &part, 1, k, &out, &err)) fail_msg("weight: %s", err.message);
+    if (b->sync(dev, &err)) fail_msg("sync: %s", err.message);
+    free(h);
+    return out;
+}
+
+static inline double dot(const float *x, const float *y, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * y[i];
+    return sum;
+}
+
+/* got may be off by absolute + relative * |want|; NaN is never near. */
+static inline void assert_near(double got, double want, double absolute, double relative, const char *what,
+                               int64_t i, int64_t j)
+{
+    if (!(fabs(got - want) <= absolute + relative * fabs(want)))
+        fail_msg("%s [%lld, %lld]: %.9g, should be %.9g", what, (long long)i, (long long)j, got, want);
+}
+
+/* RoPE in place on a vector of hd, in double. */
+static inline void reference_rope(double *v, int hd, int64_t pos)
+{
+    for (int i = 0; i < hd / 2; i++) {
+        const double angle = (double)((float)pos * inv_freq[i]), c = cos(angle), s = sin(angle);
+        const double x = v[i], y = v[i + hd / 2];
+        v[i] = x * c - y * s;
+        v[i + hd / 2] = y * c + x * s;
+    }
+}
+
+/* out[hd] = attention of q over n keys and values, rows stride apart. */
+static inline void reference_attention(const double *q, const float *k, const float *v, int64_t stride,
+                                       int64_t n, int hd, double *out)
+{
+    double *s = calloc((size_t)n, sizeof *s), max = -INFINITY, total = 0;
+    assert_non_null(s);
+    for (int64_t j = 0; j < n; j++) {
+        for (int i = 0; i < hd; i++) s[j] += q[i] * (double)k[j * stride + i];
+        s[j] /= sqrt(hd);
+        max = fmax(max, s[j]);
+    }
+    for (int64_t j = 0; j < n; j++) total += s[j] = exp(s[j] - max);
+    for (int i = 0; i < hd; i++) out[i] = 0;
+    for (int64_t j = 0; j < n; j++)
+        for (int i = 0; i < hd; i++) out[i] += s[j] / total * (double)v[j * stride + i];
+    free(s);
+}
+
+#endif

@@ -1,0 +1,431 @@
+/* Attention of prefill and decode, through the table, against plain references in
+ * double: head sizes, groups, lengths around chunks and pages, uneven placements,
+ * inactive slots; and that a slot's result has the same bits in any slot, beside any
+ * heads, on any pages. */
+#include "backend_fixture.h"
+
+enum { HIDDEN = 64, POSITIONS = 4096, MAX_PROMPT = 600 };
+
+typedef struct shape {
+    int hd, group;
+} shape;
+
+static const shape shapes[] = {{64, 1}, {64, 4}, {64, 8}, {128, 1}, {128, 4}, {128, 8}};
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
+static void open_for(shape s, int n_kv_heads, int n_slots)
+{
+    device_open((fkv_device_limits){.n_slots = n_slots,
+                                    .max_prompt = MAX_PROMPT,
+                                    .max_positions = POSITIONS,
+                                    .hidden = HIDDEN,
+                                    .n_heads = s.group * n_kv_heads,
+                                    .n_kv_heads = n_kv_heads,
+                                    .head_dim = s.hd,
+                                    .vocab = 8,
+                                    .max_local_heads = n_kv_heads,
+                                    .window = 8});
+}
+
+/* --- prefill ---------------------------------------------------------------------- */
+
+enum { PREFILL_HEADS = 2, TILE = 256 };
+
+static void check_qkv(shape s, const float *x, const float *w, int64_t n, const float *got, bool kv_only)
+{
+    const int64_t per = (int64_t)(s.group + 2) * s.hd, width = PREFILL_HEADS * per;
+    double v[128];
+    for (int64_t t = 0; t < n; t += t + 3 < n ? 3 : 1) {
+        for (int h = 0; h < PREFILL_HEADS; h++) {
+            for (int part = 0; part < s.group + 2; part++) {
+                const int64_t at = h * per + part * s.hd;
+                for (int i = 0; i < s.hd; i++) v[i] = dot(x + t * HIDDEN, w + (at + i) * HIDDEN, HIDDEN);
+                if (part <= s.group) reference_rope(v, s.hd, t);
+                for (int i = 0; i < s.hd; i++) {
+                    const float y = got[t * width + at + i];
+                    if (kv_only && part < s.group)
+                        assert_true(isnan(y));
+                    else
+                        assert_near(y, v[i], is_half() ? 2e-2 : 1e-4, 0, "qkv", t, at + i);
+                }
+            }
+        }
+    }
+}
+
+static void run_qkv(shape s, const void *x, int64_t n, const fkv_weight *w, bool kv_only, void *qkv)
+{
+    const int64_t width = (int64_t)PREFILL_HEADS * (s.group + 2) * s.hd;
+    for (int64_t i = 0; i < n; i += TILE) {
+        const int64_t m = n - i < TILE ? n - i : TILE;
+        b->prefill_qkv(dev, (const char *)x + i * HIDDEN * info.act_bytes, m, i, w, PREFILL_HEADS, s.group,
+                       kv_only, (char *)qkv + i * width * info.act_bytes);
+    }
+}
+
+/* Queries from q0 on of some heads against what the device holds as Q, K, V. */
+static void check_attention(shape s, const float *qkv, int64_t n, int64_t q0, const float *got,
+                            int64_t stride)
+{
+    const int64_t per = (int64_t)(s.group + 2) * s.hd, width = PREFILL_HEADS * per;
+    double q[128], want[128];
+    for (int64_t t = q0; t<n; t += n - t> 40 ? 37 : 1) {
+        for (int qh = 0; qh < PREFILL_HEADS * s.group; qh++) {
+            const float *head = qkv + qh / s.group * per;
+            for (int i = 0; i < s.hd; i++) q[i] = head[t * width + qh % s.group * s.hd + i];
+            reference_attention(q, head + s.group * s.hd, head + (s.group + 1) * s.hd, width, t + 1, s.hd,
+                                want);
+            for (int i = 0; i < s.hd; i++)
+                assert_near(got[(t - q0) * stride + qh * s.hd + i], want[i], is_half() ? 1e-2 : 1e-5, 0,
+                            "attention", t, qh * s.hd + i);
+        }
+        for (int64_t j = PREFILL_HEADS * s.group * s.hd; j < stride; j++)
+            if (!isnan(got[(t - q0) * stride + j])) fail_msg("column %lld of out was written", (long long)j);
+    }
+}
+
+static void check_prefill(shape s, const float *w, const fkv_weight *weight, int64_t n)
+{
+    const int64_t width = (int64_t)PREFILL_HEADS * (s.group + 2) * s.hd;
+    const int64_t stride = (int64_t)PREFILL_HEADS * s.group * s.hd + 16;
+    const size_t n_qkv = (size_t)(n * width), n_out = (size_t)((n + 1) * stride);
+    float *x = host_floats((size_t)(n * HIDDEN)), *qkv = host_floats(n_qkv), *out = host_floats(n_out);
+    fill_uniform(x, (size_t)(n * HIDDEN), 1);
+    void *dx = activations(x, (size_t)(n * HIDDEN)), *dqkv = activations(NULL, n_qkv),
+         *dout = activations(NULL, n_out);
+    poison(dqkv, n_qkv * (size_t)info.act_bytes);
+    run_qkv(s, dx, n, weight, true, dqkv);
+    get(qkv, dqkv, n_qkv);
+    check_qkv(s, x, w, n, qkv, true);
+    run_qkv(s, dx, n, weight, false, dqkv);
+    get(qkv, dqkv, n_qkv);
+    check_qkv(s, x, w, n, qkv, false);
+    for (int last = 0; last < 2; last++) {
+        const int64_t q0 = last ? n - 1 : 0;
+        poison(dout, n_out * (size_t)info.act_bytes);
+        b->prefill_attention(dev, dqkv, n, q0, PREFILL_HEADS, s.group, dout, stride);
+        get(out, dout, n_out);
+        check_attention(s, qkv, n, q0, out, stride);
+        for (int64_t j = 0; j < stride; j++) assert_true(isnan(out[(n - q0) * stride + j]));
+    }
+    free(x), free(qkv), free(out);
+}
+
+static void prefill_follows_the_definition(void **state)
+{
+    (void)state;
+    const int64_t lengths[] = {1, 2, 63, 127, 128, 129, 257, 511, 512, 513};
+    for (int i = 0; i < N_SHAPES; i++) {
+        const shape s = shapes[i];
+        const int64_t width = (int64_t)PREFILL_HEADS * (s.group + 2) * s.hd;
+        float *w = host_floats((size_t)(width * HIDDEN));
+        fill_uniform(w, (size_t)(width * HIDDEN), 0.25f);
+        open_for(s, PREFILL_HEADS, 2);
+        const fkv_weight *weight = load_weight(w, width, HIDDEN);
+        for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) check_prefill(s, w, weight, lengths[l]);
+        device_close();
+        free(w);
+    }
+}
+
+/* --- decode ----------------------------------------------------------------------- */
+
+enum { HEADS = 4, SLOTS = 12, PAGES = 10, COPIED = 3 };
+
+/* What a slot holds: T, tokens made since, and whether it decodes. With a budget of all
+ * its length is prompt + made + 1 once this step's token is appended. */
+typedef struct slot_content {
+    int prompt, made;
+    bool active;
+} slot_content;
+
+static const slot_content contents[SLOTS] = {
+    {1, 0, true},   {125, 1, true},  {125, 2, true},   {128, 0, true}, {500, 10, true}, {500, 11, true},
+    {512, 0, true}, {300, 0, false}, {600, 424, true}, {600, 0, true}, {1, 126, true},  {70, 600, true}};
+static const int32_t budgets[HEADS] = {100000, 100, 128, 511};
+
+/* Placements: head 0 everywhere, head 1 in the middle, head 2 in two pieces, head 3 from
+ * the weights of a copy. */
+static const struct {
+    int head, begin, end;
+} placements[] = {{0, 0, SLOTS}, {1, 1, 11}, {2, 0, 5}, {2, 5, SLOTS}, {COPIED, 2, SLOTS}};
+enum { PLACED = sizeof placements / sizeof *placements };
+
+/* One step over the contents, slot s holding contents[order[s]]. */
+typedef struct decode_trial {
+    shape s;
+    int order[SLOTS];
+    int first_page;  /* tables count pages from here, backwards where odd */
+    int n_placed;    /* of the placements */
+    const float *x;  /* [SLOTS contents][HIDDEN] */
+    const float *kv; /* [SLOTS contents][HEADS][PAGES * 128][2][hd]: what was there before */
+    const float *w_home, *w_copy;
+    float *arena, *out; /* results */
+} decode_trial;
+
+static int kept(int slot, int head)
+{
+    return contents[slot].prompt < budgets[head] ? contents[slot].prompt : budgets[head];
+}
+
+static int page_of(const decode_trial *t, int slot, int head, int page)
+{
+    const int i = (t->order[slot] * HEADS + head) * PAGES + page;
+    return t->first_page % 2 ? SLOTS * HEADS * PAGES - i + t->first_page : i + t->first_page;
+}
+
+static size_t page_elems(const decode_trial *t)
+{
+    return (size_t)2 * FKV_PAGE_TOKENS * (size_t)t->s.hd;
+}
+
+static size_t arena_elems(const decode_trial *t)
+{
+    return (SLOTS * HEADS * PAGES + 8) * page_elems(t);
+}
+
+/* K of token i; V lies FKV_PAGE_TOKENS * hd behind it. */
+static float *token_at(const decode_trial *t, int slot, int head, int i)
+{
+    return t->arena + (size_t)page_of(t, slot, head, i / FKV_PAGE_TOKENS) * page_elems(t) +
+           (size_t)(i % FKV_PAGE_TOKENS) * (size_t)t->s.hd;
+}
+
+static void fill_arena(const decode_trial *t)
+{
+    const size_t hd = (size_t)t->s.hd, all = arena_elems(t);
+    for (size_t i = 0; i < all; i++) t->arena[i] = NAN; /* what lies behind a head's tokens must not matter */
+    for (int s = 0; s < SLOTS; s++) {
+        for (int h = 0; h < HEADS; h++) {
+            const int c = t->order[s], n = kept(c, h) + contents[c].made;
+            for (int i = 0; i < n; i++) {
+                const float *from =
+                    t->kv + (((size_t)c * HEADS + (size_t)h) * PAGES * FKV_PAGE_TOKENS + (size_t)i) * 2 * hd;
+                memcpy(token_at(t, s, h, i), from, hd * sizeof *from);
+                memcpy(token_at(t, s, h, i) + FKV_PAGE_TOKENS * hd, from + hd, hd * sizeof *from);
+            }
+        }
+    }
+}
+
+static fkv_slots put_slots(const decode_trial *t)
+{
+    int32_t pos[SLOTS], prompt[SLOTS], active[SLOTS], zeros[SLOTS] = {0};
+    uint64_t ordinals[SLOTS] = {0};
+    for (int s = 0; s < SLOTS; s++) {
+        const slot_content *c = &contents[t->order[s]];
+        prompt[s] = c->prompt;
+        pos[s] = c->prompt + c->made;
+        active[s] = c->active;
+    }
+    return (fkv_slots){.token = device_memory(sizeof zeros, zeros),
+                       .pos = device_memory(sizeof pos, pos),
+                       .prompt_len = device_memory(sizeof prompt, prompt),
+                       .n_new = device_memory(sizeof zeros, zeros),
+                       .max_new = device_memory(sizeof zeros, zeros),
+                       .active = device_memory(sizeof active, active),
+                       .ordinal = device_memory(sizeof ordinals, ordinals),
+                       .out = device_memory(sizeof zeros, zeros)};
+}
+
+static const int32_t *put_table(const decode_trial *t)
+{
+    static int32_t table[SLOTS * HEADS * PAGES];
+    for (int s = 0; s < SLOTS; s++)
+        for (int h = 0; h < HEADS; h++)
+            for (int p = 0; p < PAGES; p++) table[(s * HEADS + h) * PAGES + p] = page_of(t, s, h, p);
+    return device_memory(sizeof table, table);
+}
+
+static void run_decode(decode_trial *t)
+{
+    const shape s = t->s;
+    const int64_t per = (int64_t)(s.group + 2) * s.hd, row = (int64_t)HEADS * s.group * s.hd;
+    const fkv_weight *home = load_weight(t->w_home, (HEADS - 1) * per, HIDDEN),
+                     *copy = load_weight(t->w_copy, per, HIDDEN);
+    fkv_decode_head heads[PLACED];
+    int64_t offset[HEADS];
+    float x[SLOTS * HIDDEN];
+    fkv_err err = {0};
+    for (int i = 0; i < PLACED; i++)
+        heads[i] = (fkv_decode_head){placements[i].head, placements[i].begin, placements[i].end,
+                                     placements[i].head == COPIED ? copy : home,
+                                     placements[i].head == COPIED ? 0 : placements[i].head * per};
+    for (int h = 0; h < HEADS; h++) offset[h] = h * PAGES;
+    for (int i = 0; i < SLOTS; i++) memcpy(x + i * HIDDEN, t->x + t->order[i] * HIDDEN, HIDDEN * sizeof *x);
+    fill_arena(t);
+    void *arena = activations(t->arena, arena_elems(t)), *out = activations(NULL, (size_t)(SLOTS * row));
+    const fkv_decode_args args = {.n_slots = SLOTS,
+                                  .hidden = HIDDEN,
+                                  .n_kv_heads = HEADS,
+                                  .group = s.group,
+                                  .head_dim = s.hd,
+                                  .heads = heads,
+                                  .n_heads_served = t->n_placed,
+                                  .slots = put_slots(t),
+                                  .kv = {&arena, put_table(t), HEADS * PAGES, offset, budgets},
+                                  .x = activations(x, SLOTS * HIDDEN),
+                                  .q = activations(NULL, (size_t)(PLACED * SLOTS * per)),
+                                  .out = out};
+    poison(out, (size_t)(SLOTS * row * info.act_bytes));
+    if (b->prepare_decode(dev, &args, &err)) fail_msg("prepare_decode: %s", err.message);
+    b->decode_qkv(dev, &args);
+    b->decode_attention(dev, &args);
+    get(t->arena, arena, arena_elems(t));
+    get(t->out, out, (size_t)(SLOTS * row));
+}
+
+/* Q, K and V that this step's x gives for (slot, head), rotated. */
+static void reference_qkv(const decode_trial *t, int slot, int head, double *qkv)
+{
+    const int c = t->order[slot], hd = t->s.hd, n = (t->s.group + 2) * hd;
+    const float *w = head == COPIED ? t->w_copy : t->w_home + (size_t)head * (size_t)n * HIDDEN;
+    for (int i = 0; i < n; i++) qkv[i] = dot(t->x + c * HIDDEN, w + (size_t)i * HIDDEN, HIDDEN);
+    for (int g = 0; g <= t->s.group; g++)
+        reference_rope(qkv + g * hd, hd, contents[c].prompt + contents[c].made);
+}
+
+static void check_row(const decode_trial *t, int slot, int head)
+{
+    const int c = t->order[slot], hd = t->s.hd, group = t->s.group;
+    const int n = kept(c, head) + contents[c].made + 1;
+    double qkv[10 * 128], want[128];
+    float *k = host_floats((size_t)(n * hd)), *v = host_floats((size_t)(n * hd));
+    reference_qkv(t, slot, head, qkv);
+    for (int i = 0; i < n; i++) {
+        memcpy(k + i * hd, token_at(t, slot, head, i), (size_t)hd * sizeof *k);
+        memcpy(v + i * hd, token_at(t, slot, head, i) + FKV_PAGE_TOKENS * hd, (size_t)hd * sizeof *v);
+    }
+    for (int i = 0; i < hd; i++) {
+        assert_near(k[(n - 1) * hd + i], qkv[group * hd + i], is_half() ? 2e-2 : 1e-4, 0, "appended K", slot,
+                    i);
+        assert_near(v[(n - 1) * hd + i], qkv[(group + 1) * hd + i], is_half() ? 2e-2 : 1e-4, 0, "appended V",
+                    slot, i);
+    }
+    for (int g = 0; g < group; g++) {
+        reference_attention(qkv + g * hd, k, v, hd, n, hd, want);
+        for (int i = 0; i < hd; i++)
+            assert_near(t->out[((slot * HEADS + head) * group + g) * hd + i], want[i],
+                        is_half() ? 2e-2 : 1e-4, 0, "decode", slot * HEADS + head, g * hd + i);
+    }
+    free(k), free(v);
+}
+
+static bool served(const decode_trial *t, int slot, int head)
+{
+    for (int i = 0; i < t->n_placed; i++)
+        if (placements[i].head == head && slot >= placements[i].begin && slot < placements[i].end)
+            return true;
+    return false;
+}
+
+static void check_decode(decode_trial *t)
+{
+    const int width = t->s.group * t->s.hd;
+    float *before = host_floats(arena_elems(t)), *after = t->arena;
+    for (int s = 0; s < SLOTS; s++) {
+        for (int h = 0; h < HEADS; h++) {
+            if (contents[t->order[s]].active && served(t, s, h)) {
+                check_row(t, s, h);
+                continue;
+            }
+            for (int i = 0; i < width; i++)
+                if (!isnan(t->out[(s * HEADS + h) * width + i]))
+                    fail_msg("slot %d, head %d was written", s, h);
+        }
+    }
+    /* Pages hold what they held, but for the token appended. */
+    t->arena = before;
+    fill_arena(t);
+    for (int s = 0; s < SLOTS; s++) {
+        for (int h = 0; h < HEADS; h++) {
+            const int c = t->order[s];
+            if (!contents[c].active || !served(t, s, h)) continue;
+            float *at = token_at(t, s, h, kept(c, h) + contents[c].made);
+            for (int half = 0; half < 2; half++, at += FKV_PAGE_TOKENS * t->s.hd)
+                memcpy(at, after + (at - before), (size_t)t->s.hd * sizeof *at);
+        }
+    }
+    for (size_t i = 0; i < arena_elems(t); i++)
+        if (before[i] != after[i] && !(isnan(before[i]) && isnan(after[i])))
+            fail_msg("page %zu was written at %zu", i / page_elems(t), i % page_elems(t));
+    t->arena = after;
+    free(before);
+}
+
+static decode_trial new_trial(shape s)
+{
+    const size_t hd = (size_t)s.hd, per = ((size_t)s.group + 2) * hd;
+    decode_trial t = {.s = s, .n_placed = PLACED};
+    float *x = host_floats(SLOTS * HIDDEN),
+          *kv = host_floats(SLOTS * HEADS * PAGES * FKV_PAGE_TOKENS * 2 * hd),
+          *home = host_floats((HEADS - 1) * per * HIDDEN), *copy = host_floats(per * HIDDEN);
+    fill_uniform(x, SLOTS * HIDDEN, 1);
+    fill_uniform(kv, SLOTS * HEADS * PAGES * FKV_PAGE_TOKENS * 2 * hd, 1);
+    fill_uniform(home, (HEADS - 1) * per * HIDDEN, 0.25f);
+    fill_uniform(copy, per * HIDDEN, 0.25f);
+    for (int i = 0; i < SLOTS; i++) t.order[i] = i;
+    t.x = x;
+    t.kv = kv;
+    t.w_home = home;
+    t.w_copy = copy;
+    t.arena = host_floats(arena_elems(&t));
+    t.out = host_floats(SLOTS * HEADS * (size_t)s.group * hd);
+    return t;
+}
+
+static void free_trial(decode_trial *t)
+{
+    free((void *)t->x), free((void *)t->kv), free((void *)t->w_home), free((void *)t->w_copy);
+    free(t->arena), free(t->out);
+}
+
+/* Rows of active slots that both trials serve have the same bits. */
+static void assert_same_rows(const decode_trial *a, const decode_trial *b2, const char *what)
+{
+    const size_t row = (size_t)a->s.group * (size_t)a->s.hd;
+    for (int s = 0; s < SLOTS; s++) {
+        int s2 = 0;
+        while (b2->order[s2] != a->order[s]) s2++;
+        for (int h = 0; h < HEADS; h++) {
+            if (!contents[a->order[s]].active || !served(a, s, h) || !served(b2, s2, h)) continue;
+            if (memcmp(a->out + ((size_t)s * HEADS + (size_t)h) * row,
+                       b2->out + ((size_t)s2 * HEADS + (size_t)h) * row, row * sizeof(float)))
+                fail_msg("%s changes content %d, head %d", what, a->order[s], h);
+        }
+    }
+}
+
+static void decode_follows_the_definition_wherever_a_slot_lies(void **state)
+{
+    (void)state;
+    for (int i = 0; i < N_SHAPES; i++) {
+        open_for(shapes[i], HEADS, SLOTS);
+        decode_trial t = new_trial(shapes[i]), moved = t;
+        moved.out = host_floats(SLOTS * HEADS * (size_t)t.s.group * (size_t)t.s.hd);
+        run_decode(&t);
+        check_decode(&t);
+        for (int s = 0; s < SLOTS; s++) moved.order[s] = (s * 5 + 3) % SLOTS;
+        moved.first_page = 3;
+        run_decode(&moved);
+        check_decode(&moved);
+        assert_same_rows(&t, &moved, "another slot");
+        moved.n_placed = 1; /* beside no other head */
+        run_decode(&moved);
+        check_decode(&moved);
+        assert_same_rows(&t, &moved, "serving fewer heads");
+        free(moved.out);
+        free_trial(&t);
+        device_close();
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(prefill_follows_the_definition),
+        cmocka_unit_test(decode_follows_the_definition_wherever_a_slot_lies),
+    };
+    const int skipped = choose_backend(argc, argv);
+    return skipped ? skipped : cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,281 @@
+/* Ops on rows, through the table: embedding and ordered sums, add + RMSNorm, products
+ * with weights, and that a row's bits don't depend on its place or its neighbours. */
+#include "backend_fixture.h"
+
+enum { HIDDEN = 48, VOCAB = 50 };
+
+static void embedding_and_ranks_add_up(void **state)
+{
+    (void)state;
+    enum { ROWS = 20 };
+    static float table[VOCAB * HIDDEN], got[ROWS * HIDDEN];
+    int32_t tokens[ROWS];
+    fkv_err err = {0};
+    fkv_weight *halves[2];
+    fill_uniform(table, VOCAB * HIDDEN, 1);
+    uint16_t *h = halves_of(table, VOCAB * HIDDEN);
+    for (int i = 0; i < ROWS; i++) tokens[i] = (i * 13) % VOCAB;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(b->embedding_load(dev, rows_of(h + i * VOCAB / 2 * HIDDEN, VOCAB / 2, HIDDEN),
+                                           i * VOCAB / 2, HIDDEN, &halves[i], &err),
+                         FKV_OK);
+    const int32_t *dt = device_memory(sizeof tokens, tokens);
+    float *partials = device_memory(2 * sizeof got, NULL);
+    void *y = activations(NULL, ROWS * HIDDEN);
+    poison(partials, 2 * sizeof got);
+    for (int i = 0; i < 2; i++) b->embed(dev, dt, ROWS, halves[i], partials + i * ROWS * HIDDEN);
+    b->reduce_ranks(dev, partials, 2, ROWS, HIDDEN, y);
+    get(got, y, ROWS * HIDDEN);
+    for (int i = 0; i < ROWS; i++)
+        assert_memory_equal(got + i * HIDDEN, table + tokens[i] * HIDDEN, HIDDEN * sizeof *got);
+    free(h);
+}
+
+/* Adding in another order would give another result for these. */
+static void partial_sums_are_added_in_rank_order(void **state)
+{
+    (void)state;
+    enum { RANKS = 5, N = 13 };
+    float partials[RANKS][N], got[N], zeros[N] = {0};
+    const float values[RANKS] = {0x1p24f, 1, -0x1p24f, 1, 0x1p-3f};
+    for (int r = 0; r < RANKS; r++)
+        for (int i = 0; i < N; i++) partials[r][i] = values[(r + i) % RANKS];
+    const float *dp = device_memory(sizeof partials, partials);
+    void *y = activations(zeros, N);
+    b->reduce_ranks(dev, dp, RANKS, 1, N, y);
+    get(got, y, N);
+    for (int i = 0; i < N; i++) {
+        float want = partials[0][i];
+        for (int r = 1; r < RANKS; r++) want += partials[r][i];
+        assert_near(got[i], want, 0, is_half() ? 0x1p-8 : 0, "sum", i, 0);
+    }
+}
+
+static void check_norm(int64_t n, int64_t hidden, bool with_y, bool with_out)
+{
+    const size_t all = (size_t)(n * hidden);
+    float *x = host_floats(all), *y = host_floats(all), *w = host_floats((size_t)hidden),
+          *sum = host_floats(all), *out = host_floats(all);
+    fill_uniform(x, all, 4);
+    fill_uniform(y, all, 1);
+    fill_uniform(w, (size_t)hidden, 1);
+    void *dx = activations(x, all), *dy = activations(y, all), *dout = activations(NULL, all);
+    const float *dw = device_memory((size_t)hidden * sizeof *w, w);
+    poison(dout, all * (size_t)info.act_bytes);
+    b->add_rmsnorm(dev, dx, with_y ? dy : NULL, dw, 1e-5f, n, hidden, with_out ? dout : NULL);
+    get(sum, dx, all);
+    get(out, dout, all);
+    for (int64_t i = 0; i < n; i++) {
+        const float *row = sum + i * hidden;
+        for (int64_t j = 0; j < hidden; j++) {
+            const float want = with_y ? x[i * hidden + j] + y[i * hidden + j] : x[i * hidden + j];
+            assert_near(row[j], want, 0, is_half() ? 0x1p-8 : 0, "x + y", i, j);
+        }
+        const double scale = 1 / sqrt(dot(row, row, hidden) / (double)hidden + 1e-5);
+        for (int64_t j = 0; j < hidden; j++) {
+            if (with_out)
+                assert_near(out[i * hidden + j], row[j] * scale * w[j], 1e-6, is_half() ? 0x1p-7 : 1e-5,
+                            "norm", i, j);
+            else
+                assert_true(isnan(out[i * hidden + j]));
+        }
+    }
+    free(x), free(y), free(w), free(sum), free(out);
+}
+
+static void add_rmsnorm_adds_and_normalises(void **state)
+{
+    (void)state;
+    const int64_t hidden[] = {8, 33, 48, 100, 2048, 4104};
+    for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++) {
+        check_norm(3, hidden[i], true, true);
+        check_norm(1, hidden[i], false, true);
+        check_norm(2, hidden[i], true, false);
+    }
+}
+
+static double silu(double x)
+{
+    return x / (1 + exp(-x));
+}
+
+/* y of n_out columns in rows of n_out + 8, one row more than n: what lies around stays. */
+static void check_linear(int64_t n, int64_t k, int64_t n_out, bool f32_out, bool swiglu)
+{
+    const int64_t stride = n_out + 8, w_rows = swiglu ? 2 * n_out : n_out;
+    const size_t all = (size_t)((n + 1) * stride);
+    float *x = host_floats((size_t)(n * k)), *w = host_floats((size_t)(w_rows * k)), *got = host_floats(all);
+    fkv_weight *weight = NULL;
+    fkv_err err = {0};
+    fill_uniform(x, (size_t)(n * k), 1);
+    fill_uniform(w, (size_t)(w_rows * k), swiglu ? 0.25f : 1);
+    if (swiglu) {
+        uint16_t *h = halves_of(w, (size_t)(w_rows * k));
+        assert_int_equal(b->weight_load_swiglu(dev, rows_of(h, n_out, k), rows_of(h + n_out * k, n_out, k), k,
+                                               &weight, &err),
+                         FKV_OK);
+        assert_int_equal(b->sync(dev, &err), FKV_OK);
+        free(h);
+    } else {
+        weight = load_weight(w, n_out, k);
+    }
+    void *dx = activations(x, (size_t)(n * k)), *dy = device_memory(all * sizeof(float), NULL);
+    poison(dy, all * sizeof(float));
+    b->linear(dev, dx, k, n, weight, dy, stride, f32_out, swiglu ? FKV_EPILOGUE_SWIGLU : FKV_EPILOGUE_NONE);
+    if (f32_out)
+        fetch(got, dy, all * sizeof *got);
+    else
+        get(got, dy, all);
+    const double relative = f32_out || !is_half() ? 1e-5 : swiglu ? 3e-2 : 0x1p-7;
+    const double absolute = (swiglu && is_half() ? 2e-2 : 1e-5) * sqrt((double)k);
+    for (int64_t i = 0; i <= n; i++) {
+        for (int64_t j = 0; j < stride; j++) {
+            const float y = got[i * stride + j];
+            if (i == n || j >= n_out) {
+                if (!isnan(y)) fail_msg("[%lld, %lld] was written", (long long)i, (long long)j);
+                continue;
+            }
+            double want = dot(x + i * k, w + j * k, k);
+            if (swiglu) want = silu(want) * dot(x + i * k, w + (n_out + j) * k, k);
+            assert_near(y, want, absolute, relative, swiglu ? "swiglu" : "linear", i, j);
+        }
+    }
+    free(x), free(w), free(got);
+}
+
+static void linear_multiplies_any_shape(void **state)
+{
+    (void)state;
+    const int64_t shapes[][3] = {{1, 32, 16},  {1, 64, 257},  {5, 96, 40},   {16, 33, 7},
+                                 {17, 128, 3}, {64, 256, 80}, {200, 64, 96}, {300, 48, 24}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        check_linear(shapes[i][0], shapes[i][1], shapes[i][2], false, false);
+        check_linear(shapes[i][0], shapes[i][1], shapes[i][2], true, false);
+        check_linear(shapes[i][0], shapes[i][1], shapes[i][2], false, true);
+    }
+}
+
+/* One row among n others at some place; its result's bits. */
+static void probe(const fkv_weight *w, const float *row, int64_t n, int64_t k, int64_t n_out, int64_t at,
+                  bool f32_out, fkv_epilogue epilogue, float *bits)
+{
+    float *x = host_floats((size_t)(n * k)), *y = host_floats((size_t)(n * n_out));
+    fill_uniform(x, (size_t)(n * k), 1);
+    memcpy(x + at * k, row, (size_t)k * sizeof *row);
+    void *dx = activations(x, (size_t)(n * k)), *dy = device_memory((size_t)(n * n_out) * sizeof *y, NULL);
+    b->linear(dev, dx, k, n, w, dy, n_out, f32_out, epilogue);
+    if (f32_out)
+        fetch(y, dy, (size_t)(n * n_out) * sizeof *y);
+    else
+        get(y, dy, (size_t)(n * n_out));
+    memcpy(bits, y + at * n_out, (size_t)n_out * sizeof *bits);
+    free(x), free(y);
+}
+
+static void a_rows_product_does_not_depend_on_its_place_or_neighbours(void **state)
+{
+    (void)state;
+    enum { K = 1024, OUT = 320 };
+    const int64_t counts[] = {1, 16, 64, 200, 513};
+    float *w = host_floats(2 * OUT * K), *row = host_floats(K), first[OUT], other[OUT];
+    fkv_weight *swiglu = NULL;
+    fkv_err err = {0};
+    fill_uniform(w, 2 * OUT * K, 0.25f);
+    fill_uniform(row, K, 1);
+    fkv_weight *plain = load_weight(w, OUT, K);
+    uint16_t *h = halves_of(w, 2 * OUT * K);
+    assert_int_equal(
+        b->weight_load_swiglu(dev, rows_of(h, OUT, K), rows_of(h + OUT * K, OUT, K), K, &swiglu, &err),
+        FKV_OK);
+    assert_int_equal(b->sync(dev, &err), FKV_OK);
+    for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+        for (int kind = 0; kind < 3; kind++) { /* activations out, float32 out, SwiGLU */
+            const int64_t n = counts[c], step = n > 8 ? n / 8 : 1;
+            const fkv_epilogue epilogue = kind == 2 ? FKV_EPILOGUE_SWIGLU : FKV_EPILOGUE_NONE;
+            for (int64_t at = 0; at < n; at += step) {
+                probe(kind == 2 ? swiglu : plain, row, n, K, OUT, at, kind == 1, epilogue,
+                      at ? other : first);
+                if (at && memcmp(first, other, sizeof first))
+                    fail_msg("row %lld of %lld differs from row 0 (kind %d)", (long long)at, (long long)n,
+                             kind);
+            }
+            probe(kind == 2 ? swiglu : plain, row, n, K, OUT, n - 1, kind == 1, epilogue, other);
+            assert_memory_equal(first, other, sizeof first);
+        }
+    }
+    free(w), free(row), free(h);
+}
+
+static void a_rows_norm_does_not_depend_on_its_place(void **state)
+{
+    (void)state;
+    enum { N = 9, H = 2048 };
+    float *x = host_floats(N * H), *w = host_floats(H), *out = host_floats(N * H);
+    fill_uniform(x, N * H, 1);
+    fill_uniform(w, H, 1);
+    memcpy(x + 7 * H, x, H * sizeof *x);
+    void *dx = activations(x, N * H), *dout = activations(NULL, N * H);
+    b->add_rmsnorm(dev, dx, NULL, device_memory(H * sizeof *w, w), 1e-5f, N, H, dout);
+    get(out, dout, N * H);
+    assert_memory_equal(out, out + 7 * H, H * sizeof *out);
+    free(x), free(w), free(out);
+}
+
+/* Steps under one key: the first ones are enqueued, later ones replayed as a whole. */
+static void recorded_steps_do_what_enqueued_ones_do(void **state)
+{
+    (void)state;
+    enum { K = 64, OUT = 32, STEPS = 200 };
+    float w[OUT * K], x[K], first[OUT], got[OUT];
+    double seconds[1] = {0};
+    fill_uniform(w, OUT * K, 1);
+    fkv_weight *weight = load_weight(w, OUT, K);
+    void *dx = activations(NULL, K);
+    float *dy = device_memory(sizeof got, NULL);
+    for (int step = 0; step < STEPS; step++) {
+        fill_uniform(x, K, 1); /* what changes from step to step lies in device memory */
+        put(dx, x, K);
+        b->linear(dev, dx, K, 1, weight, dy, OUT, true, FKV_EPILOGUE_NONE);
+        fetch(first, dy, sizeof first);
+        poison(dy, sizeof got);
+        if (!b->replay(dev, 0)) {
+            b->record_begin(dev, 0);
+            b->span_begin(dev, 0);
+            b->linear(dev, dx, K, 1, weight, dy, OUT, true, FKV_EPILOGUE_NONE);
+            b->span_end(dev, 0);
+            b->record_end(dev, 0);
+        }
+        fetch(got, dy, sizeof got);
+        assert_memory_equal(got, first, sizeof got);
+    }
+    b->span_seconds(dev, seconds, 1);
+    assert_true(seconds[0] > 0 && seconds[0] < 60);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(embedding_and_ranks_add_up),
+        cmocka_unit_test(partial_sums_are_added_in_rank_order),
+        cmocka_unit_test(add_rmsnorm_adds_and_normalises),
+        cmocka_unit_test(linear_multiplies_any_shape),
+        cmocka_unit_test(a_rows_product_does_not_depend_on_its_place_or_neighbours),
+        cmocka_unit_test(a_rows_norm_does_not_depend_on_its_place),
+        cmocka_unit_test(recorded_steps_do_what_enqueued_ones_do),
+    };
+    const int skipped = choose_backend(argc, argv);
+    if (skipped) return skipped;
+    device_open((fkv_device_limits){.n_slots = 4,
+                                    .max_prompt = 64,
+                                    .max_positions = 128,
+                                    .hidden = HIDDEN,
+                                    .n_heads = 2,
+                                    .n_kv_heads = 2,
+                                    .head_dim = 64,
+                                    .vocab = VOCAB,
+                                    .max_local_heads = 2,
+                                    .window = 8});
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    device_close();
+    return failed;
+}
