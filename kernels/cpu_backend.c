@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "kernels/cpu_device.h"
@@ -74,17 +75,31 @@ static fkv_status cpu_open(fkv_world *world, int index, int n_threads, fkv_devic
     return FKV_OK;
 }
 
-/* MemAvailable, as the kernel estimates it. */
+/* The number behind name in a file of lines "name: number kB", in bytes; 0: not there. */
+static int64_t kib_of(const char *path, const char *name)
+{
+    const size_t n = strlen(name);
+    char line[128];
+    int64_t bytes = 0;
+    FILE *f = fopen(path, "re");
+    while (f && !bytes && fgets(line, sizeof line, f))
+        if (!strncmp(line, name, n)) bytes = strtoll(line + n, NULL, 10) * 1024;
+    if (f) fclose(f);
+    return bytes;
+}
+
+/* MemAvailable, as the kernel estimates it, and what the limit on this process's
+ * address space (ulimit -v, batch systems) leaves. */
 static int64_t available_bytes(void)
 {
-    long long kib = 0;
-    char line[128];
-    FILE *f = fopen("/proc/meminfo", "re");
-    if (!f) return (int64_t)1 << 30;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lld", &kib) == 1) break;
-    fclose(f);
-    return (int64_t)kib * 1024;
+    struct rlimit limit;
+    int64_t bytes = kib_of("/proc/meminfo", "MemAvailable:");
+    if (bytes <= 0) bytes = (int64_t)1 << 30;
+    if (!getrlimit(RLIMIT_AS, &limit) && limit.rlim_cur != RLIM_INFINITY) {
+        const int64_t left = (int64_t)limit.rlim_cur - kib_of("/proc/self/status", "VmSize:");
+        if (left < bytes) bytes = left > 0 ? left : 0;
+    }
+    return bytes;
 }
 
 static void cpu_info(const fkv_device *dev, fkv_device_info *info)

@@ -1,6 +1,8 @@
 """plan.json: what it says about every head, and the order of its predictions."""
 
 import os
+import subprocess
+import xml.dom.minidom
 
 import cli
 from cli import Job, budgets_file, golden, test
@@ -183,6 +185,141 @@ def check_prints_a_job_file_that_means_the_same():
     assert cli.command("check", again).must(0).out == printed
     job.run()
     cli.command("run", again).must(0, "nothing to do")  # the same job
+
+
+# What the plan chooses, explains and refuses.
+
+@test
+def slots_auto_take_what_the_records_need_and_what_pays():
+    path = budgets_file("auto.json", BUDGETS["heavy"])
+    small = Job("auto-few", "job.limit=3", "profile.budgets_file=" + path, "engine.slots=auto", "engine.tensor_parallel=4")
+    small.command("plan").must(0, "(auto)", "would fit, with standard")
+    assert small.plan()["slots"] in (1, 2), small.plan()["slots"]
+    long = Job("auto-long", "job.limit=200", "profile.budgets_file=" + path, "engine.slots=auto", "engine.tensor_parallel=4",
+               "input.max_new_tokens_by", "engine.max_new_tokens=900")
+    long.command("plan").must(0)
+    slots = long.plan()["slots"]
+    assert 8 <= slots <= 64 and slots % 8 == 0, slots
+    assert slots > small.plan()["slots"]
+
+
+@test
+def auto_is_chosen_once_and_a_rerun_keeps_it():
+    job = Job("auto-once", "job.limit=12", "input.members=data/needle_500.jsonl", "profile.method=ada-snapkv",
+              "profile.budget=64", "profile.sample=6", "engine.slots=auto", "engine.tensor_parallel=auto")
+    job.command("plan").must(0, "ranks: 1 (auto)")
+    slots, before = job.plan()["slots"], job.plan()
+    rows = job.run()
+    assert job.plan() == before and len(rows) == 12
+    job.command("run", "-s", "engine.slots=%d" % (slots + 1)).must(2, "engine.slots")
+    # The same answers as with these numbers written down.
+    told = Job("auto-told", "job.limit=12", "input.members=data/needle_500.jsonl", "profile.method=ada-snapkv",
+               "profile.budget=64", "profile.sample=6", "engine.slots=%d" % slots, "engine.tensor_parallel=1")
+    assert cli.ids_of(told.run()) == cli.ids_of(rows)
+
+
+@test
+def devices_without_ranks_are_split_by_the_model():
+    job = Job("split", "job.limit=20", "profile.method=uniform", "profile.budget=64", "engine.devices=4",
+              "engine.tensor_parallel=auto", "engine.slots=8")
+    job.command("plan").must(0, "split of the devices", "tensor_parallel  1", "tensor_parallel  2", "tensor_parallel  4",
+                             "data_parallel", "(auto) on")
+    assert job.plan()["ranks"] in (1, 2, 4)
+    assert len(job.run()) == 20
+
+
+@test
+def a_small_gain_is_explained():
+    one = Job("gain-one", "job.limit=5", "engine.tensor_parallel=1").command("plan")
+    one.must(0, "whole step 1.00x", "one rank has nobody to share with")
+    even = plan_command("gain-even", BUDGETS["even"], "engine.tensor_parallel=4")
+    even.must(0, "little to gain: the budgets are even over the ranks")
+    # Prompts far shorter than the largest budgets.
+    short = plan_command("gain-short", [[100000, 2000, 2000, 2000]] * 4, "engine.tensor_parallel=4")
+    short.must(0, "little to gain: by budgets the fullest rank has 3.77x the mean, but prompts of")
+    heavy = plan_command("gain-heavy", BUDGETS["heavy"], "engine.tensor_parallel=4", "engine.slots=64")
+    assert "little to gain" not in heavy.text, heavy.text
+
+
+def plan_command(name, budgets, *settings):
+    return Job(name, "job.limit=20", "profile.budgets_file=" + budgets_file(name + ".json", budgets), *settings).command("plan")
+
+
+@test
+def memory_that_can_not_be_had_is_refused_with_numbers():
+    if cli.sanitized():
+        raise cli.Skip("sanitizers need the whole address space")
+
+    def limited(mib, name, *settings):
+        job = Job(name, "job.limit=5", *settings)
+        done = subprocess.run(["sh", "-c", "ulimit -v %d && exec \"$0\" run \"$1\"" % (mib << 10), cli.BINARY, job.path],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=cli.TIMEOUT_S)
+        return cli.Ended(done.returncode, done.stdout, done.stderr), job
+
+    done, job = limited(4096, "memory-enough")
+    done.must(0)
+    done, job = limited(64, "memory-slots", "engine.slots=4096")
+    done.must(2, "MiB of weights and", "MiB of buffers and has", "lower engine.slots")
+    assert job.rows() == []
+
+
+@test
+def budgets_at_the_window_and_one_slot_make_right_plans():
+    plan = plan_of("window", [[32] * 4] * 4, "engine.tensor_parallel=4", "engine.slots=16")
+    must_cover(plan, 4, 16)
+    must_be_ordered(plan)
+    assert copies_in(plan) == 0
+    plan = plan_of("one-slot", BUDGETS["two-heavy"], "engine.tensor_parallel=4", "engine.slots=1")
+    must_cover(plan, 4, 1)
+    must_be_ordered(plan)
+    job = Job("window-run", "job.limit=6", "input.members=data/needle_500.jsonl", "engine.tensor_parallel=4", "engine.slots=1",
+              "profile.budgets_file=" + budgets_file("window-run.json", [[32] * 4] * 4))
+    assert len(job.run()) == 6
+
+
+@test
+def scores_come_per_kv_head_or_per_query_head():
+    """8 query heads are reduced to their 4 KV heads by the mean."""
+    kv = [[4.0, 1, 1, 2], [1, 1, 6, 0], [1, 1, 1, 1], [0, 3, 0, 5]]
+    query = [[x for v in row for x in (v / 2, v * 3 / 2)] for row in kv]
+    budgets = []
+    for name, scores in (("kv", kv), ("query", query)):
+        job = Job("scores-" + name, "job.limit=8", "input.members=data/needle_500.jsonl", "profile.method=scores",
+                  "profile.budget=64", "profile.floor=0.2", "engine.tensor_parallel=4",
+                  "profile.scores_file=" + cli.write("scores-%s.json" % name, {"scores": scores}))
+        job.command("plan").must(0)
+        budgets.append(job.profile()["budgets"])
+        assert len(job.run()) == 8
+        must_cover(job.plan(), 4, 8)
+    assert budgets[0] == budgets[1]
+    total, weights = sum(sum(r) for r in budgets[0]), sum(map(sum, kv))
+    assert total == 16 * 64, total
+    for l in range(4):
+        for h in range(4):
+            exact = 32 + 0.2 * 32 + 0.8 * 32 * 16 * kv[l][h] / weights
+            assert abs(budgets[0][l][h] - exact) <= 1, (l, h, budgets[0][l][h], exact)
+
+
+@test
+def the_picture_is_xml_with_both_panels_and_every_budget():
+    for name, settings in (("few", ["engine.tensor_parallel=4"]), ("one", ["engine.tensor_parallel=1", "plan.mode=standard"])):
+        svg = os.path.join(cli.WORK, name + ".svg")
+        job = Job("svg-" + name, "job.limit=8", 'job.name=<b> & "quotes"',
+                  "profile.budgets_file=" + budgets_file("svg.json", BUDGETS["heavy"]), *settings)
+        job.command("plan", "--svg", svg).must(0)
+        root = xml.dom.minidom.parse(svg).documentElement
+        titles = [t.firstChild.data for t in root.getElementsByTagName("title")]
+        assert titles[0] == 'Fair-Copying plan of <b> & "quotes"', titles[0]
+        ranks = int(settings[0][-1])
+        assert sum("rank" in t for t in titles) == 2 * 4 * ranks
+        assert "layer 1, head 2: 800 tokens" in titles and sum(", head " in t for t in titles) == 16
+        texts = " ".join(t.firstChild.data for t in root.getElementsByTagName("text"))
+        for word in ("Before (standard)", "After (", "KV head", "layer", "thousand tokens a step", "slowest rank"):
+            assert word in texts, word
+        style = root.getElementsByTagName("style")[0].firstChild.data
+        assert "prefers-color-scheme:dark" in style and "currentColor" in style
+    job.command("plan", "--svg").must(2, "usage:")
+    job.command("plan", "--svg", os.path.join(cli.WORK, "no", "such.svg")).must(3, "such.svg")
 
 
 cli.main()
