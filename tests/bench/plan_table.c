@@ -1,4 +1,5 @@
 /* plan_table FILE...: how good plans are on published head scores.
+ * plan_table --time: how long the largest plans take; exit 1 beyond their limits.
  *
  * For every file of scores ({"scores": [32][32 query heads or 8 KV heads]}),
  * two model shapes and all combinations of floor, ranks, mean budget and slots
@@ -14,9 +15,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/budget.h"
 #include "engine/plan.h"
+#include "runner/base/hash.h"
 
 enum { FILE_LAYERS = 32, FILE_HEADS = 32, N_KV_HEADS = 8, HEAD_DIM = 128, WINDOW = 32, MAX_LAYERS = 80 };
 #define BYTES_PER_US 4.27e6
@@ -31,10 +34,17 @@ static const shape shapes[] = {{"8B", 32, 4096, 4, 14336}, {"70B", 80, 8192, 8, 
 static const double floors[] = {0.2, 0.5};
 static const int ranks[] = {2, 4, 8}, budgets[] = {128, 1024, 8192}, slots[] = {16, 64, 256};
 
+enum { SEGMENT_GAINS, STEP_GAINS, NOTHING, KINDS };
+static const char *const kind_names[KINDS] = {"the attention segment gains 1.66x or more",
+                                              "the whole step gains 1.66x or more",
+                                              "the segment gains nothing (less than 0.5 %)"};
+
 /* What the closing lines say. */
 typedef struct totals {
-    int n, segment_gains, step_gains, nothing;
+    int n;
     double worst_gap[3]; /* by slots */
+    /* Of the files and floors at [shape][ranks][budget][slots]. */
+    int at[KINDS][2][3][3][3];
 } totals;
 
 static fkv_cost_constants h200(const shape *m, int n_ranks)
@@ -68,10 +78,9 @@ static fkv_status row(const char *name, const shape *m, const fkv_profile *profi
     printf("%-26s %-3s %5.1f %5d %6d %5d %9.1f %9.1f %9.1f %9.1f %6.2f %7.2f %6.2f %6.2f\n", name, m->name,
            floor_, ranks[i_ranks], budgets[i_budget], slots[i_slots], standard, plan.best_effort_us - common,
            fair, bound, 100 * gap, segment, step, (double)fkv_plan_copies(&plan) / m->n_layers);
+    const int kinds[KINDS] = {segment >= 1.66, step >= 1.66, segment < 1.005};
     sum->n++;
-    sum->segment_gains += segment >= 1.66;
-    sum->step_gains += step >= 1.66;
-    sum->nothing += segment < 1.005;
+    for (int k = 0; k < KINDS; k++) sum->at[k][m - shapes][i_ranks][i_budget][i_slots] += kinds[k];
     if (gap > sum->worst_gap[i_slots]) sum->worst_gap[i_slots] = gap;
     fkv_plan_free(&plan);
     return FKV_OK;
@@ -102,14 +111,64 @@ static fkv_status table(const char *path, totals *sum, fkv_err *err)
     return st;
 }
 
+/* Where each kind of gain shows: settings of one shape and number of ranks a line. */
+static void print_kinds(const totals *sum, int n_each)
+{
+    for (int k = 0; k < KINDS; k++) {
+        int n = 0;
+        for (int i = 0; i < 54; i++) n += (&sum->at[k][0][0][0][0])[i];
+        printf("\n%s at %d settings (budget x slots: of %d files and floors)\n", kind_names[k], n, n_each);
+        for (int m = 0; m < 2; m++)
+            for (int r = 0; r < 3; r++) {
+                const char *between = "";
+                for (int i = 0; i < 9; i++) {
+                    const int count = sum->at[k][m][r][i / 3][i % 3];
+                    if (!count) continue;
+                    if (!*between) printf("  %-3s %d ranks: ", shapes[m].name, ranks[r]);
+                    printf("%s%d x %d: %d", between, budgets[i / 3], slots[i % 3], count);
+                    between = ", ";
+                }
+                if (*between) printf("\n");
+            }
+    }
+}
+
+/* Random heads, some ten times the others. */
+static int time_one(int n_layers, int n_heads, int n_ranks, double limit)
+{
+    static double tokens[80 * 64];
+    struct timespec from, to;
+    fkv_plan plan;
+    fkv_err err = {0};
+    for (int i = 0; i < n_layers * n_heads; i++)
+        tokens[i] = 200 + 3000 * pow((double)(fkv_random_u64(5, 0, (uint64_t)i) % 1000) / 1000, 4);
+    const fkv_plan_problem p = {.n_layers = n_layers,
+                                .n_kv_heads = n_heads,
+                                .n_ranks = n_ranks,
+                                .n_slots = 64,
+                                .tokens = tokens,
+                                .cost = h200(&shapes[1], n_ranks),
+                                .max_copies = -1};
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    if (fkv_plan_solve(&p, FKV_PLAN_FAIR_COPYING, &plan, &err)) return 1;
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    const double secs = (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
+    printf("%d layers x %d heads x %d ranks: %.3f s (limit %.1f s), %.2f %% above the bound\n", n_layers,
+           n_heads, n_ranks, secs, limit, 100 * (plan.fair_copying_us / plan.lower_bound_us - 1));
+    fkv_plan_free(&plan);
+    return secs > limit;
+}
+
 int main(int argc, char **argv)
 {
     fkv_err err = {0};
     totals sum = {0};
     if (argc < 2) {
-        fprintf(stderr, "usage: plan_table SCORES.json...\n");
+        fprintf(stderr, "usage: plan_table SCORES.json... | --time\n");
         return 2;
     }
+    if (!strcmp(argv[1], "--time")) return time_one(80, 8, 8, 0.2) | time_one(80, 64, 16, 5);
+    printf("made by: build/tests/plan_table ../shared/profiles/*.json > tests/bench/plan_table.txt\n\n");
     printf("attention segment summed over layers, us; gap in %%; gains over standard; copies a layer\n");
     printf("%-26s %-3s %5s %5s %6s %5s %9s %9s %9s %9s %6s %7s %6s %6s\n", "scores", "", "floor", "ranks",
            "budget", "slots", "standard", "best-eff", "fair-copy", "bound", "gap", "segment", "step",
@@ -123,7 +182,6 @@ int main(int argc, char **argv)
         }
     printf("\n%d settings; widest gap: %.2f %% at 16 slots, %.2f %% at 64, %.2f %% at 256\n", sum.n,
            100 * sum.worst_gap[0], 100 * sum.worst_gap[1], 100 * sum.worst_gap[2]);
-    printf("segment gains 1.66x or more in %d, the whole step in %d; the segment gains nothing in %d\n",
-           sum.segment_gains, sum.step_gains, sum.nothing);
+    print_kinds(&sum, 2 * (argc - 1));
     return 0;
 }

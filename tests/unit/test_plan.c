@@ -127,16 +127,39 @@ static void homes_are_contiguous_and_even(void **state)
                     assert_int_equal(fkv_plan_home(h, k, r), rank);
 }
 
+static uint64_t n_random = 20000, n_random_alone = 2000;
+
 static void random_plans_are_sound(void **state)
 {
     (void)state;
-    for (uint64_t seed = 0; seed < 20000; seed++) {
+    for (uint64_t seed = 0; seed < n_random; seed++) {
         instance in;
         fkv_plan plan;
         make_instance(&in, seed, 2, seed % 16 ? 6 : 12, 8, 48);
         solve(&in.p, (fkv_plan_mode)(seed % 3), &plan);
         check_plan(&in.p, &plan);
         fkv_plan_free(&plan);
+    }
+}
+
+/* Each mode solved on its own and timed by its placements alone. */
+static void random_modes_keep_their_order(void **state)
+{
+    (void)state;
+    for (uint64_t i = 0; i < n_random_alone; i++) {
+        instance in;
+        double us[3], bound = 0;
+        make_instance(&in, 4000000 + i, 2, i % 16 ? 8 : 14, 8, 64);
+        for (int m = 0; m < 3; m++) {
+            fkv_plan plan;
+            solve(&in.p, (fkv_plan_mode)m, &plan);
+            us[m] = fkv_plan_step_us(&in.p, &plan);
+            bound = plan.lower_bound_us;
+            fkv_plan_free(&plan);
+        }
+        if (!(bound <= us[2] && us[2] <= us[1] && us[1] <= us[0]))
+            fail_msg("instance %d: bound %.17g, fair-copying %.17g, best-effort %.17g, standard %.17g",
+                     (int)i, bound, us[2], us[1], us[0]);
     }
 }
 
@@ -540,13 +563,15 @@ static void a_damaged_plan_is_refused_by_field(void **state)
     }
 }
 
-/* An argument sets the number of random instances solved by brute force. */
+/* Arguments: random instances solved by brute force; random instances of all kinds. */
 int main(int argc, char **argv)
 {
     if (argc > 1) n_brute = strtoull(argv[1], NULL, 10);
+    if (argc > 2) n_random = n_random_alone = strtoull(argv[2], NULL, 10);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(homes_are_contiguous_and_even),
         cmocka_unit_test(random_plans_are_sound),
+        cmocka_unit_test(random_modes_keep_their_order),
         cmocka_unit_test(every_mode_reports_the_same_predictions),
         cmocka_unit_test(small_plans_are_optimal),
         cmocka_unit_test(heavy_heads_are_shared_out),
