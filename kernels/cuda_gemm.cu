@@ -125,7 +125,7 @@ static bool is_whole(const cublasLtMatmulAlgo_t *algo)
                                                 &written) == CUBLAS_STATUS_SUCCESS &&
            cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme,
                                                 sizeof scheme, &written) == CUBLAS_STATUS_SUCCESS &&
-           split == 1 && scheme == CUBLASLT_REDUCTION_SCHEME_NONE;
+           (split == 0 || split == 1) && scheme == CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
 static bool set_preference(fkv_device *dev, cublasLtMatmulPreferenceOpaque_t *p, const gemm_key *key)
