@@ -24,7 +24,7 @@ fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int la
 }
 
 /* Q, K, V, append and ragged attention of one rank: the segment that the plan balances. */
-static void rank_segment(fkv_engine_device *d, int local, int layer)
+void fkv_decode_segment(fkv_engine_device *d, int local, int layer)
 {
     const fkv_backend *b = d->engine->options.backend;
     const fkv_decode_args args = fkv_decode_args_of(d, local, layer);
@@ -34,24 +34,45 @@ static void rank_segment(fkv_engine_device *d, int local, int layer)
     b->span_end(d->dev, local);
 }
 
-fkv_status fkv_decode_run(fkv_engine_device *d, fkv_err *err)
+void fkv_decode_begin(fkv_engine_device *d)
+{
+    fkv_forward_embed(d, d->slots.token, d->engine->options.n_slots, d->step_x, d->step_xn);
+}
+
+void fkv_decode_rest(fkv_engine_device *d, int layer)
 {
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
-    const fkv_backend *b = e->options.backend;
     const int n = e->options.n_slots;
-    const int64_t per_layer = (int64_t)c->n_kv_heads * n;
+    e->options.backend->gather_heads(d->dev, d->step_att, n, c->n_kv_heads, (int64_t)c->group * c->head_dim,
+                                     e->device_of + (int64_t)layer * c->n_kv_heads * n);
+    fkv_forward_mlp(d, layer, n, d->step_att, d->step_x, d->step_xn);
+}
+
+void fkv_decode_end(fkv_engine_device *d)
+{
+    const fkv_engine *e = d->engine;
+    const int n = e->options.n_slots, vocab = e->config.vocab;
+    fkv_forward_logits(d, d->step_xn, n, d->logits);
+    e->options.backend->sample(d->dev, d->logits, vocab, 0, n, false, &d->slots, &e->options.sampling, vocab);
+}
+
+fkv_status fkv_decode_run(fkv_engine_device *d, fkv_err *err)
+{
+    const fkv_engine *e = d->engine;
+    const fkv_backend *b = e->options.backend;
+    if (e->trace && !e->trace_off) {
+        fkv_trace_step(d);
+        return b->sync(d->dev, err);
+    }
     if (!b->replay(d->dev, 0)) {
         b->record_begin(d->dev, 0);
-        fkv_forward_embed(d, d->slots.token, n, d->step_x, d->step_xn);
-        for (int l = 0; l < c->n_layers; l++) {
-            for (int r = 0; r < d->n_ranks; r++) rank_segment(d, r, l);
-            b->gather_heads(d->dev, d->step_att, n, c->n_kv_heads, (int64_t)c->group * c->head_dim,
-                            e->device_of + l * per_layer);
-            fkv_forward_mlp(d, l, n, d->step_att, d->step_x, d->step_xn);
+        fkv_decode_begin(d);
+        for (int l = 0; l < e->config.n_layers; l++) {
+            for (int r = 0; r < d->n_ranks; r++) fkv_decode_segment(d, r, l);
+            fkv_decode_rest(d, l);
         }
-        fkv_forward_logits(d, d->step_xn, n, d->logits);
-        b->sample(d->dev, d->logits, c->vocab, 0, n, false, &d->slots, &e->options.sampling, c->vocab);
+        fkv_decode_end(d);
         b->record_end(d->dev, 0);
     }
     return b->sync(d->dev, err);

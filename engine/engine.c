@@ -388,6 +388,7 @@ void fkv_engine_close(fkv_engine *e)
 {
     if (!e) return;
     fkv_team_close(e->team);
+    fkv_engine_trace_stop(e);
     for (int i = 0; e->devices && i < e->options.n_devices; i++) {
         fkv_engine_device *d = &e->devices[i];
         e->options.backend->close(d->dev);

@@ -102,6 +102,27 @@ fkv_status fkv_engine_time_decode(fkv_engine *engine, int64_t n_tokens, int n_st
 fkv_status fkv_engine_time_prefill(fkv_engine *engine, const int32_t *ids, int64_t n_tokens, double *seconds,
                                    fkv_err *err);
 
+/* What traced decode steps took, summed over n_steps. The common part is what no plan
+ * changes, as a rank on a device of its own would do it: of the products that each rank
+ * does its share of, the mean share; norms, sums and gathers whole. */
+typedef struct fkv_engine_trace {
+    int n_layers, n_ranks;
+    int64_t n_steps;
+    const double *segment_seconds; /* [n_layers][n_ranks] attention segments, the engine's */
+    double layers_seconds;         /* common part of all layers: gathers, output projection, MLP */
+    double once_seconds;           /* common part once a step: embedding, logits, sampling */
+} fkv_engine_trace;
+
+/* From now on decode steps with all slots at work are timed part by part, on any backend.
+ * That waits for the device at every boundary and replays no recorded step, so it is off
+ * unless asked for. start zeroes the sums. Not while run is at work, but in its calls. */
+fkv_status fkv_engine_trace_start(fkv_engine *engine, fkv_err *err);
+void fkv_engine_trace_stop(fkv_engine *engine);
+/* False when not tracing. */
+bool fkv_engine_trace_get(const fkv_engine *engine, fkv_engine_trace *out);
+/* Mean step: over the layers the slowest rank's segment, and the common part. */
+double fkv_engine_trace_step_us(const fkv_engine_trace *trace);
+
 void fkv_engine_stats_get(fkv_engine *engine, fkv_engine_stats *stats);
 void fkv_engine_close(fkv_engine *engine);
 

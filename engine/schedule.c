@@ -183,6 +183,8 @@ static fkv_status refill(run *r, fkv_err *err)
 static fkv_status decode_step(run *r, fkv_err *err)
 {
     const double t = fkv_seconds();
+    /* Where slots are idle a step says little about the plan. */
+    r->e->trace_off = r->n_busy < r->e->options.n_slots;
     fkv_status st = fkv_team_run(r->e->team, decode_on, r->e, err);
     if (!st) st = fetch(r, err);
     r->e->decode_seconds += fkv_seconds() - t;

@@ -51,7 +51,17 @@ typedef struct fkv_engine_device {
     fkv_slots slots;
     int32_t *table;       /* page table */
     int64_t arena_budget; /* bytes that this device's KV arenas may take */
+    /* trace.c */
+    bool tracing;
+    double share_start, share_seconds;
 } fkv_engine_device;
+
+/* Sums of traced steps, in seconds: see fkv_engine_trace. */
+typedef struct fkv_trace {
+    int64_t n_steps;
+    double *segment_seconds; /* [n_layers][n_ranks] */
+    double layers_seconds, once_seconds;
+} fkv_trace;
 
 struct fkv_engine {
     fkv_config config;
@@ -72,6 +82,9 @@ struct fkv_engine {
     uint8_t *device_of; /* [n_layers][n_kv_heads][n_slots] device of the owner */
     bool planned;
     int64_t copy_bytes, arena_bytes;
+
+    fkv_trace *trace; /* NULL: not tracing */
+    bool trace_off;   /* the next step is not one to trace */
 
     int64_t decode_steps;
     double prefill_seconds, decode_seconds;
@@ -110,6 +123,17 @@ fkv_status fkv_prefill_run(fkv_engine_device *d, const fkv_prefill *p, fkv_err *
 /* Arguments of the decode ops of a device's local-th rank in a layer. */
 fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int layer);
 fkv_status fkv_decode_run(fkv_engine_device *d, fkv_err *err);
+/* A step's parts in order: begin; every layer's segments and rest; end. */
+void fkv_decode_begin(fkv_engine_device *d);
+void fkv_decode_segment(fkv_engine_device *d, int local, int layer);
+void fkv_decode_rest(fkv_engine_device *d, int layer);
+void fkv_decode_end(fkv_engine_device *d);
+
+/* trace.c: a step with its parts timed. */
+void fkv_trace_step(fkv_engine_device *d);
+/* Around ops that the device's ranks do one after the other, each its share. */
+void fkv_trace_share_begin(fkv_engine_device *d);
+void fkv_trace_share_end(fkv_engine_device *d);
 
 /* forward.c: what prefill and decode share. Both work on n rows. */
 /* x = embeddings of tokens; xn = normed for the first layer. */

@@ -43,6 +43,7 @@ fkv_status fkv_engine_time_decode(fkv_engine *e, int64_t n_tokens, int n_steps, 
         st = fkv_team_run(e->team, set_slot_on, &t, err);
     }
     timing t = {.e = e};
+    e->trace_off = false;
     for (int i = 0; !st && i < n_steps; i++) {
         const double start = fkv_seconds();
         st = fkv_team_run(e->team, decode_on, &t, err);

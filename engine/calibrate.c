@@ -1,0 +1,373 @@
+/* Measuring of the cost model's constants: see calibrate.h.
+ *
+ * The scratch engine is the model with fewer layers, and a vocabulary and rank count that
+ * fit: all ranks where their weights are small, else one rank alone (solo). It owns all
+ * that is measured on; nothing outlives a call. */
+#include "engine/calibrate.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/state.h"
+#include "runner/base/clock.h"
+#include "runner/base/hash.h"
+#include "runner/base/log.h"
+#include "runner/base/mem.h"
+
+enum { N_CONSTANTS = 4, MAX_LAYERS = 12, MIN_SOLO_LAYERS = 6, MAX_VOCAB_SHARE = 8192, MIN_TOKENS = 32 };
+/* Pages: more than the caches of today's machines hold, and filled in a moment. */
+static const double kv_cap_bytes = 400e6;
+/* Weights of all ranks of the scratch layers, else one rank goes alone. */
+static const double weight_cap_bytes = 400e6;
+/* Steps are repeated for so long, and again while the fit says that something disturbs. */
+static const double step_seconds = 0.4, disturbed = 0.05;
+enum { WARM_STEPS = 2, MIN_STEPS = 5, MAX_STEPS = 60, MAX_ROUNDS = 4 };
+/* One prefill takes so many operations, or 64 tokens. */
+static const double prefill_flops = 4e9;
+
+typedef struct scratch {
+    const fkv_calibration_task *task;
+    fkv_config config; /* the model's, cut to size */
+    bool solo;
+    int local; /* ranks that the device holds */
+    int64_t tokens, prompt;
+    int32_t *budgets; /* [n_layers][n_kv_heads] */
+    fkv_plan plan;
+    fkv_safetensors *weights;
+    fkv_engine *engine;
+    fkv_device_info info;
+    /* measured, a row a step */
+    double *segments; /* [MAX_STEPS][n_layers * local] */
+    double layers[MAX_STEPS], once[MAX_STEPS];
+    int n_steps;
+} scratch;
+
+/* The next value in [0, n) of a stream that is the same everywhere. */
+static int draw(uint64_t *i, int n)
+{
+    return (int)(fkv_random_u64(20150280, 4, (*i)++) % (uint64_t)n);
+}
+
+static double weight_bytes(const scratch *s)
+{
+    const fkv_config *c = &s->config;
+    const double hidden = c->hidden, att = (double)c->n_heads * c->head_dim;
+    return (hidden * (2 * att + 2.0 * c->n_kv_heads * c->head_dim) + 3 * hidden * c->intermediate) *
+           s->info.weight_bytes;
+}
+
+/* How much of the model the scratch engine has. */
+static void cut_to_size(scratch *s)
+{
+    const fkv_calibration_task *t = s->task;
+    fkv_config *c = &s->config;
+    *c = *t->config;
+    const int wanted = c->n_layers < MAX_LAYERS ? c->n_layers : MAX_LAYERS;
+    const double layer = weight_bytes(s);
+    s->solo = t->n_ranks > 1 && 2 * layer > weight_cap_bytes;
+    s->local = s->solo ? 1 : t->n_ranks;
+    const double fit = weight_cap_bytes / (layer * s->local / t->n_ranks);
+    c->n_layers = fit < wanted ? (int)fit : wanted;
+    /* one rank alone shows itself once a layer */
+    const int least = s->solo ? MIN_SOLO_LAYERS : 2;
+    if (c->n_layers < least) c->n_layers = least;
+    if (c->vocab / t->n_ranks > MAX_VOCAB_SHARE) c->vocab = MAX_VOCAB_SHARE * t->n_ranks;
+    /* Fewer layers before fewer tokens: a token's time depends on how many follow it. */
+    const double token =
+        2.0 * c->head_dim * s->info.kv_bytes * t->n_slots * c->n_kv_heads * s->local / t->n_ranks;
+    const double pages = s->tokens > FKV_PAGE_TOKENS / 2 ? (double)s->tokens : FKV_PAGE_TOKENS / 2.0;
+    while (c->n_layers > least && c->n_layers * pages * token > kv_cap_bytes) c->n_layers--;
+    while (s->tokens > MIN_TOKENS && c->n_layers * (double)s->tokens * token > 2 * kv_cap_bytes)
+        s->tokens /= 2;
+}
+
+/* Budgets around the mean, and heads that stay, leave, or are shared out. */
+static fkv_status make_plan(scratch *s, fkv_err *err)
+{
+    static const double parts[] = {0.25, 0.5, 1, 2.25};
+    const int n_slots = s->task->n_slots, n_ranks = s->task->n_ranks, k = s->config.n_kv_heads;
+    const int n = s->config.n_layers * k;
+    fkv_plan *p = &s->plan;
+    uint64_t at = 0;
+    s->budgets = fkv_calloc((size_t)n, sizeof *s->budgets);
+    p->first = fkv_calloc((size_t)n + 1, sizeof *p->first);
+    p->at = fkv_calloc(2 * (size_t)n, sizeof *p->at);
+    if (!s->budgets || !p->first || !p->at) return fkv_fail_memory(err);
+    p->mode = FKV_PLAN_FAIR_COPYING;
+    p->n_layers = s->config.n_layers;
+    p->n_kv_heads = k;
+    p->n_ranks = n_ranks;
+    p->n_slots = n_slots;
+    for (int i = 0; i < n; i++) {
+        const int64_t budget = llround(parts[draw(&at, 4)] * (double)s->tokens);
+        s->budgets[i] = (int32_t)(budget > 1 ? budget : 1);
+        if (s->budgets[i] > s->prompt) s->prompt = s->budgets[i];
+        const int home = fkv_plan_home(i % k, k, n_ranks), kind = draw(&at, 8);
+        int other = (home + 1 + draw(&at, n_ranks > 1 ? n_ranks - 1 : 1)) % n_ranks;
+        if (s->solo && home != 0 && draw(&at, 2)) other = 0;
+        const int cut = n_slots > 1 ? 1 + draw(&at, n_slots - 1) : 0;
+        int m = p->first[i];
+        if (kind < 3 || other == home) {
+            p->at[m++] = (fkv_placement){home, 0, n_slots};
+        } else if (kind == 3 || !cut) {
+            p->at[m++] = (fkv_placement){other, 0, n_slots};
+        } else {
+            p->at[m++] = (fkv_placement){home, 0, cut};
+            p->at[m++] = (fkv_placement){other, cut, n_slots};
+        }
+        p->first[i + 1] = m;
+    }
+    return fkv_plan_validate(p, err);
+}
+
+/* Pages that were never written would all be read from one page of zeros. */
+static fkv_status fill_arenas(const scratch *s, fkv_err *err)
+{
+    const fkv_engine *e = s->engine;
+    const fkv_engine_device *d = &e->devices[0];
+    const fkv_backend *b = s->task->backend;
+    const int64_t page = (int64_t)2 * FKV_PAGE_TOKENS * s->config.head_dim * s->info.kv_bytes;
+    char *text = fkv_calloc(1, (size_t)page);
+    fkv_status st = text ? FKV_OK : fkv_fail_memory(err);
+    /* 0x3a3a is a small bf16; four such bytes are a small float32 */
+    if (text) memset(text, 0x3a, (size_t)page);
+    for (int r = d->rank0; !st && r < d->rank0 + d->n_ranks; r++)
+        for (int64_t i = 0; i < e->kv.n_pages[r]; i++)
+            b->upload(d->dev, (char *)e->arenas[r] + i * page, text, (size_t)page);
+    if (!st) st = b->sync(d->dev, err);
+    free(text);
+    return st;
+}
+
+static fkv_status open_scratch(scratch *s, fkv_err *err)
+{
+    const fkv_calibration_task *t = s->task;
+    fkv_config *c = &s->config;
+    fkv_status st;
+    cut_to_size(s);
+    if ((st = make_plan(s, err))) return st;
+    if (s->prompt < 64) s->prompt = 64;
+    c->max_positions = (int)s->prompt + 2;
+    const int64_t wide = c->intermediate > c->vocab ? c->intermediate : c->vocab;
+    const int64_t att = (int64_t)c->n_heads * c->head_dim, most = wide > att ? wide : att;
+    if ((st = fkv_safetensors_open_dummy(0, (size_t)most * (size_t)c->hidden, (size_t)c->hidden, &s->weights,
+                                         err)))
+        return st;
+    const fkv_engine_options options = {.backend = t->backend,
+                                        .n_ranks = t->n_ranks,
+                                        .n_devices = 1,
+                                        .n_slots = t->n_slots,
+                                        .max_prompt = s->prompt,
+                                        .window = 32,
+                                        .kernel = 7,
+                                        .n_threads = t->n_threads,
+                                        .solo = s->solo,
+                                        .sampling = {.top_p = 1}};
+    if ((st = fkv_engine_open(c, s->weights, &options, &s->engine, err))) return st;
+    if ((st = fkv_engine_set_plan(s->engine, s->weights, s->budgets, &s->plan, 2, err))) return st;
+    if ((st = fill_arenas(s, err))) return st;
+    s->segments = fkv_calloc((size_t)MAX_STEPS * (size_t)c->n_layers, (size_t)s->local * sizeof *s->segments);
+    return s->segments ? FKV_OK : fkv_fail_memory(err);
+}
+
+static void close_scratch(scratch *s)
+{
+    fkv_engine_close(s->engine);
+    fkv_safetensors_close(s->weights);
+    fkv_plan_free(&s->plan);
+    free(s->budgets);
+    free(s->segments);
+}
+
+static fkv_status run_steps(scratch *s, fkv_err *err)
+{
+    const int n_layers = s->config.n_layers, n_ranks = s->task->n_ranks;
+    const int first = s->n_steps ? s->n_steps : -WARM_STEPS, least = s->n_steps + MIN_STEPS;
+    const double end = fkv_seconds() + step_seconds;
+    fkv_engine_trace t;
+    fkv_status st = FKV_OK;
+    double ignored;
+    for (int i = first; !st && i < MAX_STEPS && (i < least || fkv_seconds() < end); i++) {
+        if ((st = fkv_engine_trace_start(s->engine, err))) break;
+        if ((st = fkv_engine_time_decode(s->engine, s->prompt, 1, &ignored, err))) break;
+        if (i < 0 || !fkv_engine_trace_get(s->engine, &t)) continue;
+        double *row = s->segments + (size_t)i * (size_t)(n_layers * s->local);
+        for (int l = 0; l < n_layers; l++)
+            for (int r = 0; r < s->local; r++)
+                row[l * s->local + r] = t.segment_seconds[(size_t)l * (size_t)n_ranks + r];
+        s->layers[i] = t.layers_seconds;
+        s->once[i] = t.once_seconds;
+        s->n_steps = i + 1;
+    }
+    fkv_engine_trace_stop(s->engine);
+    return st;
+}
+
+static int compare(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Lower quartile of n values, stride apart, in microseconds: what a step takes when
+ * nothing else runs, without trusting the luckiest one. */
+static double quiet_us(const double *values, int n, size_t stride)
+{
+    double sorted[MAX_STEPS];
+    for (int i = 0; i < n; i++) sorted[i] = values[(size_t)i * stride];
+    qsort(sorted, (size_t)n, sizeof *sorted, compare);
+    return 1e6 * sorted[(n - 1) / 4];
+}
+
+static fkv_status fit_segments(const scratch *s, fkv_calibration *out, fkv_err *err)
+{
+    const int n_layers = s->config.n_layers, k = s->config.n_kv_heads, n = n_layers * s->local;
+    double *a = fkv_calloc((size_t)n * N_CONSTANTS, sizeof *a), *y = fkv_calloc((size_t)n, sizeof *y);
+    double x[N_CONSTANTS];
+    if (!a || !y) {
+        free(a);
+        free(y);
+        return fkv_fail_memory(err);
+    }
+    for (int i = 0; i < n; i++) {
+        const int l = i / s->local, r = i % s->local;
+        double *row = a + (size_t)i * N_CONSTANTS;
+        row[0] = 1;
+        for (int lh = l * k; lh < (l + 1) * k; lh++) {
+            for (int p = s->plan.first[lh]; p < s->plan.first[lh + 1]; p++) {
+                if (s->plan.at[p].rank != r) continue;
+                const double slots = s->plan.at[p].end - s->plan.at[p].begin;
+                row[1] += 1;
+                row[2] += slots;
+                row[3] += slots * (s->budgets[lh] + 1.0); /* the step's own token too */
+            }
+        }
+        /* a rank without a head does nothing, which is not what t0 is about */
+        y[i] = row[1] > 0 ? quiet_us(s->segments + i, s->n_steps, (size_t)n) : 0;
+    }
+    out->fit_error = fkv_fit_nonnegative(a, y, n, N_CONSTANTS, x);
+    out->cost.t0_us = x[0];
+    out->cost.head_us = x[1];
+    out->cost.slot_head_us = x[2];
+    out->cost.token_us = x[3];
+    free(a);
+    free(y);
+    return FKV_OK;
+}
+
+/* Rest of a step over the model's layers; what happens once a step is shared out among
+ * them. The logits grow with the vocabulary. */
+static void fit_common(const scratch *s, fkv_calibration *out)
+{
+    const fkv_config *c = s->task->config;
+    const double layer = quiet_us(s->layers, s->n_steps, 1) / s->config.n_layers;
+    const double once = quiet_us(s->once, s->n_steps, 1) * c->vocab / s->config.vocab;
+    out->cost.common_us = layer + once / c->n_layers;
+}
+
+static fkv_status fit_prefill(const scratch *s, fkv_calibration *out, fkv_err *err)
+{
+    const fkv_config *c = &s->config;
+    const fkv_engine_device *d = &s->engine->devices[0];
+    const fkv_backend *b = s->task->backend;
+    const double att = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
+    const double layer = (double)c->hidden * (2 * att + 2 * kv + 3.0 * c->intermediate);
+    /* In the last layer K and V alone are computed for every token. */
+    const double layers = c->n_layers - 1 + 2 * kv * c->hidden / layer;
+    const double per_token = 2 * layer * layers * s->local / s->task->n_ranks;
+    int64_t n = per_token * 64 < prefill_flops ? (int64_t)(prefill_flops / per_token) : 64;
+    if (n > s->prompt) n = s->prompt;
+    if (n > 1024) n = 1024;
+    double whole = INFINITY, attention = INFINITY;
+    int32_t *ids = fkv_calloc((size_t)n, sizeof *ids);
+    fkv_status st = ids ? FKV_OK : fkv_fail_memory(err);
+    for (int i = 0; !st && i < 3; i++) {
+        double seconds = 0;
+        st = fkv_engine_time_prefill(s->engine, ids, n, &seconds, err);
+        whole = fmin(whole, seconds);
+    }
+    for (int i = 0; !st && i < 3; i++) {
+        if ((st = b->sync(d->dev, err))) break;
+        const double start = fkv_seconds();
+        b->prefill_attention(d->dev, d->qkv, n, 0, d->ranks[0].n_home, c->group, d->att, (int64_t)att);
+        st = b->sync(d->dev, err);
+        attention = fmin(attention, fkv_seconds() - start);
+    }
+    free(ids);
+    if (st) return st;
+    const double linear = whole / s->local - (c->n_layers - 1) * attention;
+    out->prefill_token_us = 1e6 * fmax(linear, 0) / (layers * (double)n);
+    out->prefill_pair_us = 1e6 * attention / ((double)n * (double)n);
+    return FKV_OK;
+}
+
+static int power_of_two(double x)
+{
+    const double e = round(log2(x > 1 ? x : 1));
+    return 1 << (int)(e < 27 ? e : 27);
+}
+
+/* What a device of the backend says about itself. */
+static fkv_status device_info(const fkv_calibration_task *t, fkv_device_info *info, fkv_err *err)
+{
+    fkv_world *world = NULL;
+    fkv_device *dev = NULL;
+    fkv_status st = t->backend->world_open(1, &world, err);
+    if (!st) st = t->backend->open(world, 0, t->n_threads, &dev, err);
+    if (!st) t->backend->info(dev, info);
+    if (dev) t->backend->close(dev);
+    if (world) t->backend->world_close(world);
+    return st;
+}
+
+static void fill_key(const fkv_calibration_task *t, const fkv_device_info *info, fkv_calibration_key *key)
+{
+    const fkv_config *c = t->config;
+    memset(key, 0, sizeof *key);
+    snprintf(key->backend, sizeof key->backend, "%s", t->backend->name);
+    snprintf(key->device, sizeof key->device, "%s", info->name);
+    snprintf(key->version, sizeof key->version, "%s", FKV_VERSION);
+    key->hidden = c->hidden;
+    key->intermediate = c->intermediate;
+    key->head_dim = c->head_dim;
+    key->group = c->group;
+    key->n_kv_heads = c->n_kv_heads;
+    key->n_layers = c->n_layers;
+    key->vocab = c->vocab;
+    key->act_bytes = info->act_bytes;
+    key->kv_bytes = info->kv_bytes;
+    key->weight_bytes = info->weight_bytes;
+    key->n_ranks = t->n_ranks;
+    key->n_slots = t->n_slots;
+    key->tokens = power_of_two(t->mean_tokens);
+}
+
+fkv_status fkv_calibration_key_of(const fkv_calibration_task *task, fkv_calibration_key *key, fkv_err *err)
+{
+    fkv_device_info info;
+    const fkv_status st = device_info(task, &info, err);
+    if (!st) fill_key(task, &info, key);
+    return st;
+}
+
+fkv_status fkv_calibration_measure(const fkv_calibration_task *task, fkv_calibration *out, fkv_err *err)
+{
+    scratch s = {.task = task, .config = *task->config};
+    *out = (fkv_calibration){0};
+    fkv_status st = device_info(task, &s.info, err);
+    if (st) return st;
+    fill_key(task, &s.info, &out->key);
+    s.tokens = out->key.tokens;
+    st = open_scratch(&s, err);
+    for (int i = 0; !st && i < MAX_ROUNDS && (i == 0 || out->fit_error > disturbed); i++) {
+        st = run_steps(&s, err);
+        if (!st) st = fit_segments(&s, out, err);
+    }
+    if (!st) fit_common(&s, out);
+    if (!st) st = fit_prefill(&s, out, err);
+    close_scratch(&s);
+    return st;
+}

@@ -1,0 +1,79 @@
+/* Calibration: the cost model's constants, measured on the device they are for.
+ *
+ * A scratch engine with random weights of the model's shape decodes real steps under a
+ * plan that is uneven on purpose, every rank's segment timed apart (fkv_engine_trace):
+ *   segment = t0 + head * (heads served) + slot_head * (slots) + token * (tokens read)
+ * over all ranks and layers is a least-squares problem for four constants that can't be
+ * negative. So weights and pages come from the same caches, and small work is handed to
+ * the device in the same pieces, as in a run. The common part and the prefill rates come
+ * from the same engine.
+ *
+ * What one rank costs depends on the shape, the numbers of ranks and slots, and on whether
+ * the KV cache is larger than the processor's: hence the key. Measured constants choose a
+ * plan; they never change an answer.
+ */
+#ifndef FKV_ENGINE_CALIBRATE_H
+#define FKV_ENGINE_CALIBRATE_H
+
+#include "engine/cost.h"
+#include "kernels/backend.h"
+
+/* What a calibration is for. */
+typedef struct fkv_calibration_key {
+    char backend[16], device[96], version[32];
+    int hidden, intermediate, head_dim, group, n_kv_heads, n_layers, vocab;
+    int act_bytes, kv_bytes, weight_bytes; /* of an element: the dtypes */
+    int n_ranks, n_slots;
+    int tokens; /* mean tokens of a head in a slot, rounded to a power of two */
+} fkv_calibration_key;
+
+typedef struct fkv_calibration {
+    fkv_calibration_key key;
+    fkv_cost_constants cost;
+    /* Prefill at home of one rank and layer: us a prompt token, and us a pair of prompt
+     * tokens (T * T of them) for attention. */
+    double prefill_token_us, prefill_pair_us;
+    double fit_error; /* mean of |fitted - measured| / measured over the segments */
+} fkv_calibration;
+
+/* What to calibrate. */
+typedef struct fkv_calibration_task {
+    const fkv_backend *backend;
+    const fkv_config *config;
+    int n_ranks, n_slots;
+    int n_threads;      /* host threads of a device; 0: all */
+    double mean_tokens; /* of a head in a slot (fkv_cost_tokens) */
+} fkv_calibration_task;
+
+/* Opens a device for its name. */
+fkv_status fkv_calibration_key_of(const fkv_calibration_task *task, fkv_calibration_key *key, fkv_err *err);
+/* Measures: about a second for small models. FKV_E_SYSTEM where memory or limits of the
+ * model leave no room for it. */
+fkv_status fkv_calibration_measure(const fkv_calibration_task *task, fkv_calibration *out, fkv_err *err);
+/* The machine's calibration: from the user's cache ($XDG_CACHE_HOME or ~/.cache, folder
+ * fairkv-batch), else measured and kept there. A cached file that is damaged or not for
+ * this key, and a cache that can't be written, are a line in the log. measured (may be
+ * NULL): whether it was measured now. */
+fkv_status fkv_calibration_cached(const fkv_calibration_task *task, fkv_calibration *out, bool *measured,
+                                  fkv_err *err);
+/* A file that the job names. Wrong fields, and another backend, shape, number of ranks or
+ * of slots, are FKV_E_INPUT naming the field. Device, version and tokens may differ:
+ * naming a file is how one set of constants serves several machines. */
+fkv_status fkv_calibration_pinned(const fkv_calibration_task *task, const char *path, fkv_calibration *out,
+                                  fkv_err *err);
+
+/* calibration_file.c: {"format":"fairkv-calibration/1",...}. */
+fkv_status fkv_calibration_write(const fkv_calibration *c, const char *path, fkv_err *err);
+fkv_status fkv_calibration_read(const char *path, fkv_calibration *c, fkv_err *err);
+/* malloc'd path of the cached file for a key; NULL: no memory, or no folder is known. */
+char *fkv_calibration_path(const fkv_calibration_key *key);
+
+/* calibrate_fit.c */
+enum { FKV_FIT_MAX = 6 };
+/* x >= 0 that minimises the sum over the n_rows rows of ((a x - y) / y)^2: a is
+ * [n_rows, n_cols], n_cols <= FKV_FIT_MAX; rows whose y is not positive don't count. Columns
+ * that the rows don't tell apart get 0 where the others do as well. Returns the mean of
+ * |a x - y| / y. */
+double fkv_fit_nonnegative(const double *a, const double *y, int n_rows, int n_cols, double *x);
+
+#endif
