@@ -459,7 +459,8 @@ void fkv_job_free(fkv_job *job)
                      job->model.path,
                      job->input.max_new_tokens_by,
                      job->profile.budgets_file,
-                     job->profile.scores_file};
+                     job->profile.scores_file,
+                     job->plan.calibration};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free(texts[i]);
     free(job->input.files);
     free(job->input.members);

@@ -253,6 +253,13 @@ const fkv_key fkv_keys[] = {
      .lo = 0,
      .hi = 1 << 20,
      .help = "per layer"},
+    {.section = "plan",
+     .name = "calibration",
+     .type = FKV_KEY_FILE,
+     .offset = AT(plan.calibration),
+     .fallback = "auto",
+     .choices = "auto stated",
+     .help = "constants of the cost model: measured once and kept by the machine, stated rates, or a file"},
 
     {.section = "engine",
      .name = "backend",
@@ -598,13 +605,31 @@ static fkv_status parse_part(const fkv_key *key, const char *text, const fkv_pla
     return FKV_OK;
 }
 
+/* Whether text is one of the key's choices. */
+static bool is_choice(const fkv_key *key, const char *text)
+{
+    const size_t n = strlen(text);
+    for (const char *p = key->choices; *p;) {
+        const size_t word = strcspn(p, " ");
+        if (word == n && !strncmp(p, text, n)) return true;
+        p += word;
+        p += *p == ' ';
+    }
+    return false;
+}
+
+bool fkv_key_is_path(const fkv_key *key, const char *value)
+{
+    return *value && (key->type == FKV_KEY_PATH || (key->type == FKV_KEY_FILE && !is_choice(key, value)));
+}
+
 static fkv_status parse_string(const fkv_key *key, const char *text, const fkv_place *place, char **out,
                                fkv_err *err)
 {
     free(*out);
     *out = NULL;
     if (!*text) return FKV_OK;
-    *out = key->type == FKV_KEY_PATH ? fkv_path_join(place->dir, text) : strdup(text);
+    *out = fkv_key_is_path(key, text) ? fkv_path_join(place->dir, text) : strdup(text);
     return *out ? FKV_OK : fkv_fail_memory(err);
 }
 
@@ -636,6 +661,7 @@ fkv_status fkv_key_parse(const fkv_key *key, const char *text, const fkv_place *
     }
     switch (key->type) {
     case FKV_KEY_TEXT:
+    case FKV_KEY_FILE:
     case FKV_KEY_PATH: st = parse_string(key, one, place, at, err); break;
     case FKV_KEY_INT:
     case FKV_KEY_SIZE:
@@ -686,6 +712,7 @@ fkv_status fkv_key_print(const fkv_key *key, const fkv_job *job, fkv_buf *out, f
     fkv_status st;
     switch (key->type) {
     case FKV_KEY_TEXT:
+    case FKV_KEY_FILE:
     case FKV_KEY_PATH: {
         const char *text = *(char *const *)at;
         return fkv_buf_puts(out, text ? text : "", err);

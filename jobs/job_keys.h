@@ -9,6 +9,7 @@
 typedef enum fkv_key_type {
     FKV_KEY_TEXT,     /* char *, not empty */
     FKV_KEY_PATH,     /* char *, relative to the job file; NULL when empty */
+    FKV_KEY_FILE,     /* char *, one of choices, else a path that must not be empty */
     FKV_KEY_INT,      /* int64_t in [lo, hi] */
     FKV_KEY_SIZE,     /* the same with an optional K, M or G (powers of 1,024) */
     FKV_KEY_AUTO,     /* the same; "auto" is stored as lo - 1 */
@@ -50,6 +51,9 @@ extern const fkv_key fkv_keys[];
 extern const size_t fkv_n_keys;
 
 enum { FKV_KEY_NAME_MAX = 64 };
+
+/* Whether the value of a key of text is a path. */
+bool fkv_key_is_path(const fkv_key *key, const char *value);
 
 /* Where a value came from. */
 typedef struct fkv_place {

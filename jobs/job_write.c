@@ -162,7 +162,7 @@ static fkv_status put_value(const fkv_key *key, const fkv_job *job, fkv_buf *out
         st = stop_json(job, &text, err);
     else
         st = fkv_key_print(key, job, &text, err);
-    if (!st && key->type == FKV_KEY_PATH && text.len) {
+    if (!st && text.len && fkv_key_is_path(key, text.data)) {
         path = absolute(text.data, err);
         if (!path) st = FKV_E_SYSTEM;
     }
@@ -327,7 +327,8 @@ fkv_status fkv_job_write_help(fkv_buf *out, fkv_err *err)
         fkv_key_full_name(key, name);
         st = fkv_buf_printf(out, err, "  %-26s %s", name, key->help);
         if (!st && key->choices && strchr(key->choices, ' '))
-            st = fkv_buf_printf(out, err, "; one of: %s", key->choices);
+            st = fkv_buf_printf(out, err, "; one of: %s%s", key->choices,
+                                key->type == FKV_KEY_FILE ? ", or a file" : "");
         if (!st && !key->fallback) st = fkv_buf_puts(out, " (required)", err);
         if (!st && key->fallback && *key->fallback) st = fkv_buf_printf(out, err, " (%s)", key->fallback);
         if (!st) st = fkv_buf_puts(out, "\n", err);

@@ -45,6 +45,12 @@ static fkv_status put_stats(const fkv_stats *s, fkv_buf *b, fkv_err *err)
                        (long long)s->totals.prompt_tokens, (long long)s->totals.completion_tokens,
                        (long long)s->decode_steps, (long long)s->kv_bytes, (long long)s->peak_rss_bytes);
     if (!st) st = put_phases(s, b, err);
+    if (!st && s->step_measured_us > 0)
+        st = fkv_buf_printf(b, err,
+                            "\"step\":{\"predicted_us\":%.3f,\"measured_us\":%.3f,"
+                            "\"predicted_segments_us\":%.3f,\"measured_segments_us\":%.3f},\n",
+                            s->step_predicted_us, s->step_measured_us, s->segments_predicted_us,
+                            s->segments_measured_us);
     if (!st) st = fkv_buf_puts(b, "\"backend\":", err);
     if (!st) st = fkv_row_put_text(b, backend, strlen(backend), err);
     if (!st) st = fkv_buf_printf(b, err, ",\"versions\":%s}\n", s->versions ? s->versions : "{}");

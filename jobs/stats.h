@@ -18,6 +18,8 @@ typedef struct fkv_stats {
     } phases[FKV_STATS_PHASES];           /* name NULL ends it */
     const double *rank_attention_seconds; /* [n_ranks] */
     int n_ranks;
+    /* A decode step with all slots at work; 0: not measured. */
+    double step_predicted_us, step_measured_us, segments_predicted_us, segments_measured_us;
     const char *backend, *versions; /* versions: a JSON object's text */
 } fkv_stats;
 

@@ -1,5 +1,6 @@
 /* fairkv-batch plan: writes profile.json and plan.json, prints the comparison. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runner/base/log.h"
@@ -48,6 +49,7 @@ int fkv_cmd_plan(int argc, char **argv)
     fkv_planning planning = {0};
     fkv_err err = {0};
     const char *svg = NULL;
+    char *stats = NULL;
     if (!take_svg(&argc, argv, &svg)) {
         fputs(usage, stderr);
         return fkv_exit_code(FKV_E_INPUT);
@@ -58,10 +60,13 @@ int fkv_cmd_plan(int argc, char **argv)
     if (!st) st = fkv_output_open(setup.job, &output, &err);
     if (!st) st = fkv_planning_make(&setup, output, &engine, &planning, &err);
     if (!st) st = explain(&setup, &planning, svg, &err);
+    if (!st && !(stats = fkv_output_path(output, "stats.json", true))) st = fkv_fail_memory(&err);
+    if (!st) st = fkv_constants_print_measured(stats, stdout, &err);
     code = st ? fkv_report_error(&err) : 0;
     fkv_engine_close(engine);
     fkv_planning_free(&planning);
     fkv_output_close(output);
+    free(stats);
 out:
     fkv_setup_close(&setup);
     return code;

@@ -56,6 +56,16 @@ static fkv_status write_stats(const run *r, bool complete, fkv_err *err)
                        .n_ranks = r->setup.n_ranks,
                        .backend = r->setup.backend->name,
                        .versions = "{\"fairkv-batch\":\"" FKV_VERSION "\"}"};
+    fkv_engine_trace trace;
+    if (r->engine && fkv_engine_trace_get(r->engine, &trace) && trace.n_steps > 0) {
+        const fkv_plan *plan = &r->planning.plan;
+        const double predicted[] = {plan->standard_us, plan->best_effort_us, plan->fair_copying_us};
+        const double common = 1e6 * (trace.layers_seconds + trace.once_seconds) / (double)trace.n_steps;
+        stats.step_predicted_us = predicted[plan->mode];
+        stats.step_measured_us = fkv_engine_trace_step_us(&trace);
+        stats.segments_predicted_us = predicted[plan->mode] - plan->n_layers * r->planning.cost.common_us;
+        stats.segments_measured_us = stats.step_measured_us - common;
+    }
     fkv_output_totals_get(r->output, &stats.totals);
     return fkv_stats_write(r->output, &stats, err);
 }
@@ -105,6 +115,8 @@ static fkv_status run_job(run *r, fkv_err *err)
     fkv_engine_info(r->engine, &info);
     fkv_log("model: %s on %s; %d ranks, %d slots, %d copies", r->setup.job->model.path, info.name,
             r->setup.n_ranks, r->setup.n_slots, fkv_plan_copies(&r->planning.plan));
+    /* On the CPU timing a step's parts costs nothing; elsewhere steps are replayed whole. */
+    if (!strcmp(r->setup.backend->name, "cpu") && (st = fkv_engine_trace_start(r->engine, err))) return st;
     const double t = fkv_seconds();
     st = fkv_stream_run(&r->setup, r->output, r->engine, &n_input, err);
     r->stream_seconds = fkv_seconds() - t;

@@ -159,15 +159,21 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
     double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
     if (!tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(&m->p->profile, tokens);
-    const fkv_plan_problem problem = {
-        s->config.n_layers,       s->config.n_kv_heads,        s->n_ranks, s->n_slots, tokens,
-        fkv_cost_cpu(&s->config), (int)s->job->plan.max_copies};
-    m->p->cost = problem.cost;
+    if ((st = fkv_constants_choose(s, &m->p->profile, &m->p->constants, err))) goto out;
+    m->p->cost = m->p->constants.cost;
+    const fkv_plan_problem problem = {.n_layers = s->config.n_layers,
+                                      .n_kv_heads = s->config.n_kv_heads,
+                                      .n_ranks = s->n_ranks,
+                                      .n_slots = s->n_slots,
+                                      .tokens = tokens,
+                                      .cost = m->p->cost,
+                                      .max_copies = (int)s->job->plan.max_copies};
     if ((st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &m->p->plan, err))) goto out;
     if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
-    if ((st = fkv_buf_printf(&extra, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\"",
+    if ((st = fkv_buf_printf(&extra, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\",\n",
                              s->backend->name, s->n_devices, FKV_VERSION)))
         goto out;
+    if ((st = fkv_constants_put(&m->p->constants, &extra, err))) goto out;
     st = fkv_plan_write(&m->p->plan, m->plan_print, extra.data, path, err);
 out:
     fkv_buf_free(&extra);
@@ -206,6 +212,8 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
         m->p->plan_loaded = !strcmp(found, m->plan_print);
         if (m->p->plan_loaded) {
             use_sizes(m);
+            st = fkv_constants_read(path, &m->p->constants, err);
+            m->p->cost = m->p->constants.cost;
             goto out;
         }
         fkv_plan_free(&m->p->plan);
@@ -278,7 +286,8 @@ fkv_status fkv_planning_make(fkv_setup *setup, fkv_output *output, fkv_engine **
     making m = {.setup = setup, .output = output, .engine = engine, .p = planning};
     *planning = (fkv_planning){0};
     fkv_status st;
-    planning->cost = fkv_cost_cpu(&setup->config);
+    fkv_constants_stated(setup, &planning->constants);
+    planning->cost = planning->constants.cost;
     if ((st = fkv_sizing_probe(setup, &planning->sizing, err))) return st;
     fkv_sizing_update(setup, &planning->profile, &planning->sizing);
     if ((st = fkv_sizing_check_model(setup, &planning->sizing, err))) return st;

@@ -5,6 +5,7 @@
 #define FKV_RUNNER_PLANNING_H
 
 #include "jobs/output.h"
+#include "runner/constants.h"
 #include "runner/setup.h"
 #include "runner/sizing.h"
 
@@ -13,6 +14,7 @@ typedef struct fkv_planning {
     fkv_plan plan;
     fkv_sizing sizing;
     fkv_cost_constants cost;          /* that the plan was solved with */
+    fkv_constants constants;          /* the same, and where they come from */
     bool profile_loaded, plan_loaded; /* not made by this run */
     double profile_seconds, plan_seconds;
 } fkv_planning;

@@ -212,6 +212,7 @@ class Job:
                     "input.max_new_tokens_by=" + LIMITS,
                     "model.path=" + TINY,
                     "profile.method=none",
+                    "plan.calibration=stated",
                     "engine.backend=cpu",
                     "engine.slots=8",
                     "engine.tensor_parallel=1",

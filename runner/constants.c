@@ -1,0 +1,160 @@
+/* Constants of the cost model for a run: see constants.h. */
+#include "runner/constants.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runner/base/file.h"
+#include "runner/base/json.h"
+#include "runner/base/log.h"
+#include "runner/base/mem.h"
+
+static const char *const origins[] = {"stated", "measured", "file"};
+/* Beyond an hour a time in a file is damage. */
+static const double most_us = 3.6e9;
+enum { MAX_PLAN_BYTES = 64 << 20, MAX_STATS_BYTES = 16 << 20 };
+
+typedef struct cost_field {
+    const char *name;
+    size_t offset;
+} cost_field;
+
+static const cost_field fields[] = {{"t0_us", offsetof(fkv_cost_constants, t0_us)},
+                                    {"head_us", offsetof(fkv_cost_constants, head_us)},
+                                    {"slot_head_us", offsetof(fkv_cost_constants, slot_head_us)},
+                                    {"token_us", offsetof(fkv_cost_constants, token_us)},
+                                    {"common_us", offsetof(fkv_cost_constants, common_us)}};
+enum { N_FIELDS = sizeof fields / sizeof *fields };
+
+void fkv_constants_stated(const fkv_setup *s, fkv_constants *out)
+{
+    *out = (fkv_constants){.cost = fkv_cost_cpu(&s->config), .origin = FKV_ORIGIN_STATED};
+}
+
+static double mean_tokens(const fkv_setup *s, const fkv_profile *profile, fkv_err *err, fkv_status *st)
+{
+    const size_t n = (size_t)s->config.n_layers * (size_t)s->config.n_kv_heads;
+    double *tokens = fkv_calloc(n, sizeof *tokens), sum = 0;
+    if (!tokens) *st = fkv_fail_memory(err);
+    if (!tokens) return 0;
+    fkv_cost_tokens(profile, tokens);
+    for (size_t i = 0; i < n; i++) sum += tokens[i];
+    free(tokens);
+    return sum / (double)n;
+}
+
+fkv_status fkv_constants_choose(const fkv_setup *s, const fkv_profile *profile, fkv_constants *out,
+                                fkv_err *err)
+{
+    const char *how = s->job->plan.calibration;
+    const bool automatic = !strcmp(how, "auto");
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    fkv_err why = {0};
+    fkv_status st = FKV_OK;
+    fkv_constants_stated(s, out);
+    if (!strcmp(how, "stated")) return FKV_OK;
+    if (automatic && (s->n_ranks == 1 || s->job->plan.mode == FKV_JOB_STANDARD)) return FKV_OK;
+    const fkv_calibration_task task = {
+        .backend = s->backend,
+        .config = &s->config,
+        .n_ranks = s->n_ranks,
+        .n_slots = s->n_slots,
+        /* CPU devices share the cores. */
+        .n_threads = s->n_devices > 1 && cores > 0 ? (int)((cores + s->n_devices - 1) / s->n_devices) : 0,
+        .mean_tokens = mean_tokens(s, profile, err, &st)};
+    if (st) return st;
+    if (!automatic) {
+        st = fkv_calibration_pinned(&task, how, &out->calibration, err);
+        out->origin = FKV_ORIGIN_FILE;
+    } else if (fkv_calibration_cached(&task, &out->calibration, NULL, &why)) {
+        char text[1024];
+        fkv_err_format(&why, text, sizeof text);
+        fkv_log("calibration: not measured, stated rates are used: %s", text);
+        out->calibration = (fkv_calibration){0};
+        return FKV_OK;
+    } else {
+        out->origin = FKV_ORIGIN_MEASURED;
+    }
+    if (!st) out->cost = out->calibration.cost;
+    return st;
+}
+
+fkv_status fkv_constants_put(const fkv_constants *c, fkv_buf *out, fkv_err *err)
+{
+    fkv_status st = fkv_buf_printf(out, err, "\"cost\":{\"origin\":\"%s\"", origins[c->origin]);
+    for (int i = 0; !st && i < N_FIELDS; i++) {
+        double v;
+        memcpy(&v, (const char *)&c->cost + fields[i].offset, sizeof v);
+        st = fkv_buf_printf(out, err, ",\"%s\":%.17g", fields[i].name, v);
+    }
+    if (!st && c->origin != FKV_ORIGIN_STATED) {
+        st = fkv_buf_puts(out, ",\"device\":", err);
+        if (!st)
+            st = fkv_json_put_string(out, c->calibration.key.device, strlen(c->calibration.key.device), err);
+        if (!st)
+            st = fkv_buf_printf(out, err,
+                                ",\"tokens\":%d,\"fit_error\":%.17g,\"prefill_token_us\":%.17g,"
+                                "\"prefill_pair_us\":%.17g",
+                                c->calibration.key.tokens, c->calibration.fit_error,
+                                c->calibration.prefill_token_us, c->calibration.prefill_pair_us);
+    }
+    return st ? st : fkv_buf_puts(out, "}", err);
+}
+
+fkv_status fkv_constants_read(const char *path, fkv_constants *c, fkv_err *err)
+{
+    json_t *root = NULL;
+    const char *origin;
+    fkv_constants found = {0};
+    fkv_status st = fkv_json_load(path, MAX_PLAN_BYTES, &root, err);
+    const json_t *cost = json_object_get(root, "cost");
+    if (st || !cost) goto out;
+    if (!json_is_object(cost)) {
+        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, "cost", "must be an object");
+        goto out;
+    }
+    if ((st = fkv_json_str(cost, "origin", path, &origin, err))) goto out;
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(origin, origins[i])) found.origin = (fkv_origin)i;
+    for (int i = 0; i < N_FIELDS; i++) {
+        char name[40];
+        const json_t *v = json_object_get(cost, fields[i].name);
+        const double x = json_number_value(v);
+        snprintf(name, sizeof name, "cost.%s", fields[i].name);
+        if (!json_is_number(v) || !(x >= 0 && x <= most_us)) {
+            st = fkv_fail_at(err, FKV_E_INPUT, path, 0, name, "must be a number in [0, %g]", most_us);
+            goto out;
+        }
+        memcpy((char *)&found.cost + fields[i].offset, &x, sizeof x);
+    }
+    *c = found;
+out:
+    json_decref(root);
+    return st;
+}
+
+fkv_status fkv_constants_print_measured(const char *path, FILE *out, fkv_err *err)
+{
+    json_t *root = NULL;
+    if (!fkv_file_exists(path)) return FKV_OK;
+    const fkv_status st = fkv_json_load(path, MAX_STATS_BYTES, &root, err);
+    if (st) return st;
+    const json_t *step = json_object_get(root, "step");
+    const double predicted = json_number_value(json_object_get(step, "predicted_us"));
+    const double measured = json_number_value(json_object_get(step, "measured_us"));
+    const double segments = json_number_value(json_object_get(step, "predicted_segments_us"));
+    const double taken = json_number_value(json_object_get(step, "measured_segments_us"));
+    if (predicted > 0 && measured > 0)
+        fprintf(
+            out,
+            "last run's decode step with all slots at work: predicted %.1f us, measured %.1f us (%+.1f%%)",
+            predicted, measured, 100 * (predicted / measured - 1));
+    if (predicted > 0 && measured > 0 && segments > 0 && taken > 0)
+        fprintf(out, "; its attention segments: predicted %.1f us, measured %.1f us (%+.1f%%)", segments,
+                taken, 100 * (segments / taken - 1));
+    if (predicted > 0 && measured > 0) fputc('\n', out);
+    json_decref(root);
+    return FKV_OK;
+}

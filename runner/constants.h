@@ -1,0 +1,39 @@
+/* The cost model's constants of a run: measured, stated or from a file
+ * (plan.calibration), and what is said about them in plan.json and stats.json. */
+#ifndef FKV_RUNNER_CONSTANTS_H
+#define FKV_RUNNER_CONSTANTS_H
+
+#include <stdio.h>
+
+#include "engine/budget.h"
+#include "engine/calibrate.h"
+#include "runner/setup.h"
+
+typedef enum fkv_origin {
+    FKV_ORIGIN_STATED,   /* rates of the machine's kind */
+    FKV_ORIGIN_MEASURED, /* on this device, now or by an earlier run */
+    FKV_ORIGIN_FILE      /* the job names it */
+} fkv_origin;
+
+typedef struct fkv_constants {
+    fkv_cost_constants cost;
+    fkv_origin origin;
+    fkv_calibration calibration; /* zero for stated ones */
+} fkv_constants;
+
+void fkv_constants_stated(const fkv_setup *setup, fkv_constants *out);
+/* For the setup's ranks and slots and the profile's tokens. plan.calibration = auto measures
+ * nothing where no plan depends on it: one rank, or mode standard; and takes stated rates,
+ * with a line in the log, where measuring fails. Takes memory beside an open engine. */
+fkv_status fkv_constants_choose(const fkv_setup *setup, const fkv_profile *profile, fkv_constants *out,
+                                fkv_err *err);
+
+/* Members of plan.json, without braces. */
+fkv_status fkv_constants_put(const fkv_constants *c, fkv_buf *out, fkv_err *err);
+/* Reads them back; a plan without any leaves *c alone. */
+fkv_status fkv_constants_read(const char *plan_path, fkv_constants *c, fkv_err *err);
+
+/* Prints the predicted and the measured step of stats.json, if it has them. */
+fkv_status fkv_constants_print_measured(const char *stats_path, FILE *out, fkv_err *err);
+
+#endif
