@@ -208,3 +208,24 @@ fkv_status fkv_weights_load_copies(fkv_engine_device *d, const fkv_safetensors *
     }
     return FKV_OK;
 }
+
+fkv_status fkv_engine_check_weights(const fkv_config *c, const fkv_safetensors *st, fkv_err *err)
+{
+    const int64_t att = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
+    const struct {
+        const char *name;
+        int64_t rows, cols;
+    } layer[] = {{"self_attn.q_proj", att, c->hidden},          {"self_attn.k_proj", kv, c->hidden},
+                 {"self_attn.v_proj", kv, c->hidden},           {"self_attn.o_proj", c->hidden, att},
+                 {"mlp.gate_proj", c->intermediate, c->hidden}, {"mlp.up_proj", c->intermediate, c->hidden},
+                 {"mlp.down_proj", c->hidden, c->intermediate}, {"input_layernorm", c->hidden, 0},
+                 {"post_attention_layernorm", c->hidden, 0}};
+    fkv_st_tensor t;
+    fkv_status s = get(st, -1, "model.embed_tokens", c->vocab, c->hidden, &t, err);
+    if (!s) s = get(st, -1, "model.norm", c->hidden, 0, &t, err);
+    if (!s && !c->tied) s = get(st, -1, "lm_head", c->vocab, c->hidden, &t, err);
+    for (int l = 0; l < c->n_layers; l++)
+        for (size_t i = 0; !s && i < sizeof layer / sizeof *layer; i++)
+            s = get(st, l, layer[i].name, layer[i].rows, layer[i].cols, &t, err);
+    return s;
+}

@@ -18,7 +18,7 @@
 #include "runner/base/mem.h"
 
 enum {
-    FILE_HEADER = 32,
+    FILE_HEADER = FKV_JOURNAL_EMPTY_BYTES,
     HEADER = 64,
     VERSION = 1,
     FLAG_ERROR = 1,

@@ -28,6 +28,9 @@
 
 #include "runner/base/buf.h"
 
+/* A journal file of at most this size holds no row. */
+enum { FKV_JOURNAL_EMPTY_BYTES = 32 };
+
 typedef struct fkv_journal fkv_journal;
 
 typedef struct fkv_journal_entry {

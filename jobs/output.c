@@ -7,10 +7,12 @@
  * asking which records are needed. */
 #include "jobs/output.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "jobs/folder.h"
 #include "jobs/journal.h"
@@ -195,11 +197,31 @@ static fkv_status check_peer(const fkv_output *o, const fkv_folder_peers *peers,
     return st;
 }
 
+/* Whether an earlier run left nothing to keep; then its journal, which may be bound to
+ * another job, is gone. Parts share a folder and so keep to what the first of them made. */
+static fkv_status holds_no_row(fkv_output *o, const fkv_manifest *old, bool *empty, fkv_err *err)
+{
+    char *journal = fkv_folder_path(&o->folder, "journal", true);
+    if (!journal) return fkv_fail_memory(err);
+    *empty = o->folder.n_parts == 1 && old->n_rows == 0 && !old->complete &&
+             fkv_file_size(journal) <= FKV_JOURNAL_EMPTY_BYTES;
+    fkv_status st = FKV_OK;
+    if (*empty && unlink(journal) && errno != ENOENT) st = fkv_fail_errno(err, journal, "remove");
+    free(journal);
+    return st;
+}
+
 /* o->manifest holds what a new one would; takes the folder's in its place. */
 static fkv_status load_manifest(fkv_output *o, fkv_err *err)
 {
     fkv_manifest old;
+    bool empty = false;
     fkv_status st = fkv_manifest_load(o->manifest_path, &old, err);
+    if (!st) st = holds_no_row(o, &old, &empty, err);
+    if (!st && empty) { /* a run that failed before its first record binds nobody */
+        fkv_manifest_free(&old);
+        return save_manifest(o, err);
+    }
     if (!st) st = fkv_manifest_same_job(&old, &o->manifest, o->folder.path, err);
     if (st) {
         fkv_manifest_free(&old);

@@ -124,7 +124,9 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
     const bool have_config = !fkv_config_read(j->model.path, &s->config, &err);
     if (!have_config) add_error(errs, &err);
     if (!j->model.dummy) {
-        if (fkv_safetensors_open(j->model.path, &s->weights, &err)) add_error(errs, &err);
+        if (fkv_safetensors_open(j->model.path, &s->weights, &err) ||
+            (have_config && fkv_engine_check_weights(&s->config, s->weights, &err)))
+            add_error(errs, &err);
     } else if (have_config && open_dummy(s, &err)) {
         add_error(errs, &err);
     }

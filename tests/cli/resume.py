@@ -253,6 +253,13 @@ def what_would_change_answers_is_refused_on_a_resume_by_its_name():
 
 
 @test
+def a_run_that_failed_before_its_first_record_binds_nobody():
+    job = short("corrected", "input.members=nothing.jsonl")
+    job.command("run").must(2, "input.members", "no record in the input")
+    job.command("run", "-s", "input.members=data/needle_500.jsonl", "-s", "job.limit=2").must(0, "done: 2 records")
+
+
+@test
 def what_changes_no_answer_may_change_on_a_resume():
     want = whole()
     job = short("may-change")
