@@ -16,7 +16,8 @@ typedef struct command {
 static const command commands[] = {
     {"run", fkv_cmd_run, "JOB.ini [-s section.key=value]...   profile, plan, stream, report"},
     {"check", fkv_cmd_check, "JOB.ini [-s ...]    validate everything; print what a run would do"},
-    {"plan", fkv_cmd_plan, "JOB.ini [-s ...] [--svg FILE]   write profile.json and plan.json; explain the plan"},
+    {"plan", fkv_cmd_plan,
+     "JOB.ini [-s ...] [--svg FILE]   write profile.json and plan.json; explain the plan"},
     {"export", fkv_cmd_export, "OUTPUT_DIR --format longbench|jsonl DEST"},
     {"tokenize", fkv_cmd_tokenize, "MODEL_DIR [--decode] [--json] [--bos]   stdin to stdout, line by line"},
 };
