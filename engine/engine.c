@@ -174,7 +174,9 @@ static fkv_status load_device(void *ctx, int index, fkv_err *err)
     fkv_engine_device *d = &a->engine->devices[index];
     fkv_status s = make_buffers(d, err);
     if (!s) s = fkv_weights_load_home(d, a->weights, err);
-    return s ? s : prepare_products(d, err);
+    if (!s) s = prepare_products(d, err);
+    d->loaded = a->engine->options.backend->mark(d->dev);
+    return s;
 }
 
 /* Column boundaries per device, so that gathers know who wrote what. */
@@ -368,6 +370,43 @@ out:
     return s;
 }
 
+static fkv_status release_device(void *ctx, int index, fkv_err *err)
+{
+    const open_args *a = ctx;
+    fkv_engine_device *d = &a->engine->devices[index];
+    (void)err;
+    a->engine->options.backend->release(d->dev, d->loaded);
+    return FKV_OK;
+}
+
+static void free_plan(fkv_engine *e)
+{
+    for (int i = 0; e->devices && i < e->options.n_devices; i++) {
+        fkv_engine_device *d = &e->devices[i];
+        for (int r = 0; d->ranks && r < d->n_ranks; r++) {
+            for (int l = 0; d->ranks[r].layers && l < e->config.n_layers; l++) {
+                free(d->ranks[r].layers[l].served);
+                d->ranks[r].layers[l].served = NULL;
+            }
+        }
+    }
+    fkv_kv_close(&e->kv);
+    free(e->device_of);
+    free(e->arenas);
+    e->device_of = NULL;
+    e->arenas = NULL;
+    e->arena_bytes = e->copy_bytes = 0;
+    e->planned = false;
+}
+
+void fkv_engine_clear_plan(fkv_engine *e)
+{
+    open_args args = {e, NULL, NULL};
+    fkv_err ignored = {0};
+    fkv_team_run(e->team, release_device, &args, &ignored);
+    free_plan(e);
+}
+
 void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
 {
     const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
@@ -389,24 +428,18 @@ void fkv_engine_close(fkv_engine *e)
     if (!e) return;
     fkv_team_close(e->team);
     fkv_engine_trace_stop(e);
+    free_plan(e);
     for (int i = 0; e->devices && i < e->options.n_devices; i++) {
         fkv_engine_device *d = &e->devices[i];
         e->options.backend->close(d->dev);
-        for (int r = 0; d->ranks && r < d->n_ranks; r++) {
-            for (int l = 0; d->ranks[r].layers && l < e->config.n_layers; l++)
-                free(d->ranks[r].layers[l].served);
-            free(d->ranks[r].layers);
-        }
+        for (int r = 0; d->ranks && r < d->n_ranks; r++) free(d->ranks[r].layers);
         free(d->ranks);
         free(d->norms);
     }
     if (e->world) e->options.backend->world_close(e->world);
-    fkv_kv_close(&e->kv);
     free(e->devices);
     free(e->hidden_cols);
     free(e->vocab_cols);
     free(e->head_cols);
-    free(e->device_of);
-    free(e->arenas);
     free(e);
 }

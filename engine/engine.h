@@ -93,6 +93,9 @@ fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_
 fkv_status fkv_engine_set_plan(fkv_engine *engine, const fkv_safetensors *weights, const int32_t *budgets,
                                const fkv_plan *plan, int64_t max_new, fkv_err *err);
 
+/* Gives everything that set_plan made back, so that another plan can be set. */
+void fkv_engine_clear_plan(fkv_engine *engine);
+
 /* Decodes requests until next says FKV_END. FKV_E_INTERRUPTED when stopping ended it. */
 fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *err);
 
@@ -101,6 +104,9 @@ fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *
  * the prompt). Seconds of every step to step_seconds[n_steps]. */
 fkv_status fkv_engine_time_decode(fkv_engine *engine, int64_t n_tokens, int n_steps, double *step_seconds,
                                   fkv_err *err);
+/* Attention segments of a recorded step, [n_layers][ranks of device 0], in seconds; false where the
+ * backend records none. */
+bool fkv_engine_recorded_segments(fkv_engine *engine, double *seconds);
 /* The same for the prefill of one prompt, without a plan. */
 fkv_status fkv_engine_time_prefill(fkv_engine *engine, const int32_t *ids, int64_t n_tokens, double *seconds,
                                    fkv_err *err);

@@ -73,3 +73,9 @@ fkv_status fkv_engine_time_prefill(fkv_engine *e, const int32_t *ids, int64_t n_
     if (t.p.slot >= 0) fkv_kv_release(&e->kv, 0);
     return st;
 }
+
+bool fkv_engine_recorded_segments(fkv_engine *e, double *seconds)
+{
+    const int n = e->config.n_layers * e->devices[0].n_ranks;
+    return e->options.backend->recorded_spans(e->devices[0].dev, 0, seconds, n) == n;
+}

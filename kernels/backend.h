@@ -51,6 +51,10 @@ typedef struct fkv_device_info {
     double arena_share;   /* of memory_bytes that KV arenas may take once weights and buffers are there */
 } fkv_device_info;
 
+typedef struct fkv_mark {
+    int64_t n_blocks, n_weights; /* that there were */
+} fkv_mark;
+
 /* What fixes a device's workspace; given once, before the first op. */
 typedef struct fkv_device_limits {
     int n_slots;
@@ -158,6 +162,10 @@ typedef struct fkv_backend {
     fkv_status (*prepare)(fkv_device *dev, const fkv_device_limits *limits, fkv_err *err);
     /* Zeroed memory, aligned to 256 bytes, until close. */
     fkv_status (*alloc)(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
+    /* What is allocated and loaded from mark on can be given back together: release frees
+     * those buffers and weights and forgets recorded steps. The device is idle then. */
+    fkv_mark (*mark)(const fkv_device *dev);
+    void (*release)(fkv_device *dev, fkv_mark mark);
     void (*upload)(fkv_device *dev, void *dst, const void *host, size_t bytes);
     void (*download)(fkv_device *dev, void *host, const void *src, size_t bytes); /* valid after sync */
     fkv_status (*sync)(fkv_device *dev, fkv_err *err);
@@ -238,6 +246,9 @@ typedef struct fkv_backend {
     void (*span_begin)(fkv_device *dev, int local_rank);
     void (*span_end)(fkv_device *dev, int local_rank);
     void (*span_seconds)(fkv_device *dev, double *seconds, int n_local); /* after sync */
+    /* Spans of a step as it is replayed, one by one in order; returns how many there are
+     * (0: it was never recorded with its spans), at most n. After sync. */
+    int (*recorded_spans)(fkv_device *dev, int key, double *seconds, int n);
 
     /* --- collectives --------------------------------------------------------- */
     /* buf[n, stride]: device d has written columns [cols[d], cols[d + 1]); afterwards

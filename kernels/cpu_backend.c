@@ -149,6 +149,20 @@ void cpu_rope_fill(fkv_device *dev, int64_t n_positions)
     if (n_positions > dev->rope_filled) dev->rope_filled = n_positions;
 }
 
+static fkv_mark cpu_mark(const fkv_device *dev)
+{
+    return (fkv_mark){dev->n_blocks, dev->n_weights};
+}
+
+static void cpu_release(fkv_device *dev, fkv_mark mark)
+{
+    while (dev->n_weights > mark.n_weights) free(dev->weights[--dev->n_weights]);
+    while (dev->n_blocks > mark.n_blocks) {
+        const cpu_block *b = &dev->blocks[--dev->n_blocks];
+        munmap(b->data, b->bytes);
+    }
+}
+
 static void cpu_copy(fkv_device *dev, void *dst, const void *src, size_t bytes)
 {
     (void)dev;
@@ -178,6 +192,12 @@ static bool cpu_replay(fkv_device *dev, int key)
 {
     (void)dev, (void)key;
     return false;
+}
+
+static int cpu_recorded_spans(fkv_device *dev, int key, double *seconds, int n)
+{
+    (void)dev, (void)key, (void)seconds, (void)n;
+    return 0;
 }
 
 static void cpu_record(fkv_device *dev, int key)
@@ -213,6 +233,8 @@ const fkv_backend *fkv_backend_cpu(void)
         .info = cpu_info,
         .prepare = cpu_prepare,
         .alloc = cpu_alloc,
+        .mark = cpu_mark,
+        .release = cpu_release,
         .upload = cpu_copy,
         .download = cpu_copy,
         .sync = cpu_sync,
@@ -237,6 +259,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .span_begin = cpu_span_begin,
         .span_end = cpu_span_end,
         .span_seconds = cpu_span_seconds,
+        .recorded_spans = cpu_recorded_spans,
         .gather_cols = cpu_gather_cols,
         .gather_heads = cpu_gather_heads,
         .reduce_ranks = cpu_reduce_ranks,

@@ -20,6 +20,7 @@ static const int64_t reserve_bytes = (int64_t)1 << 30;
 struct cuda_block {
     void *data;
     cuda_block *next;
+    bool scratch; /* of an op, which may use it until close */
 };
 
 static void keep_error(fkv_device *dev, const char *file, int line, const char *what, const char *why)
@@ -93,9 +94,41 @@ bool cuda_grow(fkv_device *dev, void **p, size_t *room, size_t bytes)
         cuda_fail(dev, err.message);
         return false;
     }
+    dev->blocks->scratch = true;
     *p = grown; /* the old block stays until close: a recorded step may use it */
     *room = bytes;
     return true;
+}
+
+static fkv_mark backend_mark(const fkv_device *dev)
+{
+    fkv_mark m = {0, 0};
+    for (const cuda_block *b = dev->blocks; b; b = b->next) m.n_blocks += !b->scratch;
+    for (const fkv_weight *w = dev->weights; w; w = w->next) m.n_weights++;
+    return m;
+}
+
+static void backend_release(fkv_device *dev, fkv_mark mark)
+{
+    fkv_mark now = backend_mark(dev);
+    cudaStreamSynchronize(dev->stream);
+    cuda_record_forget(dev);
+    for (; now.n_weights > mark.n_weights; now.n_weights--) {
+        fkv_weight *w = dev->weights;
+        dev->weights = w->next;
+        free(w);
+    }
+    for (cuda_block **at = &dev->blocks; now.n_blocks > mark.n_blocks;) { /* newest first */
+        cuda_block *block = *at;
+        if (block->scratch) {
+            at = &block->next;
+            continue;
+        }
+        *at = block->next;
+        cudaFree(block->data);
+        free(block);
+        now.n_blocks--;
+    }
 }
 
 static void backend_close(fkv_device *dev)
@@ -217,6 +250,8 @@ const fkv_backend *fkv_backend_cuda(void)
         .info = backend_info,
         .prepare = backend_prepare,
         .alloc = cuda_alloc,
+        .mark = backend_mark,
+        .release = backend_release,
         .upload = cuda_upload,
         .download = cuda_download,
         .sync = cuda_sync,
@@ -241,6 +276,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .span_begin = cuda_span_begin,
         .span_end = cuda_span_end,
         .span_seconds = cuda_span_seconds,
+        .recorded_spans = cuda_recorded_spans,
         .gather_cols = cuda_gather_cols,
         .gather_heads = cuda_gather_heads,
         .reduce_ranks = cuda_reduce_ranks,

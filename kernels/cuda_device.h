@@ -132,6 +132,8 @@ void cuda_span_end(fkv_device *dev, int local_rank);
 void cuda_span_seconds(fkv_device *dev, double *seconds, int n_local);
 /* Reads the events of the last step; the stream is idle. */
 void cuda_record_collect(fkv_device *dev);
+int cuda_recorded_spans(fkv_device *dev, int key, double *seconds, int n);
+void cuda_record_forget(fkv_device *dev);
 void cuda_record_close(fkv_device *dev);
 
 /* cuda_weights.cu */

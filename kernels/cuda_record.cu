@@ -149,19 +149,35 @@ void cuda_span_seconds(fkv_device *dev, double *seconds, int n_local)
     }
 }
 
+int cuda_recorded_spans(fkv_device *dev, int key, double *seconds, int n)
+{
+    if (key < 0 || key >= CUDA_RECORD_KEYS || !dev->records[key].timed || !dev->records[key].n_timed)
+        return 0;
+    const cuda_record *r = &dev->records[key];
+    int i = 0;
+    for (; i < r->n_spans && i < n; i++) seconds[i] = span_time(dev, &r->spans[i]);
+    return i;
+}
+
 static void destroy_events(cuda_span *s)
 {
     if (s->begin) cudaEventDestroy(s->begin);
     if (s->end) cudaEventDestroy(s->end);
 }
 
-void cuda_record_close(fkv_device *dev)
+void cuda_record_forget(fkv_device *dev)
 {
     for (cuda_record *r = dev->records; r < dev->records + CUDA_RECORD_KEYS; r++) {
         if (r->plain) cudaGraphExecDestroy(r->plain);
         if (r->timed) cudaGraphExecDestroy(r->timed);
         for (int i = 0; i < r->n_spans; i++) destroy_events(&r->spans[i]);
         free(r->spans);
+        *r = cuda_record{};
     }
+}
+
+void cuda_record_close(fkv_device *dev)
+{
+    cuda_record_forget(dev);
     for (int i = 0; i < FKV_MAX_LOCAL_RANKS; i++) destroy_events(&dev->spans[i]);
 }

@@ -1,0 +1,174 @@
+/* Decode steps of a sharded model with every rank timed alone on one GPU, by plan mode.
+ *
+ * usage: bench_ranks SCORES [RANKS=8] [FLOOR=0.2] [BACKEND=cuda] [SLOTS=64,128] [BUDGETS=1024,4096,8192]
+ * The 70B shape with dummy weights; layer l takes the scores of layer l * n / 80 of the
+ * file's n layers. A rank's step runs all its layers in sequence as it is replayed; its
+ * attention segments are timed inside. The step is what R devices would take: the common
+ * part (the mean over the ranks) and, over the layers, the slowest rank's segment;
+ * gathers between devices are not in it. Beside it what the plan predicted of the
+ * segments, by constants fitted to standard's measured segments.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+
+enum { LAYERS = 80, KV_HEADS = 8, MAX_RANKS = 8, STEPS = 12, MODES = 3, MAX_BUDGETS = 4 };
+
+static const fkv_config shape = {.n_layers = LAYERS,
+                                 .n_heads = 64,
+                                 .n_kv_heads = KV_HEADS,
+                                 .head_dim = 128,
+                                 .group = 8,
+                                 .hidden = 8192,
+                                 .intermediate = 28672,
+                                 .vocab = 128256,
+                                 .max_positions = 131072,
+                                 .rms_eps = 1e-5f,
+                                 .rope_theta = 500000};
+
+static void die(const char *what, const fkv_err *err)
+{
+    char text[2048] = "";
+    if (err) fkv_err_format(err, text, sizeof text);
+    fprintf(stderr, "%s: %s\n", what, text);
+    exit(1);
+}
+
+/* One budget and mode: its plan, and what was measured rank by rank. */
+typedef struct setting {
+    int64_t budget;
+    int mode;
+    fkv_profile profile;
+    fkv_plan plan;
+    double segment[LAYERS][MAX_RANKS], rest[MAX_RANKS]; /* seconds */
+    double tokens[LAYERS * KV_HEADS];
+} setting;
+
+static void read_scores(const char *path, double *out)
+{
+    fkv_err err = {0};
+    double file[32 * KV_HEADS];
+    if (fkv_scores_read_file(path, 32, 32, KV_HEADS, file, &err)) die("scores", &err);
+    for (int l = 0; l < LAYERS; l++)
+        memcpy(out + l * KV_HEADS, file + l * 32 / LAYERS * KV_HEADS, KV_HEADS * sizeof *out);
+}
+
+/* The H200's constants: bytes over the copy bandwidth, and 3 us to begin a segment. */
+static fkv_cost_constants constants(void)
+{
+    const double per_us = 4.27e6;
+    return (fkv_cost_constants){.t0_us = 3,
+                                .head_us = (8 + 2) * 128.0 * 8192 * 2 / per_us,
+                                .slot_head_us = 0.005,
+                                .token_us = 2 * 128 * 2 / per_us};
+}
+
+static void make(setting *s, const double *scores, double floor, int ranks, int slots)
+{
+    fkv_err err = {0};
+    if (fkv_profile_init(&s->profile, LAYERS, KV_HEADS, &err)) die("profile", &err);
+    fkv_budget_from_scores(&s->profile, scores, s->budget, 32, floor);
+    s->profile.mean_output = STEPS;
+    fkv_cost_tokens(&s->profile, s->tokens);
+    const fkv_plan_problem p = {LAYERS, KV_HEADS, ranks, slots, s->tokens, constants(), -1};
+    if (fkv_plan_solve(&p, (fkv_plan_mode)s->mode, &s->plan, &err)) die("plan", &err);
+}
+
+static void time_rank(setting *s, fkv_engine *e, const fkv_safetensors *w, int rank, int64_t prompt)
+{
+    fkv_err err = {0};
+    double step[STEPS], segments[LAYERS], sum = 0, best = 1e9;
+    if (fkv_engine_set_plan(e, w, s->profile.budgets, &s->plan, STEPS + 1, &err)) die("set_plan", &err);
+    if (fkv_engine_time_decode(e, prompt, STEPS, step, &err)) die("decode", &err);
+    if (!fkv_engine_recorded_segments(e, segments)) die("this backend records no segments", NULL);
+    for (int i = 3; i < STEPS; i++) best = step[i] < best ? step[i] : best;
+    for (int l = 0; l < LAYERS; l++) sum += s->segment[l][rank] = segments[l];
+    s->rest[rank] = best - sum;
+    fkv_engine_clear_plan(e);
+}
+
+static void print(const setting *s, int ranks, int slots)
+{
+    static const char *const names[] = {"standard", "best-effort", "fair-copying"};
+    double rest = 0, slowest = 0, all = 0, most = 0;
+    for (int r = 0; r < ranks; r++) rest += s->rest[r] / ranks;
+    for (int l = 0; l < LAYERS; l++) {
+        double top = 0;
+        for (int r = 0; r < ranks; r++) {
+            top = fmax(top, s->segment[l][r]);
+            all += s->segment[l][r];
+        }
+        slowest += top;
+    }
+    const double us[] = {s->plan.standard_us, s->plan.best_effort_us, s->plan.fair_copying_us};
+    for (int r = 0; r < ranks; r++) most = fmax(most, s->rest[r]);
+    printf("70B ranks %d slots %3d budget %5lld %-12s segments %7.3f ms (predicted %7.3f, bound %7.3f), "
+           "common %6.3f "
+           "(most %6.3f), step %7.3f ms, balance %.2f, copies %d\n",
+           ranks, slots, (long long)s->budget, names[s->mode], 1e3 * slowest, 1e-3 * us[s->mode],
+           1e-3 * s->plan.lower_bound_us, 1e3 * rest, 1e3 * most, 1e3 * (rest + slowest),
+           slowest * ranks / all, fkv_plan_copies(&s->plan));
+}
+
+static int parse_list(const char *text, int64_t *out, int max)
+{
+    int n = 0;
+    for (const char *p = text; *p && n < max; p += *p == ',') out[n++] = strtoll(p, (char **)&p, 10);
+    return n;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) die("see the head of bench_ranks.c", NULL);
+    const int ranks = argc > 2 ? atoi(argv[2]) : 8;
+    const double floor = argc > 3 ? atof(argv[3]) : 0.2;
+    int64_t slot_list[4], budgets[MAX_BUDGETS];
+    const int n_slot_list = parse_list(argc > 5 ? argv[5] : "64,128", slot_list, 4);
+    const int n_budgets = parse_list(argc > 6 ? argv[6] : "1024,4096,8192", budgets, MAX_BUDGETS);
+    double scores[LAYERS * KV_HEADS];
+    fkv_err err = {0};
+    fkv_safetensors *w;
+    setting *all = calloc(MAX_BUDGETS * MODES, sizeof *all);
+    read_scores(argv[1], scores);
+    if (fkv_safetensors_open_dummy(1, (size_t)shape.vocab * 8192, 8192, &w, &err)) die("weights", &err);
+    for (int k = 0; k < n_slot_list; k++) {
+        const int slots = (int)slot_list[k];
+        int64_t longest = 0;
+        for (int i = 0; i < n_budgets * MODES; i++) {
+            all[i] = (setting){.budget = budgets[i / MODES], .mode = i % MODES};
+            make(&all[i], scores, floor, ranks, slots);
+            for (int h = 0; h < LAYERS * KV_HEADS; h++)
+                longest = all[i].profile.budgets[h] > longest ? all[i].profile.budgets[h] : longest;
+        }
+        for (int r = 0; r < ranks; r++) {
+            fkv_engine *e = NULL;
+            const fkv_engine_options o = {.backend = fkv_backend_find(argc > 4 ? argv[4] : "cuda"),
+                                          .n_ranks = ranks,
+                                          .n_devices = 1,
+                                          .n_slots = slots,
+                                          .max_prompt = longest,
+                                          .window = 32,
+                                          .kernel = 7,
+                                          .sampling = {.top_p = 1},
+                                          .solo = true,
+                                          .solo_rank = r};
+            if (!o.backend) die("no such backend here", NULL);
+            if (fkv_engine_open(&shape, w, &o, &e, &err)) die("open", &err);
+            for (int i = 0; i < n_budgets * MODES; i++) time_rank(&all[i], e, w, r, longest);
+            fkv_engine_close(e);
+            fprintf(stderr, "slots %d: rank %d timed\n", slots, r);
+        }
+        for (int i = 0; i < n_budgets * MODES; i++) {
+            print(&all[i], ranks, slots);
+            fkv_plan_free(&all[i].plan);
+            fkv_profile_free(&all[i].profile);
+        }
+        fflush(stdout);
+    }
+    fkv_safetensors_close(w);
+    free(all);
+    return 0;
+}
