@@ -22,9 +22,10 @@ enum { N_CONSTANTS = 4, MAX_LAYERS = 12, MIN_SOLO_LAYERS = 6, MAX_VOCAB_SHARE = 
 static const double kv_cap_bytes = 400e6;
 /* Weights of all ranks of the scratch layers, else one rank goes alone. */
 static const double weight_cap_bytes = 400e6;
-/* Steps are repeated for so long, and again while the fit says that something disturbs. */
-static const double step_seconds = 0.4, disturbed = 0.05;
-enum { WARM_STEPS = 2, MIN_STEPS = 5, MAX_STEPS = 60, MAX_ROUNDS = 4 };
+/* Steps are repeated for so long, and again while the fit's error or the spread of the
+ * steps says that something disturbs. */
+static const double step_seconds = 0.4, fit_disturbed = 0.05, spread_disturbed = 1.15;
+enum { WARM_STEPS = 2, MIN_STEPS = 5, MAX_STEPS = 100, MAX_ROUNDS = 4 };
 /* One prefill takes so many operations, or 64 tokens. */
 static const double prefill_flops = 4e9;
 
@@ -212,14 +213,26 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Lower quartile of n values, stride apart, in microseconds: what a step takes when
- * nothing else runs, without trusting the luckiest one. */
-static double quiet_us(const double *values, int n, size_t stride)
+/* Of n values, stride apart, the one that share of them lie below, in microseconds. */
+static double quantile_us(const double *values, int n, size_t stride, double share)
 {
     double sorted[MAX_STEPS];
     for (int i = 0; i < n; i++) sorted[i] = values[(size_t)i * stride];
     qsort(sorted, (size_t)n, sizeof *sorted, compare);
-    return 1e6 * sorted[(n - 1) / 4];
+    return 1e6 * sorted[(int)(share * (n - 1))];
+}
+
+/* What a step takes when nothing else runs, without trusting the luckiest one: other
+ * programs only ever add time. */
+static double quiet_us(const double *values, int n, size_t stride)
+{
+    return quantile_us(values, n, stride, 0.125);
+}
+
+/* Typical time of a step's common part over a quiet one's. */
+static double spread(const scratch *s)
+{
+    return quantile_us(s->layers, s->n_steps, 1, 0.5) / quiet_us(s->layers, s->n_steps, 1);
 }
 
 static fkv_status fit_segments(const scratch *s, fkv_calibration *out, fkv_err *err)
@@ -362,7 +375,9 @@ fkv_status fkv_calibration_measure(const fkv_calibration_task *task, fkv_calibra
     fill_key(task, &s.info, &out->key);
     s.tokens = out->key.tokens;
     st = open_scratch(&s, err);
-    for (int i = 0; !st && i < MAX_ROUNDS && (i == 0 || out->fit_error > disturbed); i++) {
+    for (int i = 0;
+         !st && i < MAX_ROUNDS && (i == 0 || out->fit_error > fit_disturbed || spread(&s) > spread_disturbed);
+         i++) {
         st = run_steps(&s, err);
         if (!st) st = fit_segments(&s, out, err);
     }

@@ -95,6 +95,44 @@ def heavy_heads_are_copied_and_it_pays():
 
 
 @test
+def the_cost_model_is_calibrated_as_the_job_says():
+    cache = os.path.join(cli.WORK, "cache")
+    env = {"XDG_CACHE_HOME": cache}
+    settings = ["job.limit=20", "profile.budgets_file=" + budgets_file("calibrated.json", BUDGETS["heavy"]),
+                "engine.tensor_parallel=4", "engine.slots=16"]
+
+    def cost(name, *more):
+        job = Job("calibrated-" + name, *settings, *more)
+        cli.command("plan", job.path, env=env).must(0)
+        return job.plan()["cost"]
+
+    assert cost("stated", "plan.calibration=stated")["origin"] == "stated"
+    assert cost("standard", "plan.calibration=auto", "plan.mode=standard")["origin"] == "stated"
+    assert not os.path.exists(cache), "something was measured that no plan depends on"
+    first = cost("first", "plan.calibration=auto")
+    files = os.listdir(os.path.join(cache, "fairkv-batch"))
+    assert first["origin"] == "measured" and len(files) == 1, (first, files)
+    assert cost("again", "plan.calibration=auto") == first, "the cache was not used"
+    kept = os.path.join(cache, "fairkv-batch", files[0])
+    pinned = cost("pinned", "plan.calibration=" + kept)
+    assert pinned["origin"] == "file" and pinned["token_us"] == first["token_us"]
+
+    damaged = cli.load(kept)
+    damaged["token_us"] = -1
+    path = cli.write("damaged-calibration.json", damaged)
+    job = Job("calibrated-damaged", *settings, "plan.calibration=" + path)
+    cli.command("plan", job.path, env=env).must(2, "damaged-calibration.json", "token_us")
+    job = Job("calibrated-foreign", *settings, "engine.slots=17", "plan.calibration=" + kept)
+    cli.command("plan", job.path, env=env).must(2, "slots")
+    # A plan that is there is loaded with its constants, whatever the cache holds now.
+    os.remove(kept)
+    job = Job("calibrated-first", *settings, "plan.calibration=auto")
+    before = job.plan()
+    cli.command("plan", job.path, env=env).must(0)
+    assert job.plan() == before and not os.listdir(os.path.join(cache, "fairkv-batch"))
+
+
+@test
 def even_budgets_need_no_copies():
     plan = plan_of("even", BUDGETS["even"], "engine.tensor_parallel=4", "engine.slots=16")
     assert copies_in(plan) == 0
