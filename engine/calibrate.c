@@ -216,7 +216,7 @@ static int compare(const void *a, const void *b)
 /* Of n values, stride apart, the one that share of them lie below, in microseconds. */
 static double quantile_us(const double *values, int n, size_t stride, double share)
 {
-    double sorted[MAX_STEPS];
+    double sorted[MAX_STEPS] = {0};
     for (int i = 0; i < n; i++) sorted[i] = values[(size_t)i * stride];
     qsort(sorted, (size_t)n, sizeof *sorted, compare);
     return 1e6 * sorted[(int)(share * (n - 1))];
