@@ -1,4 +1,4 @@
-/* needle-tiny and its prompts, for tests that run the engine. */
+/* A model (needle-tiny unless asked) and the needle prompts, for tests that run the engine. */
 #ifndef FKV_TESTS_MODEL_FIXTURE_H
 #define FKV_TESTS_MODEL_FIXTURE_H
 
@@ -32,10 +32,10 @@ static inline void fixture_die(const char *what, const fkv_err *err)
     exit(1);
 }
 
-/* The first n prompts of member (data/needle_1k.jsonl, data/needle_500.jsonl). */
-static inline void fixture_open(fixture *f, const char *member, int n)
+/* The model in a folder, and the first n prompts of member (data/needle_1k.jsonl, data/needle_500.jsonl). */
+static inline void fixture_open(fixture *f, const char *model, const char *member, int n)
 {
-    char path[] = "/tmp/fkv-fixture-XXXXXX", *model = FKV_TEST_DIR "/data/needle-tiny";
+    char path[] = "/tmp/fkv-fixture-XXXXXX";
     fkv_err err = {0};
     fkv_errs errs = {0};
     fkv_job *job = NULL;

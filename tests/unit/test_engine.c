@@ -1,7 +1,8 @@
 /* The engine's promise: a record's logits are the same bit by bit in any slot,
  * beside any neighbours, under any plan mode, on one device or two, and after a
- * resume. Runs needle-tiny on the backend that is the program's argument (cpu without
- * one). */
+ * resume, with as many ranks as the model has KV heads.
+ *
+ * usage: test_engine [BACKEND [MODEL_DIR]]   cpu and needle-tiny without them */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,10 +13,11 @@
 #include "model_fixture.h"
 #include "runner/base/hash.h"
 
-enum { N_PROMPTS = 14, MAX_NEW = 6 };
+enum { N_PROMPTS = 14, MAX_NEW = 6, MAX_HEADS = 512 };
 
 static fixture model;
 static const fkv_backend *backend;
+static int n_heads; /* KV heads of all layers */
 
 /* One run of the engine over prompts given in some order. */
 typedef struct trial {
@@ -86,7 +88,7 @@ static void run_trial(trial *t)
     fkv_engine *engine = NULL;
     fkv_plan plan = {0};
     fkv_profile profile = {0};
-    double tokens[256];
+    double tokens[MAX_HEADS];
     const fkv_engine_options o = {
         .backend = backend,
         .n_ranks = t->ranks,
@@ -99,9 +101,15 @@ static void run_trial(trial *t)
     if (fkv_engine_open(&model.config, model.weights, &o, &engine, &err)) fixture_die("engine", &err);
     if (fkv_profile_init(&profile, model.config.n_layers, model.config.n_kv_heads, &err))
         fixture_die("profile", &err);
-    memcpy(profile.budgets, t->budgets, 16 * sizeof *t->budgets);
+    memcpy(profile.budgets, t->budgets, (size_t)n_heads * sizeof *t->budgets);
     fkv_cost_tokens(&profile, tokens);
-    const fkv_plan_problem problem = {4, 4, t->ranks, t->slots, tokens, fkv_cost_cpu(&model.config), -1};
+    const fkv_plan_problem problem = {model.config.n_layers,
+                                      model.config.n_kv_heads,
+                                      t->ranks,
+                                      t->slots,
+                                      tokens,
+                                      fkv_cost_cpu(&model.config),
+                                      -1};
     if (fkv_plan_solve(&problem, t->mode, &plan, &err)) fixture_die("plan", &err);
     if (fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, MAX_NEW, &err))
         fixture_die("set_plan", &err);
@@ -115,7 +123,8 @@ static void run_trial(trial *t)
 }
 
 /* Uneven enough that every mode but standard moves or copies heads. */
-static const int32_t uneven[16] = {300, 40, 33, 20, 32, 64, 410, 33, 70, 32, 35, 256, 40, 500, 32, 32};
+static const int32_t pattern[16] = {300, 40, 33, 20, 32, 64, 410, 33, 70, 32, 35, 256, 40, 500, 32, 32};
+static int32_t uneven[MAX_HEADS];
 static int in_order[N_PROMPTS], reversed[N_PROMPTS];
 
 static void assert_same(const trial *a, const trial *b, const char *what)
@@ -131,7 +140,7 @@ static void assert_same(const trial *a, const trial *b, const char *what)
 
 static trial base(void)
 {
-    return (trial){.ranks = 4,
+    return (trial){.ranks = model.config.n_kv_heads,
                    .devices = 1,
                    .slots = 5,
                    .mode = FKV_PLAN_STANDARD,
@@ -211,10 +220,10 @@ static void sampled_tokens_follow_seed_and_record_alone(void **state)
 static void a_budget_as_long_as_the_prompt_changes_nothing(void **state)
 {
     (void)state;
-    int32_t longest = 0, enough[16], whole[16];
+    int32_t longest = 0, enough[MAX_HEADS], whole[MAX_HEADS];
     for (int i = 0; i < N_PROMPTS; i++)
         if ((int32_t)model.prompts[i].ids.len > longest) longest = (int32_t)model.prompts[i].ids.len;
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < n_heads; i++) {
         enough[i] = longest;
         whole[i] = 100000;
     }
@@ -245,10 +254,13 @@ static void more_ranks_than_heads_are_refused(void **state)
     (void)state;
     fkv_err err = {0};
     fkv_engine *engine = NULL;
-    const fkv_engine_options o = {
-        .backend = backend, .n_ranks = 5, .n_devices = 1, .n_slots = 1, .max_prompt = 64};
+    const fkv_engine_options o = {.backend = backend,
+                                  .n_ranks = model.config.n_kv_heads + 1,
+                                  .n_devices = 1,
+                                  .n_slots = 1,
+                                  .max_prompt = 64};
     assert_int_equal(fkv_engine_open(&model.config, model.weights, &o, &engine, &err), FKV_E_INPUT);
-    assert_non_null(strstr(err.message, "more ranks (5) than KV heads (4)"));
+    assert_non_null(strstr(err.message, "than KV heads"));
     fkv_engine_close(engine);
 }
 
@@ -267,7 +279,11 @@ int main(int argc, char **argv)
         printf("skipped: %s %s\n", name, fkv_backend_why(name));
         return 77;
     }
-    fixture_open(&model, "data/needle_500.jsonl", N_PROMPTS);
+    fixture_open(&model, argc > 2 ? argv[2] : FKV_TEST_DIR "/data/needle-tiny", "data/needle_500.jsonl",
+                 N_PROMPTS);
+    n_heads = model.config.n_layers * model.config.n_kv_heads;
+    if (n_heads > MAX_HEADS) fixture_die("too large a model for this test", NULL);
+    for (int i = 0; i < n_heads; i++) uneven[i] = pattern[(i + i / 16) % 16];
     for (int i = 0; i < N_PROMPTS; i++) {
         in_order[i] = i;
         reversed[i] = N_PROMPTS - 1 - i;

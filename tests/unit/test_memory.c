@@ -239,7 +239,7 @@ int main(void)
         cmocka_unit_test(what_cannot_fit_is_refused_with_numbers),
         cmocka_unit_test(absurd_sizes_do_not_wrap),
     };
-    fixture_open(&model, "data/needle_500.jsonl", 1);
+    fixture_open(&model, FKV_TEST_DIR "/data/needle-tiny", "data/needle_500.jsonl", 1);
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     fixture_close(&model);
     return failed;
