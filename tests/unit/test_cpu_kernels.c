@@ -153,10 +153,11 @@ static void prefill_attention_is_causal_right_and_the_same_everywhere(void **sta
         for (int d = 0; d < 3; d++) {
             const int64_t n = lengths[l];
             const int hd = dims[d];
-            float *q = random_floats(n * hd), *k = random_floats(n * hd), *v = random_floats(n * hd);
+            const int64_t padded = (n + 31) / 32 * 32;
+            float *q = random_floats(n * hd), *k = random_floats(padded * hd), *v = random_floats(n * hd);
             for (int64_t i = 0; i < n * hd; i++) q[i] *= 4;
-            float *kp = pack(k, (n + 31) / 32 * 32, hd), *first = NULL;
-            for (int64_t j = n; j < (n + 31) / 32 * 32; j++)
+            float *kp = pack(k, padded, hd), *first = NULL;
+            for (int64_t j = n; j < padded; j++)
                 for (int i = 0; i < hd; i++) kp[j / 16 * hd * 16 + i * 16 + j % 16] = 0;
             for (int t = 0; t < n_tables; t++) {
                 float *out = poisoned(n * hd);
