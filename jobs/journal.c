@@ -9,10 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "jobs/row.h"
+#include "runner/base/clock.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 #include "runner/base/mem.h"
@@ -48,13 +48,6 @@ typedef struct header {
     uint32_t flags;
     uint64_t ordinal, length, synced, prompt_tokens, completion_tokens, row_hash;
 } header;
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void put_u32(unsigned char *p, uint32_t v)
 {
@@ -381,7 +374,7 @@ fkv_status fkv_journal_add(fkv_journal *j, int64_t ordinal, const char *row, siz
     }
     j->entries[i] = e;
     count_entry(j, &e, 1);
-    if (j->synced == j->end) j->unsynced_since = now_s();
+    if (j->synced == j->end) j->unsynced_since = fkv_seconds();
     j->end += HEADER + (int64_t)n;
     return FKV_OK;
 }
@@ -508,7 +501,7 @@ fkv_status fkv_journal_sync(fkv_journal *j, fkv_err *err)
 
 double fkv_journal_unsynced_s(const fkv_journal *j)
 {
-    return j->synced == j->end ? 0 : now_s() - j->unsynced_since;
+    return j->synced == j->end ? 0 : fkv_seconds() - j->unsynced_since;
 }
 
 size_t fkv_journal_count(const fkv_journal *j)

@@ -11,7 +11,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "jobs/folder.h"
@@ -19,6 +18,7 @@
 #include "jobs/manifest.h"
 #include "jobs/row.h"
 #include "jobs/shard.h"
+#include "runner/base/clock.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
@@ -52,13 +52,6 @@ struct fkv_output {
     int64_t prompt_tokens, completion_tokens; /* of this run */
 };
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* first + count of a shard that ends within int64_t, whatever its index. */
 static int64_t shard_end(const fkv_output *o, int64_t index)
 {
@@ -78,7 +71,7 @@ static fkv_status save_manifest(fkv_output *o, fkv_err *err)
     if (st) return st;
     o->unsaved = false;
     o->unsaved_bytes = 0;
-    o->saved_at = now_s();
+    o->saved_at = fkv_seconds();
     return FKV_OK;
 }
 
@@ -87,7 +80,7 @@ static fkv_status save_manifest_if_due(fkv_output *o, fkv_err *err)
     if (!o->unsaved) return FKV_OK;
     const bool due = o->manifest_bytes <= MANIFEST_SMALL_BYTES ||
                      o->unsaved_bytes / MANIFEST_ROWS_FACTOR >= (int64_t)o->manifest_bytes ||
-                     now_s() - o->saved_at >= MANIFEST_SECONDS;
+                     fkv_seconds() - o->saved_at >= MANIFEST_SECONDS;
     return due ? save_manifest(o, err) : FKV_OK;
 }
 
@@ -392,7 +385,7 @@ static fkv_status load_folder(fkv_output *o, fkv_err *err)
     if (!st) st = reopen_shards_with_errors(o, err);
     if (st) return st;
     o->resumed = o->manifest.n_rows + (int64_t)fkv_journal_count(o->journal);
-    o->saved_at = now_s();
+    o->saved_at = fkv_seconds();
     advance_next_shard(o);
     st = commit_full_shards(o, err);
     return st ? st : compact_if_saved(o, err);

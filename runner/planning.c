@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "runner/base/clock.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 #include "runner/base/json.h"
@@ -22,13 +22,6 @@ typedef struct making {
     int64_t n_input; /* records of the input; 0: the sample was not taken by this run */
     char profile_print[17], plan_print[17]; /* fingerprints */
 } making;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Mean tokens per head that the job asks for. */
 static int64_t mean_budget(const fkv_setup *s, const fkv_sample *sample)
@@ -110,7 +103,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     fkv_profile *p = &m->p->profile;
     fkv_sample sample = {0};
     char *found = NULL, *path = fkv_output_path(m->output, "profile.json", false);
-    const double t = now();
+    const double t = fkv_seconds();
     fkv_status st = path ? fkv_profile_init(p, c->n_layers, c->n_kv_heads, err) : fkv_fail_memory(err);
     if (st) goto out;
     if (fkv_file_exists(path)) {
@@ -142,7 +135,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     if ((st = fill_budgets(m, &sample, err))) goto out;
     st = fkv_profile_write(p, m->setup->job->model.path, m->profile_print, path, err);
 out:
-    m->p->profile_seconds = now() - t;
+    m->p->profile_seconds = fkv_seconds() - t;
     fkv_sample_free(&sample);
     free(found);
     free(path);
@@ -204,7 +197,7 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
 {
     making *m = ctx;
     char *found = NULL, *path = fkv_output_path(m->output, "plan.json", false);
-    const double t = now();
+    const double t = fkv_seconds();
     fkv_status st = FKV_OK;
     if (!path) return fkv_fail_memory(err);
     if (fkv_file_exists(path)) {
@@ -221,7 +214,7 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
     if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), &m->p->sizing, err))) goto out;
     st = solve(m, path, err);
 out:
-    m->p->plan_seconds = now() - t;
+    m->p->plan_seconds = fkv_seconds() - t;
     free(found);
     free(path);
     return st;
