@@ -247,6 +247,20 @@ void fkv_folder_close(fkv_folder *f)
     *f = (fkv_folder){.n_parts = 1, .lock_fd = -1};
 }
 
+fkv_status fkv_folder_check_free(const char *path, int64_t part, int64_t n_parts, fkv_err *err)
+{
+    fkv_folder f = {.path = strdup(path), .part = part, .n_parts = n_parts < 1 ? 1 : n_parts, .lock_fd = -1};
+    char *lock = f.path ? fkv_folder_path(&f, "lock", true) : NULL;
+    fkv_status st = lock ? FKV_OK : fkv_fail_memory(err);
+    const int fd = lock ? open(lock, O_RDONLY | O_CLOEXEC) : -1;
+    /* Shared, so that runs which look at the same time don't see each other. */
+    if (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK) st = busy(&f, lock, err);
+    if (fd >= 0) close(fd);
+    free(lock);
+    free(f.path);
+    return st;
+}
+
 typedef struct look {
     const fkv_folder *f;
     fkv_folder_peers *peers;

@@ -33,6 +33,9 @@ typedef struct fkv_folder_peers {
 fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
                            fkv_err *err);
 void fkv_folder_close(fkv_folder *f);
+/* FKV_E_BUSY names the run that holds the folder now. Makes nothing and promises nothing:
+ * open decides. */
+fkv_status fkv_folder_check_free(const char *path, int64_t part, int64_t n_parts, fkv_err *err);
 
 /* malloc'd path of a file in it; per_part puts the part's number before the
  * suffix when there are parts. NULL: no memory. */

@@ -391,6 +391,11 @@ static fkv_status load_folder(fkv_output *o, fkv_err *err)
     return st ? st : compact_if_saved(o, err);
 }
 
+fkv_status fkv_output_check_free(const fkv_job *job, fkv_err *err)
+{
+    return fkv_folder_check_free(job->job.output, job->input.part, job->input.n_parts, err);
+}
+
 fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err)
 {
     fkv_status st;

@@ -37,6 +37,10 @@ typedef struct fkv_output_totals {
  * on the identity and on n of i/n (FKV_E_INPUT). */
 fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err);
 
+/* FKV_E_BUSY names the run that holds the job's output now: known before the model and
+ * the device are opened. Makes nothing. */
+fkv_status fkv_output_check_free(const fkv_job *job, fkv_err *err);
+
 /* Path of a file of the folder, with the part's number where the design says so
  * ("stats.json" -> "OUT/stats.json", or "OUT/stats-1of3.json"). malloc'd. */
 char *fkv_output_path(const fkv_output *output, const char *file, bool per_part);

@@ -168,9 +168,7 @@ static fkv_status start(fkv_device *dev, fkv_err *err)
     if (p.major < 8)
         return fkv_fail(err, FKV_E_DEVICE, "GPU %d (%s) has compute capability %d.%d; at least 8.0 is needed",
                         dev->gpu, dev->name, p.major, p.minor);
-    if (!CUDA(dev, cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking)) ||
-        !CUDA(dev, cudaMallocHost(&dev->staging, CUDA_STAGING_BYTES)) ||
-        !CUBLAS(dev, cublasLtCreate(&dev->lt)))
+    if (!CUDA(dev, cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking)))
         return cuda_status(dev, err);
     return cuda_world_join(dev, err);
 }

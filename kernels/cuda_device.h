@@ -18,7 +18,7 @@ extern "C" {
 typedef __nv_bfloat16 bf16;
 
 enum {
-    CUDA_STAGING_BYTES = 64 << 20, /* pinned, for everything that crosses */
+    CUDA_STAGING_BYTES = 32 << 20, /* pinned, for everything that crosses */
     CUDA_PREFILL_TILE = 2048,      /* rows of a prefill tile */
     CUDA_MAX_GROUP = 8,            /* query heads of a KV head */
     CUDA_MAX_SLOTS = 256,
@@ -115,7 +115,7 @@ fkv_status cuda_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
 bool cuda_grow(fkv_device *dev, void **p, size_t *room, size_t bytes);
 
 /* cuda_transfer.cu: pinned memory for bytes <= CUDA_STAGING_BYTES, until the next sync; waits for the stream
- * when the ring is full. */
+ * when the ring is full. NULL where there is none, and the error is kept. */
 char *cuda_stage(fkv_device *dev, size_t bytes);
 void cuda_upload(fkv_device *dev, void *dst, const void *host, size_t bytes);
 void cuda_download(fkv_device *dev, void *host, const void *src, size_t bytes);

@@ -189,6 +189,8 @@ static void choose(fkv_device *dev, gemm_entry *e)
 /* The entry of a key, chosen now if it is new; NULL when memory is out. */
 static gemm_entry *entry_of(fkv_device *dev, const gemm_key *key)
 {
+    /* Only now: who merely asks what a device has does not wait for the library. */
+    if (!dev->lt && !CUBLAS(dev, cublasLtCreate(&dev->lt))) return NULL;
     if (!dev->gemms) dev->gemms = (cuda_gemm_cache *)calloc(1, sizeof *dev->gemms);
     if (!dev->gemms) return NULL;
     const uint64_t h =
@@ -263,7 +265,7 @@ static void run(fkv_device *dev, const gemm_call *c)
     if (e)
         run_plain(dev, c);
     else
-        cuda_fail(dev, "out of memory");
+        cuda_fail(dev, "out of memory"); /* unless an error is kept already */
 }
 
 void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t x_batch, int64_t n_rows,
@@ -317,7 +319,8 @@ fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_r
     key.k = w->k;
     key.x_align = key.w_align = key.y_align = 16; /* where it is less, the first use chooses */
     for (key.f32_out = 0; key.f32_out < (epilogue == FKV_EPILOGUE_SWIGLU ? 1 : 2); key.f32_out++)
-        if (w->n > 0 && !entry_of(dev, &key)) return fkv_fail_memory(err);
+        if (w->n > 0 && !entry_of(dev, &key))
+            return dev->failed ? cuda_status(dev, err) : fkv_fail_memory(err);
     if (epilogue == FKV_EPILOGUE_SWIGLU) grow_swiglu(dev, n_rows, w->n);
     return cuda_status(dev, err);
 }

@@ -39,6 +39,8 @@ bool cuda_flush(fkv_device *dev)
 char *cuda_stage(fkv_device *dev, size_t bytes)
 {
     const size_t padded = (bytes + 255) & ~(size_t)255;
+    /* Pinning takes a while: at the first copy, not for a device that is only looked at. */
+    if (!dev->staging && !CUDA(dev, cudaMallocHost(&dev->staging, CUDA_STAGING_BYTES))) return NULL;
     if (dev->staged + padded > CUDA_STAGING_BYTES) cuda_flush(dev);
     char *p = dev->staging + dev->staged;
     dev->staged += padded;
@@ -50,6 +52,7 @@ void cuda_upload(fkv_device *dev, void *dst, const void *host, size_t bytes)
     for (size_t at = 0; at < bytes; at += piece_bytes) {
         const size_t n = bytes - at < piece_bytes ? bytes - at : piece_bytes;
         char *p = cuda_stage(dev, n);
+        if (!p) return;
         memcpy(p, (const char *)host + at, n);
         CUDA(dev, cudaMemcpyAsync((char *)dst + at, p, n, cudaMemcpyHostToDevice, dev->stream));
     }
@@ -61,7 +64,8 @@ void cuda_download(fkv_device *dev, void *host, const void *src, size_t bytes)
         const size_t n = bytes - at < piece_bytes ? bytes - at : piece_bytes;
         if (dev->n_pending == (int)(sizeof dev->pending / sizeof *dev->pending)) cuda_flush(dev);
         char *p = cuda_stage(dev, n);
-        if (!CUDA(dev, cudaMemcpyAsync(p, (const char *)src + at, n, cudaMemcpyDeviceToHost, dev->stream)))
+        if (!p ||
+            !CUDA(dev, cudaMemcpyAsync(p, (const char *)src + at, n, cudaMemcpyDeviceToHost, dev->stream)))
             return;
         dev->pending[dev->n_pending++] = cuda_pending{(char *)host + at, p, n};
     }

@@ -54,6 +54,7 @@ static void send_part(fkv_device *dev, const fkv_rows *part, int64_t k, bf16 *to
         for (int64_t c = 0; c < k; c += cols) {
             const int64_t m = k - c < cols ? k - c : cols; /* all of k unless n is 1 */
             uint16_t *staged = (uint16_t *)cuda_stage(dev, (size_t)(n * m) * sizeof *to);
+            if (!staged) return;
             const char *from = (const char *)part->data + (i * part->stride + c) * size;
             if (part->stride == k && m == k)
                 convert(staged, from, n * k, part->dtype);

@@ -12,7 +12,7 @@ int fkv_cmd_check(int argc, char **argv)
     fkv_setup setup;
     fkv_buf ini = {0};
     fkv_err err = {0};
-    int code = fkv_setup_open(argc, argv, usage, &setup);
+    int code = fkv_setup_open(argc, argv, usage, false, &setup);
     if (code < 0) {
         const fkv_config *c = &setup.config;
         code = 0;

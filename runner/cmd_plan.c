@@ -54,7 +54,7 @@ int fkv_cmd_plan(int argc, char **argv)
         fputs(usage, stderr);
         return fkv_exit_code(FKV_E_INPUT);
     }
-    int code = fkv_setup_open(argc, argv, usage, &setup);
+    int code = fkv_setup_open(argc, argv, usage, true, &setup);
     if (code >= 0) goto out;
     fkv_status st = fkv_interrupt_install(&err);
     if (!st) st = fkv_output_open(setup.job, &output, &err);

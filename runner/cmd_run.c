@@ -174,7 +174,7 @@ out:
 int fkv_cmd_run(int argc, char **argv)
 {
     run r = {.start = fkv_seconds()};
-    int code = fkv_setup_open(argc, argv, usage, &r.setup);
+    int code = fkv_setup_open(argc, argv, usage, true, &r.setup);
     if (code < 0) {
         code = start(&r);
         fkv_engine_close(r.engine);

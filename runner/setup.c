@@ -6,6 +6,7 @@
 
 #include "engine/budget.h"
 #include "jobs/archive.h"
+#include "jobs/output.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
@@ -154,7 +155,7 @@ static int print_errors(const fkv_errs *errs)
     return code ? code : fkv_exit_code(FKV_E_SYSTEM);
 }
 
-int fkv_setup_open(int argc, char **argv, const char *usage, fkv_setup *s)
+int fkv_setup_open(int argc, char **argv, const char *usage, bool takes_output, fkv_setup *s)
 {
     const char *path, **overrides;
     size_t n;
@@ -174,7 +175,10 @@ int fkv_setup_open(int argc, char **argv, const char *usage, fkv_setup *s)
         return fkv_exit_code(FKV_E_INPUT);
     }
     fkv_reader *reader = NULL;
-    if (!fkv_job_parse(path, overrides, n, &s->job, &errs)) {
+    fkv_err busy = {0};
+    fkv_status st = fkv_job_parse(path, overrides, n, &s->job, &errs);
+    if (!st && takes_output && (st = fkv_output_check_free(s->job, &busy))) add_error(&errs, &busy);
+    if (!st) {
         open_model(s, &errs);
         fkv_record_parser_open(s->job, &s->parser, &errs);
         fkv_reader_open(s->job, &reader, &errs);

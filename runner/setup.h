@@ -24,8 +24,9 @@ typedef struct fkv_setup {
 
 /* Parses argv ("JOB.ini [-s section.key=value]..."; argv[0] is the subcommand's
  * name, usage is printed for --help) and opens everything. Prints every error.
- * Returns -1 to go on, else the exit code to leave with. */
-int fkv_setup_open(int argc, char **argv, const char *usage, fkv_setup *setup);
+ * takes_output: an output that another run holds is refused at once. Returns -1 to go on,
+ * else the exit code to leave with. */
+int fkv_setup_open(int argc, char **argv, const char *usage, bool takes_output, fkv_setup *setup);
 void fkv_setup_close(fkv_setup *setup);
 
 fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup);

@@ -10,6 +10,7 @@
 
 #include "engine/calibrate.h"
 #include "runner/base/file.h"
+#include "tests/fuzz/json_mutator.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -7,43 +7,48 @@
 
 #include "engine/config.h"
 #include "runner/base/file.h"
+#include "tests/fuzz/folder.h"
+
+#define FUZZ_OWN_MUTATOR
+#include "tests/fuzz/json_mutator.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/tmp/fkv-fuzz-config-XXXXXX";
-static char config_path[64], generation_path[64];
+static const char *config_path, *generation_path;
 
-static void remove_dir(void)
+/* Mutates config.json, or generation_config.json behind the NUL. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 {
-    unlink(config_path);
-    unlink(generation_path);
-    rmdir(dir);
-}
-
-static void put(const char *path, const uint8_t *data, size_t size)
-{
-    FILE *f = fopen(path, "wb");
-    if (!f || fwrite(data, 1, size, f) != size || fclose(f)) abort();
+    const uint8_t *nul = size ? memchr(data, 0, size) : NULL;
+    const size_t n = nul ? (size_t)(nul - data) : size;
+    if (seed % 16 == 0) return LLVMFuzzerMutate(data, size, max);
+    if (nul && seed % 4 == 0) return n + 1 + mutate_json(data + n + 1, size - n - 1, max - n - 1, seed);
+    if (!nul) return mutate_json(data, size, max, seed);
+    uint8_t *tail = malloc(size - n);
+    if (!tail) return size;
+    memcpy(tail, data + n, size - n);
+    const size_t now = mutate_json(data, n, max - (size - n), seed);
+    memcpy(data + now, tail, size - n);
+    free(tail);
+    return now + size - n;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static int ready;
-    if (!ready++) {
-        if (!mkdtemp(dir)) abort();
-        snprintf(config_path, sizeof config_path, "%s/config.json", dir);
-        snprintf(generation_path, sizeof generation_path, "%s/generation_config.json", dir);
-        atexit(remove_dir);
+    if (!config_path) {
+        make_folder();
+        config_path = in_folder("config.json");
+        generation_path = in_folder("generation_config.json");
     }
     const uint8_t *nul = size ? memchr(data, 0, size) : NULL;
     const size_t n = nul ? (size_t)(nul - data) : size;
-    put(config_path, data, n);
+    put_file(config_path, data, n);
     unlink(generation_path);
-    if (nul) put(generation_path, nul + 1, size - n - 1);
+    if (nul) put_file(generation_path, nul + 1, size - n - 1);
 
     fkv_config c;
     fkv_err err = {0};
-    if (fkv_config_read(dir, &c, &err)) {
+    if (fkv_config_read(fuzz_folder, &c, &err)) {
         if (!err.message[0]) abort();
         return 0;
     }

@@ -8,33 +8,17 @@
 
 #include "jobs/job.h"
 #include "runner/base/file.h"
+#include "tests/fuzz/folder.h"
 
-static char dir[64], job_path[96], again_path[96], archive_path[96];
+static const char *job_path, *again_path;
 
-static void remove_dir(void)
+static void set_up(void)
 {
-    unlink(job_path);
-    unlink(again_path);
-    unlink(archive_path);
-    rmdir(dir);
-}
-
-static void put(const char *path, const void *bytes, size_t n)
-{
-    FILE *f = fopen(path, "wb");
-    if (!f || fwrite(bytes, 1, n, f) != n || fclose(f)) abort();
-}
-
-static void make_dir(void)
-{
-    snprintf(dir, sizeof dir, "/tmp/fkv-fuzz-job-XXXXXX");
-    if (!mkdtemp(dir)) abort();
-    snprintf(job_path, sizeof job_path, "%s/job.ini", dir);
-    snprintf(again_path, sizeof again_path, "%s/again.ini", dir);
-    snprintf(archive_path, sizeof archive_path, "%s/a ;[$].jsonl", dir);
-    put(archive_path, "", 0);
+    make_folder();
+    job_path = in_folder("job.ini");
+    again_path = in_folder("again.ini");
+    put_file(in_folder("a ;[$].jsonl"), "", 0);
     setenv("FKV_FUZZ", "a b", 1);
-    atexit(remove_dir);
 }
 
 /* Patterns that would walk over the machine's folders. */
@@ -54,7 +38,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fkv_errs errs = {0};
     fkv_err err = {0};
     fkv_buf ini = {0}, ini2 = {0}, identity = {0};
-    if (!dir[0]) make_dir();
+    if (!job_path) set_up();
     const uint8_t *nul = memchr(data, 0, size);
     if (nul && (size_t)(nul - data) < sizeof override) {
         memcpy(override, data, (size_t)(nul - data));
@@ -62,14 +46,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         data = nul + 1;
     }
     if (walks(data, size) || walks((const uint8_t *) override, strlen(override))) return 0;
-    put(job_path, data, size);
+    put_file(job_path, data, size);
     const fkv_status st = fkv_job_parse(job_path, overrides, override[0] != '\0', &job, &errs);
     if ((st == FKV_OK) != (errs.n == 0)) abort();
     if (st) goto out;
     fkv_job_write_identity(job, &identity, &err);
     err = (fkv_err){0};
     if (fkv_job_write_ini(job, &ini, &err)) goto out;
-    put(again_path, ini.data, ini.len);
+    put_file(again_path, ini.data, ini.len);
     if (fkv_job_parse(again_path, NULL, 0, &again, &errs)) {
         char message[2048];
         fkv_err_format(&errs.at[0], message, sizeof message);

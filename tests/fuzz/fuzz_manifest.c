@@ -9,6 +9,7 @@
 
 #include "jobs/manifest.h"
 #include "runner/base/file.h"
+#include "tests/fuzz/json_mutator.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

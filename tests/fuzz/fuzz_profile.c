@@ -7,18 +7,12 @@
 #include <unistd.h>
 
 #include "engine/budget.h"
+#include "tests/fuzz/folder.h"
+#include "tests/fuzz/json_mutator.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/tmp/fkv-fuzz-profile-XXXXXX";
-static char path[64], copy_path[64];
-
-static void remove_dir(void)
-{
-    unlink(path);
-    unlink(copy_path);
-    rmdir(dir);
-}
+static const char *path, *copy_path;
 
 static void check(int ok)
 {
@@ -78,15 +72,12 @@ static void read_scores(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static int ready;
-    if (!ready++) {
-        if (!mkdtemp(dir)) abort();
-        snprintf(path, sizeof path, "%s/profile.json", dir);
-        snprintf(copy_path, sizeof copy_path, "%s/copy.json", dir);
-        atexit(remove_dir);
+    if (!path) {
+        make_folder();
+        path = in_folder("profile.json");
+        copy_path = in_folder("copy.json");
     }
-    FILE *f = fopen(path, "wb");
-    if (!f || (size && fwrite(data, 1, size, f) != size) || fclose(f)) abort();
+    put_file(path, data, size);
     read_profile();
     read_budgets();
     read_scores();

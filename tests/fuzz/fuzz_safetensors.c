@@ -9,46 +9,55 @@
 
 #include "engine/safetensors.h"
 #include "runner/base/json.h"
+#include "tests/fuzz/folder.h"
+
+#define FUZZ_OWN_MUTATOR
+#include "tests/fuzz/json_mutator.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/tmp/fkv-fuzz-safetensors-XXXXXX";
-static char single_path[80], index_path[80], good_path[80];
+static const char *single_path, *index_path;
 static const char good_header[] = "{\"a\":{\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[0,4]}}";
-
-static void remove_dir(void)
-{
-    unlink(single_path);
-    unlink(index_path);
-    unlink(good_path);
-    rmdir(dir);
-}
-
-static void put(const char *path, const void *data, size_t size)
-{
-    FILE *f = fopen(path, "wb");
-    if (!f || (size && fwrite(data, 1, size, f) != size) || fclose(f)) abort();
-}
 
 static void set_up(void)
 {
     char good[128] = {(char)(sizeof good_header - 1)};
-    if (!mkdtemp(dir)) abort();
-    snprintf(single_path, sizeof single_path, "%s/model.safetensors", dir);
-    snprintf(index_path, sizeof index_path, "%s/model.safetensors.index.json", dir);
-    snprintf(good_path, sizeof good_path, "%s/good", dir);
+    make_folder();
+    single_path = in_folder("model.safetensors");
+    index_path = in_folder("model.safetensors.index.json");
     memcpy(good + 8, good_header, sizeof good_header);
-    put(good_path, good, 8 + sizeof good_header - 1 + 4);
-    atexit(remove_dir);
+    put_file(in_folder("good"), good, 8 + sizeof good_header - 1 + 4);
+}
+
+/* The bytes of the header that the file states, or what is there. */
+static size_t header_bytes(const uint8_t *data, size_t size)
+{
+    size_t n = 0;
+    for (int i = 7; i >= 0; i--) n = n << 8 | data[i];
+    return n < size - 8 ? n : size - 8;
+}
+
+/* Mutates the header and its length with it, or the index. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
+{
+    if (size < 8 || max < 64 || seed % 16 == 0) return LLVMFuzzerMutate(data, size, max);
+    if (data[0] == '#') return 1 + mutate_json(data + 1, size - 1, max - 1, seed);
+    const size_t n = header_bytes(data, size), n_tail = size - 8 - n;
+    uint8_t *tail = malloc(n_tail + 1);
+    if (!tail) return size;
+    memcpy(tail, data + 8 + n, n_tail);
+    const size_t now = mutate_json(data + 8, n, max - 8 - n_tail, seed);
+    for (int i = 0; i < 8; i++) data[i] = (uint8_t)((uint64_t)now >> 8 * i);
+    memcpy(data + 8 + now, tail, n_tail);
+    free(tail);
+    return 8 + now + n_tail;
 }
 
 /* Asks for every tensor that the header names, with the shape that it states. */
 static void read_all(const fkv_safetensors *s, const uint8_t *data, size_t size)
 {
     static volatile uint8_t sink;
-    size_t n = 0;
-    for (int i = 7; i >= 0; i--) n = n << 8 | data[i];
-    if (n > size - 8) abort();
+    const size_t n = header_bytes(data, size);
     json_t *header = json_loadb((const char *)data + 8, n, 0, NULL), *o;
     const char *name;
     json_object_foreach(header, name, o)
@@ -70,15 +79,14 @@ static void read_all(const fkv_safetensors *s, const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static int ready;
-    if (!ready++) set_up();
+    if (!single_path) set_up();
     const int is_index = size && data[0] == '#';
     unlink(index_path);
-    put(is_index ? index_path : single_path, data + is_index, size - (size_t)is_index);
+    put_file(is_index ? index_path : single_path, data + is_index, size - (size_t)is_index);
 
     fkv_safetensors *s;
     fkv_err err = {0};
-    if (fkv_safetensors_open(dir, &s, &err)) {
+    if (fkv_safetensors_open(fuzz_folder, &s, &err)) {
         if (s || !err.message[0]) abort();
         return 0;
     }

@@ -5,18 +5,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/fuzz/folder.h"
+#include "tests/fuzz/json_mutator.h"
 #include "tokenizer/tokenizer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static char dir[] = "/tmp/fkv-fuzz-tokenizer-XXXXXX";
-static char path[64];
-
-static void remove_dir(void)
-{
-    unlink(path);
-    rmdir(dir);
-}
 
 static void use(const fkv_tokenizer *t, fkv_tokenizer_scratch *s)
 {
@@ -44,19 +37,17 @@ static void use(const fkv_tokenizer *t, fkv_tokenizer_scratch *s)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static int ready;
-    if (!ready++) {
-        if (!mkdtemp(dir)) abort();
-        snprintf(path, sizeof path, "%s/tokenizer.json", dir);
-        atexit(remove_dir);
+    static const char *path;
+    if (!path) {
+        make_folder();
+        path = in_folder("tokenizer.json");
     }
-    FILE *f = fopen(path, "wb");
-    if (!f || fwrite(data, 1, size, f) != size || fclose(f)) abort();
+    put_file(path, data, size);
 
     fkv_err err = {0};
     fkv_tokenizer *t;
     fkv_tokenizer_scratch *s = NULL;
-    if (fkv_tokenizer_open(dir, &t, &err)) {
+    if (fkv_tokenizer_open(fuzz_folder, &t, &err)) {
         if (!err.message[0] || t) abort();
         return 0;
     }
