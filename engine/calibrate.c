@@ -1,8 +1,8 @@
 /* Measuring of the cost model's constants: see calibrate.h.
  *
  * The scratch engine is the model with fewer layers, and a vocabulary and rank count that
- * fit: all ranks where their weights are small, else one rank alone (solo). It owns all
- * that is measured on; nothing outlives a call. */
+ * fit: all ranks where their weights are small and steps are not replayed, else one rank
+ * alone (solo). It owns all that is measured on; nothing outlives a call. */
 #include "engine/calibrate.h"
 
 #include <math.h>
@@ -26,6 +26,8 @@ static const double weight_cap_bytes = 400e6;
  * steps says that something disturbs. */
 static const double step_seconds = 0.4, fit_disturbed = 0.05, spread_disturbed = 1.15;
 enum { WARM_STEPS = 2, MIN_STEPS = 5, MAX_STEPS = 100, MAX_ROUNDS = 4 };
+/* A backend that replays steps times some of them: so many in a row have one. */
+enum { BURST = 64, MIN_BURSTS = 3 };
 /* One prefill takes so many operations, or 64 tokens. */
 static const double prefill_flops = 4e9;
 
@@ -43,7 +45,9 @@ typedef struct scratch {
     /* measured, a row a step */
     double *segments; /* [MAX_STEPS][n_layers * local] */
     double layers[MAX_STEPS], once[MAX_STEPS];
-    int n_steps;
+    int n_steps;  /* of segments and layers */
+    int n_traced; /* of once */
+    double grown; /* tokens that a head has beside its budget in a step that is timed */
 } scratch;
 
 /* The next value in [0, n) of a stream that is the same everywhere. */
@@ -68,7 +72,7 @@ static void cut_to_size(scratch *s)
     *c = *t->config;
     const int wanted = c->n_layers < MAX_LAYERS ? c->n_layers : MAX_LAYERS;
     const double layer = weight_bytes(s);
-    s->solo = t->n_ranks > 1 && 2 * layer > weight_cap_bytes;
+    s->solo = t->n_ranks > 1 && (s->info.replays || 2 * layer > weight_cap_bytes);
     s->local = s->solo ? 1 : t->n_ranks;
     const double fit = weight_cap_bytes / (layer * s->local / t->n_ranks);
     c->n_layers = fit < wanted ? (int)fit : wanted;
@@ -151,7 +155,7 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
     cut_to_size(s);
     if ((st = make_plan(s, err))) return st;
     if (s->prompt < 64) s->prompt = 64;
-    c->max_positions = (int)s->prompt + 2;
+    c->max_positions = (int)s->prompt + BURST + 2;
     const int64_t wide = c->intermediate > c->vocab ? c->intermediate : c->vocab;
     const int64_t att = (int64_t)c->n_heads * c->head_dim, most = wide > att ? wide : att;
     if ((st = fkv_safetensors_open_dummy(0, (size_t)most * (size_t)c->hidden, (size_t)c->hidden, &s->weights,
@@ -168,7 +172,9 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
                                         .solo = s->solo,
                                         .sampling = {.top_p = 1}};
     if ((st = fkv_engine_open(c, s->weights, &options, &s->engine, err))) return st;
-    if ((st = fkv_engine_set_plan(s->engine, s->weights, s->budgets, &s->plan, 2, err))) return st;
+    if ((st = fkv_engine_set_plan(s->engine, s->weights, s->budgets, &s->plan,
+                                  s->info.replays ? BURST + 1 : 2, err)))
+        return st;
     if ((st = fill_arenas(s, err))) return st;
     s->segments = fkv_calloc((size_t)MAX_STEPS * (size_t)c->n_layers, (size_t)s->local * sizeof *s->segments);
     return s->segments ? FKV_OK : fkv_fail_memory(err);
@@ -181,30 +187,6 @@ static void close_scratch(scratch *s)
     fkv_plan_free(&s->plan);
     free(s->budgets);
     free(s->segments);
-}
-
-static fkv_status run_steps(scratch *s, fkv_err *err)
-{
-    const int n_layers = s->config.n_layers, n_ranks = s->task->n_ranks;
-    const int first = s->n_steps ? s->n_steps : -WARM_STEPS, least = s->n_steps + MIN_STEPS;
-    const double end = fkv_seconds() + step_seconds;
-    fkv_engine_trace t;
-    fkv_status st = FKV_OK;
-    double ignored;
-    for (int i = first; !st && i < MAX_STEPS && (i < least || fkv_seconds() < end); i++) {
-        if ((st = fkv_engine_trace_start(s->engine, err))) break;
-        if ((st = fkv_engine_time_decode(s->engine, s->prompt, 1, &ignored, err))) break;
-        if (i < 0 || !fkv_engine_trace_get(s->engine, &t)) continue;
-        double *row = s->segments + (size_t)i * (size_t)(n_layers * s->local);
-        for (int l = 0; l < n_layers; l++)
-            for (int r = 0; r < s->local; r++)
-                row[l * s->local + r] = t.segment_seconds[(size_t)l * (size_t)n_ranks + r];
-        s->layers[i] = t.layers_seconds;
-        s->once[i] = t.once_seconds;
-        s->n_steps = i + 1;
-    }
-    fkv_engine_trace_stop(s->engine);
-    return st;
 }
 
 static int compare(const void *a, const void *b)
@@ -227,6 +209,68 @@ static double quantile_us(const double *values, int n, size_t stride, double sha
 static double quiet_us(const double *values, int n, size_t stride)
 {
     return quantile_us(values, n, stride, 0.125);
+}
+
+static double least_of(const double *values, int n)
+{
+    double least = values[0];
+    for (int i = 1; i < n; i++) least = fmin(least, values[i]);
+    return least;
+}
+
+/* Steps as they are replayed: the segments of the one that was timed, and of the others
+ * the quickest, without its segments and what a traced step does once. */
+static fkv_status replay_steps(scratch *s, fkv_err *err)
+{
+    const int n = s->config.n_layers * s->local, first = s->n_steps;
+    const double end = fkv_seconds() + step_seconds, once = quiet_us(s->once, s->n_traced, 1) / 1e6;
+    double seconds[BURST];
+    fkv_status st = FKV_OK;
+    for (int i = first; !st && i < MAX_STEPS && (i < first + MIN_BURSTS || fkv_seconds() < end); i++) {
+        double *row = s->segments + (size_t)i * (size_t)n, sum = once;
+        if ((st = fkv_engine_time_decode(s->engine, s->prompt, BURST, seconds, err))) break;
+        if (!fkv_engine_recorded_segments(s->engine, row))
+            return fkv_fail(err, FKV_E_SYSTEM, "no step was recorded with its times");
+        for (int k = 0; k < n; k++) sum += row[k];
+        s->layers[i] = fmax(least_of(seconds, BURST) - sum, 0);
+        s->n_steps = i + 1;
+    }
+    return st;
+}
+
+static fkv_status trace_steps(scratch *s, fkv_err *err)
+{
+    const int n_layers = s->config.n_layers, n_ranks = s->task->n_ranks;
+    const int first = s->n_traced ? s->n_traced : -WARM_STEPS, least = s->n_traced + MIN_STEPS;
+    const double end = fkv_seconds() + step_seconds;
+    fkv_engine_trace t;
+    fkv_status st = FKV_OK;
+    double ignored;
+    for (int i = first; !st && i < MAX_STEPS && (i < least || fkv_seconds() < end); i++) {
+        if ((st = fkv_engine_trace_start(s->engine, err))) break;
+        if ((st = fkv_engine_time_decode(s->engine, s->prompt, 1, &ignored, err))) break;
+        if (i < 0 || !fkv_engine_trace_get(s->engine, &t)) continue;
+        double *row = s->segments + (size_t)i * (size_t)(n_layers * s->local);
+        for (int l = 0; l < n_layers; l++)
+            for (int r = 0; r < s->local; r++)
+                row[l * s->local + r] = t.segment_seconds[(size_t)l * (size_t)n_ranks + r];
+        s->layers[i] = t.layers_seconds;
+        s->once[i] = t.once_seconds;
+        s->n_traced = i + 1;
+    }
+    fkv_engine_trace_stop(s->engine);
+    if (!s->info.replays) s->n_steps = s->n_traced;
+    return st;
+}
+
+static fkv_status run_steps(scratch *s, fkv_err *err)
+{
+    /* The step's own token; of a burst, what it has grown by on average. */
+    s->grown = s->info.replays ? BURST / 2 : 1;
+    fkv_status st = FKV_OK;
+    if (!s->info.replays || !s->n_traced) st = trace_steps(s, err);
+    if (!st && s->info.replays) st = replay_steps(s, err);
+    return st;
 }
 
 /* Typical time of a step's common part over a quiet one's. */
@@ -255,7 +299,7 @@ static fkv_status fit_segments(const scratch *s, fkv_calibration *out, fkv_err *
                 const double slots = s->plan.at[p].end - s->plan.at[p].begin;
                 row[1] += 1;
                 row[2] += slots;
-                row[3] += slots * (s->budgets[lh] + 1.0); /* the step's own token too */
+                row[3] += slots * (s->budgets[lh] + s->grown);
             }
         }
         /* a rank without a head does nothing, which is not what t0 is about */
@@ -277,7 +321,7 @@ static void fit_common(const scratch *s, fkv_calibration *out)
 {
     const fkv_config *c = s->task->config;
     const double layer = quiet_us(s->layers, s->n_steps, 1) / s->config.n_layers;
-    const double once = quiet_us(s->once, s->n_steps, 1) * c->vocab / s->config.vocab;
+    const double once = quiet_us(s->once, s->n_traced, 1) * c->vocab / s->config.vocab;
     out->cost.common_us = layer + once / c->n_layers;
 }
 
@@ -354,6 +398,7 @@ static void fill_key(const fkv_calibration_task *t, const fkv_device_info *info,
     key->kv_bytes = info->kv_bytes;
     key->weight_bytes = info->weight_bytes;
     key->n_ranks = t->n_ranks;
+    key->n_devices = t->n_devices > 1 ? t->n_devices : 1;
     key->n_slots = t->n_slots;
     key->tokens = power_of_two(t->mean_tokens);
 }
@@ -384,5 +429,6 @@ fkv_status fkv_calibration_measure(const fkv_calibration_task *task, fkv_calibra
     if (!st) fit_common(&s, out);
     if (!st) st = fit_prefill(&s, out, err);
     close_scratch(&s);
+    if (!st) st = fkv_calibration_measure_link(task, &out->collective_us, &out->link_bytes_per_us, err);
     return st;
 }

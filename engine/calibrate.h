@@ -5,8 +5,10 @@
  *   segment = t0 + head * (heads served) + slot_head * (slots) + token * (tokens read)
  * over all ranks and layers is a least-squares problem for four constants that can't be
  * negative. So weights and pages come from the same caches, and small work is handed to
- * the device in the same pieces, as in a run. The common part and the prefill rates come
- * from the same engine.
+ * the device in the same pieces, as in a run: where a device replays recorded steps, the
+ * segments are those of replayed steps of one rank alone. The common part and the prefill
+ * rates come from the same engine; collectives between devices are timed on their own
+ * (calibrate_link.c).
  *
  * What one rank costs depends on the shape, the numbers of ranks and slots, and on whether
  * the KV cache is larger than the processor's: hence the key. Measured constants choose a
@@ -23,7 +25,7 @@ typedef struct fkv_calibration_key {
     char backend[16], device[96], version[32];
     int hidden, intermediate, head_dim, group, n_kv_heads, n_layers, vocab;
     int act_bytes, kv_bytes, weight_bytes; /* of an element: the dtypes */
-    int n_ranks, n_slots;
+    int n_ranks, n_devices, n_slots;
     int tokens; /* mean tokens of a head in a slot, rounded to a power of two */
 } fkv_calibration_key;
 
@@ -33,6 +35,9 @@ typedef struct fkv_calibration {
     /* Prefill at home of one rank and layer: us a prompt token, and us a pair of prompt
      * tokens (T * T of them) for attention. */
     double prefill_token_us, prefill_pair_us;
+    /* A collective between the devices: its start, and the bytes that a device receives in
+     * a us. 0 with one device. */
+    double collective_us, link_bytes_per_us;
     double fit_error; /* mean of |fitted - measured| / measured over the segments */
 } fkv_calibration;
 
@@ -40,9 +45,10 @@ typedef struct fkv_calibration {
 typedef struct fkv_calibration_task {
     const fkv_backend *backend;
     const fkv_config *config;
-    int n_ranks, n_slots;
+    int n_ranks, n_devices, n_slots;
     int n_threads;      /* host threads of a device; 0: all */
     double mean_tokens; /* of a head in a slot (fkv_cost_tokens) */
+    bool again;         /* measured even where the machine keeps one */
 } fkv_calibration_task;
 
 /* Opens a device for its name. */
@@ -58,7 +64,8 @@ fkv_status fkv_calibration_cached(const fkv_calibration_task *task, fkv_calibrat
                                   fkv_err *err);
 /* A file that the job names. Wrong fields, and another backend, shape, number of ranks or
  * of slots, are FKV_E_INPUT naming the field. Device, version and tokens may differ:
- * naming a file is how one set of constants serves several machines. */
+ * naming a file is how one set of constants serves several machines. A task with 0 ranks
+ * or slots takes the file's. */
 fkv_status fkv_calibration_pinned(const fkv_calibration_task *task, const char *path, fkv_calibration *out,
                                   fkv_err *err);
 
@@ -67,6 +74,10 @@ fkv_status fkv_calibration_write(const fkv_calibration *c, const char *path, fkv
 fkv_status fkv_calibration_read(const char *path, fkv_calibration *c, fkv_err *err);
 /* malloc'd path of the cached file for a key; NULL: no memory, or no folder is known. */
 char *fkv_calibration_path(const fkv_calibration_key *key);
+
+/* calibrate_link.c: the task's collectives; zeros with one device. */
+fkv_status fkv_calibration_measure_link(const fkv_calibration_task *task, double *start_us,
+                                        double *bytes_per_us, fkv_err *err);
 
 /* calibrate_fit.c */
 enum { FKV_FIT_MAX = 6 };

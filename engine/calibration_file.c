@@ -45,8 +45,8 @@ static const int_field ints[] = {
     {"n_kv_heads", KEY(n_kv_heads), true}, {"n_layers", KEY(n_layers), true},
     {"vocab", KEY(vocab), true},           {"act_bytes", KEY(act_bytes), true},
     {"kv_bytes", KEY(kv_bytes), true},     {"weight_bytes", KEY(weight_bytes), true},
-    {"ranks", KEY(n_ranks), true},         {"slots", KEY(n_slots), true},
-    {"tokens", KEY(tokens), false}};
+    {"ranks", KEY(n_ranks), true},         {"devices", KEY(n_devices), true},
+    {"slots", KEY(n_slots), true},         {"tokens", KEY(tokens), false}};
 static const real_field reals[] = {{"t0_us", offsetof(fkv_calibration, cost.t0_us)},
                                    {"head_us", offsetof(fkv_calibration, cost.head_us)},
                                    {"slot_head_us", offsetof(fkv_calibration, cost.slot_head_us)},
@@ -54,6 +54,8 @@ static const real_field reals[] = {{"t0_us", offsetof(fkv_calibration, cost.t0_u
                                    {"common_us", offsetof(fkv_calibration, cost.common_us)},
                                    {"prefill_token_us", offsetof(fkv_calibration, prefill_token_us)},
                                    {"prefill_pair_us", offsetof(fkv_calibration, prefill_pair_us)},
+                                   {"collective_us", offsetof(fkv_calibration, collective_us)},
+                                   {"link_bytes_per_us", offsetof(fkv_calibration, link_bytes_per_us)},
                                    {"fit_error", offsetof(fkv_calibration, fit_error)}};
 enum {
     N_TEXTS = sizeof texts / sizeof *texts,
@@ -225,7 +227,7 @@ fkv_status fkv_calibration_cached(const fkv_calibration_task *task, fkv_calibrat
     if ((st = fkv_calibration_key_of(task, &out->key, err))) return st;
     char *path = fkv_calibration_path(&out->key);
     if (!path) fkv_log("calibration: not kept: neither XDG_CACHE_HOME nor HOME is an absolute path");
-    if (!path || !load(path, out)) {
+    if (!path || task->again || !load(path, out)) {
         st = fkv_calibration_measure(task, out, err);
         if (!st && measured) *measured = true;
         if (!st && path) store(out, path);
@@ -242,10 +244,12 @@ fkv_status fkv_calibration_pinned(const fkv_calibration_task *task, const char *
     fkv_status st = fkv_calibration_read(path, out, err);
     if (!st) st = fkv_calibration_key_of(task, &wanted.key, err);
     if (st) return st;
+    if (!task->n_ranks) wanted.key.n_ranks = out->key.n_ranks;
+    if (!task->n_slots) wanted.key.n_slots = out->key.n_slots;
     const char *differs = difference(out, &wanted, true);
     if (differs)
         return fkv_fail_at(err, FKV_E_INPUT, path, 0, differs,
                            "is not this job's: the file was measured for another backend, model, number of "
-                           "ranks or number of slots");
+                           "ranks, devices or slots");
     return FKV_OK;
 }

@@ -52,9 +52,22 @@ fkv_split_rates fkv_split_rates_gpu(const fkv_config *c)
     return r;
 }
 
-/* A layer's collectives on n rows: the heads' outputs and the projection's
- * columns are gathered, the MLP's partial sums (float32) reduced. */
-static double collectives_us(const fkv_split_rates *r, const fkv_config *c, double rows, int n_ranks)
+fkv_split_rates fkv_split_rates_measured(const fkv_split_rates *stated, const fkv_calibration *c)
+{
+    fkv_split_rates r = *stated;
+    const double n = c->key.n_ranks;
+    r.cost = c->cost;
+    r.cost.common_us *= n;
+    if (c->prefill_token_us > 0) r.token_us = n * c->prefill_token_us;
+    if (c->prefill_pair_us > 0) r.pair_us = n * c->prefill_pair_us;
+    if (c->link_bytes_per_us > 0) {
+        r.collective_us = c->collective_us;
+        r.link_bytes_per_us = c->link_bytes_per_us;
+    }
+    return r;
+}
+
+double fkv_split_collectives_us(const fkv_split_rates *r, const fkv_config *c, double rows, int n_ranks)
 {
     if (n_ranks == 1) return 0;
     const double att = (double)c->n_heads * c->head_dim * r->act_bytes;
@@ -65,7 +78,7 @@ static double collectives_us(const fkv_split_rates *r, const fkv_config *c, doub
 fkv_cost_constants fkv_split_cost(const fkv_split_rates *r, const fkv_config *c, int n_ranks, int n_slots)
 {
     fkv_cost_constants cost = r->cost;
-    cost.common_us = cost.common_us / n_ranks + collectives_us(r, c, n_slots, n_ranks);
+    cost.common_us = cost.common_us / n_ranks + fkv_split_collectives_us(r, c, n_slots, n_ranks);
     return cost;
 }
 
@@ -73,7 +86,7 @@ double fkv_split_prefill_us(const fkv_split_rates *r, const fkv_config *c, doubl
 {
     const double t = prompt_tokens;
     const double work = (t * r->token_us + t * t * r->pair_us) / n_ranks;
-    return c->n_layers * (work + collectives_us(r, c, t, n_ranks));
+    return c->n_layers * (work + fkv_split_collectives_us(r, c, t, n_ranks));
 }
 
 double fkv_split_record_us(double prefill_us, double step_us, double output_tokens, int n_slots)

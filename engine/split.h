@@ -8,6 +8,7 @@
 #ifndef FKV_ENGINE_SPLIT_H
 #define FKV_ENGINE_SPLIT_H
 
+#include "engine/calibrate.h"
 #include "engine/memory.h"
 
 /* Rates of one device, beside the plan's constants. */
@@ -44,6 +45,14 @@ enum { FKV_SPLITS_MAX = 64 };
 fkv_split_rates fkv_split_rates_cpu(const fkv_config *config);
 fkv_split_rates fkv_split_rates_gpu(const fkv_config *config);
 
+/* The same from a calibration of the machine; the collectives' are stated ones where it
+ * was made with one device. */
+fkv_split_rates fkv_split_rates_measured(const fkv_split_rates *stated, const fkv_calibration *calibration);
+
+/* A layer's collectives on so many rows: the heads' outputs and the projection's columns
+ * are gathered, the MLP's partial sums (float32) reduced. 0 on one rank. */
+double fkv_split_collectives_us(const fkv_split_rates *rates, const fkv_config *config, double rows,
+                                int n_ranks);
 /* What a step's constants are on one of n ranks: the common part is divided, its
  * collectives are added. */
 fkv_cost_constants fkv_split_cost(const fkv_split_rates *rates, const fkv_config *config, int n_ranks,

@@ -86,7 +86,7 @@ typedef struct fkv_job {
     struct {
         fkv_job_mode mode;
         int64_t max_copies; /* per layer; -1: auto */
-        char *calibration;  /* "auto", "stated", or a path */
+        char *calibration;  /* "auto", "measure", "stated", or a path */
     } plan;
     struct {
         fkv_job_backend backend;

@@ -258,8 +258,9 @@ const fkv_key fkv_keys[] = {
      .type = FKV_KEY_FILE,
      .offset = AT(plan.calibration),
      .fallback = "auto",
-     .choices = "auto stated",
-     .help = "constants of the cost model: measured once and kept by the machine, stated rates, or a file"},
+     .choices = "auto measure stated",
+     .help = "constants of the cost model: measured once and kept by the machine, measured anew, stated "
+             "rates, or a file"},
 
     {.section = "engine",
      .name = "backend",

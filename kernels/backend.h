@@ -49,6 +49,7 @@ typedef struct fkv_device_info {
     int prefill_tile;     /* rows of a prefill tile; fixed, so that results are */
     int64_t memory_bytes; /* free for this engine when info was called */
     double arena_share;   /* of memory_bytes that KV arenas may take once weights and buffers are there */
+    bool replays;         /* recorded steps are replayed as a whole, with their spans (recorded_spans) */
 } fkv_device_info;
 
 typedef struct fkv_mark {
@@ -151,6 +152,8 @@ typedef struct fkv_backend {
     const char *name;
 
     /* --- devices and memory ------------------------------------------------ */
+    /* Devices that a world can have here and that are of use side by side. */
+    int (*n_devices)(void);
     fkv_status (*world_open)(int n_devices, fkv_world **world, fkv_err *err);
     void (*world_close)(fkv_world *world);
     /* Ends every wait in a collective, now and later; safe from any thread. */

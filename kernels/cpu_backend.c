@@ -194,6 +194,12 @@ static bool cpu_replay(fkv_device *dev, int key)
     return false;
 }
 
+/* CPU devices share the cores: more than one is for tests. */
+static int cpu_n_devices(void)
+{
+    return 1;
+}
+
 static int cpu_recorded_spans(fkv_device *dev, int key, double *seconds, int n)
 {
     (void)dev, (void)key, (void)seconds, (void)n;
@@ -225,6 +231,7 @@ const fkv_backend *fkv_backend_cpu(void)
 {
     static const fkv_backend backend = {
         .name = "cpu",
+        .n_devices = cpu_n_devices,
         .world_open = cpu_world_open,
         .world_close = cpu_world_close,
         .world_abort = cpu_world_abort,

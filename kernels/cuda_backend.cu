@@ -196,6 +196,7 @@ static void backend_info(const fkv_device *dev, fkv_device_info *info)
     info->act_bytes = info->kv_bytes = info->weight_bytes = 2;
     info->prefill_tile = CUDA_PREFILL_TILE;
     info->arena_share = 0.9;
+    info->replays = true;
     snprintf(info->name, sizeof info->name, "%s", dev->name);
     if (cudaMemGetInfo(&available, &all) == cudaSuccess && (int64_t)available > reserve_bytes)
         info->memory_bytes = (int64_t)available - reserve_bytes;
@@ -240,6 +241,7 @@ const fkv_backend *fkv_backend_cuda(void)
 {
     static const fkv_backend backend = {
         .name = "cuda",
+        .n_devices = cuda_n_devices,
         .world_open = cuda_world_open,
         .world_close = cuda_world_close,
         .world_abort = cuda_world_abort,

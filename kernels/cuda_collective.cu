@@ -38,6 +38,17 @@ struct fkv_world {
 #endif
 };
 
+int cuda_n_devices(void)
+{
+    int n = 0;
+    if (cudaGetDeviceCount(&n) != cudaSuccess) n = 0;
+    cudaGetLastError();
+#ifndef FKV_NCCL
+    if (n > 1) n = 1;
+#endif
+    return n < MAX_DEVICES ? n : MAX_DEVICES;
+}
+
 fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err)
 {
     int n_gpus = 0;

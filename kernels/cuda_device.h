@@ -187,6 +187,7 @@ void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int slot0
                  const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
 /* cuda_collective.cu */
+int cuda_n_devices(void);
 fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err);
 void cuda_world_close(fkv_world *world);
 void cuda_world_abort(fkv_world *world);

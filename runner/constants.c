@@ -28,9 +28,17 @@ static const cost_field fields[] = {{"t0_us", offsetof(fkv_cost_constants, t0_us
                                     {"common_us", offsetof(fkv_cost_constants, common_us)}};
 enum { N_FIELDS = sizeof fields / sizeof *fields };
 
+static fkv_split_rates stated_rates(const fkv_setup *s)
+{
+    return strcmp(s->backend->name, "cpu") ? fkv_split_rates_gpu(&s->config)
+                                           : fkv_split_rates_cpu(&s->config);
+}
+
 void fkv_constants_stated(const fkv_setup *s, fkv_constants *out)
 {
-    *out = (fkv_constants){.cost = fkv_cost_cpu(&s->config), .origin = FKV_ORIGIN_STATED};
+    const fkv_split_rates rates = stated_rates(s);
+    *out = (fkv_constants){.cost = fkv_split_cost(&rates, &s->config, s->n_ranks, s->n_slots),
+                           .origin = FKV_ORIGIN_STATED};
 }
 
 static double mean_tokens(const fkv_setup *s, const fkv_profile *profile, fkv_err *err, fkv_status *st)
@@ -45,39 +53,93 @@ static double mean_tokens(const fkv_setup *s, const fkv_profile *profile, fkv_er
     return sum / (double)n;
 }
 
-fkv_status fkv_constants_choose(const fkv_setup *s, const fkv_profile *profile, fkv_constants *out,
-                                fkv_err *err)
+static fkv_status task_of(const fkv_setup *s, const fkv_profile *profile, fkv_calibration_task *out,
+                          fkv_err *err)
 {
-    const char *how = s->job->plan.calibration;
-    const bool automatic = !strcmp(how, "auto");
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    fkv_err why = {0};
     fkv_status st = FKV_OK;
-    fkv_constants_stated(s, out);
-    if (!strcmp(how, "stated")) return FKV_OK;
-    if (automatic && (s->n_ranks == 1 || s->job->plan.mode == FKV_JOB_STANDARD)) return FKV_OK;
-    const fkv_calibration_task task = {
+    *out = (fkv_calibration_task){
         .backend = s->backend,
         .config = &s->config,
         .n_ranks = s->n_ranks,
+        .n_devices = s->n_devices,
         .n_slots = s->n_slots,
         /* CPU devices share the cores. */
         .n_threads = s->n_devices > 1 && cores > 0 ? (int)((cores + s->n_devices - 1) / s->n_devices) : 0,
-        .mean_tokens = mean_tokens(s, profile, err, &st)};
+        .mean_tokens = mean_tokens(s, profile, err, &st),
+        .again = !strcmp(s->job->plan.calibration, "measure")};
+    return st;
+}
+
+/* The machine's calibration for the task; false, and a line in the log, where there is none. */
+static bool measured(const fkv_calibration_task *task, fkv_calibration *out)
+{
+    fkv_err why = {0};
+    char text[1024];
+    if (!fkv_calibration_cached(task, out, NULL, &why)) return true;
+    fkv_err_format(&why, text, sizeof text);
+    fkv_log("calibration: not measured, stated rates are used: %s", text);
+    *out = (fkv_calibration){0};
+    return false;
+}
+
+typedef enum source { STATED, MACHINE, NAMED } source;
+
+static source source_of(const fkv_setup *s)
+{
+    const char *how = s->job->plan.calibration;
+    if (!strcmp(how, "stated")) return STATED;
+    return !strcmp(how, "auto") || !strcmp(how, "measure") ? MACHINE : NAMED;
+}
+
+fkv_status fkv_constants_choose(const fkv_setup *s, const fkv_profile *profile, fkv_constants *out,
+                                fkv_err *err)
+{
+    const source from = source_of(s);
+    fkv_calibration_task task;
+    fkv_constants_stated(s, out);
+    if (from == STATED) return FKV_OK;
+    if (from == MACHINE && (s->n_ranks == 1 || s->job->plan.mode == FKV_JOB_STANDARD)) return FKV_OK;
+    fkv_status st = task_of(s, profile, &task, err);
     if (st) return st;
-    if (!automatic) {
-        st = fkv_calibration_pinned(&task, how, &out->calibration, err);
+    if (from == NAMED) {
+        if (s->auto_ranks) task.n_ranks = 0;
+        if (s->auto_slots) task.n_slots = 0;
+        st = fkv_calibration_pinned(&task, s->job->plan.calibration, &out->calibration, err);
+        if (st) return st;
         out->origin = FKV_ORIGIN_FILE;
-    } else if (fkv_calibration_cached(&task, &out->calibration, NULL, &why)) {
-        char text[1024];
-        fkv_err_format(&why, text, sizeof text);
-        fkv_log("calibration: not measured, stated rates are used: %s", text);
-        out->calibration = (fkv_calibration){0};
-        return FKV_OK;
     } else {
+        if (!measured(&task, &out->calibration)) return FKV_OK;
         out->origin = FKV_ORIGIN_MEASURED;
     }
-    if (!st) out->cost = out->calibration.cost;
+    const fkv_split_rates stated = stated_rates(s);
+    const fkv_split_rates rates = fkv_split_rates_measured(&stated, &out->calibration);
+    out->cost = out->calibration.cost;
+    /* Ranks on one device gather by plain writes, which the common part holds. */
+    if (s->n_devices > 1)
+        out->cost.common_us += fkv_split_collectives_us(&rates, &s->config, s->n_slots, s->n_devices);
+    return FKV_OK;
+}
+
+fkv_status fkv_constants_rates(const fkv_setup *s, const fkv_profile *profile, int n_ranks, int n_slots,
+                               fkv_split_rates *out, fkv_err *err)
+{
+    fkv_calibration_task task;
+    fkv_calibration found = {0};
+    *out = stated_rates(s);
+    const source from = source_of(s);
+    if (from == STATED) return FKV_OK;
+    fkv_status st = task_of(s, profile, &task, err);
+    if (st) return st;
+    if (from == NAMED) {
+        task.n_ranks = task.n_slots = 0;
+        st = fkv_calibration_pinned(&task, s->job->plan.calibration, &found, err);
+    } else {
+        task.n_ranks = n_ranks;
+        task.n_slots = n_slots;
+        measured(&task, &found);
+    }
+    if (!st && found.key.n_ranks) *out = fkv_split_rates_measured(out, &found);
     return st;
 }
 
@@ -96,9 +158,11 @@ fkv_status fkv_constants_put(const fkv_constants *c, fkv_buf *out, fkv_err *err)
         if (!st)
             st = fkv_buf_printf(out, err,
                                 ",\"tokens\":%d,\"fit_error\":%.17g,\"prefill_token_us\":%.17g,"
-                                "\"prefill_pair_us\":%.17g",
+                                "\"prefill_pair_us\":%.17g,\"collective_us\":%.17g,"
+                                "\"link_bytes_per_us\":%.17g",
                                 c->calibration.key.tokens, c->calibration.fit_error,
-                                c->calibration.prefill_token_us, c->calibration.prefill_pair_us);
+                                c->calibration.prefill_token_us, c->calibration.prefill_pair_us,
+                                c->calibration.collective_us, c->calibration.link_bytes_per_us);
     }
     return st ? st : fkv_buf_puts(out, "}", err);
 }

@@ -7,6 +7,7 @@
 
 #include "engine/budget.h"
 #include "engine/calibrate.h"
+#include "engine/split.h"
 #include "runner/setup.h"
 
 typedef enum fkv_origin {
@@ -27,6 +28,12 @@ void fkv_constants_stated(const fkv_setup *setup, fkv_constants *out);
  * with a line in the log, where measuring fails. Takes memory beside an open engine. */
 fkv_status fkv_constants_choose(const fkv_setup *setup, const fkv_profile *profile, fkv_constants *out,
                                 fkv_err *err);
+
+/* Rates by which ranks and slots are chosen: measured with so many ranks and slots, on the
+ * setup's devices, under the same rules as choose; stated ones for plan.calibration =
+ * stated. */
+fkv_status fkv_constants_rates(const fkv_setup *setup, const fkv_profile *profile, int n_ranks, int n_slots,
+                               fkv_split_rates *out, fkv_err *err);
 
 /* Members of plan.json, without braces. */
 fkv_status fkv_constants_put(const fkv_constants *c, fkv_buf *out, fkv_err *err);

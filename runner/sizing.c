@@ -8,6 +8,7 @@
 
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
+#include "runner/constants.h"
 
 /* More slots than this only make a small machine's steps long. */
 enum { CPU_SLOTS_MAX = 64, SLOTS_GUESS = 32 };
@@ -122,16 +123,21 @@ static double mean_prompt(const choice *c)
     return c->profile->n_sample ? sum / c->profile->n_sample : (double)c->z->lengths.prompt;
 }
 
+static int slots_guess(const choice *c)
+{
+    if (!c->setup->auto_slots) return c->setup->n_slots;
+    return (int)(c->most < SLOTS_GUESS ? c->most : SLOTS_GUESS);
+}
+
 static fkv_status choose_ranks(choice *c, fkv_err *err)
 {
     fkv_setup *s = c->setup;
     fkv_sizing *z = c->z;
-    const int guess = s->auto_slots ? (int)(c->most < SLOTS_GUESS ? c->most : SLOTS_GUESS) : s->n_slots;
     const fkv_split_job job = {.config = &s->config,
                                .tokens = c->tokens,
                                .prompt_tokens = c->prompt_tokens,
                                .output_tokens = c->profile->mean_output,
-                               .n_slots = guess,
+                               .n_slots = slots_guess(c),
                                .max_copies = (int)s->job->plan.max_copies,
                                .mode = (fkv_plan_mode)s->job->plan.mode};
     fkv_status st = fkv_split_candidates(&c->rates, &job, s->n_devices, z->splits, &z->n_splits, err);
@@ -218,12 +224,13 @@ fkv_status fkv_sizing_choose(fkv_setup *s, const fkv_profile *p, int64_t n_input
     choice c = {.setup = s,
                 .profile = p,
                 .z = z,
-                .rates = on_cpu(s) ? fkv_split_rates_cpu(&s->config) : fkv_split_rates_gpu(&s->config),
                 .tokens = tokens,
                 .most = n_input > 0 && n_input < cap ? n_input : cap};
     c.prompt_tokens = mean_prompt(&c);
+    const bool ranks = s->auto_ranks || s->n_devices > 1;
     fkv_status st = FKV_OK;
-    if (s->auto_ranks || s->n_devices > 1) st = choose_ranks(&c, err);
+    if (ranks || s->auto_slots) st = fkv_constants_rates(s, p, s->n_ranks, slots_guess(&c), &c.rates, err);
+    if (!st && ranks) st = choose_ranks(&c, err);
     if (!st && s->auto_slots) st = choose_slots(&c, err);
     if (!st) fkv_sizing_update(s, p, z);
     free(tokens);

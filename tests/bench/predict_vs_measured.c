@@ -186,7 +186,11 @@ static bool run_slots(bench *b, int n_slots)
     b->n_slots = b->profile.n_sample = n_slots;
     fkv_cost_tokens(&b->profile, tokens);
     for (int i = 0; i < c->n_layers * c->n_kv_heads; i++) mean += tokens[i] / (c->n_layers * c->n_kv_heads);
-    const fkv_calibration_task task = {fkv_backend_cpu(), c, N_RANKS, n_slots, 0, mean};
+    const fkv_calibration_task task = {.backend = fkv_backend_cpu(),
+                                       .config = c,
+                                       .n_ranks = N_RANKS,
+                                       .n_slots = n_slots,
+                                       .mean_tokens = mean};
     if (fkv_calibration_measure(&task, &calibration, &err)) die("calibration", &err);
     const fkv_cost_constants *k = &calibration.cost;
     printf("%d slots, %.0f tokens a head: t0 %.2f us, head %.2f us, slot and head %.3f us, token %.4f us, "

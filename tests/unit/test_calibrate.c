@@ -34,11 +34,14 @@ static fkv_calibration sample(void)
                                      .kv_bytes = 4,
                                      .weight_bytes = 4,
                                      .n_ranks = 4,
+                                     .n_devices = 2,
                                      .n_slots = 16,
                                      .tokens = 256},
                              .cost = {0.1, 2.5, 0.3333333333333333, 1e-5, 100},
                              .prefill_token_us = 3,
                              .prefill_pair_us = 1e-4,
+                             .collective_us = 14,
+                             .link_bytes_per_us = 2.5e5,
                              .fit_error = 0.02};
 }
 
@@ -171,6 +174,7 @@ static void damaged_fields_are_named(void **state)
                  {"head_dim", "-64"},
                  {"n_layers", "3000000000"},
                  {"ranks", "\"4\""},
+                 {"devices", "0"},
                  {"slots", NULL},
                  {"tokens", "[]"},
                  {"t0_us", "-1"},
@@ -180,6 +184,8 @@ static void damaged_fields_are_named(void **state)
                  {"common_us", "true"},
                  {"prefill_token_us", "{}"},
                  {"prefill_pair_us", NULL},
+                 {"collective_us", "-1"},
+                 {"link_bytes_per_us", NULL},
                  {"fit_error", "-0.5"}};
     fkv_calibration c;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -215,7 +221,8 @@ static const fkv_config tiny = {.n_layers = 4,
 
 static fkv_calibration_task tiny_task(void)
 {
-    return (fkv_calibration_task){fkv_backend_cpu(), &tiny, 4, 16, 0, 224};
+    return (fkv_calibration_task){
+        .backend = fkv_backend_cpu(), .config = &tiny, .n_ranks = 4, .n_slots = 16, .mean_tokens = 224};
 }
 
 static void a_real_measurement_makes_sense(void **state)
@@ -249,14 +256,36 @@ static void odd_shapes_are_measured(void **state)
         double tokens;
     } cases[] = {{1, 1, 1}, {4, 1, 32}, {3, 5, 2000}, {2, 3, 5000}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const fkv_calibration_task task = {fkv_backend_cpu(), &tiny, cases[i].ranks,
-                                           cases[i].slots,    1,     cases[i].tokens};
+        const fkv_calibration_task task = {.backend = fkv_backend_cpu(),
+                                           .config = &tiny,
+                                           .n_ranks = cases[i].ranks,
+                                           .n_slots = cases[i].slots,
+                                           .n_threads = 1,
+                                           .mean_tokens = cases[i].tokens};
         fkv_calibration c;
         fkv_err err = {0};
         if (fkv_calibration_measure(&task, &c, &err)) fail_msg("%s", err.message);
         assert_true(isfinite(c.cost.common_us) && c.cost.common_us > 0);
         assert_true(c.cost.t0_us + c.cost.head_us + c.cost.slot_head_us + c.cost.token_us > 0);
     }
+}
+
+static void collectives_are_measured_between_devices(void **state)
+{
+    (void)state;
+    fkv_calibration_task task = tiny_task();
+    double start_us = -1, bytes_per_us = -1;
+    fkv_err err = {0};
+    assert_int_equal(fkv_calibration_measure_link(&task, &start_us, &bytes_per_us, &err), FKV_OK);
+    assert_true(start_us == 0 && bytes_per_us == 0); /* one device has none */
+    task.n_devices = 2;
+    task.n_threads = 1;
+    assert_int_equal(fkv_calibration_measure_link(&task, &start_us, &bytes_per_us, &err), FKV_OK);
+    assert_true(start_us >= 0 && start_us < 1e6);
+    /* between a slow disk's speed and ten times a processor's cache */
+    assert_true(bytes_per_us > 10 && bytes_per_us < 1e7);
+    task.n_devices = 1000;
+    assert_int_equal(fkv_calibration_measure_link(&task, &start_us, &bytes_per_us, &err), FKV_E_INPUT);
 }
 
 static void the_cache_is_used_and_mended(void **state)
@@ -287,6 +316,14 @@ static void the_cache_is_used_and_mended(void **state)
     assert_int_equal(fkv_calibration_write(&b, file, &err), FKV_OK);
     assert_int_equal(fkv_calibration_cached(&task, &b, &measured, &err), FKV_OK);
     assert_true(measured);
+    /* Asked for, it is measured anew and kept. */
+    fkv_calibration_task again = task;
+    again.again = true;
+    assert_int_equal(fkv_calibration_cached(&again, &b, &measured, &err), FKV_OK);
+    assert_true(measured);
+    assert_int_equal(fkv_calibration_cached(&task, &a, &measured, &err), FKV_OK);
+    assert_false(measured);
+    assert_memory_equal(&a.cost, &b.cost, sizeof a.cost);
     assert_int_equal(truncate(file, 40), 0);
     assert_int_equal(fkv_calibration_cached(&task, &b, &measured, &err), FKV_OK);
     assert_true(measured);
@@ -317,7 +354,12 @@ static void a_file_that_the_job_names(void **state)
     assert_int_equal(fkv_calibration_write(&c, path, &err), FKV_OK);
     assert_int_equal(fkv_calibration_pinned(&task, path, &out, &err), FKV_E_INPUT);
     assert_string_equal(err.key, "slots");
+    /* What the job leaves open, the file says. */
+    fkv_calibration_task open_task = task;
+    open_task.n_slots = open_task.n_ranks = 0;
     err = (fkv_err){0};
+    assert_int_equal(fkv_calibration_pinned(&open_task, path, &out, &err), FKV_OK);
+    assert_int_equal(out.key.n_slots, 17);
     assert_int_equal(fkv_calibration_pinned(&task, "/no/such/file", &out, &err), FKV_E_INPUT);
     assert_string_equal(err.file, "/no/such/file");
 }
@@ -350,6 +392,7 @@ int main(void)
         cmocka_unit_test(damaged_fields_are_named),
         cmocka_unit_test(a_real_measurement_makes_sense),
         cmocka_unit_test(odd_shapes_are_measured),
+        cmocka_unit_test(collectives_are_measured_between_devices),
         cmocka_unit_test(the_cache_is_used_and_mended),
         cmocka_unit_test(a_file_that_the_job_names),
     };

@@ -88,6 +88,29 @@ static void dear_collectives_argue_for_one_rank(void **state)
                 s[3].prefill_us < s[0].prefill_us / 8 * 1.001);
 }
 
+static void measured_rates_take_the_place_of_stated_ones(void **state)
+{
+    (void)state;
+    const fkv_split_rates stated = fkv_split_rates_gpu(&shape_70b);
+    fkv_calibration c = {.key = {.n_ranks = 4, .n_devices = 1},
+                         .cost = {3, 20, 0.1, 1e-4, 50},
+                         .prefill_token_us = 0.25,
+                         .prefill_pair_us = 1e-5};
+    fkv_split_rates r = fkv_split_rates_measured(&stated, &c);
+    /* A rank of four measured a quarter of the model's work. */
+    assert_true(r.token_us == 1 && r.pair_us == 4e-5 && r.cost.common_us == 200 && r.cost.head_us == 20);
+    assert_true(r.collective_us == stated.collective_us && r.link_bytes_per_us == stated.link_bytes_per_us);
+    assert_true(fkv_split_cost(&r, &shape_70b, 4, 16).common_us >= 50);
+    assert_true(fkv_split_cost(&r, &shape_70b, 1, 16).common_us == 200);
+    c.collective_us = 20;
+    c.link_bytes_per_us = 1000;
+    r = fkv_split_rates_measured(&stated, &c);
+    assert_true(r.collective_us == 20 && r.link_bytes_per_us == 1000);
+    assert_true(fkv_split_collectives_us(&r, &shape_70b, 16, 1) == 0);
+    assert_true(fkv_split_collectives_us(&r, &shape_70b, 32, 4) >
+                fkv_split_collectives_us(&r, &shape_70b, 16, 4));
+}
+
 static void only_divisors_up_to_the_heads_are_tried(void **state)
 {
     (void)state;
@@ -124,6 +147,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prefill_heavy_jobs_choose_few_ranks),
         cmocka_unit_test(dear_collectives_argue_for_one_rank),
+        cmocka_unit_test(measured_rates_take_the_place_of_stated_ones),
         cmocka_unit_test(only_divisors_up_to_the_heads_are_tried),
         cmocka_unit_test(slots_grow_by_eights_and_must_pay),
     };
