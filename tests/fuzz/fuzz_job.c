@@ -10,14 +10,15 @@
 #include "runner/base/file.h"
 #include "tests/fuzz/folder.h"
 
-static const char *job_path, *again_path;
+static const char *job_path, *again_path, *archive_path;
 
 static void set_up(void)
 {
     make_folder();
     job_path = in_folder("job.ini");
     again_path = in_folder("again.ini");
-    put_file(in_folder("a ;[$].jsonl"), "", 0);
+    archive_path = in_folder("a ;[$].jsonl");
+    put_file(archive_path, "", 0);
     setenv("FKV_FUZZ", "a b", 1);
 }
 

@@ -1,6 +1,6 @@
-/* Finding members against jansson: what is a JSON object for jansson is one for
- * fkv_row_members, with the same members. The first byte is not part of it: it
- * says which of some keys is looked for. */
+/* Finding members against jansson: what is a JSON object for jansson (which passes
+ * over a NUL behind a number) is one for fkv_row_members, with the same members. The first byte is not part
+ * of it: it says which of some keys is looked for. */
 #include <jansson.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -32,7 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fkv_err err = {0};
     fkv_buf out = {0};
     const fkv_status st = fkv_row_members(text, n, keys, &value, 1, &err);
-    json_t *whole = json_loadb(text, n, flags, NULL);
+    json_t *whole = memchr(text, 0, n) ? NULL : json_loadb(text, n, flags, NULL);
     if (json_is_object(whole)) {
         check(st == FKV_OK, "a JSON object is refused");
         json_t *want = json_object_getn(whole, keys[0], strlen(keys[0]));

@@ -16,7 +16,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char *single_path, *index_path;
+static const char *single_path, *index_path, *good_path;
 static const char good_header[] = "{\"a\":{\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[0,4]}}";
 
 static void set_up(void)
@@ -26,7 +26,8 @@ static void set_up(void)
     single_path = in_folder("model.safetensors");
     index_path = in_folder("model.safetensors.index.json");
     memcpy(good + 8, good_header, sizeof good_header);
-    put_file(in_folder("good"), good, 8 + sizeof good_header - 1 + 4);
+    good_path = in_folder("good");
+    put_file(good_path, good, 8 + sizeof good_header - 1 + 4);
 }
 
 /* The bytes of the header that the file states, or what is there. */
