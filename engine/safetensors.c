@@ -177,19 +177,6 @@ static fkv_status check_cover(const mapping *m, entry *entries, size_t n, const 
     return FKV_OK;
 }
 
-static fkv_status check_marks(const mapping *m, const char *text, size_t n, fkv_err *err)
-{
-    size_t marks = 0;
-    bool quoted = false;
-    for (size_t i = 0; i < n; i++) {
-        const char c = text[i];
-        if (c == '"') quoted = !quoted;
-        if (quoted && c == '\\') i++;
-        if (!quoted) marks += c == ',' || c == ':' || c == '[' || c == '{';
-    }
-    return marks > MAX_HEADER_MARKS ? bad(err, m, NULL, "its header lists too many tensors") : FKV_OK;
-}
-
 static fkv_status parse_header(const mapping *m, json_t **out, size_t *header_bytes, fkv_err *err)
 {
     uint64_t n = 0;
@@ -200,8 +187,8 @@ static fkv_status parse_header(const mapping *m, json_t **out, size_t *header_by
                            (unsigned long long)n);
     const char *text = (const char *)m->bytes + LENGTH_BYTES;
     json_error_t je;
-    fkv_status st = check_marks(m, text, (size_t)n, err);
-    if (st) return st;
+    if (fkv_json_marks(text, (size_t)n) > MAX_HEADER_MARKS)
+        return bad(err, m, NULL, "its header lists too many tensors");
     *out = json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, &je);
     if (!*out)
         return fkv_fail_at(err, FKV_E_INPUT, m->path, 0, NULL, "its header is not valid JSON: %s", je.text);

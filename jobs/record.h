@@ -30,7 +30,7 @@ void fkv_record_parser_close(fkv_record_parser *parser);
 
 /* Fills *record (zero-initialised once, reused for any number of calls). A bad
  * line sets error_code ("bad_json", "bad_utf8", "not_object", "missing_field",
- * "bad_field", "unknown_dataset", "empty_prompt", or the line's own) and
+ * "bad_field", "unknown_dataset", "empty_prompt", "too_large", or the line's own) and
  * returns FKV_OK: one bad record never stops a job. */
 fkv_status fkv_record_parse(const fkv_record_parser *parser, const fkv_line *line, fkv_record *record,
                             fkv_err *err);

@@ -4,6 +4,12 @@
 
 #include <string.h>
 
+#include "runner/base/json.h"
+
+/* Commas, colons and brackets of one record: what jansson makes of them stays
+ * below some 200 MB, where max_record_bytes of "{},{}," would take gigabytes. */
+enum { MARKS_MAX = 1 << 20 };
+
 const char *const fkv_record_key_names[FKV_RECORD_N_KEYS] = {"id",     "_id",     "context",   "input",
                                                              "prompt", "dataset", "max_tokens"};
 
@@ -47,6 +53,15 @@ static fkv_status take_value(cursor *c, json_t **out, fkv_record *record, fkv_er
     json_error_t je;
     *out = json_loadb(c->p, (size_t)(c->end - c->p), load_flags | JSON_DISABLE_EOF_CHECK, &je);
     if (!*out) return complain(c, &je, record, err);
+    /* jansson passes over a NUL behind a number, and the row would hold it. */
+    const char *nul = memchr(c->p, '\0', (size_t)je.position);
+    if (nul) {
+        json_decref(*out);
+        *out = NULL;
+        c->p = nul;
+        bad_json(c, record, "a NUL byte");
+        return FKV_OK;
+    }
     c->p += je.position; /* the bytes it took, nothing behind them */
     return FKV_OK;
 }
@@ -139,6 +154,10 @@ static fkv_status not_object(const cursor *c, fkv_record *record, fkv_err *err)
 fkv_status fkv_record_scan(const char *text, size_t n, fkv_record_object *o, fkv_record *record, fkv_err *err)
 {
     cursor c = {.start = text, .p = text, .end = text + n};
+    if (fkv_json_marks(text, n) > MARKS_MAX) {
+        fkv_record_set_error(record, "too_large", "the record holds more than %d values", MARKS_MAX);
+        return FKV_OK;
+    }
     skip_blanks(&c);
     if (!at(&c, '{')) return not_object(&c, record, err);
     c.p++;

@@ -183,7 +183,7 @@ fkv_status fkv_bpe_open(const json_t *model, const char *file, fkv_vocab *vocab,
         st = fkv_fail_memory(err);
         goto out;
     }
-    for (int32_t id = 0; id < vocab->n_ids; id++) bpe->in_model[id] = vocab->entry_of[id] >= 0;
+    for (size_t i = 0; i < vocab->n; i++) bpe->in_model[vocab->entries[i].id] = true;
     *out = bpe;
     bpe = NULL;
 out:

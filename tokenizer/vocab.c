@@ -48,11 +48,13 @@ static fkv_status reserve(fkv_vocab *v, int32_t id, fkv_err *err)
         v->cap = cap;
     }
     if (id >= v->id_cap) {
+        /* Zeroed pages come as they are used: a single far id takes no memory. */
         int32_t cap = v->id_cap ? v->id_cap : 1024;
         while (cap <= id) cap *= 2;
-        int32_t *entry_of = fkv_realloc(v->entry_of, (size_t)cap, sizeof *entry_of);
+        int32_t *entry_of = fkv_calloc((size_t)cap, sizeof *entry_of);
         if (!entry_of) return fkv_fail_memory(err);
-        for (int32_t i = v->id_cap; i < cap; i++) entry_of[i] = -1;
+        if (v->id_cap) memcpy(entry_of, v->entry_of, (size_t)v->id_cap * sizeof *entry_of);
+        free(v->entry_of);
         v->entry_of = entry_of;
         v->id_cap = cap;
     }
@@ -70,15 +72,15 @@ fkv_status fkv_vocab_add(fkv_vocab *v, const char *string, size_t n, int32_t id,
     if (st) return st;
     uint32_t tag;
     const size_t slot = slot_of(v, string, n, &tag);
-    *clash = v->slots[slot].entry   ? FKV_VOCAB_STRING_TAKEN
-             : v->entry_of[id] >= 0 ? FKV_VOCAB_ID_TAKEN
-                                    : FKV_VOCAB_NEW;
+    *clash = v->slots[slot].entry ? FKV_VOCAB_STRING_TAKEN
+             : v->entry_of[id]    ? FKV_VOCAB_ID_TAKEN
+                                  : FKV_VOCAB_NEW;
     if (*clash != FKV_VOCAB_NEW) return FKV_OK;
     const uint32_t at = (uint32_t)v->bytes.len;
     if ((st = fkv_buf_append(&v->bytes, string, n, err))) return st;
     v->entries[v->n] = (fkv_vocab_entry){.at = at, .len = (uint32_t)n, .id = id};
     v->slots[slot] = (fkv_vocab_slot){.tag = tag, .entry = (uint32_t)v->n + 1};
-    v->entry_of[id] = (int32_t)v->n++;
+    v->entry_of[id] = (int32_t)++v->n;
     if (id >= v->n_ids) v->n_ids = id + 1;
     if (n > v->max_len) v->max_len = n;
     return FKV_OK;
@@ -103,8 +105,8 @@ int32_t fkv_vocab_find(const fkv_vocab *v, const char *string, size_t n)
 
 const char *fkv_vocab_string(const fkv_vocab *v, int32_t id, size_t *n)
 {
-    if (id < 0 || id >= v->n_ids || v->entry_of[id] < 0) return NULL;
-    const fkv_vocab_entry *e = &v->entries[v->entry_of[id]];
+    if (id < 0 || id >= v->n_ids || !v->entry_of[id]) return NULL;
+    const fkv_vocab_entry *e = &v->entries[v->entry_of[id] - 1];
     *n = e->len;
     return v->bytes.data + e->at;
 }

@@ -34,7 +34,7 @@ typedef struct fkv_vocab {
     size_t n, cap;
     fkv_vocab_slot *slots; /* open addressing; n_slots is a power of two */
     size_t n_slots;
-    int32_t *entry_of; /* [n_ids], -1 where no token has the id */
+    int32_t *entry_of; /* [n_ids], its number plus 1; 0 where no token has the id */
     int32_t n_ids, id_cap;
     size_t max_len; /* longest string in bytes */
 } fkv_vocab;

@@ -6,6 +6,21 @@
 
 #include "runner/base/file.h"
 
+enum { BYTES_PER_MARK = 16 };
+
+size_t fkv_json_marks(const char *text, size_t n)
+{
+    size_t marks = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < n; i++) {
+        const char c = text[i];
+        if (c == '"') quoted = !quoted;
+        if (quoted && c == '\\') i++;
+        if (!quoted) marks += c == ',' || c == ':' || c == '[' || c == '{';
+    }
+    return marks;
+}
+
 fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_err *err)
 {
     fkv_buf text = {0};
@@ -13,6 +28,11 @@ fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_e
     *out = NULL;
     fkv_status st = fkv_file_read(path, max_bytes, &text, err);
     if (st) goto out;
+    if (fkv_json_marks(text.data, text.len) > max_bytes / BYTES_PER_MARK) {
+        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "holds more than %zu values",
+                         max_bytes / BYTES_PER_MARK);
+        goto out;
+    }
     *out = json_loadb(text.data, text.len, JSON_REJECT_DUPLICATES, &je);
     if (!*out)
         st = fkv_fail_at(err, FKV_E_INPUT, path, je.line > 0 ? je.line : 0, NULL, "not valid JSON: %s",

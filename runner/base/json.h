@@ -12,9 +12,15 @@
 
 #include "runner/base/buf.h"
 
-/* Loads path, at most max_bytes; duplicate keys are refused. The caller
- * json_decref()s *out. Errors: FKV_E_INPUT with file and line. */
+/* Loads path, at most max_bytes; duplicate keys are refused, and so is a file of
+ * more than max_bytes / 16 values, whose parsed form could take fifty times its
+ * size. The caller json_decref()s *out. Errors: FKV_E_INPUT with file and line. */
 fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_err *err);
+
+/* Commas, colons and opening brackets outside strings: the text has at most one
+ * value more than that. jansson's form of a value takes some 100 bytes, so this
+ * bounds its memory before it is taken. */
+size_t fkv_json_marks(const char *text, size_t n);
 
 /* Typed fields of an object. where is the file that an error names. A missing
  * key or a wrong type is FKV_E_INPUT; the _or forms give fallback when the key
