@@ -3,7 +3,7 @@
  * One archive is open at a time and one block of it in memory; a line that lies
  * within a block is handed out in place, one that crosses blocks is put together
  * in carry, which never outgrows max_record_bytes. The reader owns all of it and
- * the members' names; the job is borrowed. Not for: what a line means (record.c).
+ * the member's name; the job is borrowed. Not for: what a line means (record.c).
  *
  * A file whose name says text (.jsonl and the like, a compression suffix aside)
  * is read as lines whatever its bytes look like, one whose name says archive
@@ -28,12 +28,6 @@
 
 enum { BLOCK_BYTES = 256 * 1024, MESSAGE_BYTES = 200 };
 
-/* A member's name; they live until the reader closes, since rows refer to them. */
-typedef struct member_name {
-    struct member_name *next;
-    char text[];
-} member_name;
-
 struct fkv_reader {
     const fkv_job *job;
     locale_t utf8; /* libarchive converts names to the locale's charset */
@@ -42,12 +36,12 @@ struct fkv_reader {
 
     size_t file; /* index of the open archive, or the next to open */
     struct archive *archive;
-    bool plain;         /* the archive is a plain file, its own member */
-    bool matched;       /* some member of it did */
-    member_name *names; /* latest first */
+    bool plain;   /* the archive is a plain file, its own member */
+    bool matched; /* some member of it did */
 
     bool in_member;
-    const char *member;
+    const char *member; /* in name, or "" */
+    fkv_buf name;
     int64_t line;      /* lines of the member read so far */
     const char *p;     /* what is left of the block */
     const char *end;   /* its end */
@@ -199,20 +193,10 @@ static void close_archive(fkv_reader *r)
 
 static fkv_status keep_name(fkv_reader *r, const char *name, size_t n, fkv_err *err)
 {
-    fkv_buf clean = {0};
-    member_name *kept = NULL;
-    size_t size;
-    fkv_status st = fkv_buf_reserve(&clean, n, err);
-    if (!st) st = fkv_utf8_append_clean(&clean, name, n, err);
-    if (!st && fkv_add_size(sizeof *kept + 1, clean.len, &size)) kept = malloc(size);
-    if (!st && !kept) st = fkv_fail_memory(err);
-    if (kept) {
-        memcpy(kept->text, clean.data, clean.len + 1);
-        kept->next = r->names;
-        r->names = kept;
-        r->member = kept->text;
-    }
-    fkv_buf_free(&clean);
+    fkv_buf_clear(&r->name);
+    fkv_status st = fkv_buf_reserve(&r->name, n, err);
+    if (!st) st = fkv_utf8_append_clean(&r->name, name, n, err);
+    if (!st) r->member = r->name.data;
     return st;
 }
 
@@ -454,11 +438,7 @@ void fkv_reader_close(fkv_reader *reader)
 {
     if (!reader) return;
     if (reader->archive) archive_read_free(reader->archive);
-    while (reader->names) {
-        member_name *next = reader->names->next;
-        free(reader->names);
-        reader->names = next;
-    }
+    fkv_buf_free(&reader->name);
     fkv_buf_free(&reader->carry);
     if (reader->utf8) freelocale(reader->utf8);
     free(reader);

@@ -2,8 +2,7 @@
  *
  * Reads tar, zip, 7z and plain files, gz, zst, xz or bz2 on top, through
  * libarchive, in constant memory. Nothing is ever extracted: member names are
- * just names, and each that is read is kept until close. Lines end in "\n" ("\r\n" too); blank ones are
- * skipped but counted.
+ * just names. Lines end in "\n" ("\r\n" too); blank ones are skipped but counted.
  */
 #ifndef FKV_JOBS_ARCHIVE_H
 #define FKV_JOBS_ARCHIVE_H
@@ -13,7 +12,7 @@
 typedef struct fkv_reader fkv_reader;
 
 /* One record's raw text, or what stands in its place. All pointers are
- * borrowed and stay valid until the next call (archive and member: until close). */
+ * borrowed and stay valid until the next call (archive: as long as the job). */
 typedef struct fkv_line {
     int64_t ordinal;     /* 0-based count of records over the whole input */
     const char *archive; /* fkv_input_file.name */

@@ -114,6 +114,7 @@ void fkv_record_swap(fkv_record *a, fkv_record *b)
 
 void fkv_record_free(fkv_record *record)
 {
+    fkv_buf_free(&record->member_name);
     fkv_buf_free(&record->id_json);
     fkv_buf_free(&record->dataset);
     fkv_buf_free(&record->fields);
@@ -346,14 +347,16 @@ fkv_status fkv_record_parse(const fkv_record_parser *parser, const fkv_line *lin
     fkv_status st;
     record->ordinal = line->ordinal;
     record->archive = line->archive;
-    record->member = line->member;
     record->line = line->line;
     record->max_new_tokens = 0;
     record->error_code[0] = record->error_message[0] = '\0';
+    fkv_buf_clear(&record->member_name);
     fkv_buf_clear(&record->id_json);
     fkv_buf_clear(&record->dataset);
     fkv_buf_clear(&record->fields);
     fkv_buf_clear(&record->prompt);
+    if ((st = fkv_buf_puts(&record->member_name, line->member, err))) return st;
+    record->member = record->member_name.data;
     if ((st = fkv_buf_puts(&record->id_json, "null", err))) return st;
     if ((st = fkv_buf_puts(&record->fields, "{}", err))) return st;
     if (line->error_code) {

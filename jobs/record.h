@@ -11,8 +11,10 @@
 
 typedef struct fkv_record {
     int64_t ordinal;
-    const char *archive, *member; /* borrowed from the reader */
+    const char *archive; /* borrowed from the job */
+    const char *member;  /* in member_name */
     int64_t line;
+    fkv_buf member_name;
     fkv_buf id_json;        /* JSON text of the id; "null" when there is none or it can't be read */
     fkv_buf dataset;        /* resolved name; empty: null in the row */
     fkv_buf fields;         /* JSON object text of what passes through, at least "{}" */

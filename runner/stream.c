@@ -70,6 +70,9 @@ static void trim_ids(fkv_ids *ids)
 
 static void recycle(stream *s, item *it)
 {
+    trim(&it->record.member_name);
+    trim(&it->record.id_json);
+    trim(&it->record.dataset);
     trim(&it->record.fields);
     trim(&it->record.prompt);
     trim_ids(&it->ids);
