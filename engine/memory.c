@@ -2,6 +2,7 @@
  * fkv_memory_predict allocates. */
 #include "engine/memory.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -116,6 +117,13 @@ static int64_t workspace_bytes(const fkv_memory_shape *s)
     return rope + keys + s->n_threads * (THREAD_TILE_BYTES + 3 * s->max_prompt * f32 + 2 * c->vocab * f32);
 }
 
+/* Pages of head lh in one slot. */
+static int64_t slot_pages(const int32_t *budgets, const fkv_memory_lengths *lengths, int64_t lh)
+{
+    const int64_t kept = budgets[lh];
+    return pages_for((lengths->prompt < kept ? lengths->prompt : kept) + lengths->max_new);
+}
+
 /* Pages, copies and the most heads served in a layer, of every rank. */
 static void add_plan(const fkv_memory_shape *s, const fkv_plan *plan, const int32_t *budgets,
                      const fkv_memory_lengths *lengths, fkv_memory_rank *rank, int *served, int *most)
@@ -126,9 +134,7 @@ static void add_plan(const fkv_memory_shape *s, const fkv_plan *plan, const int3
     for (int l = 0; l < c->n_layers; l++) {
         memset(served, 0, (size_t)s->n_ranks * sizeof *served);
         for (int h = 0; h < k; h++) {
-            const int64_t lh = (int64_t)l * k + h, kept = budgets[lh];
-            const int64_t pages =
-                pages_for((lengths->prompt < kept ? lengths->prompt : kept) + lengths->max_new);
+            const int64_t lh = (int64_t)l * k + h, pages = slot_pages(budgets, lengths, lh);
             const int home = fkv_plan_home(h, k, s->n_ranks);
             const fkv_placement whole = {home, 0, s->n_slots};
             const int n = plan ? plan->first[lh + 1] - plan->first[lh] : 1;
@@ -248,6 +254,41 @@ int fkv_memory_slots(const fkv_memory *m, const fkv_memory_limit *limit)
         if (page > 0 && arena_room(d, limit) / page < fewest) fewest = arena_room(d, limit) / page;
     }
     return fewest < 1 ? 0 : (int)(fewest * (1 + 1e-12));
+}
+
+/* Bytes that pages may take, and copies by the arenas' share of what is left. */
+static double room_of(const fkv_memory_device *d, const fkv_memory_limit *limit)
+{
+    return limit->arena_share * ((double)limit->bytes - (double)(d->total_bytes - d->page_bytes));
+}
+
+fkv_status fkv_memory_even(const fkv_memory_shape *s, const fkv_memory_limit *limit, const int32_t *budgets,
+                           const fkv_memory_lengths *lengths, const fkv_plan_problem *problem, fkv_plan *plan,
+                           fkv_err *err)
+{
+    const size_t n = (size_t)s->config->n_layers * (size_t)s->config->n_kv_heads;
+    fkv_memory m;
+    if (s->n_devices < 2) return FKV_OK;
+    fkv_status st = fkv_memory_predict(s, NULL, budgets, lengths, &m, err);
+    if (st) return st;
+    double *slot_bytes = fkv_calloc(n, sizeof *slot_bytes);
+    double *base = fkv_calloc((size_t)s->n_devices, sizeof *base), most = 0;
+    if (!slot_bytes || !base) st = fkv_fail_memory(err);
+    for (size_t i = 0; !st && i < n; i++)
+        slot_bytes[i] = (double)slot_pages(budgets, lengths, (int64_t)i) * (double)fkv_memory_page_bytes(s);
+    for (int d = 0; d < s->n_devices; d++) most = fmax(most, room_of(&m.device[d], limit));
+    /* What one device has less room than another counts as if it were used. */
+    for (int d = 0; !st && d < s->n_devices; d++) base[d] = most - room_of(&m.device[d], limit);
+    const fkv_plan_memory memory = {.n_devices = s->n_devices,
+                                    .base_bytes = base,
+                                    .slot_bytes = slot_bytes,
+                                    .copy_bytes = limit->arena_share * (double)head_bytes(s),
+                                    .limit_bytes = most};
+    if (!st) st = fkv_plan_even_memory(problem, &memory, plan, err);
+    free(base);
+    free(slot_bytes);
+    fkv_memory_free(&m);
+    return st;
 }
 
 static double mib(double bytes)

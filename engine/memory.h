@@ -106,6 +106,12 @@ fkv_status fkv_memory_predict(const fkv_memory_shape *shape, const fkv_plan *pla
                               const fkv_memory_lengths *lengths, fkv_memory *out, fkv_err *err);
 void fkv_memory_free(fkv_memory *m);
 
+/* Evens the plan's memory out over the devices, under the limit where that can be:
+ * fkv_plan_even_memory with the bytes of this file. */
+fkv_status fkv_memory_even(const fkv_memory_shape *shape, const fkv_memory_limit *limit,
+                           const int32_t *budgets, const fkv_memory_lengths *lengths,
+                           const fkv_plan_problem *problem, fkv_plan *plan, fkv_err *err);
+
 /* Slots that fit the fullest device, going by m, a prediction of a plan of the
  * same mode: 0 when not even one does, FKV_PLAN_MAX_SLOTS at the most. */
 int fkv_memory_slots(const fkv_memory *m, const fkv_memory_limit *limit);

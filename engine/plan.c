@@ -63,9 +63,8 @@ static double slot_us(const fkv_plan_problem *p, int l, int h)
     return p->cost.slot_head_us + p->cost.token_us * p->tokens[(size_t)l * p->n_kv_heads + h];
 }
 
-/* Appends the layer's placements to plan->at, growing it to *cap. */
-static fkv_status lay_out(const fkv_layer *layer, const int *slots, int l, fkv_plan *plan, int *cap,
-                          fkv_err *err)
+fkv_status fkv_plan_lay_out(const fkv_layer *layer, const int *slots, int l, fkv_plan *plan, int *cap,
+                            fkv_err *err)
 {
     const int k = layer->n_heads;
     int n = plan->first[(size_t)l * k];
@@ -141,8 +140,10 @@ fkv_status fkv_plan_solve(const fkv_plan_problem *problem, fkv_plan_mode mode, f
         plan->best_effort_us += split[FKV_PLAN_BEST_EFFORT].us + p->cost.common_us;
         plan->fair_copying_us += split[FKV_PLAN_FAIR_COPYING].us + p->cost.common_us;
         plan->lower_bound_us += bound + p->cost.common_us;
-        st = lay_out(&layer, split[mode].slots, l, plan, &cap, err);
+        st = fkv_plan_lay_out(&layer, split[mode].slots, l, plan, &cap, err);
     }
+    const double step[] = {plan->standard_us, plan->best_effort_us, plan->fair_copying_us};
+    plan->step_us = step[mode];
 out:
     for (int m = 0; m < 3; m++) free(split[m].slots);
     free(weight);

@@ -22,6 +22,7 @@ typedef struct fkv_plan {
     int *first;        /* [n_layers * n_kv_heads + 1]: placements of (l, h) are at [first[i], first[i + 1]) */
     fkv_placement *at; /* per (l, h) in order of begin, covering [0, n_slots) exactly once */
     double standard_us, best_effort_us, fair_copying_us, lower_bound_us; /* modelled decode step */
+    double step_us; /* of these placements: the mode's, and what fitting the memory costs */
 } fkv_plan;
 
 typedef struct fkv_plan_problem {
@@ -39,6 +40,23 @@ int fkv_plan_home(int h, int n_kv_heads, int n_ranks);
  * Deterministic. n_ranks > n_kv_heads is FKV_E_INPUT. */
 fkv_status fkv_plan_solve(const fkv_plan_problem *problem, fkv_plan_mode mode, fkv_plan *plan, fkv_err *err);
 void fkv_plan_free(fkv_plan *plan);
+
+/* plan_memory.c: what a device's memory holds, in bytes. */
+typedef struct fkv_plan_memory {
+    int n_devices;            /* rank r lives on device floor(r D / R) */
+    const double *base_bytes; /* [n_devices] what the plan does not change */
+    const double *slot_bytes; /* [n_layers][n_kv_heads] K and V that one slot reserves */
+    double copy_bytes;        /* of a copy's weights */
+    double limit_bytes;       /* of a device; INFINITY: none */
+} fkv_plan_memory;
+
+/* Moves slots to less full devices. The fullest device sets the batch, so it gets as empty
+ * as can be without a longer step. Where it still is over the limit and the devices
+ * together are not, the step is lengthened by as little as helps (step_us says to what; the
+ * modes' predictions stay). The mode's rules and max_copies are kept; standard stays as it
+ * is. Deterministic. */
+fkv_status fkv_plan_even_memory(const fkv_plan_problem *problem, const fkv_plan_memory *memory,
+                                fkv_plan *plan, fkv_err *err);
 
 /* The rank that decodes slot s of head h in layer l. */
 int fkv_plan_owner(const fkv_plan *plan, int l, int h, int s);

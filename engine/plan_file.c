@@ -16,7 +16,8 @@
 
 static const char *const mode_names[] = {"standard", "best-effort", "fair-copying"};
 static const char *const predicted_names[] = {"standard_us", "best_effort_us", "fair_copying_us",
-                                              "lower_bound_us"};
+                                              "lower_bound_us", "plan_us"};
+enum { N_PREDICTED = sizeof predicted_names / sizeof *predicted_names };
 
 static fkv_status put_head(fkv_buf *b, const fkv_plan *plan, int l, int h, fkv_err *err)
 {
@@ -35,7 +36,7 @@ fkv_status fkv_plan_write(const fkv_plan *plan, const char *fingerprint, const c
                           fkv_err *err)
 {
     const double predicted[] = {plan->standard_us, plan->best_effort_us, plan->fair_copying_us,
-                                plan->lower_bound_us};
+                                plan->lower_bound_us, plan->step_us};
     fkv_buf b = {0};
     fkv_status st = fkv_plan_validate(plan, err);
     if (!st)
@@ -52,7 +53,7 @@ fkv_status fkv_plan_write(const fkv_plan *plan, const char *fingerprint, const c
     }
     if (!st) st = fkv_buf_puts(&b, "],\n\"predicted\":{", err);
     /* 17 digits: reading gives the same double back. */
-    for (int i = 0; !st && i < 4; i++)
+    for (int i = 0; !st && i < N_PREDICTED; i++)
         st = fkv_buf_printf(&b, err, "%s\"%s\":%.17g", i ? "," : "", predicted_names[i], predicted[i]);
     if (!st) st = fkv_buf_puts(&b, "}", err);
     if (!st && extra && *extra) st = fkv_buf_printf(&b, err, ",\n%s", extra);
@@ -216,10 +217,10 @@ static fkv_status read_predicted(reader *r, const json_t *root)
 {
     fkv_plan *plan = r->plan;
     double *const out[] = {&plan->standard_us, &plan->best_effort_us, &plan->fair_copying_us,
-                           &plan->lower_bound_us};
+                           &plan->lower_bound_us, &plan->step_us};
     const json_t *predicted = json_object_get(root, "predicted");
     if (!json_is_object(predicted)) return bad(r, "predicted", "must be an object");
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < N_PREDICTED; i++) {
         char field[96];
         snprintf(field, sizeof field, "predicted.%s", predicted_names[i]);
         const json_t *v = json_object_get(predicted, predicted_names[i]);

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "runner/base/status.h"
+#include "engine/plan.h"
 
 /* Up to so many heads the tables over all subsets of heads are used. */
 enum { FKV_SUBSET_HEADS = 16 };
@@ -84,6 +84,10 @@ void fkv_layer_standard(const fkv_layer *layer, fkv_split *split);
 /* Takes trial for best if it keeps max_copies and is better: faster by more
  * than FKV_PLAN_EQUAL; or no slower and with fewer copies. Says whether it did. */
 bool fkv_split_offer(const fkv_layer *layer, const fkv_split *trial, fkv_split *best);
+
+/* plan.c: appends layer l's placements to plan->at, growing it to *cap. */
+fkv_status fkv_plan_lay_out(const fkv_layer *layer, const int *slots, int l, fkv_plan *plan, int *cap,
+                            fkv_err *err);
 
 /* ---- plan_local.c: improving a split ---- */
 

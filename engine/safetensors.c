@@ -81,8 +81,7 @@ static fkv_status map_file(mapping *m, fkv_err *err)
     fkv_status st = FKV_OK;
     struct stat sb;
     const int fd = open(m->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return fkv_fail_at(err, FKV_E_INPUT, m->path, 0, NULL, "can't be opened: %s", strerror(errno));
+    if (fd < 0) return fkv_fail_open(err, m->path);
     if (fstat(fd, &sb) || !S_ISREG(sb.st_mode)) {
         st = bad(err, m, NULL, "not a regular file");
     } else if (sb.st_size < LENGTH_BYTES) {

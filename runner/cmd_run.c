@@ -59,11 +59,10 @@ static fkv_status write_stats(const run *r, bool complete, fkv_err *err)
     fkv_engine_trace trace;
     if (r->engine && fkv_engine_trace_get(r->engine, &trace) && trace.n_steps > 0) {
         const fkv_plan *plan = &r->planning.plan;
-        const double predicted[] = {plan->standard_us, plan->best_effort_us, plan->fair_copying_us};
         const double common = 1e6 * (trace.layers_seconds + trace.once_seconds) / (double)trace.n_steps;
-        stats.step_predicted_us = predicted[plan->mode];
+        stats.step_predicted_us = plan->step_us;
         stats.step_measured_us = fkv_engine_trace_step_us(&trace);
-        stats.segments_predicted_us = predicted[plan->mode] - plan->n_layers * r->planning.cost.common_us;
+        stats.segments_predicted_us = plan->step_us - plan->n_layers * r->planning.cost.common_us;
         stats.segments_measured_us = stats.step_measured_us - common;
     }
     fkv_output_totals_get(r->output, &stats.totals);
@@ -120,13 +119,16 @@ static fkv_status run_job(run *r, fkv_err *err)
     const double t = fkv_seconds();
     st = fkv_stream_run(&r->setup, r->output, r->engine, &n_input, err);
     r->stream_seconds = fkv_seconds() - t;
+    /* The manifest says last that the job is finished, after which no run comes back to
+     * what is missing. */
+    if (!st) st = write_stats(r, true, err);
     if (!st) st = fkv_output_finish(r->output, n_input, err);
-    fkv_err ignored = {0};
-    if (st) fkv_output_sync(r->output, &ignored);
-    const fkv_status stats = write_stats(r, !st, &ignored);
-    if (!st && stats) {
-        *err = ignored;
-        st = stats;
+    if (st) {
+        fkv_output_totals totals;
+        fkv_err ignored = {0};
+        fkv_output_sync(r->output, &ignored);
+        fkv_output_totals_get(r->output, &totals);
+        write_stats(r, totals.complete, &ignored);
     }
     if (!st) print_summary(r);
     return st;

@@ -53,7 +53,10 @@ fkv_status fkv_explain_make(const fkv_setup *s, const fkv_planning *p, fkv_expla
                                       .tokens = x->tokens,
                                       .cost = p->cost,
                                       .max_copies = (int)s->job->plan.max_copies};
-    for (int m = 0; !st && m < 3; m++) st = fkv_plan_solve(&problem, (fkv_plan_mode)m, &x->modes[m], err);
+    for (int m = 0; !st && m < 3; m++) {
+        st = fkv_plan_solve(&problem, (fkv_plan_mode)m, &x->modes[m], err);
+        if (!st) st = fkv_sizing_even(&p->sizing, &problem, p->profile.budgets, &x->modes[m], err);
+    }
     for (int m = 0; !st && m < 3; m++) {
         x->balance[m] = balance(x, &x->modes[m]);
         st = fkv_sizing_slots(&p->sizing, &x->modes[m], p->profile.budgets, &x->slots_fit[m], err);
@@ -108,6 +111,9 @@ static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_exp
                 x->balance[m], copies, mib(copies * copy), x->slots_fit[m]);
     }
     fprintf(out, "  %-16s %14.1f %10.1f\n", "bound", any->lower_bound_us - common, any->lower_bound_us);
+    if (p->plan.step_us > us[p->plan.mode] * (1 + 1e-9))
+        fprintf(out, "to fit the devices' memory slots were moved: the plan's step takes %.1f us\n",
+                p->plan.step_us);
 }
 
 /* Why fair-copying gains what it gains. */

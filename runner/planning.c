@@ -162,6 +162,7 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
                                       .cost = m->p->cost,
                                       .max_copies = (int)s->job->plan.max_copies};
     if ((st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &m->p->plan, err))) goto out;
+    if ((st = fkv_sizing_even(&m->p->sizing, &problem, m->p->profile.budgets, &m->p->plan, err))) goto out;
     if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
     if ((st = fkv_buf_printf(&extra, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\",\n",
                              s->backend->name, s->n_devices, FKV_VERSION)))

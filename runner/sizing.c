@@ -77,6 +77,12 @@ fkv_status fkv_sizing_check_model(const fkv_setup *s, const fkv_sizing *z, fkv_e
     return st;
 }
 
+fkv_status fkv_sizing_even(const fkv_sizing *z, const fkv_plan_problem *problem, const int32_t *budgets,
+                           fkv_plan *plan, fkv_err *err)
+{
+    return fkv_memory_even(&z->shape, &z->limit, budgets, &z->lengths, problem, plan, err);
+}
+
 fkv_status fkv_sizing_check_plan(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
                                  fkv_err *err)
 {
@@ -175,10 +181,11 @@ static fkv_status try_slots(const choice *c, int n_slots, int *fit, double *reco
     fkv_status st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &plan, err);
     if (st) return st;
     z.shape.n_slots = n_slots;
-    st = fkv_sizing_slots(&z, &plan, c->profile->budgets, fit, err);
+    st = fkv_sizing_even(&z, &problem, c->profile->budgets, &plan, err);
+    if (!st) st = fkv_sizing_slots(&z, &plan, c->profile->budgets, fit, err);
     *record_us =
         fkv_split_record_us(fkv_split_prefill_us(&c->rates, &s->config, c->prompt_tokens, s->n_ranks),
-                            fkv_plan_step_us(&problem, &plan), c->profile->mean_output, n_slots);
+                            plan.step_us, c->profile->mean_output, n_slots);
     fkv_plan_free(&plan);
     return st;
 }

@@ -22,6 +22,9 @@ void fkv_sizing_update(const fkv_setup *setup, const fkv_profile *profile, fkv_s
 
 /* Whether the model can be loaded with the job's slots and one token be worked on. */
 fkv_status fkv_sizing_check_model(const fkv_setup *setup, const fkv_sizing *sizing, fkv_err *err);
+/* Evens out the plan's memory over the devices (fkv_memory_even). */
+fkv_status fkv_sizing_even(const fkv_sizing *sizing, const fkv_plan_problem *problem, const int32_t *budgets,
+                           fkv_plan *plan, fkv_err *err);
 /* Whether the plan's weights, buffers and the pages of one record fit. */
 fkv_status fkv_sizing_check_plan(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,
                                  fkv_err *err);
