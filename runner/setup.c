@@ -66,6 +66,16 @@ static void check_budgets(const fkv_setup *s, fkv_errs *errs)
     free(scores);
 }
 
+/* auto: every GPU there is, but no more than have a rank. */
+static int devices_of(const fkv_setup *s)
+{
+    const fkv_job *j = s->job;
+    if (j->engine.devices) return (int)j->engine.devices;
+    const int64_t ranks = j->engine.tensor_parallel ? j->engine.tensor_parallel : s->config.n_kv_heads;
+    const int found = s->backend ? s->backend->n_devices() : 1;
+    return found < 1 ? 1 : found < ranks ? found : (int)ranks;
+}
+
 /* What needs both the job and the model. */
 static void check_against_model(fkv_setup *s, fkv_errs *errs)
 {
@@ -74,7 +84,7 @@ static void check_against_model(fkv_setup *s, fkv_errs *errs)
     fkv_err err = {0};
     s->auto_ranks = !j->engine.tensor_parallel;
     s->auto_slots = !j->engine.slots;
-    s->n_devices = j->engine.devices ? (int)j->engine.devices : 1;
+    s->n_devices = devices_of(s);
     s->n_ranks = s->auto_ranks ? s->n_devices : (int)j->engine.tensor_parallel;
     s->n_slots = s->auto_slots ? 1 : (int)j->engine.slots;
     if (s->n_ranks > c->n_kv_heads) {
@@ -132,8 +142,6 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
         add_error(errs, &err);
     }
     if (fkv_tokenizer_open(j->model.path, &s->tokenizer, &err)) add_error(errs, &err);
-    if (have_config) check_against_model(s, errs);
-    if (have_config) check_budgets(s, errs);
     const char *name = j->engine.backend == FKV_JOB_BACKEND_CPU    ? "cpu"
                        : j->engine.backend == FKV_JOB_BACKEND_CUDA ? "cuda"
                                                                    : "auto";
@@ -142,6 +150,8 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
         fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.backend", "%s %s", name, fkv_backend_why(name));
         add_error(errs, &err);
     }
+    if (have_config) check_against_model(s, errs);
+    if (have_config) check_budgets(s, errs);
 }
 
 static int print_errors(const fkv_errs *errs)
