@@ -143,6 +143,38 @@ static void fairness_buys_batch(void **state)
                  fit[FKV_PLAN_FAIR_COPYING]);
 }
 
+/* Where copies are too dear for time alone, memory asks for them. */
+static void evening_out_fits_more_slots(void **state)
+{
+    (void)state;
+    static int32_t budgets[640];
+    static double tokens[640];
+    fkv_err err = {0};
+    fkv_plan plan;
+    int fit[2];
+    heavy_budgets(budgets);
+    for (int i = 0; i < 640; i++) tokens[i] = budgets[i] + 64;
+    const fkv_memory_shape shape = large_shape(8, 8, 64);
+    const fkv_memory_lengths lengths = {12000, 128};
+    const fkv_plan_problem problem = {80, 8, 8, 64, tokens, {3, 1e6, 0.01, 1e-4, 50}, -1};
+    assert_int_equal(fkv_plan_solve(&problem, FKV_PLAN_FAIR_COPYING, &plan, &err), FKV_OK);
+    assert_int_equal(fkv_plan_copies(&plan), 0);
+    for (int i = 0; i < 2; i++) {
+        /* Room for a third of the pages that head 0 of every layer needs at home. */
+        const fkv_memory_limit limit = {(int64_t)30 << GIB, 0.9};
+        fkv_memory m;
+        if (i)
+            assert_int_equal(fkv_memory_even(&shape, &limit, budgets, &lengths, &problem, &plan, &err),
+                             FKV_OK);
+        assert_int_equal(fkv_memory_predict(&shape, &plan, budgets, &lengths, &m, &err), FKV_OK);
+        fit[i] = fkv_memory_slots(&m, &limit);
+        fkv_memory_free(&m);
+    }
+    if (fit[0] >= 64 || fit[1] < 64) fail_msg("%d slots fit, %d evened out", fit[0], fit[1]);
+    assert_true(fkv_plan_copies(&plan) > 0 && plan.step_us > plan.fair_copying_us);
+    fkv_plan_free(&plan);
+}
+
 static void slots_that_fit_are_the_most(void **state)
 {
     (void)state;
@@ -235,6 +267,7 @@ int main(void)
         cmocka_unit_test(the_engine_allocates_what_is_predicted),
         cmocka_unit_test(weights_are_the_models),
         cmocka_unit_test(fairness_buys_batch),
+        cmocka_unit_test(evening_out_fits_more_slots),
         cmocka_unit_test(slots_that_fit_are_the_most),
         cmocka_unit_test(what_cannot_fit_is_refused_with_numbers),
         cmocka_unit_test(absurd_sizes_do_not_wrap),
