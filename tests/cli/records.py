@@ -4,7 +4,7 @@ import json
 import os
 
 import cli
-from cli import Job, PromptJob, codes_of, one_record, test
+from cli import Job, PromptJob, codes_of, jsonl, one_record, test
 
 GOOD = one_record()
 ANSWER = GOOD["answers"][0]
@@ -250,8 +250,8 @@ ERRORS = [
     (b'{"id": "c", "prompt": "x", "prompt": "y"}', "bad_json", "c"),
     (b'{"id": "d", "prompt": "x", "n": 01}', "bad_json", "d"),
     (b'{"id": "e", "prompt": "\xff"}', "bad_utf8", "e"),
-    (b'\xff\xfe{"id": "f"}', None, None),
-    (b'{"id": "g", "prompt": "\\ud800"}', None, "g"),
+    (b'\xff\xfe{"id": "f"}', "bad_utf8", None),
+    (b'{"id": "g", "prompt": "\\ud800"}', "bad_json", "g"),
     (b"[]", "not_object", None),
     (b"null", "not_object", None),
     (b"7", "not_object", None),
@@ -269,6 +269,8 @@ ERRORS = [
     (b'{"id": "r", "prompt": "' + b"word " * 3000 + b'"}', "too_long", "r"),
     (b'{"id": "s", "prompt": "' + b"x" * 70000 + b'"}', "too_large", None),
     (b'{"id": "t", "prompt": "x", "deep": ' + b"[" * 5000 + b"]" * 5000 + b"}", "bad_json", "t"),
+    (b'{"id": "u", "prompt": "x", "nul": [1\0, 2]}', "bad_json", "u"),
+    (b'{"id": "v", "prompt": "x", "nul": "\0"}', "bad_json", "v"),
 ]
 
 
@@ -283,9 +285,10 @@ def each_bad_record_is_a_row_that_says_why():
         [rows[0]["id"], rows[-1]["id"]] == ["good-1", "good-2"] and "text" in rows[0] and "text" in rows[-1]
     )
     for line, (row, (text, code, name)) in enumerate(zip(rows[1:-1], ERRORS), 2):
-        assert row["source"]["line"] == line and row["source"]["member"] == "errors.jsonl"
+        place = {"archive": cli.WORK + "/errors.jsonl", "member": "errors.jsonl", "line": line}
+        assert row["source"] == place, row["source"]
         assert "error" in row, (text[:80], row)
-        assert code is None or row["error"]["code"] == code, (text[:80], row["error"])
+        assert row["error"]["code"] == code, (text[:80], row["error"])
         assert row["id"] == name, (text[:80], row)
         assert row["error"]["message"] and not {"text", "usage", "finish_reason", "ids"} & set(row), row
     stats = job.stats()
@@ -331,17 +334,56 @@ def bad_longbench_records_are_rows_too():
         "number",
         "last",
     ]
-    assert "context" in rows[3]["error"]["message"] and "nosuch" in rows[5]["error"]["message"]
+    for row, word in ((rows[3], "context"), (rows[5], "nosuch"), (rows[6], "names no dataset")):
+        assert word in row["error"]["message"], row["error"]
+    for i, row in enumerate(rows):
+        assert row["source"] == {"archive": source, "member": "longbench-errors.jsonl", "line": i + 1}
     assert rows[2]["fields"]["answers"] == [ANSWER]  # an error row passes its fields through
 
 
 @test
+def a_dataset_without_a_template_or_with_an_empty_one_is_an_error_row():
+    templates = cli.write("some.json", {"needle_2k": "", "other": "{context}"})
+    source = cli.write("no-template.jsonl", jsonl([GOOD, dict(GOOD, dataset="needle_2k")]))
+    job = Job("no-template", "input.archives=" + source, "input.members=*", "input.prompts=" + templates)
+    rows = job.run(1)
+    assert codes_of(rows) == ["unknown_dataset", "empty_prompt"], rows
+    assert 'input.prompts has neither "no-template" nor "needle_1k"' in rows[0]["error"]["message"], rows[0]
+
+
+@test
+def a_record_of_very_many_values_costs_no_memory():
+    """63 MB of "{}," would be gigabytes once parsed; as text alone it is what it is."""
+    short = b'{"id": "%s", "prompt": "x", "max_tokens": 1}'
+    text = b'{"id": "text", "prompt": 7, "note": "' + b"x" * (63 << 20) + b'"}'
+    many = b'{"id": "many", "prompt": 7, "note": [' + b"{}," * (21 << 20) + b"{}]}"
+    peaks = []
+    for name, long_line, code in (("text", text, "bad_field"), ("many", many, "too_large")):
+        job = PromptJob("values-" + name, [short % b"a", long_line, short % b"b"])
+        rows = job.run(1)
+        assert codes_of(rows) == [None, code, None], codes_of(rows)
+        peaks.append(job.stats()["peak_rss_bytes"])
+    assert "more than 1048576 values" in rows[1]["error"]["message"]
+    assert cli.sanitized() or peaks[1] < peaks[0], peaks
+
+
+@test
 def too_many_errors_stop_the_job():
-    lines = [b"[]"] * 5 + [b'{"id": 1, "prompt": "x", "max_tokens": 1}'] * 3
-    job = PromptJob("max-errors", lines, "job.max_errors=3")
-    job.command("run").must(2, "job.max_errors", "3 bad records")
-    assert job.stats()["complete"] is False
-    PromptJob("enough-errors", lines, "job.max_errors=6").run(1)
+    good = b'{"id": %d, "prompt": "The access code is", "max_tokens": 2}'
+    lines = cli.write("some-bad.jsonl", jsonl([b"[]" if i % 5 == 4 else good % i for i in range(400)]))
+    whole = PromptJob("any-errors", lines, "output.records_per_shard=4")
+    whole.run(1)
+    job = PromptJob("max-errors", lines, "job.max_errors=10", "output.records_per_shard=4")
+    job.command("run").must(2, "stopped after 10 bad records (job.max_errors)")
+    stats, manifest = job.stats(), cli.load(job.file("manifest.json"))
+    assert stats["complete"] is False and manifest["complete"] is False and stats["errors"] == 10, stats
+    assert 10 <= stats["records"] < 400, stats
+    # All of it is kept: a run that bears more errors goes on from there.
+    want = whole.content()
+    assert all(want[name] == bytes_ for name, bytes_ in job.content().items())
+    job.command("run", "-s", "job.max_errors=0").must(1, "resuming: %d records are done" % stats["records"])
+    assert job.stats()["resumed"] == stats["records"] and job.content() == want
+    PromptJob("enough-errors", lines, "job.max_errors=81").run(1)
 
 
 @test

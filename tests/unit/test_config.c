@@ -277,6 +277,60 @@ static void test_stop_tokens(void **state)
     drop("generation_config.json");
 }
 
+/* Numbers that JSON does not have, or no machine. */
+static void test_impossible_numbers(void **state)
+{
+    static const struct {
+        const char *value, *word;
+    } cases[] = {
+        {"NaN", "not valid JSON"},
+        {"-Infinity", "not valid JSON"},
+        {"1e999", "overflow near '1e999'"},
+        {"99999999999999999999", "too big integer near '99999999999999999999'"},
+        {"-99999999999999999999", "too big negative integer"},
+        {"0x80", "not valid JSON"},
+        {"0128", "not valid JSON"},
+    };
+    char text[128];
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fkv_config c;
+        fkv_err err = {0};
+        snprintf(text, sizeof text, "{\"architectures\":[\"LlamaForCausalLM\"],\n\"hidden_size\":%s}",
+                 cases[i].value);
+        put("config.json", text);
+        assert_int_equal(fkv_config_read(dir, &c, &err), FKV_E_INPUT);
+        assert_non_null(strstr(err.file, "config.json"));
+        assert_int_equal(err.line, 2);
+        if (!strstr(err.message, cases[i].word)) print_error("%s: %s\n", cases[i].value, err.message);
+        assert_non_null(strstr(err.message, cases[i].word));
+    }
+}
+
+/* Deep nesting, and many values: parsed, they would take many times their text. */
+static void test_overgrown_files(void **state)
+{
+    fkv_config c;
+    fkv_err err = {0};
+    fkv_buf b = {0};
+    (void)state;
+    for (int i = 0; i < 100000; i++) assert_int_equal(fkv_buf_puts(&b, i ? "[" : "{\"a\":", &err), 0);
+    put("config.json", b.data);
+    assert_int_equal(fkv_config_read(dir, &c, &err), FKV_E_INPUT);
+    assert_non_null(strstr(err.message, "values"));
+    b.data[5000] = '\0';
+    put("config.json", b.data);
+    err = (fkv_err){0};
+    assert_int_equal(fkv_config_read(dir, &c, &err), FKV_E_INPUT);
+    assert_non_null(strstr(err.message, "maximum parsing depth"));
+    memset(b.data, ' ', b.len);
+    put("config.json", b.data); /* white space is neither */
+    err = (fkv_err){0};
+    assert_int_equal(fkv_config_read(dir, &c, &err), FKV_E_INPUT);
+    assert_non_null(strstr(err.message, "not valid JSON"));
+    fkv_buf_free(&b);
+}
+
 static void test_damaged_files(void **state)
 {
     (void)state;
@@ -375,6 +429,8 @@ int main(void)
         cmocka_unit_test(test_contradictions_are_refused),
         cmocka_unit_test(test_dimensions_are_checked),
         cmocka_unit_test(test_stop_tokens),
+        cmocka_unit_test(test_impossible_numbers),
+        cmocka_unit_test(test_overgrown_files),
         cmocka_unit_test(test_damaged_files),
         cmocka_unit_test(test_needle_tiny),
         cmocka_unit_test(test_rope_frequencies_of_llama3),

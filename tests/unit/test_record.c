@@ -251,9 +251,46 @@ static void bad_json_is_told_apart(void **state)
         assert_string_equal(record.id_json.data, "null");
         assert_string_equal(record.fields.data, "{}");
     }
-    static const char nul[] = "{\"prompt\":\"a\0b\"}";
-    parse_bytes(FKV_FORMAT_PROMPT, "p.jsonl", nul, sizeof nul - 1);
-    assert_string_equal(record.error_code, "bad_json");
+}
+
+/* jansson passes over a NUL behind a number; the row would hold it. */
+static void nul_bytes_are_bad_json(void **state)
+{
+#define BYTES(text)                                                                                          \
+    {                                                                                                        \
+        text, sizeof text - 1                                                                                \
+    }
+    static const struct {
+        const char *text;
+        size_t n;
+    } cases[] = {BYTES("{\"prompt\":\"a\0b\"}"),          BYTES("{\"prompt\":\"a\",\"x\":[1\0,2]}"),
+                 BYTES("{\"prompt\":\"a\",\"x\":[1\0]}"), BYTES("{\"prompt\":\"a\",\"x\":{\"y\":1\0}}"),
+                 BYTES("{\"prompt\":\"a\",\"x\":1\0}"),   BYTES("{\"prompt\":\"a\"\0}"),
+                 BYTES("{\"prompt\":\"a\"}\0"),           BYTES("\0{\"prompt\":\"a\"}")};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        parse_bytes(FKV_FORMAT_PROMPT, "p.jsonl", cases[i].text, cases[i].n);
+        if (strcmp(record.error_code, "bad_json") != 0) print_error("%s\n", cases[i].text);
+        assert_string_equal(record.error_code, "bad_json");
+    }
+}
+
+/* A value takes jansson a hundred times what it takes the text. */
+static void too_many_values_are_refused(void **state)
+{
+    enum { MOST = 1 << 20 };
+    fkv_buf text = {0};
+    (void)state;
+    for (int extra = 0; extra < 2; extra++) {
+        fkv_buf_clear(&text);
+        fkv_buf_puts(&text, "{\"prompt\":\"p,:[{\\\",\",\"a\":[0", NULL);
+        for (int i = 5; i < MOST + extra; i++) fkv_buf_puts(&text, ",0", NULL);
+        fkv_buf_puts(&text, "]}", NULL);
+        parse(FKV_FORMAT_PROMPT, "p.jsonl", text.data);
+        assert_string_equal(record.error_code, extra ? "too_large" : "");
+    }
+    assert_non_null(strstr(record.error_message, "1048576 values"));
+    fkv_buf_free(&text);
 }
 
 static void too_deep_or_too_many_keys(void **state)
@@ -414,6 +451,8 @@ int main(void)
         cmocka_unit_test(fields_pass_through_as_text),
         cmocka_unit_test(auto_looks_at_each_record),
         cmocka_unit_test(bad_json_is_told_apart),
+        cmocka_unit_test(nul_bytes_are_bad_json),
+        cmocka_unit_test(too_many_values_are_refused),
         cmocka_unit_test(too_deep_or_too_many_keys),
         cmocka_unit_test(an_id_survives_what_comes_after_it),
         cmocka_unit_test(bad_fields_are_named),

@@ -539,6 +539,27 @@ static void what_is_not_supported_is_refused_by_name(void **state)
     }
 }
 
+/* Ids may have gaps; the memory is the tokens', not the largest id's. */
+static void a_far_id_is_a_token_like_any_other(void **state)
+{
+    (void)state;
+    struct opened o;
+    fkv_buf text = {0};
+    static const int32_t far = 16777215;
+    open_with(&o, "model.vocab.zz", "16777215");
+    assert_int_equal(fkv_tokenizer_n_ids(o.t), far + 1);
+    assert_int_equal(fkv_tokenizer_decode(o.t, &far, 1, false, &text, &o.err), FKV_OK);
+    assert_string_equal(text.data, "zz");
+    assert_int_equal(fkv_tokenizer_decode(o.t, (int32_t[]){far - 1}, 1, false, &text, &o.err), FKV_E_INPUT);
+    o.err = (fkv_err){0};
+    encode(&o, "the access code", 15, false);
+    fkv_buf_clear(&text);
+    assert_int_equal(fkv_tokenizer_decode(o.t, o.ids.data, o.ids.len, false, &text, &o.err), FKV_OK);
+    assert_string_equal(text.data, "the access code");
+    fkv_buf_free(&text);
+    close_all(&o);
+}
+
 static void a_runaway_regex_is_an_error(void **state)
 {
     (void)state;
@@ -671,6 +692,7 @@ int main(void)
         cmocka_unit_test(merges_as_strings_are_the_same),
         cmocka_unit_test(ignore_merges_takes_whole_words),
         cmocka_unit_test(what_is_not_supported_is_refused_by_name),
+        cmocka_unit_test(a_far_id_is_a_token_like_any_other),
         cmocka_unit_test(a_runaway_regex_is_an_error),
         cmocka_unit_test(long_runs_are_not_quadratic),
         cmocka_unit_test(missing_and_broken_files),
