@@ -43,7 +43,7 @@ struct fkv_output {
     char *manifest_path;
     fkv_buf job_ini;
 
-    bool unsaved;                             /* the manifest on disk lacks shards that there are */
+    bool unsaved;                             /* the manifest on disk lacks shards, or that it is complete */
     int64_t unsaved_bytes;                    /* of their rows */
     size_t manifest_bytes;                    /* of the file */
     double saved_at;                          /* monotonic seconds */
@@ -113,7 +113,10 @@ static fkv_status write_shard(const fkv_output *o, const char *path, const fkv_j
     return st;
 }
 
-/* Makes shard index of its rows in the journal, which must be all of them. */
+/* Makes shard index of its rows in the journal, which must be all of them. A shard
+ * with fewer rows than the others is the input's last: no manifest on disk names it
+ * before one that says so too, or a crash in between would leave a manifest that looks
+ * damaged. */
 static fkv_status commit(fkv_output *o, int64_t index, fkv_err *err)
 {
     char name[FKV_SHARD_NAME_SIZE];
@@ -137,7 +140,7 @@ static fkv_status commit(fkv_output *o, int64_t index, fkv_err *err)
         o->unsaved = true;
         o->unsaved_bytes += row_bytes;
         advance_next_shard(o);
-        st = save_manifest_if_due(o, err);
+        if (shard.count == o->per_shard) st = save_manifest_if_due(o, err);
         if (!st) st = compact_if_saved(o, err);
     }
     pthread_mutex_unlock(&o->mutex);
@@ -165,7 +168,9 @@ static fkv_status check_shards(const fkv_output *o, fkv_err *err)
         if (!path) return fkv_fail_memory(err);
         const int64_t size = fkv_file_size(path);
         fkv_status st = FKV_OK;
-        if (size < 0)
+        if (size < 0 && errno != ENOENT)
+            st = fkv_fail_errno(err, path, "look at the file");
+        else if (size < 0)
             st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "is missing, but stands in the manifest");
         else if (size != s->bytes)
             st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "has %lld bytes, the manifest says %lld",
@@ -196,9 +201,11 @@ static fkv_status holds_no_row(fkv_output *o, const fkv_manifest *old, bool *emp
 {
     char *journal = fkv_folder_path(&o->folder, "journal", true);
     if (!journal) return fkv_fail_memory(err);
-    *empty = o->folder.n_parts == 1 && old->n_rows == 0 && !old->complete &&
-             fkv_file_size(journal) <= FKV_JOURNAL_EMPTY_BYTES;
+    const int64_t size = fkv_file_size(journal);
     fkv_status st = FKV_OK;
+    if (size < 0 && errno != ENOENT) st = fkv_fail_errno(err, journal, "look at the file");
+    *empty = !st && o->folder.n_parts == 1 && old->n_rows == 0 && !old->complete &&
+             size <= FKV_JOURNAL_EMPTY_BYTES;
     if (*empty && unlink(journal) && errno != ENOENT) st = fkv_fail_errno(err, journal, "remove");
     free(journal);
     return st;
@@ -435,7 +442,8 @@ void fkv_output_close(fkv_output *o)
     fkv_err err = {0};
     if (o->journal && fkv_journal_sync(o->journal, &err))
         fkv_log("%s: journal: %s", o->folder.path, err.message);
-    if (o->journal && o->unsaved && save_manifest(o, &err))
+    /* A finish that failed is the next run's: it must not come true behind the error. */
+    if (o->journal && o->unsaved && !o->manifest.complete && save_manifest(o, &err))
         fkv_log("%s: manifest: %s", o->folder.path, err.message);
     fkv_journal_close(o->journal);
     fkv_manifest_free(&o->manifest);
@@ -559,6 +567,7 @@ fkv_status fkv_output_finish(fkv_output *o, int64_t n_records, fkv_err *err)
     pthread_mutex_lock(&o->mutex);
     o->manifest.complete = true;
     o->manifest.records = n_records;
+    o->unsaved = true;
     st = save_manifest(o, err);
     if (!st) st = compact_if_saved(o, err);
     pthread_mutex_unlock(&o->mutex);
@@ -574,7 +583,7 @@ void fkv_output_totals_get(fkv_output *o, fkv_output_totals *totals)
         .errors = o->manifest.n_errors + fkv_journal_errors(o->journal),
         .prompt_tokens = o->prompt_tokens,
         .completion_tokens = o->completion_tokens,
-        .complete = o->manifest.complete,
+        .complete = o->manifest.complete && !o->unsaved,
     };
     pthread_mutex_unlock(&o->mutex);
 }

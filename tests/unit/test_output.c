@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -162,11 +163,43 @@ static void a_run_killed_at_any_time_ends_in_the_same_bytes(void **state)
 {
     const fixture *x = *state;
     fkv_buf want = {0};
-    enum { N = 200 };
+    enum { N = 203 };
     reference(x, N, &want);
     fkv_job *job = make_job(x, NULL);
     for (int i = 0; i < 25; i++) in_killed_child(job, child_runs, N, 200 + i * 173);
     in_killed_child(job, child_runs, N, 0);
+    same_shards(x->out, &want);
+    fkv_buf_free(&want);
+    fkv_job_free(job);
+}
+
+/* The last shard is shorter than the others, which only a complete manifest may say. */
+static void a_finish_that_failed_is_done_by_the_next_run(void **state)
+{
+    const fixture *x = *state;
+    fkv_buf want = {0};
+    char block[400];
+    reference(x, N_RECORDS, &want);
+    snprintf(block, sizeof block, "%s/manifest.json.tmp", x->out);
+    fkv_job *job = make_job(x, NULL);
+    for (int disk_recovers = 0; disk_recovers < 2; disk_recovers++) {
+        fkv_err err = {0};
+        fkv_output *o = must_open(job);
+        add_needed(o, N_RECORDS);
+        assert_int_equal(mkdir(block, 0777), 0); /* no file can be made of that name */
+        assert_int_equal(fkv_output_finish(o, N_RECORDS, &err), FKV_E_SYSTEM);
+        assert_string_equal(err.file, block);
+        assert_false(totals_of(o).complete);
+        if (disk_recovers) assert_int_equal(rmdir(block), 0);
+        fkv_output_close(o);
+        if (!disk_recovers) assert_int_equal(rmdir(block), 0);
+    }
+    fkv_output *o = must_open(job);
+    assert_false(totals_of(o).complete);
+    assert_int_equal(totals_of(o).resumed, N_RECORDS);
+    finish(o, N_RECORDS);
+    assert_true(totals_of(o).complete);
+    fkv_output_close(o);
     same_shards(x->out, &want);
     fkv_buf_free(&want);
     fkv_job_free(job);
@@ -763,6 +796,7 @@ int main(void)
         TEST(an_empty_input_is_a_finished_job),
         TEST(a_killed_run_loses_no_finished_row),
         TEST(a_run_killed_at_any_time_ends_in_the_same_bytes),
+        TEST(a_finish_that_failed_is_done_by_the_next_run),
         TEST(rows_may_come_in_any_order),
         TEST(a_torn_tail_is_dropped_wherever_it_is_torn),
         TEST(damage_in_what_was_synced_is_an_error_with_its_offset),
