@@ -208,9 +208,12 @@ static fkv_status merge_manifests(exporter *x, fkv_err *err)
 {
     fkv_status st = FKV_OK;
     DIR *dir = opendir(x->output_dir);
-    if (!dir)
-        return fkv_fail_at(err, FKV_E_INPUT, x->output_dir, 0, NULL, "can't be opened: %s", strerror(errno));
-    for (const struct dirent *e; !st && (e = readdir(dir));) {
+    if (!dir) return fkv_fail_open(err, x->output_dir);
+    while (!st) {
+        errno = 0;
+        const struct dirent *e = readdir(dir);
+        if (!e && errno) st = fkv_fail_errno(err, x->output_dir, "read the folder");
+        if (!e) break;
         int64_t part, n_parts;
         if (!is_manifest(e->d_name, &part, &n_parts)) continue;
         char *path = fkv_path_join(x->output_dir, e->d_name);

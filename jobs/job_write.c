@@ -229,8 +229,13 @@ static fkv_status list_weights(const char *dir, char ***names, size_t *n, fkv_er
     fkv_status st = FKV_OK;
     const struct dirent *entry;
     DIR *d = opendir(dir);
-    if (!d) return fkv_fail_at(err, FKV_E_INPUT, dir, 0, NULL, "can't be opened: %s", strerror(errno));
-    while (!st && (entry = readdir(d))) {
+    if (!d) return fkv_fail_open(err, dir);
+    while (!st) {
+        errno = 0;
+        if (!(entry = readdir(d))) {
+            if (errno) st = fkv_fail_errno(err, dir, "read the folder");
+            break;
+        }
         const size_t len = strlen(entry->d_name);
         if (len < sizeof suffix || strcmp(entry->d_name + len - (sizeof suffix - 1), suffix) != 0) continue;
         char **more = fkv_realloc(*names, *n + 1, sizeof *more);

@@ -276,10 +276,21 @@ static fkv_status check_file_header(const fkv_journal *j, fkv_err *err)
     return FKV_OK;
 }
 
+static int sync_data(int fd)
+{
+    int rc;
+    do {
+        rc = fdatasync(fd);
+    } while (rc && errno == EINTR);
+    return rc;
+}
+
 static fkv_status create_if_missing(const fkv_journal *j, fkv_err *err)
 {
     /* A file shorter than its header holds nothing that could be lost. */
-    if (fkv_file_size(j->path) >= FILE_HEADER) return FKV_OK;
+    const int64_t size = fkv_file_size(j->path);
+    if (size < 0 && errno != ENOENT) return fkv_fail_errno(err, j->path, "look at the file");
+    if (size >= FILE_HEADER) return FKV_OK;
     unsigned char raw[FILE_HEADER] = {0};
     file_header(j->identity, raw);
     return fkv_file_replace(j->path, raw, sizeof raw, err);
@@ -317,7 +328,7 @@ fkv_status fkv_journal_open(const char *path, uint64_t identity, fkv_journal **j
     if ((st = check_file_header(j, err)) || (st = load(j, sb.st_size, err))) goto out;
     *dropped_bytes = sb.st_size - j->end;
     /* A killed process may have left entries in the page cache alone. */
-    if ((*dropped_bytes && ftruncate(j->fd, j->end)) || fdatasync(j->fd) ||
+    if ((*dropped_bytes && ftruncate(j->fd, j->end)) || sync_data(j->fd) ||
         lseek(j->fd, j->end, SEEK_SET) < 0) {
         st = fkv_fail_errno(err, path, "cutting off the torn end");
         goto out;
@@ -466,10 +477,7 @@ fkv_status fkv_journal_compact(fkv_journal *j, bool all, fkv_err *err)
         goto out;
     }
     if ((st = copy_live(j, fd, offsets, &end, err))) goto out;
-    if (fsync(fd)) {
-        st = fkv_fail_errno(err, j->tmp, "fsync");
-        goto out;
-    }
+    if ((st = fkv_file_sync(fd, j->tmp, err))) goto out;
     if (rename(j->tmp, j->path)) {
         st = fkv_fail_errno(err, j->path, "rename");
         goto out;
@@ -491,7 +499,7 @@ out:
 fkv_status fkv_journal_sync(fkv_journal *j, fkv_err *err)
 {
     if (j->synced == j->end) return FKV_OK;
-    if (fdatasync(j->fd)) {
+    if (sync_data(j->fd)) {
         j->broken = true; /* the pages may be gone: a later sync that succeeds would lie */
         return fkv_fail_errno(err, j->path, "fdatasync");
     }

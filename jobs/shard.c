@@ -162,7 +162,7 @@ fkv_status fkv_shard_reader_open(const char *path, fkv_shard_reader **reader, fk
     }
     if ((st = fkv_buf_reserve(&r->text, ZSTD_DStreamOutSize(), err))) goto out;
     r->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (r->fd < 0) st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "can't be opened: %s", strerror(errno));
+    if (r->fd < 0) st = fkv_fail_open(err, path);
 out:
     if (st) {
         fkv_shard_reader_close(r);

@@ -14,7 +14,7 @@ fkv_status fkv_file_read(const char *path, size_t max_bytes, fkv_buf *out, fkv_e
     fkv_status st = FKV_OK;
     struct stat sb;
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "can't be opened: %s", strerror(errno));
+    if (fd < 0) return fkv_fail_open(err, path);
     if (fstat(fd, &sb) || !S_ISREG(sb.st_mode)) {
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "not a regular file");
         goto out;
@@ -76,13 +76,25 @@ char *fkv_path_join(const char *a, const char *b)
     return p;
 }
 
+fkv_status fkv_file_sync(int fd, const char *path, fkv_err *err)
+{
+    int rc;
+    do {
+        rc = fsync(fd);
+    } while (rc && errno == EINTR);
+    return rc ? fkv_fail_errno(err, path, "fsync") : FKV_OK;
+}
+
 fkv_status fkv_dir_sync_of(const char *path, fkv_err *err)
 {
     char *dir = fkv_path_dir(path);
     if (!dir) return fkv_fail_memory(err);
     fkv_status st = FKV_OK;
     const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd)) st = fkv_fail_errno(err, dir, "fsync of the folder");
+    if (fd < 0)
+        st = fkv_fail_errno(err, dir, "open the folder");
+    else
+        st = fkv_file_sync(fd, dir, err);
     if (fd >= 0) close(fd);
     free(dir);
     return st;
@@ -90,7 +102,8 @@ fkv_status fkv_dir_sync_of(const char *path, fkv_err *err)
 
 fkv_status fkv_file_commit(int fd, const char *tmp, const char *path, fkv_err *err)
 {
-    if (fsync(fd)) return fkv_fail_errno(err, tmp, "fsync");
+    const fkv_status st = fkv_file_sync(fd, tmp, err);
+    if (st) return st;
     if (rename(tmp, path)) return fkv_fail_errno(err, path, "rename");
     return fkv_dir_sync_of(path, err);
 }
@@ -139,7 +152,7 @@ fkv_status fkv_dir_make(const char *path, fkv_err *err)
 
 bool fkv_file_exists(const char *path)
 {
-    return access(path, F_OK) == 0;
+    return access(path, F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR);
 }
 
 int64_t fkv_file_size(const char *path)

@@ -15,6 +15,9 @@ fkv_status fkv_file_read(const char *path, size_t max_bytes, fkv_buf *out, fkv_e
  * folder. After a crash path is either the old or the new content. */
 fkv_status fkv_file_replace(const char *path, const void *bytes, size_t n, fkv_err *err);
 
+/* fsync, restarted on EINTR; path is for the message. */
+fkv_status fkv_file_sync(int fd, const char *path, fkv_err *err);
+
 /* The second half of it for a file already written under tmp: fsync through fd
  * (left open), rename to path, fsync the folder. */
 fkv_status fkv_file_commit(int fd, const char *tmp, const char *path, fkv_err *err);
@@ -28,9 +31,11 @@ fkv_status fkv_dir_make(const char *path, fkv_err *err);
 /* write(2) of all n bytes, restarted on EINTR; path is for the message. */
 fkv_status fkv_write_all(int fd, const void *bytes, size_t n, const char *path, fkv_err *err);
 
+/* Whether there is something of that name. True also where the disk doesn't say, so that
+ * the call that opens it does; what is there never counts as missing. */
 bool fkv_file_exists(const char *path);
 
-/* Size in bytes, or -1. */
+/* Size in bytes, or -1 with the reason in errno. */
 int64_t fkv_file_size(const char *path);
 
 /* malloc'd "a/b"; b alone when it is absolute or a is empty. NULL: no memory. */

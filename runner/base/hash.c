@@ -14,6 +14,21 @@ uint64_t fkv_hash(const void *bytes, size_t n, uint64_t seed)
     return XXH3_64bits_withSeed(bytes, n, seed);
 }
 
+/* The n bytes from offset on, fewer where the file ends. */
+static fkv_status read_part(int fd, const char *path, char *part, size_t n, off_t offset, size_t *got,
+                            fkv_err *err)
+{
+    *got = 0;
+    while (*got < n) {
+        const ssize_t r = pread(fd, part + *got, n - *got, offset + (off_t)*got);
+        if (r < 0 && errno == EINTR) continue;
+        if (r < 0) return fkv_fail_errno(err, path, "read");
+        if (r == 0) break;
+        *got += (size_t)r;
+    }
+    return FKV_OK;
+}
+
 fkv_status fkv_hash_file_ends(const char *path, uint64_t *out, fkv_err *err)
 {
     enum { END = 64 * 1024 };
@@ -21,7 +36,7 @@ fkv_status fkv_hash_file_ends(const char *path, uint64_t *out, fkv_err *err)
     fkv_status st = FKV_OK;
     struct stat sb;
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "can't be opened: %s", strerror(errno));
+    if (fd < 0) return fkv_fail_open(err, path);
     if (fstat(fd, &sb)) {
         st = fkv_fail_errno(err, path, "stat");
         goto out;
@@ -29,12 +44,9 @@ fkv_status fkv_hash_file_ends(const char *path, uint64_t *out, fkv_err *err)
     uint64_t h = (uint64_t)sb.st_size;
     const off_t tail = sb.st_size > END ? sb.st_size - END : 0;
     for (int i = 0; i < 2; i++) {
-        const ssize_t n = pread(fd, part, END, i ? tail : 0);
-        if (n < 0) {
-            st = fkv_fail_errno(err, path, "read");
-            goto out;
-        }
-        h = fkv_hash(part, (size_t)n, h);
+        size_t n;
+        if ((st = read_part(fd, path, part, END, i ? tail : 0, &n, err))) goto out;
+        h = fkv_hash(part, n, h);
     }
     *out = h;
 out:

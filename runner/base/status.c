@@ -2,6 +2,7 @@
 #include "runner/base/status.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,6 +45,15 @@ fkv_status fkv_fail_errno(fkv_err *err, const char *file, const char *fmt, ...)
     vsnprintf(what, sizeof what, fmt, ap);
     va_end(ap);
     return fkv_fail_at(err, FKV_E_SYSTEM, file, 0, NULL, "%s: %s", what, strerror(saved));
+}
+
+fkv_status fkv_fail_open(fkv_err *err, const char *file)
+{
+    const int why = errno;
+    const bool system = why == EIO || why == ENOMEM || why == EMFILE || why == ENFILE || why == ESTALE ||
+                        why == ETIMEDOUT || why == EINTR || why == EAGAIN;
+    return fkv_fail_at(err, system ? FKV_E_SYSTEM : FKV_E_INPUT, file, 0, NULL, "can't be opened: %s",
+                       strerror(why));
 }
 
 fkv_status fkv_fail_memory(fkv_err *err)

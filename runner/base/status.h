@@ -40,6 +40,11 @@ fkv_status fkv_fail_at(fkv_err *err, fkv_status st, const char *file, int64_t li
 fkv_status fkv_fail_errno(fkv_err *err, const char *file, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* An input that can't be opened, for the reason in errno: FKV_E_INPUT where the path is
+ * wrong (missing, not permitted), FKV_E_SYSTEM where the system failed (a disk, memory,
+ * too many open files), so that another run may succeed. */
+fkv_status fkv_fail_open(fkv_err *err, const char *file);
+
 /* FKV_E_SYSTEM "out of memory". */
 fkv_status fkv_fail_memory(fkv_err *err);
 
