@@ -55,7 +55,10 @@ fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
                               .act_bytes = e->info.act_bytes,
                               .kv_bytes = e->info.kv_bytes,
                               .weight_bytes = e->info.weight_bytes,
-                              .prefill_tile = e->tile};
+                              .prefill_tile = e->tile,
+                              .window = e->options.window,
+                              .backend = e->options.backend,
+                              .n_threads = e->options.n_threads};
 }
 
 static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
@@ -127,19 +130,13 @@ static fkv_status open_device(void *ctx, int index, fkv_err *err)
     fkv_status s = b->open(e->world, index, e->options.n_threads, &d->dev, err);
     if (s) return s;
     fkv_config_rope_frequencies(&e->config, inv_freq);
-    const fkv_device_limits limits = {.n_slots = e->options.n_slots,
-                                      .max_prompt = (int)e->options.max_prompt,
-                                      .max_positions = e->config.max_positions,
-                                      .hidden = e->config.hidden,
-                                      .n_heads = e->config.n_heads,
-                                      .n_kv_heads = e->config.n_kv_heads,
-                                      .head_dim = e->config.head_dim,
-                                      .vocab = e->config.vocab,
-                                      .max_local_heads = e->max_home,
-                                      .window = e->options.window,
-                                      .inv_freq = inv_freq};
-    if ((s = b->prepare(d->dev, &limits, err))) return s;
     fkv_device_info info;
+    b->info(d->dev, &info);
+    fkv_memory_shape shape = fkv_engine_memory_shape(e);
+    shape.prefill_tile = info.prefill_tile;
+    fkv_device_limits limits = fkv_memory_device_limits(&shape);
+    limits.inv_freq = inv_freq;
+    if ((s = b->prepare(d->dev, &limits, err))) return s;
     b->info(d->dev, &info);
     if (index == 0) e->info = info;
     return FKV_OK;

@@ -9,11 +9,6 @@
 #include "engine/state.h"
 #include "runner/base/mem.h"
 
-/* What libraries and contexts take on a GPU beside our own buffers. */
-#define GPU_WORKSPACE_BYTES ((int64_t)256 << 20)
-/* Tiles of one thread of the CPU backend in prefill attention. */
-#define THREAD_TILE_BYTES ((int64_t)256 << 10)
-
 static int64_t pages_for(int64_t tokens)
 {
     return (tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
@@ -106,15 +101,29 @@ int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
            vocab * s->weight_bytes;
 }
 
-/* What a backend takes for itself: RoPE tables; packed keys and scores of the
- * prompt at work; on the CPU scratch of every thread. */
-static int64_t workspace_bytes(const fkv_memory_shape *s)
+fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
 {
     const fkv_config *c = s->config;
-    const int64_t f32 = sizeof(float), rope = (int64_t)c->max_positions * c->head_dim * f32;
-    const int64_t keys = max_home(s) * (c->head_dim + 1) * s->max_prompt * f32;
-    if (!s->n_threads) return rope + keys + GPU_WORKSPACE_BYTES;
-    return rope + keys + s->n_threads * (THREAD_TILE_BYTES + 3 * s->max_prompt * f32 + 2 * c->vocab * f32);
+    fkv_buffer_size sizes[FKV_N_BUFFERS];
+    fkv_memory_buffers(s, 1, sizes);
+    return (fkv_device_limits){.n_slots = s->n_slots,
+                               .max_prompt = (int)s->max_prompt,
+                               .max_positions = c->max_positions,
+                               .hidden = c->hidden,
+                               .n_heads = c->n_heads,
+                               .n_kv_heads = c->n_kv_heads,
+                               .head_dim = c->head_dim,
+                               .vocab = c->vocab,
+                               .max_local_heads = max_home(s),
+                               .window = s->window,
+                               .max_rows = (int)sizes[FKV_BUFFER_ACT].rows,
+                               .max_share = (int)sizes[FKV_BUFFER_ACT].cols};
+}
+
+static int64_t workspace_bytes(const fkv_memory_shape *s)
+{
+    const fkv_device_limits limits = fkv_memory_device_limits(s);
+    return s->backend ? s->backend->workspace_bytes(&limits, s->n_threads) : 0;
 }
 
 /* Pages of head lh in one slot. */

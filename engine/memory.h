@@ -9,6 +9,7 @@
 
 #include "engine/config.h"
 #include "engine/plan.h"
+#include "kernels/backend.h"
 
 /* Buffers of one device; state.h says what each holds. */
 typedef enum fkv_buffer {
@@ -47,7 +48,9 @@ typedef struct fkv_memory_shape {
     int n_ranks, n_devices, n_slots;
     int64_t max_prompt; /* tokens that the prefill buffers hold */
     int act_bytes, kv_bytes, weight_bytes, prefill_tile;
-    int n_threads; /* host threads of a CPU device, each with its own scratch; 0: a GPU */
+    int window;
+    const fkv_backend *backend; /* for its workspace; NULL: none */
+    int n_threads;              /* host threads of a device */
 } fkv_memory_shape;
 
 /* Lengths of the records that all slots shall be able to hold at once. */
@@ -88,6 +91,8 @@ typedef struct fkv_memory {
     int fullest_device;        /* by total_bytes; ties: lower device */
 } fkv_memory;
 
+/* What fixes a device's workspace. inv_freq is left to the caller. */
+fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *shape);
 /* First rank of device d: rank r lives on device floor(r D / R). */
 int fkv_memory_first_rank(int n_ranks, int n_devices, int d);
 /* Buffers of a device with local_ranks ranks. */

@@ -64,7 +64,8 @@ typedef struct fkv_device_limits {
     int hidden, n_heads, n_kv_heads, head_dim, vocab;
     int max_local_heads; /* KV heads whose prefill one rank does */
     int window;
-    const float *inv_freq; /* RoPE, [head_dim / 2], host */
+    int max_rows, max_share; /* of products with FKV_EPILOGUE_SWIGLU: rows, and columns of a rank */
+    const float *inv_freq;   /* RoPE, [head_dim / 2], host */
 } fkv_device_limits;
 
 /* Rows [n_rows, k] of host memory, row i at data + i * stride elements; data
@@ -163,6 +164,9 @@ typedef struct fkv_backend {
     void (*close)(fkv_device *dev);
     void (*info)(const fkv_device *dev, fkv_device_info *info);
     fkv_status (*prepare)(fkv_device *dev, const fkv_device_limits *limits, fkv_err *err);
+    /* Bytes that a device with these limits takes beside what is allocated and loaded through
+     * this table. n_threads: host threads of the device. Needs no device. */
+    int64_t (*workspace_bytes)(const fkv_device_limits *limits, int n_threads);
     /* Zeroed memory, aligned to 256 bytes, until close. */
     fkv_status (*alloc)(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
     /* What is allocated and loaded from mark on can be given back together: release frees

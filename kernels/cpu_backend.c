@@ -110,29 +110,56 @@ static void cpu_info(const fkv_device *dev, fkv_device_info *info)
     info->memory_bytes = available_bytes() / dev->world->n_devices;
 }
 
+/* One array of the workspace: rows x cols of so many bytes each. */
+typedef struct workspace_array {
+    size_t rows, cols, size;
+    void *out; /* where its pointer goes */
+} workspace_array;
+
+enum { N_ARRAYS = 10 };
+
+/* dev may be NULL: then only the sizes are of use. */
+static void list_arrays(fkv_device *dev, const fkv_device_limits *l, size_t threads,
+                        workspace_array out[N_ARRAYS])
+{
+    static fkv_device nowhere; /* for addresses that nobody uses */
+    fkv_device *d = dev ? dev : &nowhere;
+    const size_t padded = (size_t)cpu_round_up(l->max_prompt, 2 * CPU_PANEL), f32 = sizeof(float);
+    const size_t heads = (size_t)l->max_local_heads, hd = (size_t)l->head_dim, vocab = (size_t)l->vocab;
+    const size_t positions = (size_t)l->max_positions;
+    const workspace_array all[N_ARRAYS] = {
+        {positions, hd / 2, f32, &d->rope_cos},       {positions, hd / 2, f32, &d->rope_sin},
+        {heads * hd, padded, f32, &d->packed_keys},   {threads, 1, sizeof(cpu_att_scratch), &d->att},
+        {threads, padded, f32, &d->score_rows},       {heads, padded, f32, &d->score_sums},
+        {threads, padded, sizeof(int32_t), &d->keep}, {threads, padded, f32, &d->keep_work},
+        {threads, vocab, f32, &d->sample_work},       {threads, vocab, sizeof(int32_t), &d->sample_ids}};
+    memcpy(out, all, sizeof all);
+}
+
+static int64_t cpu_workspace_bytes(const fkv_device_limits *l, int n_threads)
+{
+    workspace_array all[N_ARRAYS];
+    double bytes = 0;
+    list_arrays(NULL, l, (size_t)(n_threads > 0 ? n_threads : 1), all);
+    for (int i = 0; i < N_ARRAYS; i++)
+        bytes += (double)all[i].rows * (double)all[i].cols * (double)all[i].size;
+    return bytes < 0x1p50 ? (int64_t)bytes : (int64_t)1 << 50;
+}
+
 static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_err *err)
 {
+    workspace_array all[N_ARRAYS];
     if (l->head_dim % CPU_PANEL || l->head_dim > CPU_MAX_HEAD_DIM)
         return fkv_fail(err, FKV_E_INPUT,
                         "the cpu backend needs a head_dim that is a multiple of %d and at most %d, not %d",
                         CPU_PANEL, CPU_MAX_HEAD_DIM, l->head_dim);
     dev->limits = *l;
-    const size_t threads = (size_t)cpu_pool_threads(dev->pool), hd = (size_t)l->head_dim;
-    const size_t padded = (size_t)cpu_round_up(l->max_prompt, 2 * CPU_PANEL),
-                 heads = (size_t)l->max_local_heads;
-    const size_t vocab = (size_t)l->vocab, positions = (size_t)l->max_positions;
-    fkv_status st;
-    if ((st = alloc_array(dev, positions, hd / 2, sizeof(float), &dev->rope_cos, err))) return st;
-    if ((st = alloc_array(dev, positions, hd / 2, sizeof(float), &dev->rope_sin, err))) return st;
-    if ((st = alloc_array(dev, heads * hd, padded, sizeof(float), &dev->packed_keys, err))) return st;
-    if ((st = alloc_array(dev, threads, 1, sizeof(cpu_att_scratch), &dev->att, err))) return st;
-    if ((st = alloc_array(dev, threads, padded, sizeof(float), &dev->score_rows, err))) return st;
-    if ((st = alloc_array(dev, heads, padded, sizeof(float), &dev->score_sums, err))) return st;
-    if ((st = alloc_array(dev, threads, padded, sizeof(int32_t), &dev->keep, err))) return st;
-    if ((st = alloc_array(dev, threads, padded, sizeof(float), &dev->keep_work, err))) return st;
-    if ((st = alloc_array(dev, threads, vocab, sizeof(float), &dev->sample_work, err))) return st;
-    if ((st = alloc_array(dev, threads, vocab, sizeof(int32_t), &dev->sample_ids, err))) return st;
-    memcpy(dev->inv_freq, l->inv_freq, hd / 2 * sizeof(float));
+    list_arrays(dev, l, (size_t)cpu_pool_threads(dev->pool), all);
+    for (int i = 0; i < N_ARRAYS; i++) {
+        const fkv_status st = alloc_array(dev, all[i].rows, all[i].cols, all[i].size, all[i].out, err);
+        if (st) return st;
+    }
+    memcpy(dev->inv_freq, l->inv_freq, (size_t)l->head_dim / 2 * sizeof(float));
     return FKV_OK;
 }
 
@@ -239,6 +266,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .close = cpu_close,
         .info = cpu_info,
         .prepare = cpu_prepare,
+        .workspace_bytes = cpu_workspace_bytes,
         .alloc = cpu_alloc,
         .mark = cpu_mark,
         .release = cpu_release,

@@ -249,6 +249,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .close = backend_close,
         .info = backend_info,
         .prepare = backend_prepare,
+        .workspace_bytes = cuda_workspace_bytes,
         .alloc = cuda_alloc,
         .mark = backend_mark,
         .release = backend_release,

@@ -165,6 +165,7 @@ void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf
 
 /* cuda_prefill.cu. prepare fills the RoPE table and allocates what attention and compression need, by
  * dev->limits; called once by the table's prepare. */
+int64_t cuda_workspace_bytes(const fkv_device_limits *limits, int n_threads);
 fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err);
 void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
                       int n_heads, int group, bool kv_only, void *qkv);

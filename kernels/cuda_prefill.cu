@@ -3,6 +3,7 @@
  * Attention has two kernels: one for wgmma and TMA (cuda_prefill_sm90.cu) and the one here for
  * mma.sync. A device always uses the same one. Compression is in cuda_compress.cu.
  */
+#include <cstring>
 #include <math.h>
 #include <stdlib.h>
 
@@ -82,32 +83,66 @@ static fkv_status choose_decode_stages(fkv_device *dev, fkv_err *err)
     return FKV_OK;
 }
 
+/* One array of the workspace: a x b x c elements of size bytes. */
+struct workspace_array {
+    int64_t a, b, c;
+    size_t size;
+    void *out; /* where its pointer goes */
+};
+
+enum { N_ARRAYS = 9 };
+
+/* Sets the counts of *w and lists its arrays, and the RoPE table's. */
+static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **rope,
+                        workspace_array out[N_ARRAYS])
+{
+    const int group = l->n_heads / l->n_kv_heads;
+    const int64_t heads = l->max_local_heads > 0 ? l->max_local_heads : 1;
+    w->max_snap_rows = (int64_t)(l->window > 0 ? l->window : 1) * group;
+    w->max_snap_tiles = ((int64_t)l->max_prompt + CUDA_SNAP_KEYS - 1) / CUDA_SNAP_KEYS;
+    w->max_entries = (int64_t)l->n_slots * l->n_kv_heads;
+    w->max_parts = decode_parts(l, group);
+    const workspace_array all[N_ARRAYS] = {
+        {l->max_positions, l->head_dim / 2, 1, sizeof(float2), rope},
+        {heads, w->max_snap_rows, w->max_snap_tiles, sizeof(float2), &w->snap_part},
+        {heads, w->max_snap_rows, 1, sizeof(float2), &w->snap_stat},
+        {heads, l->max_prompt, 1, sizeof(float), &w->snap_sum},
+        {heads, l->max_prompt, 1, sizeof(int32_t), &w->keep},
+        {w->max_entries + 1, 1, 1, sizeof(cuda_decode_entry), &w->entries},
+        {1, 1, 1, sizeof(int32_t), &w->n_entries},
+        {w->max_parts, group, l->head_dim, sizeof(float), &w->parts},
+        {w->max_parts, group, 1, sizeof(float2), &w->part_stat},
+    };
+    memcpy(out, all, sizeof all);
+}
+
+int64_t cuda_workspace_bytes(const fkv_device_limits *l, int n_threads)
+{
+    workspace_array all[N_ARRAYS];
+    cuda_attention w = {};
+    float2 *rope = NULL;
+    (void)n_threads;
+    list_arrays(l, &w, &rope, all);
+    /* Gate and up of the largest product with SwiGLU. */
+    double bytes = 2.0 * l->max_rows * l->max_share * sizeof(bf16);
+    for (int i = 0; i < N_ARRAYS; i++)
+        bytes += (double)all[i].a * (double)all[i].b * (double)all[i].c * (double)all[i].size;
+    return bytes < 0x1p50 ? (int64_t)bytes : (int64_t)1 << 50;
+}
+
 fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
 {
     const fkv_device_limits *l = &dev->limits;
+    workspace_array all[N_ARRAYS];
     fkv_status st = check_limits(l, err);
     if (st) return st;
     cuda_attention *a = (cuda_attention *)calloc(1, sizeof *a);
     if (!a) return fkv_fail_memory(err);
     dev->attention = a;
-    const int group = l->n_heads / l->n_kv_heads, half = l->head_dim / 2;
-    const int64_t heads = l->max_local_heads > 0 ? l->max_local_heads : 1;
-    a->max_snap_rows = (int64_t)(l->window > 0 ? l->window : 1) * group;
-    a->max_snap_tiles = ((int64_t)l->max_prompt + CUDA_SNAP_KEYS - 1) / CUDA_SNAP_KEYS;
-    a->max_entries = (int64_t)l->n_slots * l->n_kv_heads;
-    a->max_parts = decode_parts(l, group);
-    if ((st = alloc_array(dev, l->max_positions, half, 1, sizeof(float2), &dev->rope, err))) return st;
-    if ((st = alloc_array(dev, heads, a->max_snap_rows, a->max_snap_tiles, sizeof(float2), &a->snap_part,
-                          err)))
-        return st;
-    if ((st = alloc_array(dev, heads, a->max_snap_rows, 1, sizeof(float2), &a->snap_stat, err))) return st;
-    if ((st = alloc_array(dev, heads, l->max_prompt, 1, sizeof(float), &a->snap_sum, err))) return st;
-    if ((st = alloc_array(dev, heads, l->max_prompt, 1, sizeof(int32_t), &a->keep, err))) return st;
-    if ((st = alloc_array(dev, a->max_entries + 1, 1, 1, sizeof(cuda_decode_entry), &a->entries, err)))
-        return st;
-    if ((st = alloc_array(dev, 1, 1, 1, sizeof(int32_t), &a->n_entries, err))) return st;
-    if ((st = alloc_array(dev, a->max_parts, group, l->head_dim, sizeof(float), &a->parts, err))) return st;
-    if ((st = alloc_array(dev, a->max_parts, group, 1, sizeof(float2), &a->part_stat, err))) return st;
+    list_arrays(l, a, &dev->rope, all);
+    for (int i = 0; i < N_ARRAYS; i++)
+        if ((st = alloc_array(dev, all[i].a, all[i].b, all[i].c, all[i].size, all[i].out, err))) return st;
+    const int half = l->head_dim / 2;
     rope_frequencies f = {};
     for (int i = 0; i < half; i++) f.of[i] = l->inv_freq[i];
     const int64_t n = (int64_t)l->max_positions * half;

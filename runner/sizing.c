@@ -57,7 +57,9 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_profile *p, fkv_sizing *z)
     z->shape.n_slots = s->n_slots;
     /* On the CPU what no prompt touches costs nothing. */
     z->shape.max_prompt = on_cpu(s) ? longest : largest;
-    z->shape.n_threads = on_cpu(s) ? (int)(cores > 0 ? cores : 1) : 0;
+    z->shape.window = (int)s->job->profile.window;
+    z->shape.backend = s->backend;
+    z->shape.n_threads = (int)(cores > 0 ? cores : 1);
 }
 
 fkv_status fkv_sizing_check_model(const fkv_setup *s, const fkv_sizing *z, fkv_err *err)
