@@ -244,6 +244,11 @@ void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info)
     *info = engine->info;
 }
 
+void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size)
+{
+    engine->options.backend->numerics(engine->devices[0].dev, out, size);
+}
+
 /* Pages of every rank: what all slots need with the largest prompts, or what fits. */
 static fkv_status size_arenas(fkv_engine *e, int64_t max_new, int64_t page_bytes, int64_t *pages,
                               fkv_err *err)

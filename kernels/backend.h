@@ -163,6 +163,9 @@ typedef struct fkv_backend {
     fkv_status (*open)(fkv_world *world, int index, int n_threads, fkv_device **dev, fkv_err *err);
     void (*close)(fkv_device *dev);
     void (*info)(const fkv_device *dev, fkv_device_info *info);
+    /* What the bits of results depend on beside the inputs, in one line: device, libraries,
+     * and the algorithms of what was prepared. Where the line is another, so may the bits be. */
+    void (*numerics)(const fkv_device *dev, char *out, size_t size);
     fkv_status (*prepare)(fkv_device *dev, const fkv_device_limits *limits, fkv_err *err);
     /* Bytes that a device with these limits takes beside what is allocated and loaded through
      * this table. n_threads: host threads of the device. Needs no device. */

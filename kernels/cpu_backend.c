@@ -221,6 +221,13 @@ static bool cpu_replay(fkv_device *dev, int key)
     return false;
 }
 
+/* All instruction sets give the same bits. */
+static void cpu_numerics(const fkv_device *dev, char *out, size_t size)
+{
+    (void)dev;
+    snprintf(out, size, "float32");
+}
+
 /* CPU devices share the cores: more than one is for tests. */
 static int cpu_n_devices(void)
 {
@@ -265,6 +272,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .open = cpu_open,
         .close = cpu_close,
         .info = cpu_info,
+        .numerics = cpu_numerics,
         .prepare = cpu_prepare,
         .workspace_bytes = cpu_workspace_bytes,
         .alloc = cpu_alloc,

@@ -203,6 +203,14 @@ static void backend_info(const fkv_device *dev, fkv_device_info *info)
     cudaGetLastError();
 }
 
+static void backend_numerics(const fkv_device *dev, char *out, size_t size)
+{
+    const uint64_t print = cuda_gemm_fingerprint(dev);
+    char algorithms[40] = "";
+    if (print) snprintf(algorithms, sizeof algorithms, ", algorithms %016llx", (unsigned long long)print);
+    snprintf(out, size, "bf16 on %s, cuBLASLt %zu%s", dev->name, cublasLtGetVersion(), algorithms);
+}
+
 static fkv_status check_limits(const fkv_device_limits *l, fkv_err *err)
 {
     if (l->head_dim != 64 && l->head_dim != 128)
@@ -248,6 +256,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .open = backend_open,
         .close = backend_close,
         .info = backend_info,
+        .numerics = backend_numerics,
         .prepare = backend_prepare,
         .workspace_bytes = cuda_workspace_bytes,
         .alloc = cuda_alloc,

@@ -128,7 +128,8 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
         CUDA(dev, cudaStreamSynchronize(dev->stream));
     find_runs(a, p);
     p->n_heads = a->n_heads_served;
-    st = cuda_status(dev, err);
+    if (n) st = cuda_prepare_batched(dev, a->n_slots, (int64_t)(a->group + 2) * a->head_dim, a->hidden, err);
+    if (!st) st = cuda_status(dev, err);
 out:
     free(heads);
     return st;

@@ -15,6 +15,7 @@
 #include <cstring>
 
 extern "C" {
+#include "runner/base/hash.h"
 #include "runner/base/log.h"
 }
 
@@ -29,7 +30,8 @@ typedef struct gemm_key {
 
 typedef struct gemm_entry {
     gemm_key key;
-    bool found; /* false: the library has none, gemm_kernel does it */
+    bool found;    /* false: the library has none, gemm_kernel does it */
+    bool prepared; /* not merely met at work, which depends on the prompts */
     cublasLtMatmulAlgo_t algo;
     struct gemm_entry *next;
 } gemm_entry;
@@ -309,20 +311,74 @@ void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, co
     cuda_silu_mul(dev, dev->swiglu_tmp, n, w->n / 2, (bf16 *)y, y_stride);
 }
 
-fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
-                               fkv_err *err)
+static fkv_status prepare(fkv_device *dev, const gemm_key *key, fkv_err *err)
+{
+    gemm_entry *e = entry_of(dev, key);
+    if (!e) return dev->failed ? cuda_status(dev, err) : fkv_fail_memory(err);
+    e->prepared = true;
+    return FKV_OK;
+}
+
+/* Rows where they are aligned; where they are not, the first use chooses. */
+static gemm_key aligned_key(int64_t n_rows, int64_t n_out, int64_t k)
 {
     gemm_key key;
     memset(&key, 0, sizeof key);
     key.n_rows = row_class(n_rows);
-    key.n_out = w->n;
-    key.k = w->k;
-    key.x_align = key.w_align = key.y_align = 16; /* where it is less, the first use chooses */
-    for (key.f32_out = 0; key.f32_out < (epilogue == FKV_EPILOGUE_SWIGLU ? 1 : 2); key.f32_out++)
-        if (w->n > 0 && !entry_of(dev, &key))
-            return dev->failed ? cuda_status(dev, err) : fkv_fail_memory(err);
-    if (epilogue == FKV_EPILOGUE_SWIGLU) grow_swiglu(dev, n_rows, w->n);
+    key.n_out = n_out;
+    key.k = k;
+    key.x_align = key.w_align = key.y_align = 16;
+    return key;
+}
+
+fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
+                               fkv_err *err)
+{
+    const bool swiglu = epilogue == FKV_EPILOGUE_SWIGLU;
+    gemm_key key = aligned_key(n_rows, w->n, w->k);
+    for (key.f32_out = 0; w->n > 0 && key.f32_out < (swiglu ? 1 : 2); key.f32_out++) {
+        const fkv_status st = prepare(dev, &key, err);
+        if (st) return st;
+    }
+    if (swiglu) grow_swiglu(dev, n_rows, w->n);
     return cuda_status(dev, err);
+}
+
+fkv_status cuda_prepare_batched(fkv_device *dev, int64_t n_rows, int64_t n_out, int64_t k, fkv_err *err)
+{
+    gemm_key key = aligned_key(n_rows, n_out, k);
+    key.batched = 1;
+    return prepare(dev, &key, err);
+}
+
+/* Of a key and the settings of its algorithm. */
+static uint64_t fingerprint(const gemm_entry *e)
+{
+    static const cublasLtMatmulAlgoConfigAttributes_t settings[] = {CUBLASLT_ALGO_CONFIG_ID,
+                                                                    CUBLASLT_ALGO_CONFIG_TILE_ID,
+                                                                    CUBLASLT_ALGO_CONFIG_STAGES_ID,
+                                                                    CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING,
+                                                                    CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION,
+                                                                    CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID,
+                                                                    CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID};
+    const size_t n = sizeof settings / sizeof *settings;
+    uint64_t print = fkv_hash(&e->key, sizeof e->key, 0);
+    for (size_t i = 0; e->found && i < n; i++) {
+        uint64_t value = 0; /* settings have 2 or 4 bytes */
+        size_t written;
+        cublasLtMatmulAlgoConfigGetAttribute(&e->algo, settings[i], &value, i < 5 ? 4 : 2, &written);
+        print = fkv_hash(&value, sizeof value, print);
+    }
+    return print;
+}
+
+uint64_t cuda_gemm_fingerprint(const fkv_device *dev)
+{
+    uint64_t all = 0;
+    for (int i = 0; dev->gemms && i < BUCKETS; i++)
+        for (const gemm_entry *e = dev->gemms->buckets[i]; e; e = e->next)
+            if (e->prepared) all += fingerprint(e);
+    return all;
 }
 
 void cuda_gemm_close(fkv_device *dev)

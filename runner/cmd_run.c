@@ -100,6 +100,11 @@ static fkv_status load(run *r, fkv_err *err)
     if (!st)
         st = fkv_engine_set_plan(r->engine, r->setup.weights, r->planning.profile.budgets, &r->planning.plan,
                                  fkv_planning_max_new(&r->setup, &r->planning), err);
+    if (!st) {
+        char numerics[256];
+        fkv_engine_numerics(r->engine, numerics, sizeof numerics);
+        st = fkv_output_pin(r->output, "numerics", numerics, err);
+    }
     r->load_seconds = fkv_seconds() - t;
     return st;
 }

@@ -164,9 +164,15 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
     if ((st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &m->p->plan, err))) goto out;
     if ((st = fkv_sizing_even(&m->p->sizing, &problem, m->p->profile.budgets, &m->p->plan, err))) goto out;
     if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
-    if ((st = fkv_buf_printf(&extra, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\",\n",
-                             s->backend->name, s->n_devices, FKV_VERSION)))
+    if ((st =
+             fkv_buf_printf(&extra, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\",\n\"device\":",
+                            s->backend->name, s->n_devices, FKV_VERSION)))
         goto out;
+    const fkv_sizing *z = &m->p->sizing;
+    if ((st = fkv_json_put_string(&extra, z->device, strlen(z->device), err))) goto out;
+    if ((st = fkv_buf_puts(&extra, ",\"numerics\":", err))) goto out;
+    if ((st = fkv_json_put_string(&extra, z->numerics, strlen(z->numerics), err))) goto out;
+    if ((st = fkv_buf_puts(&extra, ",\n", err))) goto out;
     if ((st = fkv_constants_put(&m->p->constants, &extra, err))) goto out;
     st = fkv_plan_write(&m->p->plan, m->plan_print, extra.data, path, err);
 out:

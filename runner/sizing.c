@@ -2,6 +2,7 @@
 #include "runner/sizing.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,6 +30,8 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
     if (!st) st = s->backend->open(world, 0, 1, &dev, err);
     if (!st) {
         s->backend->info(dev, &info);
+        s->backend->numerics(dev, z->numerics, sizeof z->numerics);
+        snprintf(z->device, sizeof z->device, "%s", info.name);
         /* CPU devices share the machine; every GPU has memory of its own. */
         z->limit = (fkv_memory_limit){on_cpu(s) ? info.memory_bytes / s->n_devices : info.memory_bytes,
                                       info.arena_share};

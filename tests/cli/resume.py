@@ -253,6 +253,24 @@ def what_would_change_answers_is_refused_on_a_resume_by_its_name():
 
 
 @test
+def a_resume_on_another_kind_of_device_is_refused():
+    """Its libraries would compute with other algorithms: answers of two kinds in one output."""
+    job = short("elsewhere", "output.records_per_shard=1000")
+    run = Running(job)
+    run.until(lambda: size(job.file("journal")) > 8000, "8,000 bytes of journal")
+    run.stop(signal.SIGKILL)
+    manifest = cli.load(job.file("manifest.json"))
+    here = manifest["run"]["numerics"]
+    assert here and cli.load(job.file("plan.json"))["numerics"]
+    manifest["run"]["numerics"] = "bf16 on a GPU, cuBLASLt 1"
+    cli.write(job.file("manifest.json"), manifest)
+    job.command("run").must(2, "numerics", "bf16 on a GPU", here)
+    manifest["run"]["numerics"] = here
+    cli.write(job.file("manifest.json"), manifest)
+    assert len(job.run()) == 48 and job.stats()["resumed"] > 3
+
+
+@test
 def a_run_that_failed_before_its_first_record_binds_nobody():
     job = short("corrected", "input.members=nothing.jsonl")
     job.command("run").must(2, "input.members", "no record in the input")
