@@ -5,14 +5,15 @@
  * file's n layers. A rank's step runs all its layers in sequence as it is replayed; its
  * attention segments are timed inside. The step is what R devices would take: the common
  * part (the mean over the ranks) and, over the layers, the slowest rank's segment;
- * gathers between devices are not in it. Beside it what the plan predicted of the
- * segments, by constants fitted to standard's measured segments.
+ * gathers between devices are not in it. Beside it what the plan predicted, by constants
+ * calibrated in the same call.
  */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/calibrate.h"
 #include "engine/engine.h"
 
 enum { LAYERS = 80, KV_HEADS = 8, MAX_RANKS = 8, STEPS = 12, MODES = 3, MAX_BUDGETS = 4 };
@@ -44,7 +45,7 @@ typedef struct setting {
     fkv_profile profile;
     fkv_plan plan;
     double segment[LAYERS][MAX_RANKS], rest[MAX_RANKS]; /* seconds */
-    double tokens[LAYERS * KV_HEADS];
+    double tokens[LAYERS * KV_HEADS], common_us;
 } setting;
 
 static void read_scores(const char *path, double *out)
@@ -56,24 +57,44 @@ static void read_scores(const char *path, double *out)
         memcpy(out + l * KV_HEADS, file + l * 32 / LAYERS * KV_HEADS, KV_HEADS * sizeof *out);
 }
 
-/* The H200's constants: bytes over the copy bandwidth, and 3 us to begin a segment. */
-static fkv_cost_constants constants(void)
+/* As a run measures them before it plans; kept for the modes of one budget. */
+static fkv_cost_constants constants(const setting *s, const fkv_backend *backend, int ranks, int slots)
 {
-    const double per_us = 4.27e6;
-    return (fkv_cost_constants){.t0_us = 3,
-                                .head_us = (8 + 2) * 128.0 * 8192 * 2 / per_us,
-                                .slot_head_us = 0.005,
-                                .token_us = 2 * 128 * 2 / per_us};
+    static fkv_calibration c;
+    static int64_t budget;
+    static int for_slots;
+    fkv_err err = {0};
+    double mean = 0;
+    if (budget == s->budget && for_slots == slots) return c.cost;
+    for (int i = 0; i < LAYERS * KV_HEADS; i++) mean += s->tokens[i] / (LAYERS * KV_HEADS);
+    const fkv_calibration_task task = {.backend = backend,
+                                       .config = &shape,
+                                       .n_ranks = ranks,
+                                       .n_devices = 1,
+                                       .n_slots = slots,
+                                       .mean_tokens = mean};
+    if (fkv_calibration_measure(&task, &c, &err)) die("calibration", &err);
+    budget = s->budget;
+    for_slots = slots;
+    printf(
+        "slots %d budget %lld: t0 %.2f us, head %.2f, slot and head %.4f, token %.6f, common %.1f; fit error "
+        "%.1f%%; prefill %.3f us a token, %.2e us a pair\n",
+        slots, (long long)budget, c.cost.t0_us, c.cost.head_us, c.cost.slot_head_us, c.cost.token_us,
+        c.cost.common_us, 100 * c.fit_error, c.prefill_token_us, c.prefill_pair_us);
+    return c.cost;
 }
 
-static void make(setting *s, const double *scores, double floor, int ranks, int slots)
+static void make(setting *s, const fkv_backend *backend, const double *scores, double floor, int ranks,
+                 int slots)
 {
     fkv_err err = {0};
     if (fkv_profile_init(&s->profile, LAYERS, KV_HEADS, &err)) die("profile", &err);
     fkv_budget_from_scores(&s->profile, scores, s->budget, 32, floor);
     s->profile.mean_output = STEPS;
     fkv_cost_tokens(&s->profile, s->tokens);
-    const fkv_plan_problem p = {LAYERS, KV_HEADS, ranks, slots, s->tokens, constants(), -1};
+    const fkv_plan_problem p = {
+        LAYERS, KV_HEADS, ranks, slots, s->tokens, constants(s, backend, ranks, slots), -1};
+    s->common_us = LAYERS * p.cost.common_us;
     if (fkv_plan_solve(&p, (fkv_plan_mode)s->mode, &s->plan, &err)) die("plan", &err);
 }
 
@@ -106,11 +127,12 @@ static void print(const setting *s, int ranks, int slots)
     const double us[] = {s->plan.standard_us, s->plan.best_effort_us, s->plan.fair_copying_us};
     for (int r = 0; r < ranks; r++) most = fmax(most, s->rest[r]);
     printf("70B ranks %d slots %3d budget %5lld %-12s segments %7.3f ms (predicted %7.3f, bound %7.3f), "
-           "common %6.3f "
-           "(most %6.3f), step %7.3f ms, balance %.2f, copies %d\n",
-           ranks, slots, (long long)s->budget, names[s->mode], 1e3 * slowest, 1e-3 * us[s->mode],
-           1e-3 * s->plan.lower_bound_us, 1e3 * rest, 1e3 * most, 1e3 * (rest + slowest),
-           slowest * ranks / all, fkv_plan_copies(&s->plan));
+           "common %6.3f (predicted %6.3f, most %6.3f), step %7.3f ms (predicted %7.3f), balance %.2f, "
+           "copies %d\n",
+           ranks, slots, (long long)s->budget, names[s->mode], 1e3 * slowest,
+           1e-3 * (us[s->mode] - s->common_us), 1e-3 * (s->plan.lower_bound_us - s->common_us), 1e3 * rest,
+           1e-3 * s->common_us, 1e3 * most, 1e3 * (rest + slowest), 1e-3 * us[s->mode], slowest * ranks / all,
+           fkv_plan_copies(&s->plan));
 }
 
 static int parse_list(const char *text, int64_t *out, int max)
@@ -128,9 +150,11 @@ int main(int argc, char **argv)
     int64_t slot_list[4], budgets[MAX_BUDGETS];
     const int n_slot_list = parse_list(argc > 5 ? argv[5] : "64,128", slot_list, 4);
     const int n_budgets = parse_list(argc > 6 ? argv[6] : "1024,4096,8192", budgets, MAX_BUDGETS);
+    const fkv_backend *backend = fkv_backend_find(argc > 4 ? argv[4] : "cuda");
     double scores[LAYERS * KV_HEADS];
     fkv_err err = {0};
     fkv_safetensors *w;
+    if (!backend) die("no such backend here", NULL);
     setting *all = calloc(MAX_BUDGETS * MODES, sizeof *all);
     read_scores(argv[1], scores);
     if (fkv_safetensors_open_dummy(1, (size_t)shape.vocab * 8192, 8192, &w, &err)) die("weights", &err);
@@ -139,13 +163,13 @@ int main(int argc, char **argv)
         int64_t longest = 0;
         for (int i = 0; i < n_budgets * MODES; i++) {
             all[i] = (setting){.budget = budgets[i / MODES], .mode = i % MODES};
-            make(&all[i], scores, floor, ranks, slots);
+            make(&all[i], backend, scores, floor, ranks, slots);
             for (int h = 0; h < LAYERS * KV_HEADS; h++)
                 longest = all[i].profile.budgets[h] > longest ? all[i].profile.budgets[h] : longest;
         }
         for (int r = 0; r < ranks; r++) {
             fkv_engine *e = NULL;
-            const fkv_engine_options o = {.backend = fkv_backend_find(argc > 4 ? argv[4] : "cuda"),
+            const fkv_engine_options o = {.backend = backend,
                                           .n_ranks = ranks,
                                           .n_devices = 1,
                                           .n_slots = slots,
@@ -155,7 +179,6 @@ int main(int argc, char **argv)
                                           .sampling = {.top_p = 1},
                                           .solo = true,
                                           .solo_rank = r};
-            if (!o.backend) die("no such backend here", NULL);
             if (fkv_engine_open(&shape, w, &o, &e, &err)) die("open", &err);
             for (int i = 0; i < n_budgets * MODES; i++) time_rank(&all[i], e, w, r, longest);
             fkv_engine_close(e);
