@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 
 #include "jobs/pattern.h"
+#include "jobs/unpack.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
@@ -36,8 +37,9 @@ struct fkv_reader {
 
     size_t file; /* index of the open archive, or the next to open */
     struct archive *archive;
-    bool plain;   /* the archive is a plain file, its own member */
-    bool matched; /* some member of it did */
+    fkv_unpack *unpack; /* what the archive is read from; NULL: its file as it is */
+    bool plain;         /* the archive is a plain file, its own member */
+    bool matched;       /* some member of it did */
 
     bool in_member;
     const char *member; /* in name, or "" */
@@ -74,11 +76,13 @@ static const char *const text_suffixes[] = {".jsonl", ".ndjson", ".json", ".txt"
 static const char *const archive_suffixes[] = {".tar",  ".zip", ".7z",   ".tgz", ".tbz",
                                                ".tbz2", ".txz", ".tzst", NULL};
 
-/* Remembers why libarchive failed. */
-static void keep_message(fkv_reader *r, struct archive *a, const char *otherwise)
+/* Remembers why reading failed. */
+static void keep_message(fkv_reader *r, struct archive *a, const fkv_unpack *u, const char *otherwise)
 {
     fkv_buf clean = {0};
-    const char *text = archive_error_string(a);
+    int ignored;
+    const char *text = u ? fkv_unpack_why(u, &ignored) : NULL;
+    if (!text) text = archive_error_string(a);
     if (!text || !*text) text = otherwise;
     size_t n = strlen(text);
     if (n > MESSAGE_BYTES / 3 - 1) n = MESSAGE_BYTES / 3 - 1; /* U+FFFD takes three bytes */
@@ -88,19 +92,33 @@ static void keep_message(fkv_reader *r, struct archive *a, const char *otherwise
 }
 
 /* A disk or network that fails is no damage: another run may read the rest. */
-static bool failed_to_read(struct archive *a)
+static bool failed_to_read(const fkv_reader *r)
 {
-    const int e = archive_errno(a);
-    return e == EIO || e == ESTALE || e == ETIMEDOUT || e == EBADF;
+    int e = 0;
+    if (!r->unpack || !fkv_unpack_why(r->unpack, &e)) e = archive_errno(r->archive);
+    return e == EIO || e == ESTALE || e == ETIMEDOUT || e == EBADF || e == ENOMEM;
 }
 
-/* Opens path with the formats that name lets it have. NULL: no memory; else the
- * caller looks at *rc. */
-static struct archive *open_archive(const char *path, const char *name, int *rc)
+static la_ssize_t read_unpacked(struct archive *a, void *unpack, const void **bytes)
+{
+    int number;
+    const ssize_t n = fkv_unpack_read(unpack, bytes);
+    if (n >= 0) return n;
+    const char *why = fkv_unpack_why(unpack, &number);
+    archive_set_error(a, number, "%s", why);
+    return ARCHIVE_FATAL;
+}
+
+/* Opens path with the formats that name lets it have. FKV_OK: the caller looks at *rc. */
+static fkv_status open_archive(const char *path, const char *name, struct archive **out, fkv_unpack **unpack,
+                               int *rc, fkv_err *err)
 {
     size_t n = strlen(name), ignored;
-    struct archive *a = archive_read_new();
-    if (!a) return NULL;
+    *out = NULL;
+    const fkv_status st = fkv_unpack_open(path, unpack, err);
+    if (st) return st;
+    struct archive *a = *out = archive_read_new();
+    if (!a) return fkv_fail_memory(err);
     ends_in(name, n, compressed_suffixes, &n);
     const bool text = ends_in(name, n, text_suffixes, &ignored);
     const bool packed = !text && ends_in(name, n, archive_suffixes, &ignored);
@@ -117,8 +135,9 @@ static struct archive *open_archive(const char *path, const char *name, int *rc)
         archive_read_support_format_raw(a);
         archive_read_support_format_empty(a);
     }
-    *rc = archive_read_open_filename(a, path, BLOCK_BYTES);
-    return a;
+    *rc = *unpack ? archive_read_open(a, *unpack, NULL, read_unpacked, NULL)
+                  : archive_read_open_filename(a, path, BLOCK_BYTES);
+    return FKV_OK;
 }
 
 /* Reports what is wrong with one file of the input. */
@@ -128,6 +147,7 @@ static void check_file(fkv_reader *r, const fkv_input_file *file, fkv_errs *errs
     struct stat sb;
     struct archive_entry *entry;
     struct archive *a = NULL;
+    fkv_unpack *u = NULL;
     size_t bare;
     int rc;
     if (stat(file->path, &sb)) {
@@ -139,20 +159,18 @@ static void check_file(fkv_reader *r, const fkv_input_file *file, fkv_errs *errs
         goto out;
     }
     r->total_bytes += sb.st_size;
-    if (!(a = open_archive(file->path, file->name, &rc))) {
-        fkv_fail_memory(&err);
-        goto out;
-    }
+    if (open_archive(file->path, file->name, &a, &u, &rc, &err)) goto out;
     if (rc >= ARCHIVE_WARN) rc = archive_read_next_header(a, &entry);
     if (rc != ARCHIVE_EOF && rc < ARCHIVE_WARN) {
-        keep_message(r, a, "not an archive that can be read");
+        keep_message(r, a, u, "not an archive that can be read");
         fkv_fail_at(&err, FKV_E_INPUT, file->path, 0, NULL, "%s", r->message);
-    } else if (sb.st_size && archive_filter_count(a) < 2 &&
+    } else if (sb.st_size && !u && archive_filter_count(a) < 2 &&
                ends_in(file->name, strlen(file->name), compressed_suffixes, &bare)) {
         fkv_fail_at(&err, FKV_E_INPUT, file->path, 0, NULL, "is not compressed as its name says");
     }
 out:
     if (a) archive_read_free(a);
+    fkv_unpack_close(u);
     if (err.status) fkv_errs_add(errs, &err);
 }
 
@@ -183,7 +201,9 @@ static void close_archive(fkv_reader *r)
     const fkv_input_file *file = &r->job->input.files[r->file];
     const int64_t size = fkv_file_size(file->path);
     if (r->archive) archive_read_free(r->archive);
+    fkv_unpack_close(r->unpack);
     r->archive = NULL;
+    r->unpack = NULL;
     r->in_member = false;
     r->p = r->end = NULL;
     r->file++;
@@ -231,8 +251,8 @@ static step next_member(fkv_reader *r, fkv_err *err)
         const int rc = archive_read_next_header(r->archive, &entry);
         if (rc == ARCHIVE_EOF) return STEP_END;
         if (rc < ARCHIVE_WARN) {
-            keep_message(r, r->archive, "the archive is damaged");
-            return failed_to_read(r->archive) ? STEP_SYSTEM : STEP_ARCHIVE_DAMAGED;
+            keep_message(r, r->archive, r->unpack, "the archive is damaged");
+            return failed_to_read(r) ? STEP_SYSTEM : STEP_ARCHIVE_DAMAGED;
         }
         const __LA_MODE_T type = archive_entry_filetype(entry);
         if ((type && type != AE_IFREG) || archive_entry_hardlink(entry)) continue;
@@ -261,16 +281,16 @@ static step read_block(fkv_reader *r)
     la_int64_t offset;
     if (r->warned) return STEP_MEMBER_DAMAGED;
     const int rc = archive_read_data_block(r->archive, &bytes, &n, &offset);
-    const int64_t here = archive_filter_bytes(r->archive, -1);
+    const int64_t here = r->unpack ? fkv_unpack_taken(r->unpack) : archive_filter_bytes(r->archive, -1);
     atomic_store(&r->done_bytes, r->passed_bytes + (here > 0 ? here : 0));
     if (rc == ARCHIVE_EOF) return STEP_END;
     if (rc < ARCHIVE_WARN) {
-        keep_message(r, r->archive, "the data is damaged");
-        if (failed_to_read(r->archive)) return STEP_SYSTEM;
+        keep_message(r, r->archive, r->unpack, "the data is damaged");
+        if (failed_to_read(r)) return STEP_SYSTEM;
         return rc == ARCHIVE_FAILED ? STEP_MEMBER_DAMAGED : STEP_ARCHIVE_DAMAGED;
     }
     if (rc == ARCHIVE_WARN) {
-        keep_message(r, r->archive, "the data is damaged");
+        keep_message(r, r->archive, r->unpack, "the data is damaged");
         r->warned = true; /* a checksum, say: what was decoded is still handed out */
     }
     if (n && offset != r->offset) {
@@ -361,13 +381,21 @@ static step next_archive(fkv_reader *r, fkv_err *err)
     r->matched = false;
     r->member = "";
     r->line = 0;
-    if (!(r->archive = open_archive(file->path, file->name, &rc))) {
-        fkv_fail_memory(err);
-        return STEP_SYSTEM;
-    }
+    if (open_archive(file->path, file->name, &r->archive, &r->unpack, &rc, err)) return STEP_SYSTEM;
     if (rc >= ARCHIVE_WARN) return STEP_OK;
-    keep_message(r, r->archive, "the archive is damaged");
-    return fkv_file_exists(file->path) && !failed_to_read(r->archive) ? STEP_ARCHIVE_DAMAGED : STEP_SYSTEM;
+    keep_message(r, r->archive, r->unpack, "the archive is damaged");
+    return fkv_file_exists(file->path) && !failed_to_read(r) ? STEP_ARCHIVE_DAMAGED : STEP_SYSTEM;
+}
+
+/* Behind the last member: what is left of the compressed file, its checksum above all. */
+static step pass_the_end(fkv_reader *r)
+{
+    const void *bytes;
+    ssize_t n = 0;
+    while (r->unpack && (n = fkv_unpack_read(r->unpack, &bytes)) > 0) continue;
+    if (n == 0) return STEP_END;
+    keep_message(r, r->archive, r->unpack, "the data is damaged");
+    return failed_to_read(r) ? STEP_SYSTEM : STEP_ARCHIVE_DAMAGED;
 }
 
 /* One step towards the next record; STEP_OK without a text means: go on. */
@@ -379,7 +407,8 @@ static step advance(fkv_reader *r, fkv_line *line, fkv_err *err)
         if (got != STEP_OK) r->in_member = false;
         return got == STEP_END ? STEP_OK : got;
     }
-    const step got = next_member(r, err);
+    step got = next_member(r, err);
+    if (got == STEP_END) got = pass_the_end(r);
     if (got != STEP_END) return got;
     if (!r->matched) fkv_log("%s: no member matches input.members", r->job->input.files[r->file].name);
     close_archive(r);
@@ -438,6 +467,7 @@ void fkv_reader_close(fkv_reader *reader)
 {
     if (!reader) return;
     if (reader->archive) archive_read_free(reader->archive);
+    fkv_unpack_close(reader->unpack);
     fkv_buf_free(&reader->name);
     fkv_buf_free(&reader->carry);
     if (reader->utf8) freelocale(reader->utf8);

@@ -4,7 +4,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 packages="cmake ninja-build gcc libc6-dev pkg-config libarchive-dev libzstd-dev libinih-dev libjansson-dev
-  libpcre2-dev libutf8proc-dev libxxhash-dev zstd jq"
+  libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev
+  zstd jq"
 test "${1:-}" = tests && packages="$packages libcmocka-dev python3 python3-venv ca-certificates clang-format
   cppcheck libasan8 libubsan1 libtsan2"
 missing=

@@ -143,6 +143,7 @@ static char *read_job(fkv_job *job)
             fkv_buf_printf(&out, NULL, "!%s\n", line.error_code);
         } else {
             fkv_buf_append(&out, line.text, line.n, NULL);
+            for (char *nul; (nul = memchr(out.data, '\0', out.len));) *nul = '?';
             fkv_buf_puts(&out, "\n", NULL);
         }
     }
@@ -432,6 +433,106 @@ static void a_wrong_checksum_costs_one_row_not_the_archive(void **state)
            "crc.zip|b.jsonl|1|{3}\n");
 }
 
+/* What is read of one file; NULL where opening refuses it. */
+static char *read_or_refuse(const char *name)
+{
+    fkv_reader *reader = NULL;
+    fkv_errs errs = {0};
+    fkv_job *job = make_job(name, NULL, NULL);
+    const fkv_status st = fkv_reader_open(job, &reader, &errs);
+    fkv_reader_close(reader);
+    fkv_errs_free(&errs);
+    if (!st) return read_job(job);
+    fkv_job_free(job);
+    return NULL;
+}
+
+static void append_file(fkv_buf *bytes, const char *name)
+{
+    fkv_buf one = {0};
+    char path[600];
+    path_of(name, path);
+    assert_int_equal(fkv_file_read(path, 1 << 20, &one, NULL), FKV_OK);
+    assert_int_equal(fkv_buf_append(bytes, one.data, one.len, NULL), FKV_OK);
+    fkv_buf_free(&one);
+}
+
+/* A compressed file with any one byte changed gives the same lines, an error row
+ * or no run at all, but never other lines in silence. */
+static void no_changed_byte_goes_unseen(void **state)
+{
+    static const member first = {"a.jsonl", "{\"one\":\"a line of the first\"}\n{2}\n", 0};
+    static const member second = {"b.jsonl", "{3}\n{\"four\":\"another of the second\"}\n", 0};
+    static const struct {
+        const char *name, *format, *filter;
+    } cases[] = {{"x.jsonl.gz", "raw", "gzip"},   {"x.tar.gz", "ustar", "gzip"},
+                 {"x.jsonl.bz2", "raw", "bzip2"}, {"x.tar.bz2", "ustar", "bzip2"},
+                 {"x.jsonl.xz", "raw", "xz"},     {"x.tar.xz", "ustar", "xz"}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        /* Two streams, one behind the other; a tar's reader ends with the first. */
+        fkv_buf bytes = {0};
+        int n_seen = 0;
+        pack(cases[i].name, cases[i].format, cases[i].filter, NULL, &first, 1);
+        append_file(&bytes, cases[i].name);
+        pack(cases[i].name, cases[i].format, cases[i].filter, NULL, &second, 1);
+        append_file(&bytes, cases[i].name);
+        put_bytes(cases[i].name, bytes.data, bytes.len);
+        char *want = read_or_refuse(cases[i].name);
+        assert_non_null(want);
+        assert_null(strstr(want, "!damaged"));
+        assert_non_null(strstr(want, "{2}"));
+        if (!strcmp(cases[i].format, "raw")) assert_non_null(strstr(want, "{3}"));
+        for (size_t at = 0; at < bytes.len; at++) {
+            const char was = bytes.data[at];
+            bytes.data[at] = (char)(was ^ (at % 2 ? 0x10 : 0xff));
+            put_bytes(cases[i].name, bytes.data, bytes.len);
+            char *got = read_or_refuse(cases[i].name);
+            const bool seen = !got || strstr(got, "!damaged_archive");
+            if (!seen && strcmp(got, want) != 0) print_error("%s, byte %zu: %s\n", cases[i].name, at, got);
+            assert_true(seen || strcmp(got, want) == 0);
+            n_seen += seen;
+            free(got);
+            bytes.data[at] = was;
+        }
+        assert_true(2 * n_seen > (int)bytes.len);
+        free(want);
+        fkv_buf_free(&bytes);
+    }
+}
+
+/* Zeros behind a compressed file are padding; anything else was something once. */
+static void nothing_may_stand_behind_a_compressed_file(void **state)
+{
+    static const char *const cases[][2] = {
+        {"p.jsonl.gz", "gzip"}, {"p.jsonl.bz2", "bzip2"}, {"p.jsonl.xz", "xz"}};
+    char *text = long_text(500);
+    const member one = {"a.jsonl", text, 0};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fkv_buf bytes = {0};
+        const char *name = cases[i][0];
+        pack(name, "raw", cases[i][1], NULL, &one, 1);
+        append_file(&bytes, name);
+        fkv_buf_append(&bytes, "\0\0\0\0\0\0\0\0", 8, NULL);
+        put_bytes(name, bytes.data, bytes.len);
+        char *got = read_or_refuse(name);
+        assert_non_null(got);
+        assert_null(strstr(got, "!damaged"));
+        assert_non_null(strstr(got, "|500|"));
+        free(got);
+        fkv_buf_append(&bytes, "BZh\x1f\x8b", 5, NULL);
+        put_bytes(name, bytes.data, bytes.len);
+        got = read_or_refuse(name);
+        assert_non_null(got);
+        assert_non_null(strstr(got, "|100|"));
+        assert_non_null(strstr(got, "!damaged_archive"));
+        free(got);
+        fkv_buf_free(&bytes);
+    }
+    free(text);
+}
+
 static void encrypted_members_are_damage(void **state)
 {
     static const member ms[] = {{"a.jsonl", "{1}\n{2}\n", 0}};
@@ -549,6 +650,8 @@ int main(void)
         cmocka_unit_test(lines_cross_blocks_unharmed),
         cmocka_unit_test(damage_keeps_what_came_before),
         cmocka_unit_test(a_wrong_checksum_costs_one_row_not_the_archive),
+        cmocka_unit_test(no_changed_byte_goes_unseen),
+        cmocka_unit_test(nothing_may_stand_behind_a_compressed_file),
         cmocka_unit_test(encrypted_members_are_damage),
         cmocka_unit_test(only_regular_members_are_read),
         cmocka_unit_test(names_come_out_as_utf8),
