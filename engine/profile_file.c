@@ -15,6 +15,7 @@
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
+#include "runner/base/utf8.h"
 
 #define FORMAT "fairkv-profile/1"
 
@@ -164,12 +165,12 @@ static fkv_status put_model(fkv_buf *b, const char *model, fkv_err *err)
 {
     char *copy = strdup(model);
     if (!copy) return fkv_fail_memory(err);
-    json_t *probe = json_string(copy);
-    for (char *c = copy; !probe && *c; c++)
+    const size_t n = strlen(copy);
+    const bool sound = fkv_utf8_span(copy, n) == n;
+    for (char *c = copy; !sound && *c; c++)
         if ((unsigned char)*c >= 0x80) *c = '?';
-    const fkv_status st = fkv_json_put_string(b, copy, strlen(copy), err);
+    const fkv_status st = fkv_json_put_string(b, copy, n, err);
     free(copy);
-    json_decref(probe);
     return st;
 }
 
@@ -200,8 +201,7 @@ fkv_status fkv_profile_write(const fkv_profile *p, const char *model, const char
 {
     fkv_buf b = {0};
     fkv_status st;
-    json_t *probe = json_string(fingerprint);
-    if (!probe) {
+    if (fkv_utf8_span(fingerprint, strlen(fingerprint)) != strlen(fingerprint)) {
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, "fingerprint", "is not UTF-8");
         goto out;
     }
@@ -218,7 +218,6 @@ fkv_status fkv_profile_write(const fkv_profile *p, const char *model, const char
         goto out;
     st = fkv_file_replace(path, b.data, b.len, err);
 out:
-    json_decref(probe);
     fkv_buf_free(&b);
     return st;
 }

@@ -188,7 +188,9 @@ static fkv_status parse_header(const mapping *m, json_t **out, size_t *header_by
     json_error_t je;
     if (fkv_json_marks(text, (size_t)n) > MAX_HEADER_MARKS)
         return bad(err, m, NULL, "its header lists too many tensors");
-    *out = json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, &je);
+    *out = fkv_json_parse(text, (size_t)n, JSON_REJECT_DUPLICATES, &je);
+    if (!*out && json_error_code(&je) == json_error_out_of_memory)
+        return fkv_fail_at(err, FKV_E_SYSTEM, m->path, 0, NULL, "%s", je.text);
     if (!*out)
         return fkv_fail_at(err, FKV_E_INPUT, m->path, 0, NULL, "its header is not valid JSON: %s", je.text);
     if (!json_is_object(*out)) return bad(err, m, NULL, "its header is not a JSON object");

@@ -37,9 +37,11 @@ struct fkv_reader {
 
     size_t file; /* index of the open archive, or the next to open */
     struct archive *archive;
-    fkv_unpack *unpack; /* what the archive is read from; NULL: its file as it is */
-    bool plain;         /* the archive is a plain file, its own member */
-    bool matched;       /* some member of it did */
+    struct archive_entry *entry; /* of its current member */
+    fkv_unpack *unpack;          /* what the archive is read from; NULL: its file as it is */
+    bool plain;                  /* the archive is a plain file, its own member */
+    bool matched;                /* some member of it did */
+    bool begun; /* its first header is read; open read it too, so that a failure is no damage */
 
     bool in_member;
     const char *member; /* in name, or "" */
@@ -76,11 +78,25 @@ static const char *const text_suffixes[] = {".jsonl", ".ndjson", ".json", ".txt"
 static const char *const archive_suffixes[] = {".tar",  ".zip", ".7z",   ".tgz", ".tbz",
                                                ".tbz2", ".txz", ".tzst", NULL};
 
+/* What failed, as an errno of the system; 0: it is damage. A disk, a network or memory
+ * that fails is none: another run may read the rest. */
+static int system_errno(struct archive *a, const fkv_unpack *u)
+{
+    int e = 0;
+    if (!u || !fkv_unpack_why(u, &e)) e = archive_errno(a);
+    return fkv_errno_is_system(e) ? e : 0;
+}
+
 /* Remembers why reading failed. */
 static void keep_message(fkv_reader *r, struct archive *a, const fkv_unpack *u, const char *otherwise)
 {
     fkv_buf clean = {0};
     int ignored;
+    const int number = system_errno(a, u);
+    if (number) {
+        snprintf(r->message, sizeof r->message, "read: %s", strerror(number));
+        return;
+    }
     const char *text = u ? fkv_unpack_why(u, &ignored) : NULL;
     if (!text) text = archive_error_string(a);
     if (!text || !*text) text = otherwise;
@@ -91,12 +107,19 @@ static void keep_message(fkv_reader *r, struct archive *a, const fkv_unpack *u, 
     fkv_buf_free(&clean);
 }
 
-/* A disk or network that fails is no damage: another run may read the rest. */
 static bool failed_to_read(const fkv_reader *r)
 {
-    int e = 0;
-    if (!r->unpack || !fkv_unpack_why(r->unpack, &e)) e = archive_errno(r->archive);
-    return e == EIO || e == ESTALE || e == ETIMEDOUT || e == EBADF || e == ENOMEM;
+    return system_errno(r->archive, r->unpack) != 0;
+}
+
+/* The entry is our own: libarchive uses the one that it would make unseen. */
+static int next_header(struct archive *a, struct archive_entry **entry)
+{
+    if (!*entry && !(*entry = archive_entry_new2(a))) {
+        archive_set_error(a, ENOMEM, "%s", strerror(ENOMEM));
+        return ARCHIVE_FATAL;
+    }
+    return archive_read_next_header2(a, *entry);
 }
 
 static la_ssize_t read_unpacked(struct archive *a, void *unpack, const void **bytes)
@@ -122,19 +145,21 @@ static fkv_status open_archive(const char *path, const char *name, struct archiv
     ends_in(name, n, compressed_suffixes, &n);
     const bool text = ends_in(name, n, text_suffixes, &ignored);
     const bool packed = !text && ends_in(name, n, archive_suffixes, &ignored);
-    archive_read_support_filter_gzip(a);
-    archive_read_support_filter_zstd(a);
-    archive_read_support_filter_xz(a);
-    archive_read_support_filter_bzip2(a);
+    /* Without memory for one of them the archive would look like no archive. */
+    bool ok = archive_read_support_filter_gzip(a) != ARCHIVE_FATAL;
+    ok &= archive_read_support_filter_zstd(a) != ARCHIVE_FATAL;
+    ok &= archive_read_support_filter_xz(a) != ARCHIVE_FATAL;
+    ok &= archive_read_support_filter_bzip2(a) != ARCHIVE_FATAL;
     if (!text) {
-        archive_read_support_format_tar(a);
-        archive_read_support_format_zip(a);
-        archive_read_support_format_7zip(a);
+        ok &= archive_read_support_format_tar(a) != ARCHIVE_FATAL;
+        ok &= archive_read_support_format_zip(a) != ARCHIVE_FATAL;
+        ok &= archive_read_support_format_7zip(a) != ARCHIVE_FATAL;
     }
     if (!packed) {
-        archive_read_support_format_raw(a);
-        archive_read_support_format_empty(a);
+        ok &= archive_read_support_format_raw(a) != ARCHIVE_FATAL;
+        ok &= archive_read_support_format_empty(a) != ARCHIVE_FATAL;
     }
+    if (!ok) return fkv_fail_memory(err);
     *rc = *unpack ? archive_read_open(a, *unpack, NULL, read_unpacked, NULL)
                   : archive_read_open_filename(a, path, BLOCK_BYTES);
     return FKV_OK;
@@ -145,13 +170,13 @@ static void check_file(fkv_reader *r, const fkv_input_file *file, fkv_errs *errs
 {
     fkv_err err = {0};
     struct stat sb;
-    struct archive_entry *entry;
+    struct archive_entry *entry = NULL;
     struct archive *a = NULL;
     fkv_unpack *u = NULL;
     size_t bare;
     int rc;
     if (stat(file->path, &sb)) {
-        fkv_fail_at(&err, FKV_E_INPUT, file->path, 0, NULL, "can't be opened: %s", strerror(errno));
+        fkv_fail_open(&err, file->path);
         goto out;
     }
     if (!S_ISREG(sb.st_mode)) {
@@ -160,15 +185,17 @@ static void check_file(fkv_reader *r, const fkv_input_file *file, fkv_errs *errs
     }
     r->total_bytes += sb.st_size;
     if (open_archive(file->path, file->name, &a, &u, &rc, &err)) goto out;
-    if (rc >= ARCHIVE_WARN) rc = archive_read_next_header(a, &entry);
+    if (rc >= ARCHIVE_WARN) rc = next_header(a, &entry);
     if (rc != ARCHIVE_EOF && rc < ARCHIVE_WARN) {
         keep_message(r, a, u, "not an archive that can be read");
-        fkv_fail_at(&err, FKV_E_INPUT, file->path, 0, NULL, "%s", r->message);
+        fkv_fail_at(&err, system_errno(a, u) ? FKV_E_SYSTEM : FKV_E_INPUT, file->path, 0, NULL, "%s",
+                    r->message);
     } else if (sb.st_size && !u && archive_filter_count(a) < 2 &&
                ends_in(file->name, strlen(file->name), compressed_suffixes, &bare)) {
         fkv_fail_at(&err, FKV_E_INPUT, file->path, 0, NULL, "is not compressed as its name says");
     }
 out:
+    archive_entry_free(entry);
     if (a) archive_read_free(a);
     fkv_unpack_close(u);
     if (err.status) fkv_errs_add(errs, &err);
@@ -193,15 +220,17 @@ fkv_status fkv_reader_open(const fkv_job *job, fkv_reader **reader, fkv_errs *er
     if (errs->n == before) return FKV_OK;
     fkv_reader_close(r);
     *reader = NULL;
-    return FKV_E_INPUT;
+    return before < FKV_ERRS_MAX ? errs->at[before].status : FKV_E_INPUT;
 }
 
 static void close_archive(fkv_reader *r)
 {
     const fkv_input_file *file = &r->job->input.files[r->file];
     const int64_t size = fkv_file_size(file->path);
+    archive_entry_free(r->entry);
     if (r->archive) archive_read_free(r->archive);
     fkv_unpack_close(r->unpack);
+    r->entry = NULL;
     r->archive = NULL;
     r->unpack = NULL;
     r->in_member = false;
@@ -244,16 +273,17 @@ static const char *plain_name(const char *name, size_t *n)
 /* Goes to the next member that is wanted. */
 static step next_member(fkv_reader *r, fkv_err *err)
 {
-    struct archive_entry *entry;
     r->member = "";
     r->line = 0;
     for (;;) {
-        const int rc = archive_read_next_header(r->archive, &entry);
+        const int rc = next_header(r->archive, &r->entry);
+        struct archive_entry *entry = r->entry;
         if (rc == ARCHIVE_EOF) return STEP_END;
         if (rc < ARCHIVE_WARN) {
             keep_message(r, r->archive, r->unpack, "the archive is damaged");
-            return failed_to_read(r) ? STEP_SYSTEM : STEP_ARCHIVE_DAMAGED;
+            return failed_to_read(r) || !r->begun ? STEP_SYSTEM : STEP_ARCHIVE_DAMAGED;
         }
+        r->begun = true;
         const __LA_MODE_T type = archive_entry_filetype(entry);
         if ((type && type != AE_IFREG) || archive_entry_hardlink(entry)) continue;
         const char *name = archive_entry_pathname_utf8(entry);
@@ -379,12 +409,13 @@ static step next_archive(fkv_reader *r, fkv_err *err)
     int rc;
     const fkv_input_file *file = &r->job->input.files[r->file];
     r->matched = false;
+    r->begun = false;
     r->member = "";
     r->line = 0;
     if (open_archive(file->path, file->name, &r->archive, &r->unpack, &rc, err)) return STEP_SYSTEM;
     if (rc >= ARCHIVE_WARN) return STEP_OK;
     keep_message(r, r->archive, r->unpack, "the archive is damaged");
-    return fkv_file_exists(file->path) && !failed_to_read(r) ? STEP_ARCHIVE_DAMAGED : STEP_SYSTEM;
+    return STEP_SYSTEM;
 }
 
 /* Behind the last member: what is left of the compressed file, its checksum above all. */
@@ -466,6 +497,7 @@ void fkv_reader_progress(const fkv_reader *reader, int64_t *done_bytes, int64_t 
 void fkv_reader_close(fkv_reader *reader)
 {
     if (!reader) return;
+    archive_entry_free(reader->entry);
     if (reader->archive) archive_read_free(reader->archive);
     fkv_unpack_close(reader->unpack);
     fkv_buf_free(&reader->name);

@@ -15,6 +15,7 @@
 #include "jobs/row.h"
 #include "jobs/shard.h"
 #include "runner/base/file.h"
+#include "runner/base/json.h"
 #include "runner/base/mem.h"
 
 enum { MAX_OPEN = 64, MAX_FILES = 100000, MAX_NAME = 240, MAX_PARTS = 100000 };
@@ -237,7 +238,9 @@ static fkv_status dataset_name(const fkv_span *dataset, const char *where, int64
     *out = NULL;
     if (dataset->n > 6 * (size_t)MAX_NAME + 2)
         return fkv_fail_at(err, FKV_E_INPUT, where, row, "dataset", "is too long for a file's name");
-    json_t *v = json_loadb(dataset->p, dataset->n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    json_error_t je;
+    json_t *v = fkv_json_parse(dataset->p, dataset->n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
+    if (!v && json_error_code(&je) == json_error_out_of_memory) return fkv_fail_memory(err);
     const char *name = json_string_value(v);
     const size_t n = name ? json_string_length(v) : 0;
     fkv_status st = FKV_OK;

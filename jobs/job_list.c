@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "jobs/job_keys.h"
+#include "runner/base/json.h"
 #include "runner/base/mem.h"
 #include "runner/base/utf8.h"
 
@@ -175,7 +176,11 @@ static fkv_status parse_stop(const fkv_key *key, const char *text, const fkv_pla
     json_error_t je;
     fkv_status st = FKV_OK;
     if (!*text) return FKV_OK;
-    json_t *list = json_loads(text, JSON_REJECT_DUPLICATES, &je);
+    json_t *list = fkv_json_parse(text, strlen(text), JSON_REJECT_DUPLICATES, &je);
+    if (!list && json_error_code(&je) == json_error_out_of_memory) {
+        st = fkv_fail_memory(err);
+        goto out;
+    }
     if (!json_is_array(list)) {
         st = fkv_key_fail(key, place, err, "is not a JSON array of strings%s%s", list ? "" : ": ",
                           list ? "" : je.text);

@@ -19,7 +19,8 @@ fkv_status fkv_manifest_init(fkv_manifest *m, const char *job, const char *ident
 {
     json_error_t je;
     *m = (fkv_manifest){.records = -1, .records_per_shard = records_per_shard};
-    m->identity = json_loadb(identity, n_identity, 0, &je);
+    m->identity = fkv_json_parse(identity, n_identity, 0, &je);
+    if (!m->identity && json_error_code(&je) == json_error_out_of_memory) return fkv_fail_memory(err);
     if (!json_is_object(m->identity))
         return fkv_fail(err, FKV_E_SYSTEM, "the job's identity is not a JSON object: %s", je.text);
     m->job = strdup(job ? job : "");

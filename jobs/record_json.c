@@ -51,7 +51,7 @@ static fkv_status complain(const cursor *c, const json_error_t *je, fkv_record *
 static fkv_status take_value(cursor *c, json_t **out, fkv_record *record, fkv_err *err)
 {
     json_error_t je;
-    *out = json_loadb(c->p, (size_t)(c->end - c->p), load_flags | JSON_DISABLE_EOF_CHECK, &je);
+    *out = fkv_json_parse(c->p, (size_t)(c->end - c->p), load_flags | JSON_DISABLE_EOF_CHECK, &je);
     if (!*out) return complain(c, &je, record, err);
     /* jansson passes over a NUL behind a number, and the row would hold it. */
     const char *nul = memchr(c->p, '\0', (size_t)je.position);
@@ -144,7 +144,7 @@ out:
 static fkv_status not_object(const cursor *c, fkv_record *record, fkv_err *err)
 {
     json_error_t je;
-    json_t *value = json_loadb(c->p, (size_t)(c->end - c->p), load_flags, &je);
+    json_t *value = fkv_json_parse(c->p, (size_t)(c->end - c->p), load_flags, &je);
     if (!value) return complain(c, &je, record, err);
     json_decref(value);
     fkv_record_set_error(record, "not_object", "the line is JSON but not an object");

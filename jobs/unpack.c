@@ -116,7 +116,7 @@ static ssize_t check_end(fkv_unpack *u)
     uint8_t bytes[4096];
     ssize_t n;
     if (lseek(u->fd, taken, SEEK_SET) < 0) return fail(u, errno, "%s", strerror(errno));
-    while ((n = read(u->fd, bytes, sizeof bytes)) > 0) {
+    while ((n = read(u->fd, bytes, sizeof bytes)) > 0 || (n < 0 && errno == EINTR)) {
         for (ssize_t i = 0; i < n; i++)
             if (bytes[i])
                 return fail(u, 0, "%s: damaged, or more behind it", archive_filter_name(u->filter, 0));
@@ -145,21 +145,27 @@ static ssize_t read_filter(fkv_unpack *u, const void **bytes)
 /* Leaves u->filter NULL where no filter knows the file. */
 static fkv_status open_filter(fkv_unpack *u, const char *path, fkv_err *err)
 {
-    struct archive_entry *entry;
     struct archive *a = archive_read_new();
-    if (!a) return fkv_fail_memory(err);
-    archive_read_support_filter_zstd(a);
-    archive_read_support_filter_xz(a);
-    archive_read_support_filter_bzip2(a);
-    archive_read_support_format_raw(a);
-    archive_read_support_format_empty(a);
+    struct archive_entry *entry = a ? archive_entry_new2(a) : NULL;
+    bool ok = entry && archive_read_support_filter_zstd(a) != ARCHIVE_FATAL;
+    ok = ok && archive_read_support_filter_xz(a) != ARCHIVE_FATAL;
+    ok = ok && archive_read_support_filter_bzip2(a) != ARCHIVE_FATAL;
+    ok = ok && archive_read_support_format_raw(a) != ARCHIVE_FATAL;
+    ok = ok && archive_read_support_format_empty(a) != ARCHIVE_FATAL;
+    if (!ok) {
+        archive_entry_free(entry);
+        if (a) archive_read_free(a);
+        return fkv_fail_memory(err);
+    }
     int rc = archive_read_open_filename(a, path, IN_BYTES);
     if (rc >= ARCHIVE_WARN && archive_filter_count(a) < 2) {
+        archive_entry_free(entry);
         archive_read_free(a);
         return FKV_OK;
     }
     u->filter = a;
-    if (rc >= ARCHIVE_WARN) rc = archive_read_next_header(a, &entry);
+    if (rc >= ARCHIVE_WARN) rc = archive_read_next_header2(a, entry);
+    archive_entry_free(entry);
     if (rc == ARCHIVE_EOF) {
         u->ended = true;
         check_end(u);
@@ -175,10 +181,10 @@ static fkv_status open_filter(fkv_unpack *u, const char *path, fkv_err *err)
 static fkv_status start(fkv_unpack *u, const char *path, fkv_err *err)
 {
     u->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (u->fd < 0) return fkv_fail_errno(err, path, "open");
+    if (u->fd < 0) return fkv_fail_open(err, path);
     u->in = malloc(IN_BYTES);
     if (!u->in) return fkv_fail_memory(err);
-    if (fill(u) < 0) return fkv_fail_at(err, FKV_E_SYSTEM, path, 0, NULL, "%s", u->why);
+    if (fill(u) < 0) return fkv_fail_at(err, FKV_E_SYSTEM, path, 0, NULL, "read: %s", u->why);
     if (!is_gzip(u->in, u->z.avail_in)) return open_filter(u, path, err);
     u->out = malloc(OUT_BYTES);
     u->z_open = u->out && inflateInit2(&u->z, WINDOW_BITS_GZIP) == Z_OK;

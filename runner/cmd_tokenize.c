@@ -69,7 +69,11 @@ static fkv_status encode_line(struct job *j, fkv_err *err)
     fkv_status st = FKV_OK;
     if (j->json) {
         json_error_t why;
-        value = json_loadb(text, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+        value = fkv_json_parse(text, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+        if (!value && json_error_code(&why) == json_error_out_of_memory) {
+            st = fkv_fail_memory(err);
+            goto out;
+        }
         if (!json_is_string(value)) {
             st = value ? fkv_fail(err, FKV_E_INPUT, "not a JSON string")
                        : fkv_fail(err, FKV_E_INPUT, "not a JSON string: %s", why.text);

@@ -1,9 +1,14 @@
 /* The command line: finds the subcommand. Only this file ends the process. */
+#include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/backend.h"
+#include "runner/base/log.h"
 #include "runner/base/status.h"
 #include "runner/commands.h"
 
@@ -52,9 +57,26 @@ static void bound_malloc(void)
 #endif
 }
 
-int main(int argc, char **argv)
+/* Standard streams that the caller closed would be the numbers of the next files that are
+ * opened, and messages would end up in the journal. */
+static void keep_standard_streams(void)
 {
-    bound_malloc();
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDWR) < 0) return;
+}
+
+static bool ended;
+
+/* exit() is main's alone. libarchive calls it too, with 1, when it finds no memory. */
+static void refuse_exit(void)
+{
+    if (ended) return;
+    fkv_log("error: a library gave up, most likely for want of memory; run it again to resume");
+    _exit(fkv_exit_code(FKV_E_SYSTEM));
+}
+
+static int run_command(int argc, char **argv)
+{
     if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
         print_help(stdout);
         return 0;
@@ -68,4 +90,18 @@ int main(int argc, char **argv)
     if (argc >= 2) fprintf(stderr, "fairkv-batch: no subcommand '%s'\n\n", argv[1]);
     print_help(stderr);
     return fkv_exit_code(FKV_E_INPUT);
+}
+
+int main(int argc, char **argv)
+{
+    keep_standard_streams();
+    bound_malloc();
+    atexit(refuse_exit);
+    int code = run_command(argc, argv);
+    if ((fflush(stdout) || ferror(stdout)) && code == 0) {
+        fprintf(stderr, "fairkv-batch: writing standard output: %s\n", strerror(errno));
+        code = fkv_exit_code(FKV_E_SYSTEM);
+    }
+    ended = true;
+    return code;
 }

@@ -157,6 +157,9 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
 static int print_errors(const fkv_errs *errs)
 {
     int code = 0;
+    /* Where the system failed, what else looks wrong may come from that. */
+    for (int i = 0; errs->at && i < errs->n && i < FKV_ERRS_MAX; i++)
+        if (errs->at[i].status == FKV_E_SYSTEM) return fkv_report_error(&errs->at[i]);
     for (int i = 0; errs->at && i < errs->n && i < FKV_ERRS_MAX; i++) {
         const int c = fkv_report_error(&errs->at[i]);
         if (c > code) code = c;
@@ -179,13 +182,17 @@ int fkv_setup_open(int argc, char **argv, const char *usage, bool takes_output, 
         }
     }
     overrides = fkv_calloc((size_t)argc, sizeof *overrides);
-    if (!overrides || !parse_args(argc, argv, &path, overrides, &n)) {
+    fkv_err busy = {0};
+    if (!overrides) {
+        fkv_fail_memory(&busy);
+        return fkv_report_error(&busy);
+    }
+    if (!parse_args(argc, argv, &path, overrides, &n)) {
         fputs(usage, stderr);
         free(overrides);
         return fkv_exit_code(FKV_E_INPUT);
     }
     fkv_reader *reader = NULL;
-    fkv_err busy = {0};
     fkv_status st = fkv_job_parse(path, overrides, n, &s->job, &errs);
     if (!st && takes_output && (st = fkv_output_check_free(s->job, &busy))) add_error(&errs, &busy);
     if (!st) {

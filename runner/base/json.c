@@ -2,6 +2,9 @@
 #include "runner/base/json.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runner/base/file.h"
@@ -21,6 +24,34 @@ size_t fkv_json_marks(const char *text, size_t n)
     return marks;
 }
 
+/* Whether an allocation of this thread failed since fkv_json_parse last began. */
+static _Thread_local bool short_of_memory;
+
+static void *watched_malloc(size_t n)
+{
+    void *p = malloc(n);
+    if (!p) short_of_memory = true;
+    return p;
+}
+
+static void watch_memory(void)
+{
+    json_set_alloc_funcs(watched_malloc, free);
+}
+
+json_t *fkv_json_parse(const char *text, size_t n, size_t flags, json_error_t *je)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_memory);
+    short_of_memory = false;
+    json_t *value = json_loadb(text, n, flags, je);
+    if (!short_of_memory) return value;
+    json_decref(value);
+    snprintf(je->text, sizeof je->text, "out of memory");
+    je->text[sizeof je->text - 1] = (char)json_error_out_of_memory; /* where json_error_code looks */
+    return NULL;
+}
+
 fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_err *err)
 {
     fkv_buf text = {0};
@@ -33,8 +64,10 @@ fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_e
                          max_bytes / BYTES_PER_MARK);
         goto out;
     }
-    *out = json_loadb(text.data, text.len, JSON_REJECT_DUPLICATES, &je);
-    if (!*out)
+    *out = fkv_json_parse(text.data, text.len, JSON_REJECT_DUPLICATES, &je);
+    if (!*out && json_error_code(&je) == json_error_out_of_memory)
+        st = fkv_fail_at(err, FKV_E_SYSTEM, path, 0, NULL, "%s", je.text);
+    else if (!*out)
         st = fkv_fail_at(err, FKV_E_INPUT, path, je.line > 0 ? je.line : 0, NULL, "not valid JSON: %s",
                          je.text);
 out:

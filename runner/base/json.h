@@ -22,6 +22,10 @@ fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_e
  * bounds its memory before it is taken. */
 size_t fkv_json_marks(const char *text, size_t n);
 
+/* json_loadb that says json_error_out_of_memory whenever that was the reason. jansson alone
+ * then calls sound JSON wrong, or takes it with bytes missing. je is not NULL. */
+json_t *fkv_json_parse(const char *text, size_t n, size_t flags, json_error_t *je);
+
 /* Typed fields of an object. where is the file that an error names. A missing
  * key or a wrong type is FKV_E_INPUT; the _or forms give fallback when the key
  * is missing or null. Integers outside [lo, hi] are errors that show the range. */

@@ -2,7 +2,6 @@
 #include "runner/base/status.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,13 +46,19 @@ fkv_status fkv_fail_errno(fkv_err *err, const char *file, const char *fmt, ...)
     return fkv_fail_at(err, FKV_E_SYSTEM, file, 0, NULL, "%s: %s", what, strerror(saved));
 }
 
+bool fkv_errno_is_system(int number)
+{
+    static const int system[] = {EIO, ENOMEM, EMFILE, ENFILE, ESTALE, ETIMEDOUT, EBADF, EINTR, EAGAIN};
+    for (size_t i = 0; i < sizeof system / sizeof *system; i++)
+        if (number == system[i]) return true;
+    return false;
+}
+
 fkv_status fkv_fail_open(fkv_err *err, const char *file)
 {
     const int why = errno;
-    const bool system = why == EIO || why == ENOMEM || why == EMFILE || why == ENFILE || why == ESTALE ||
-                        why == ETIMEDOUT || why == EINTR || why == EAGAIN;
-    return fkv_fail_at(err, system ? FKV_E_SYSTEM : FKV_E_INPUT, file, 0, NULL, "can't be opened: %s",
-                       strerror(why));
+    return fkv_fail_at(err, fkv_errno_is_system(why) ? FKV_E_SYSTEM : FKV_E_INPUT, file, 0, NULL,
+                       "can't be opened: %s", strerror(why));
 }
 
 fkv_status fkv_fail_memory(fkv_err *err)
@@ -83,15 +88,19 @@ int fkv_exit_code(fkv_status st)
     return 3;
 }
 
+/* Of the list that is filled when memory is short. */
+static fkv_err spare[FKV_ERRS_MAX];
+
 void fkv_errs_add(fkv_errs *errs, const fkv_err *err)
 {
     if (!errs->at) errs->at = calloc(FKV_ERRS_MAX, sizeof *errs->at);
-    if (errs->at && errs->n < FKV_ERRS_MAX) errs->at[errs->n] = *err;
+    if (!errs->at) errs->at = spare;
+    if (errs->n < FKV_ERRS_MAX) errs->at[errs->n] = *err;
     errs->n++;
 }
 
 void fkv_errs_free(fkv_errs *errs)
 {
-    free(errs->at);
+    if (errs->at != spare) free(errs->at);
     *errs = (fkv_errs){0};
 }

@@ -8,6 +8,7 @@
 #define FKV_BASE_STATUS_H
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -44,6 +45,8 @@ fkv_status fkv_fail_errno(fkv_err *err, const char *file, const char *fmt, ...)
  * wrong (missing, not permitted), FKV_E_SYSTEM where the system failed (a disk, memory,
  * too many open files), so that another run may succeed. */
 fkv_status fkv_fail_open(fkv_err *err, const char *file);
+/* Whether an errno is the system's failure, not the input's. */
+bool fkv_errno_is_system(int number);
 
 /* FKV_E_SYSTEM "out of memory". */
 fkv_status fkv_fail_memory(fkv_err *err);
