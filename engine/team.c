@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct member {
@@ -36,6 +37,9 @@ static void run_one(fkv_team *t, int device)
     if (is_first) {
         t->first = err;
         t->first.status = st;
+        if (t->n_devices > 1)
+            snprintf(t->first.message, sizeof t->first.message, "device %d of %d: %.700s", device,
+                     t->n_devices, err.message);
     }
     pthread_mutex_unlock(&t->lock);
     if (is_first) t->abort_all(t->abort_ctx);

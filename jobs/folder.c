@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,12 +92,28 @@ static void read_holder(const char *path, char out[HOLDER_SIZE])
     out[strcspn(out, "\n")] = '\0';
 }
 
+/* Whether a process of that name may be running. */
+static bool is_alive(const char *host, long long pid)
+{
+    char here[64] = "?";
+    gethostname(here, sizeof here - 1);
+    return strcmp(host, here) != 0 || kill((pid_t)pid, 0) == 0 || errno != ESRCH;
+}
+
 static fkv_status busy(const fkv_folder *f, const char *lock, fkv_err *err)
 {
     char holder[HOLDER_SIZE], host[HOLDER_SIZE];
     long long pid;
-    read_holder(lock, holder);
-    if (sscanf(holder, "%127s %lld", host, &pid) == 2)
+    bool known = false;
+    /* A run that has just taken the lock has yet to write who it is; until then the last
+     * one stands there, or nothing. */
+    for (int i = 0; i < 100 && !known; i++) {
+        const struct timespec pause = {0, 10L * 1000 * 1000};
+        if (i) nanosleep(&pause, NULL);
+        read_holder(lock, holder);
+        known = sscanf(holder, "%127s %lld", host, &pid) == 2 && is_alive(host, pid);
+    }
+    if (known)
         return fkv_fail_at(err, FKV_E_BUSY, f->path, 0, NULL, "another run holds it: process %lld on host %s",
                            pid, host);
     return fkv_fail_at(err, FKV_E_BUSY, f->path, 0, NULL, "another run holds it");
@@ -372,7 +389,7 @@ fkv_status fkv_folder_has_shards(const fkv_folder *f, bool *has, fkv_err *err)
     return st;
 }
 
-fkv_status fkv_folder_with_lock(const fkv_folder *f, const char *what, const atomic_bool *interrupted,
+fkv_status fkv_folder_with_lock(const fkv_folder *f, const char *what, bool (*asked)(void),
                                 fkv_status (*make)(void *ctx, fkv_err *err), void *ctx, fkv_err *err)
 {
     fkv_status st;
@@ -381,7 +398,7 @@ fkv_status fkv_folder_with_lock(const fkv_folder *f, const char *what, const ato
     if (asprintf(&path, "%s/lock-%s", f->path, what) < 0) return fkv_fail_memory(err);
     for (;;) {
         if ((st = try_lock(path, &fd, err)) || fd >= 0) break;
-        if (interrupted && atomic_load(interrupted)) {
+        if (asked && asked()) {
             st = fkv_fail(err, FKV_E_INTERRUPTED, "stopped while waiting for %s", path);
             break;
         }

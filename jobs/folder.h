@@ -8,7 +8,6 @@
 #ifndef FKV_JOBS_FOLDER_H
 #define FKV_JOBS_FOLDER_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -51,8 +50,8 @@ fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err);
 fkv_status fkv_folder_has_shards(const fkv_folder *f, bool *has, fkv_err *err);
 
 /* Runs make while this process alone holds the file lock-<what>. Gives up with
- * FKV_E_INTERRUPTED when *interrupted becomes true during the wait. */
-fkv_status fkv_folder_with_lock(const fkv_folder *f, const char *what, const atomic_bool *interrupted,
+ * FKV_E_INTERRUPTED when asked (or NULL) says so during the wait. */
+fkv_status fkv_folder_with_lock(const fkv_folder *f, const char *what, bool (*asked)(void),
                                 fkv_status (*make)(void *ctx, fkv_err *err), void *ctx, fkv_err *err);
 
 #endif

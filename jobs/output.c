@@ -34,7 +34,7 @@ struct fkv_output {
     fkv_folder folder;
     pthread_mutex_t mutex;
     bool has_mutex;
-    atomic_bool interrupted;
+    bool (*asked)(void); /* to stop; or NULL */
     int64_t per_shard;
     int level;
     bool retry_errors;
@@ -387,7 +387,7 @@ static fkv_status load_folder(fkv_output *o, fkv_err *err)
     if (!(o->manifest_path = fkv_folder_path(&o->folder, "manifest.json", true))) return fkv_fail_memory(err);
     o->next_shard = o->folder.part;
     fkv_status st = fkv_folder_sweep(&o->folder, err);
-    if (!st) st = fkv_folder_with_lock(&o->folder, "job", &o->interrupted, settle_job, o, err);
+    if (!st) st = fkv_folder_with_lock(&o->folder, "job", o->asked, settle_job, o, err);
     if (!st) st = load_journal(o, err);
     if (!st) st = reopen_shards_with_errors(o, err);
     if (st) return st;
@@ -601,10 +601,10 @@ fkv_status fkv_output_pin(fkv_output *o, const char *key, const char *value, fkv
 fkv_status fkv_output_with_lock(fkv_output *o, const char *what, fkv_status (*make)(void *ctx, fkv_err *err),
                                 void *ctx, fkv_err *err)
 {
-    return fkv_folder_with_lock(&o->folder, what, &o->interrupted, make, ctx, err);
+    return fkv_folder_with_lock(&o->folder, what, o->asked, make, ctx, err);
 }
 
-void fkv_output_interrupt(fkv_output *o)
+void fkv_output_stop_when(fkv_output *o, bool (*asked)(void))
 {
-    atomic_store(&o->interrupted, true);
+    o->asked = asked;
 }

@@ -84,10 +84,10 @@ void fkv_output_who(const fkv_output *output, const char **name, int64_t *part, 
 
 /* Runs make under an exclusive lock on the folder's file name "lock-<what>", so
  * that of several parts one makes profile or plan and the others wait, then load.
- * A signal that fkv_output_interrupt was told of ends the wait (FKV_E_INTERRUPTED). */
+ * fkv_output_stop_when can end the wait (FKV_E_INTERRUPTED). */
 fkv_status fkv_output_with_lock(fkv_output *output, const char *what,
                                 fkv_status (*make)(void *ctx, fkv_err *err), void *ctx, fkv_err *err);
-/* Async-signal-safe: makes waits give up. */
-void fkv_output_interrupt(fkv_output *output);
+/* Waits from now on give up when asked says that the process should stop. */
+void fkv_output_stop_when(fkv_output *output, bool (*asked)(void));
 
 #endif

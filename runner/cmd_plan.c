@@ -54,15 +54,21 @@ int fkv_cmd_plan(int argc, char **argv)
         fputs(usage, stderr);
         return fkv_exit_code(FKV_E_INPUT);
     }
+    if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
     int code = fkv_setup_open(argc, argv, usage, true, &setup);
     if (code >= 0) goto out;
-    fkv_status st = fkv_interrupt_install(&err);
+    fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;
     if (!st) st = fkv_output_open(setup.job, &output, &err);
+    if (!st) fkv_output_stop_when(output, fkv_interrupt_asked);
     if (!st) st = fkv_planning_make(&setup, output, &engine, &planning, &err);
     if (!st) st = explain(&setup, &planning, svg, &err);
     if (!st && !(stats = fkv_output_path(output, "stats.json", true))) st = fkv_fail_memory(&err);
     if (!st) st = fkv_constants_print_measured(stats, stdout, &err);
-    code = st ? fkv_report_error(&err) : 0;
+    code = fkv_exit_code(st);
+    if (st == FKV_E_INTERRUPTED)
+        fkv_log("interrupted by signal %d; run it again", fkv_interrupt_signal());
+    else if (st)
+        fkv_report_error(&err);
     fkv_engine_close(engine);
     fkv_planning_free(&planning);
     fkv_output_close(output);

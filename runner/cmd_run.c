@@ -153,8 +153,9 @@ static int start(run *r)
     fkv_output_totals totals;
     char *log_path = NULL;
     int code;
-    fkv_status st = fkv_interrupt_install(&err);
+    fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;
     if (!st) st = fkv_output_open(r->setup.job, &r->output, &err);
+    if (!st) fkv_output_stop_when(r->output, fkv_interrupt_asked);
     if (!st && !(log_path = fkv_output_path(r->output, "log", true))) st = fkv_fail_memory(&err);
     if (!st) st = fkv_log_open(log_path, &err);
     if (!st) {
@@ -181,6 +182,8 @@ out:
 int fkv_cmd_run(int argc, char **argv)
 {
     run r = {.start = fkv_seconds()};
+    fkv_err err = {0};
+    if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
     int code = fkv_setup_open(argc, argv, usage, true, &r.setup);
     if (code < 0) {
         code = start(&r);

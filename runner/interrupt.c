@@ -41,6 +41,11 @@ int fkv_interrupt_signal(void)
     return atomic_load(&asked);
 }
 
+bool fkv_interrupt_asked(void)
+{
+    return fkv_interrupt_signal() != 0;
+}
+
 double fkv_interrupt_age(void)
 {
     return atomic_load(&asked) ? (double)(now_ms() - atomic_load(&asked_at_ms)) / 1000 : 0;

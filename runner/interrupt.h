@@ -11,6 +11,7 @@
 fkv_status fkv_interrupt_install(fkv_err *err);
 /* The signal that asked to stop, or 0. */
 int fkv_interrupt_signal(void);
+bool fkv_interrupt_asked(void);
 /* Seconds since it came; 0 if none did. */
 double fkv_interrupt_age(void);
 

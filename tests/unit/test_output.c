@@ -722,6 +722,11 @@ static fkv_status count_run(void *ctx, fkv_err *err)
     return FKV_END;
 }
 
+static bool yes(void)
+{
+    return true;
+}
+
 static void parts_wait_for_each_other(void **state)
 {
     fkv_err err = {0};
@@ -739,7 +744,7 @@ static void parts_wait_for_each_other(void **state)
     }
     assert_int_equal(read(ready[0], &byte, 1), 1);
     fkv_output *o = must_open(b);
-    fkv_output_interrupt(o);
+    fkv_output_stop_when(o, yes);
     assert_int_equal(fkv_output_with_lock(o, "profile", count_run, &s, &err), FKV_E_INTERRUPTED);
     assert_int_equal(s.runs, 0);
     fkv_output_close(o);
