@@ -4,9 +4,10 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 
 import cli
-from cli import Job, command, test
+from cli import Job, PromptJob, codes_of, command, test
 
 SUBCOMMANDS = ("run", "check", "plan", "export", "tokenize")
 
@@ -457,12 +458,44 @@ def damaged_or_unsupported_configs_are_refused():
     ):
         refused("config-" + case, ["config.json: "] + words, model("config-" + case, config=config))
     refused("config-broken", ["config.json", "not valid JSON"], model("config-broken", config__json=b"{"))
+    whole = cli.load(os.path.join(cli.TINY, "config.json"))
+    for case, value, words in (
+        ("nan", "NaN", ["not valid JSON"]),
+        ("infinite", "1e999", ["real number overflow", "1e999"]),
+        ("enormous", "9" * 20, ["too big integer", "9" * 20]),
+        ("real", "128.0", ["hidden_size: must be an integer"]),
+        ("true", "true", ["hidden_size: must be an integer"]),
+        ("list", "[128]", ["hidden_size: must be an integer"]),
+        ("null", "null", ["hidden_size: is missing"]),
+    ):
+        text = json.dumps(dict(whole, hidden_size="HERE"), indent=1).replace('"HERE"', value)
+        folder = model("config-" + case, config__json=text.encode())
+        refused("config-" + case, ["config.json:", *words], folder)
+
+
+def split(regex):
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    pieces = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [pieces, byte_level]}
+
+
+@test
+def a_regex_that_runs_away_costs_its_record_and_a_second():
+    whole = cli.load(os.path.join(cli.TINY, "tokenizer.json"))
+    whole["pre_tokenizer"] = split("(a+)+$")
+    records = [{"id": i, "prompt": p} for i, p in enumerate(("code", "a" * 60 + "!b", "code"))]
+    rows = PromptJob("runaway", records, model("runaway", tokenizer__json=json.dumps(whole).encode())).run(1)
+    assert codes_of(rows) == [None, "tokenizer", None], rows
+    assert "regex backtracks too much at byte 0" in rows[1]["error"]["message"], rows[1]
 
 
 @test
 def damaged_tokenizers_are_refused():
     whole = cli.load(os.path.join(cli.TINY, "tokenizer.json"))
     text = json.dumps(whole).encode()
+    nested = {"type": "NFC"}
+    for _ in range(20):
+        nested = {"type": "Sequence", "normalizers": [nested]}
     cases = [
         ("cut", text[: len(text) // 2], ["not valid JSON"]),
         ("empty", b"", ["not valid JSON"]),
@@ -471,6 +504,14 @@ def damaged_tokenizers_are_refused():
         ("type", dict(whole, model=dict(whole["model"], type="WordPiece")), ["WordPiece"]),
         ("vocab", dict(whole, model=dict(whole["model"], vocab={"a": -1})), ["vocab"]),
         ("merges", dict(whole, model=dict(whole["model"], merges=["only-one-part"])), ["merges"]),
+        ("no-part", dict(whole, model=dict(whole["model"], merges=["a nowhere"])), ["merges[0]", "nowhere"]),
+        ("no-result", dict(whole, model=dict(whole["model"], merges=["q q"])), ["merges[0]", "qq"]),
+        ("same-id", dict(whole, model=dict(whole["model"], vocab={"a": 3, "b": 3})), ["vocab", "twice"]),
+        ("far-id", dict(whole, model=dict(whole["model"], vocab={"a": 1 << 24})), ["vocab", "'a'"]),
+        ("deep", b'{"normalizer":' + b"[" * 100000, ["not valid JSON"]),
+        ("sequences", dict(whole, normalizer=nested), ["normalizer", "too deeply"]),
+        ("regex", dict(whole, pre_tokenizer=split("(?:(?:a{900}){900}){900}")), ["regex", "too large"]),
+        ("regexes", dict(whole, pre_tokenizer=split("a" * 70000)), ["regex", "70000 bytes"]),
         (
             "large",
             dict(whole, added_tokens=[dict(whole["added_tokens"][0], id=5000, content="<far>")]),
@@ -514,19 +555,133 @@ def weights_in_several_files_answer_the_same():
     assert cli.ids_of(Job("split", "job.limit=2", split).run()) == cli.ids_of(
         Job("single", "job.limit=2").run()
     )
-    bad = dict(whole, weight_map=dict(index, **{names[0]: "model-00002-of-00002.safetensors"}))
-    lost = model(
-        "lost", model__safetensors=None, model__safetensors__index__json=json.dumps(bad).encode(), **files
+
+    def index_refused(case, words, weight_map, **more):
+        text = weight_map if isinstance(weight_map, bytes) else json.dumps({"weight_map": weight_map}).encode()
+        folder = model(
+            case, model__safetensors=None, model__safetensors__index__json=text, **dict(files, **more)
+        )
+        refused(case, words, folder)
+
+    second = "model-00002-of-00002.safetensors"
+    here = "model.safetensors.index.json: " + names[0]
+    index_refused("lost", [here, "is not in " + second], dict(index, **{names[0]: second}))
+    for case, file in (("up", "../model.safetensors"), ("root", "/etc/passwd"), ("dots", ".."), ("number", 7)):
+        index_refused(case, [here, "must map to a plain file name"], dict(index, **{names[0]: file}))
+    index_refused("gone", ["model-3.safetensors: ", "No such file"], dict(index, more="model-3.safetensors"))
+    one_missing = {k: v for k, v in index.items() if k != names[0]}
+    both = files["model-00001-of-00002__safetensors"]
+    index_refused("both", ["is in model-0000", "as well"], index, **{second.replace(".", "__"): both})
+    cut = {second.replace(".", "__"): files["model-00002-of-00002__safetensors"][:-1]}
+    index_refused("cut-shard", [second, "is it cut short?"], index, **cut)
+    index_refused("no-map", ["weight_map: must be an object"], b"[]")
+    index_refused("empty-map", ["weight_map: names 0 files"], {})
+    index_refused("half-json", ["model.safetensors.index.json", "not valid JSON"], b'{"weight_map":')
+    # A tensor of a file that the index leaves out is there all the same.
+    Job(
+        "unlisted",
+        "job.limit=1",
+        model(
+            "unlisted",
+            model__safetensors=None,
+            model__safetensors__index__json=json.dumps({"weight_map": one_missing}).encode(),
+            **files
+        ),
+    ).run()
+
+
+# Of the system's memory, what a good model of this size takes several times over.
+ADDRESS_SPACE_KIB = 512 << 10
+
+
+def check_in_little_memory(job, code, *words):
+    """check under an address-space limit, which sanitizers can't live with."""
+    limit = "" if cli.sanitized() else "ulimit -v %d && " % ADDRESS_SPACE_KIB
+    done = subprocess.run(
+        ["sh", "-c", limit + 'exec "$0" check "$1"', cli.BINARY, job.path],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=cli.TIMEOUT_S,
     )
-    Job("lost", lost).command("run").must(2, names[0])
-    outside = dict(whole, weight_map=dict(index, **{names[0]: "../model.safetensors"}))
-    out = model(
-        "outside",
-        model__safetensors=None,
-        model__safetensors__index__json=json.dumps(outside).encode(),
-        **files
-    )
-    Job("outside", out).command("run").must(2, "model.safetensors.index.json")
+    cli.Ended(done.returncode, done.stdout, done.stderr).must(code, *words)
+
+
+@test
+def hostile_models_are_refused_before_memory_is_taken():
+    check_in_little_memory(Job("good-model"), 0, "4 layers")
+    whole = cli.load(os.path.join(cli.TINY, "tokenizer.json"))
+
+    def sparse(name, size, head=b""):
+        """A file of so many bytes, nothing behind its head."""
+        folder = model(name, head)
+        os.truncate(os.path.join(cli.WORK, "model-" + name, "model.safetensors"), size)
+        return folder
+
+    def header(text, n=0):
+        return struct.pack("<Q", max(n, len(text))) + text
+
+    far = dict(whole["model"]["vocab"], far=(1 << 24) - 1)
+    dims = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings")
+    largest = dict(zip(dims, (1 << 10, 1 << 17, 1 << 20, 1 << 24, 1 << 27)))
+    many = b"{}," * (5 << 20) + b"{}"
+    for name, setting, words in (
+        (
+            "header-of-all",
+            sparse("header-of-all", 1 << 28, struct.pack("<Q", (1 << 28) - 8)),
+            ["model.safetensors: not a safetensors file", "its header would be 268435448 bytes"],
+        ),
+        (
+            "header-of-zeros",
+            sparse("header-of-zeros", 1 << 28, struct.pack("<Q", 10**8)),
+            ["model.safetensors: its header is not valid JSON"],
+        ),
+        (
+            "header-of-brackets",
+            model("header-of-brackets", header(b'{"a":[' + many + b"]}")),
+            ["model.safetensors: its header lists too many tensors"],
+        ),
+        (
+            "header-of-one-name",
+            model("header-of-one-name", header(b'{"' + b"x" * (48 << 20) + b'":7}')),
+            ["model.safetensors: xxxx", "has no dtype"],
+        ),
+        ("largest", model("largest", config=largest), ["config's is [16777216 x 131072]"]),
+        (
+            "index-of-brackets",
+            model("index-of-brackets", model__safetensors__index__json=b'{"weight_map":[' + many + b"]}"),
+            ["model.safetensors.index.json: holds more than"],
+        ),
+        (
+            "config-of-brackets",
+            model("config-of-brackets", config__json=b'{"a":[' + b"[]," * 300000 + b"[]]}"),
+            ["config.json: holds more than 65536 values"],
+        ),
+        (
+            "config-of-spaces",
+            model("config-of-spaces", config__json=b" " * (1 << 21)),
+            ["config.json: 2097152 bytes, more than the 1048576 allowed"],
+        ),
+        (
+            "far-token",
+            model("far-token", tokenizer__json=json.dumps(dict(whole, model=dict(whole["model"], vocab=far)))),
+            ["tokenizer.json: has ids up to 16777215, the model only 1024"],
+        ),
+        (
+            "tokenizer-of-brackets",
+            model("tokenizer-of-brackets", tokenizer__json=b'{"added_tokens":[' + many + b"]}"),
+            ["tokenizer.json: holds more than 4194304 values"],
+        ),
+        (
+            "tokenizer-of-one-name",
+            model("tokenizer-of-one-name", tokenizer__json=b'{"' + b"x" * (48 << 20) + b'":7}'),
+            ["tokenizer.json: model: must be an object"],
+        ),
+    ):
+        check_in_little_memory(Job(name, setting), 2, *words)
+    for key in ("input.prompts", "input.max_new_tokens_by", "profile.budgets_file"):
+        side = cli.write("brackets.json", b'{"budgets":[' + b"[]," * (5 << 20) + b"[]]}")
+        check_in_little_memory(Job("side", key + "=" + side), 2, "brackets.json: holds more than 1048576 values")
 
 
 cli.main()
