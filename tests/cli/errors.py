@@ -557,7 +557,9 @@ def weights_in_several_files_answer_the_same():
     )
 
     def index_refused(case, words, weight_map, **more):
-        text = weight_map if isinstance(weight_map, bytes) else json.dumps({"weight_map": weight_map}).encode()
+        text = weight_map
+        if not isinstance(text, bytes):
+            text = json.dumps({"weight_map": weight_map}).encode()
         folder = model(
             case, model__safetensors=None, model__safetensors__index__json=text, **dict(files, **more)
         )
@@ -566,7 +568,8 @@ def weights_in_several_files_answer_the_same():
     second = "model-00002-of-00002.safetensors"
     here = "model.safetensors.index.json: " + names[0]
     index_refused("lost", [here, "is not in " + second], dict(index, **{names[0]: second}))
-    for case, file in (("up", "../model.safetensors"), ("root", "/etc/passwd"), ("dots", ".."), ("number", 7)):
+    up = "../model.safetensors"
+    for case, file in (("up", up), ("root", "/etc/passwd"), ("dots", ".."), ("number", 7)):
         index_refused(case, [here, "must map to a plain file name"], dict(index, **{names[0]: file}))
     index_refused("gone", ["model-3.safetensors: ", "No such file"], dict(index, more="model-3.safetensors"))
     one_missing = {k: v for k, v in index.items() if k != names[0]}
@@ -621,7 +624,8 @@ def hostile_models_are_refused_before_memory_is_taken():
     def header(text, n=0):
         return struct.pack("<Q", max(n, len(text))) + text
 
-    far = dict(whole["model"]["vocab"], far=(1 << 24) - 1)
+    vocab = dict(whole["model"]["vocab"], far=(1 << 24) - 1)
+    far = dict(whole, model=dict(whole["model"], vocab=vocab))
     dims = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings")
     largest = dict(zip(dims, (1 << 10, 1 << 17, 1 << 20, 1 << 24, 1 << 27)))
     many = b"{}," * (5 << 20) + b"{}"
@@ -664,7 +668,7 @@ def hostile_models_are_refused_before_memory_is_taken():
         ),
         (
             "far-token",
-            model("far-token", tokenizer__json=json.dumps(dict(whole, model=dict(whole["model"], vocab=far)))),
+            model("far-token", tokenizer__json=json.dumps(far)),
             ["tokenizer.json: has ids up to 16777215, the model only 1024"],
         ),
         (
@@ -681,7 +685,8 @@ def hostile_models_are_refused_before_memory_is_taken():
         check_in_little_memory(Job(name, setting), 2, *words)
     for key in ("input.prompts", "input.max_new_tokens_by", "profile.budgets_file"):
         side = cli.write("brackets.json", b'{"budgets":[' + b"[]," * (5 << 20) + b"[]]}")
-        check_in_little_memory(Job("side", key + "=" + side), 2, "brackets.json: holds more than 1048576 values")
+        job = Job("side", key + "=" + side)
+        check_in_little_memory(job, 2, "brackets.json: holds more than 1048576 values")
 
 
 cli.main()
