@@ -45,8 +45,7 @@ typedef struct scratch {
     /* measured, a row a step */
     double *segments; /* [MAX_STEPS][n_layers * local] */
     double layers[MAX_STEPS], once[MAX_STEPS];
-    int n_steps;  /* of segments and layers */
-    int n_traced; /* of once */
+    int n_steps;
     double grown; /* tokens that a head has beside its budget in a step that is timed */
 } scratch;
 
@@ -219,19 +218,20 @@ static double least_of(const double *values, int n)
 }
 
 /* Steps as they are replayed: the segments of the one that was timed, and of the others
- * the quickest, without its segments and what a traced step does once. */
+ * the quickest, without its segments and what a step does once. */
 static fkv_status replay_steps(scratch *s, fkv_err *err)
 {
     const int n = s->config.n_layers * s->local, first = s->n_steps;
-    const double end = fkv_seconds() + step_seconds, once = quiet_us(s->once, s->n_traced, 1) / 1e6;
-    double seconds[BURST];
-    fkv_status st = FKV_OK;
+    const double end = fkv_seconds() + step_seconds;
+    double seconds[BURST], once;
+    fkv_status st = fkv_engine_time_once(s->engine, s->prompt, &once, err);
     for (int i = first; !st && i < MAX_STEPS && (i < first + MIN_BURSTS || fkv_seconds() < end); i++) {
         double *row = s->segments + (size_t)i * (size_t)n, sum = once;
         if ((st = fkv_engine_time_decode(s->engine, s->prompt, BURST, seconds, err))) break;
         if (!fkv_engine_recorded_segments(s->engine, row))
             return fkv_fail(err, FKV_E_SYSTEM, "no step was recorded with its times");
         for (int k = 0; k < n; k++) sum += row[k];
+        s->once[i] = once;
         s->layers[i] = fmax(least_of(seconds, BURST) - sum, 0);
         s->n_steps = i + 1;
     }
@@ -241,7 +241,7 @@ static fkv_status replay_steps(scratch *s, fkv_err *err)
 static fkv_status trace_steps(scratch *s, fkv_err *err)
 {
     const int n_layers = s->config.n_layers, n_ranks = s->task->n_ranks;
-    const int first = s->n_traced ? s->n_traced : -WARM_STEPS, least = s->n_traced + MIN_STEPS;
+    const int first = s->n_steps ? s->n_steps : -WARM_STEPS, least = s->n_steps + MIN_STEPS;
     const double end = fkv_seconds() + step_seconds;
     fkv_engine_trace t;
     fkv_status st = FKV_OK;
@@ -256,10 +256,9 @@ static fkv_status trace_steps(scratch *s, fkv_err *err)
                 row[l * s->local + r] = t.segment_seconds[(size_t)l * (size_t)n_ranks + r];
         s->layers[i] = t.layers_seconds;
         s->once[i] = t.once_seconds;
-        s->n_traced = i + 1;
+        s->n_steps = i + 1;
     }
     fkv_engine_trace_stop(s->engine);
-    if (!s->info.replays) s->n_steps = s->n_traced;
     return st;
 }
 
@@ -267,10 +266,7 @@ static fkv_status run_steps(scratch *s, fkv_err *err)
 {
     /* The step's own token; of a burst, what it has grown by on average. */
     s->grown = s->info.replays ? BURST / 2 : 1;
-    fkv_status st = FKV_OK;
-    if (!s->info.replays || !s->n_traced) st = trace_steps(s, err);
-    if (!st && s->info.replays) st = replay_steps(s, err);
-    return st;
+    return s->info.replays ? replay_steps(s, err) : trace_steps(s, err);
 }
 
 /* Typical time of a step's common part over a quiet one's. */
@@ -321,7 +317,7 @@ static void fit_common(const scratch *s, fkv_calibration *out)
 {
     const fkv_config *c = s->task->config;
     const double layer = quiet_us(s->layers, s->n_steps, 1) / s->config.n_layers;
-    const double once = quiet_us(s->once, s->n_traced, 1) * c->vocab / s->config.vocab;
+    const double once = quiet_us(s->once, s->n_steps, 1) * c->vocab / s->config.vocab;
     out->cost.common_us = layer + once / c->n_layers;
 }
 

@@ -30,18 +30,32 @@ static fkv_status prefill_on(void *ctx, int device, fkv_err *err)
     return fkv_prefill_run(&t->e->devices[device], &t->p, err);
 }
 
+/* Every slot at work on a prompt of n_tokens; *admitted slots are to be released. */
+static fkv_status fill_slots(fkv_engine *e, int64_t n_tokens, int n_steps, int *admitted, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    *admitted = 0;
+    while (!st && *admitted < e->options.n_slots) {
+        timing t = {e, {.n_ids = n_tokens, .slot = *admitted, .ordinal = *admitted, .max_new = n_steps + 1}};
+        st = fkv_kv_admit(&e->kv, *admitted, n_tokens, n_steps + 1, err);
+        if (st == FKV_E_BUSY) st = fkv_fail(err, FKV_E_INPUT, "only %d slots fit the memory", *admitted);
+        if (st) break;
+        (*admitted)++;
+        st = fkv_team_run(e->team, set_slot_on, &t, err);
+    }
+    return st;
+}
+
+static void empty_slots(fkv_engine *e, int admitted)
+{
+    for (int s = 0; s < admitted; s++) fkv_kv_release(&e->kv, s);
+}
+
 fkv_status fkv_engine_time_decode(fkv_engine *e, int64_t n_tokens, int n_steps, double *step_seconds,
                                   fkv_err *err)
 {
-    fkv_status st = FKV_OK;
-    int admitted = 0;
-    for (; !st && admitted < e->options.n_slots; admitted++) {
-        timing t = {e, {.n_ids = n_tokens, .slot = admitted, .ordinal = admitted, .max_new = n_steps + 1}};
-        st = fkv_kv_admit(&e->kv, admitted, n_tokens, n_steps + 1, err);
-        if (st == FKV_E_BUSY) st = fkv_fail(err, FKV_E_INPUT, "only %d slots fit the memory", admitted);
-        if (st) break;
-        st = fkv_team_run(e->team, set_slot_on, &t, err);
-    }
+    int admitted;
+    fkv_status st = fill_slots(e, n_tokens, n_steps, &admitted, err);
     timing t = {.e = e};
     e->trace_off = false;
     for (int i = 0; !st && i < n_steps; i++) {
@@ -50,7 +64,34 @@ fkv_status fkv_engine_time_decode(fkv_engine *e, int64_t n_tokens, int n_steps, 
         step_seconds[i] = fkv_seconds() - start;
         e->decode_steps++;
     }
-    for (int s = 0; s < admitted; s++) fkv_kv_release(&e->kv, s);
+    empty_slots(e, admitted);
+    return st;
+}
+
+enum { ONCE_REPEATS = 16 };
+
+static fkv_status once_on(void *ctx, int device, fkv_err *err)
+{
+    const timing *t = ctx;
+    fkv_engine_device *d = &t->e->devices[device];
+    for (int i = 0; i < ONCE_REPEATS; i++) {
+        fkv_decode_begin(d);
+        fkv_decode_end(d);
+    }
+    return t->e->options.backend->sync(d->dev, err);
+}
+
+fkv_status fkv_engine_time_once(fkv_engine *e, int64_t n_tokens, double *seconds, fkv_err *err)
+{
+    int admitted;
+    fkv_status st = fill_slots(e, n_tokens, 2 * ONCE_REPEATS, &admitted, err);
+    timing t = {.e = e};
+    for (int i = 0; !st && i < 2; i++) { /* the first time warms up */
+        const double start = fkv_seconds();
+        st = fkv_team_run(e->team, once_on, &t, err);
+        *seconds = (fkv_seconds() - start) / ONCE_REPEATS;
+    }
+    empty_slots(e, admitted);
     return st;
 }
 

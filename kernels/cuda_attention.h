@@ -14,6 +14,14 @@ enum {
     CUDA_SNAP_KEYS = 128,   /* keys of a tile of snapkv_scores */
     CUDA_KEEP_HEADS = 64,   /* heads of one launch of kv_keep */
     CUDA_MAX_WINDOW = 4096, /* bounds snapkv's workspace */
+    CUDA_QKV_SPLITS = 8,    /* of K in a decode step's projections, at the most */
+};
+
+/* A placement as the kernels read it. */
+struct cuda_decode_head {
+    int32_t head, begin, end, budget;
+    int64_t offset;     /* of its pages in a slot's part of the table */
+    const bf16 *weight; /* [(group + 2) * hd, hidden] */
 };
 
 /* One (placement, slot) that has tokens to attend to in this step. */
@@ -39,11 +47,19 @@ struct cuda_attention {
     cuda_decode_entry *entries; /* [max_entries + 1]: a last one with first_page = all pages */
     int32_t *n_entries;         /* [1] */
     int64_t max_entries;
+    float *qkv_parts;  /* [n_kv_heads][splits][n_slots][(group + 2) * hd] of a step's projections */
     float *parts;      /* [max_parts][group][hd] sums of a chunk, not divided */
     float2 *part_stat; /* [max_parts][group] max (log2 units), sum */
     int64_t max_parts;
     int decode_stages; /* pages in flight in an SM */
 };
+
+/* cuda_decode_qkv.cu. parts[n_heads][splits][n_slots][per] = x[n_slots, k] W^T of every placement's
+ * weight, in splits of k; rows outside of a placement's range are left alone. per is a multiple of
+ * 64, k of 8. */
+int cuda_qkv_splits(int64_t k);
+void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_heads, const bf16 *x,
+                         int64_t k, int n_slots, int per, float *parts);
 
 /* cuda_prefill_sm90.cu: the Hopper kernel. Available: whether this device runs it. */
 bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att);

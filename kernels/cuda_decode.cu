@@ -31,23 +31,9 @@ enum {
 
 static_assert(WARP_TOKENS == 16, "a warp's share of a page is one mma tile");
 
-/* A placement as the kernels read it. */
-struct decode_head {
-    int32_t head, begin, end, budget;
-    int64_t offset; /* of its pages in a slot's part of the table */
-};
-
-/* Placements [first, first + count) whose weights follow one another. */
-struct weight_run {
-    int first, count;
-    const bf16 *weight;
-    int64_t k;
-};
-
 struct decode_plan {
-    decode_head *heads; /* device, [n_heads] */
-    weight_run *runs;   /* host, [n_runs] */
-    int n_heads, n_runs;
+    cuda_decode_head *heads; /* device, [n_heads] */
+    int n_heads;
 };
 
 struct cuda_decode_plan {
@@ -81,19 +67,6 @@ static fkv_status plans_reach(fkv_device *dev, size_t i, fkv_err *err)
     return FKV_OK;
 }
 
-static void find_runs(const fkv_decode_args *a, decode_plan *p)
-{
-    const int64_t per = (int64_t)(a->group + 2) * a->head_dim;
-    for (int i = 0; i < a->n_heads_served; i++) {
-        const fkv_decode_head *h = &a->heads[i], *before = h - 1;
-        if (i && h->weight == before->weight && h->row == before->row + per) {
-            p->runs[p->n_runs - 1].count++;
-            continue;
-        }
-        p->runs[p->n_runs++] = weight_run{i, 1, h->weight->data + h->row * h->weight->k, h->weight->k};
-    }
-}
-
 fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_err *err)
 {
     const size_t i = (size_t)a->layer * FKV_MAX_LOCAL_RANKS + (size_t)a->local_rank;
@@ -101,20 +74,20 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
     fkv_status st = plans_reach(dev, i, err);
     if (st) return st;
     decode_plan *p = &dev->decode_plans->at[i];
-    free(p->runs);
     *p = decode_plan{};
-    decode_head *heads = (decode_head *)fkv_calloc(n, sizeof *heads);
-    p->runs = (weight_run *)fkv_calloc(n, sizeof *p->runs);
+    cuda_decode_head *heads = (cuda_decode_head *)fkv_calloc(n, sizeof *heads);
     int64_t entries = 0;
     void *data = NULL;
-    if (!heads || !p->runs) {
+    if (!heads) {
         st = fkv_fail_memory(err);
         goto out;
     }
     for (size_t j = 0; j < n; j++) {
         const fkv_decode_head *h = &a->heads[j];
         const int64_t lh = (int64_t)a->layer * a->n_kv_heads + h->head;
-        heads[j] = decode_head{h->head, h->begin, h->end, a->kv.budgets[lh], a->kv.offset[lh]};
+        heads[j] =
+            cuda_decode_head{h->head,           h->begin,         h->end,
+                             a->kv.budgets[lh], a->kv.offset[lh], h->weight->data + h->row * h->weight->k};
         entries += h->end - h->begin;
     }
     if (entries > dev->attention->max_entries) {
@@ -123,13 +96,11 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
         goto out;
     }
     if (n && (st = cuda_alloc(dev, n * sizeof *heads, &data, err))) goto out;
-    p->heads = (decode_head *)data;
+    p->heads = (cuda_decode_head *)data;
     if (n && CUDA(dev, cudaMemcpyAsync(data, heads, n * sizeof *heads, cudaMemcpyHostToDevice, dev->stream)))
         CUDA(dev, cudaStreamSynchronize(dev->stream));
-    find_runs(a, p);
     p->n_heads = a->n_heads_served;
-    if (n) st = cuda_prepare_batched(dev, a->n_slots, (int64_t)(a->group + 2) * a->head_dim, a->hidden, err);
-    if (!st) st = cuda_status(dev, err);
+    st = cuda_status(dev, err);
 out:
     free(heads);
     return st;
@@ -137,8 +108,6 @@ out:
 
 void cuda_decode_close(fkv_device *dev)
 {
-    for (size_t i = 0; dev->decode_plans && i < dev->decode_plans->n; i++)
-        free(dev->decode_plans->at[i].runs);
     if (dev->decode_plans) free(dev->decode_plans->at);
     free(dev->decode_plans);
     free(dev->attention);
@@ -147,13 +116,15 @@ void cuda_decode_close(fkv_device *dev)
 }
 
 struct append_params {
-    const decode_head *heads;
+    const cuda_decode_head *heads;
     fkv_slots slots;
     const int32_t *table;
     int64_t slot_stride;
     bf16 *arena;
-    bf16 *q; /* [n_heads, n_slots, (group + 2) * hd] */
+    const float *parts; /* [n_heads][n_splits][n_slots][(group + 2) * hd] of the projections */
+    bf16 *q;            /* [n_heads, n_slots, (group + 2) * hd]: Q is written */
     const float2 *rope;
+    int n_splits;
     int n_heads, n_slots, n_kv_heads, group, hd;
     cuda_decode_entry *entries;
     int32_t *n_entries;
@@ -161,7 +132,7 @@ struct append_params {
 };
 
 /* Index in its pages of the token at the slot's position. */
-static __device__ __forceinline__ int token_index(const decode_head &h, const fkv_slots &slots, int slot)
+static __device__ __forceinline__ int token_index(const cuda_decode_head &h, const fkv_slots &slots, int slot)
 {
     const int n = slots.prompt_len[slot];
     return (n < h.budget ? n : h.budget) + slots.pos[slot] - n;
@@ -170,7 +141,7 @@ static __device__ __forceinline__ int token_index(const decode_head &h, const fk
 /* Tokens of entry (placement, slot) in this step, 0 for none. */
 static __device__ __forceinline__ int entry_tokens(const append_params &a, int64_t row)
 {
-    const decode_head h = a.heads[row / a.n_slots];
+    const cuda_decode_head h = a.heads[row / a.n_slots];
     const int slot = (int)(row % a.n_slots);
     return slot >= h.begin && slot < h.end && a.slots.active[slot] ? token_index(h, a.slots, slot) + 1 : 0;
 }
@@ -215,7 +186,7 @@ static __device__ void list_entries(const append_params &a)
         const int n = entry_tokens(a, r);
         const list_count next = add_tokens(at, n);
         if (n > 0) {
-            const decode_head h = a.heads[r / a.n_slots];
+            const cuda_decode_head h = a.heads[r / a.n_slots];
             const int slot = (int)(r % a.n_slots);
             const bool stored = next.parts > at.parts && next.parts <= a.max_parts;
             a.entries[at.entries] = cuda_decode_entry{at.pages,
@@ -234,9 +205,29 @@ static __device__ void list_entries(const append_params &a)
     }
 }
 
-/* RoPE on Q and K of every entry, and K and V into its page. Grid: placements x blocks of
- * APPEND_SLOTS slots, and one block more that lists the entries. 64 threads a slot, each on a
- * 16-byte piece (RoPE: a pair of them). Bound by latency. */
+/* Eight columns of a projection, its splits added in order, as bf16. */
+static __device__ __forceinline__ uint4 sum8(const float *part, int64_t stride, int n_splits)
+{
+    float4 lo[CUDA_QKV_SPLITS], hi[CUDA_QKV_SPLITS];
+#pragma unroll
+    for (int s = 0; s < CUDA_QKV_SPLITS; s++) {
+        if (s >= n_splits) continue;
+        lo[s] = *(const float4 *)(part + s * stride);
+        hi[s] = *(const float4 *)(part + s * stride + 4);
+    }
+#pragma unroll
+    for (int s = 1; s < CUDA_QKV_SPLITS; s++) {
+        if (s >= n_splits) continue;
+        lo[0] = make_float4(lo[0].x + lo[s].x, lo[0].y + lo[s].y, lo[0].z + lo[s].z, lo[0].w + lo[s].w);
+        hi[0] = make_float4(hi[0].x + hi[s].x, hi[0].y + hi[s].y, hi[0].z + hi[s].z, hi[0].w + hi[s].w);
+    }
+    return make_uint4(pack_bf16(lo[0].x, lo[0].y), pack_bf16(lo[0].z, lo[0].w), pack_bf16(hi[0].x, hi[0].y),
+                      pack_bf16(hi[0].z, hi[0].w));
+}
+
+/* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page.
+ * Grid: placements x blocks of APPEND_SLOTS slots, and one block more that lists the entries. 64
+ * threads a slot, each on 8 columns (RoPE: on a pair of them). Bound by latency. */
 static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const append_params a)
 {
     if (blockIdx.x == gridDim.x - 1) {
@@ -245,12 +236,15 @@ static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const app
     }
     constexpr int LANES = APPEND_THREADS / APPEND_SLOTS;
     const int blocks = (a.n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS;
-    const decode_head h = a.heads[blockIdx.x / blocks];
+    const int64_t placement = blockIdx.x / blocks;
+    const cuda_decode_head h = a.heads[placement];
     const int slot = (int)(blockIdx.x % blocks) * APPEND_SLOTS + (int)threadIdx.x / LANES;
     if (slot < h.begin || slot >= h.end || !a.slots.active[slot]) return;
-    const int half = a.hd / 2, at = token_index(h, a.slots, slot);
+    const int half = a.hd / 2, at = token_index(h, a.slots, slot), per = (a.group + 2) * a.hd;
     const int64_t page = a.table[slot * a.slot_stride + h.offset + at / FKV_PAGE_TOKENS];
-    bf16 *q = a.q + ((int64_t)(blockIdx.x / blocks) * a.n_slots + slot) * (a.group + 2) * a.hd;
+    const int64_t stride = (int64_t)a.n_slots * per;
+    const float *parts = a.parts + placement * a.n_splits * stride + (int64_t)slot * per;
+    bf16 *q = a.q + (placement * a.n_slots + slot) * per;
     bf16 *k = a.arena + (page * 2 * FKV_PAGE_TOKENS + at % FKV_PAGE_TOKENS) * a.hd;
     bf16 *v = k + FKV_PAGE_TOKENS * a.hd;
     const float2 *rope = a.rope + (int64_t)a.slots.pos[slot] * half;
@@ -258,14 +252,14 @@ static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const app
     for (int i = (int)threadIdx.x % LANES; i < n_all; i += LANES) {
         if (i >= n_rope) {
             const int p = (i - n_rope) * 8;
-            *(uint4 *)(v + p) = *(const uint4 *)(q + (a.group + 1) * a.hd + p);
+            *(uint4 *)(v + p) = sum8(parts + (a.group + 1) * a.hd + p, stride, a.n_splits);
             continue;
         }
-        const int p = i % pieces * 8;
-        bf16 *x = q + i / pieces * a.hd + p;
-        uint4 lo = *(uint4 *)x, hi = *(uint4 *)(x + half);
+        const int vector = i / pieces, p = i % pieces * 8;
+        const float *part = parts + vector * a.hd + p;
+        uint4 lo = sum8(part, stride, a.n_splits), hi = sum8(part + half, stride, a.n_splits);
         rope8(lo, hi, rope + p);
-        bf16 *to = i / pieces == a.group ? k + p : x; /* the group's queries stay in q */
+        bf16 *to = vector == a.group ? k + p : q + vector * a.hd + p;
         *(uint4 *)to = lo;
         *(uint4 *)(to + half) = hi;
     }
@@ -275,17 +269,26 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
 {
     const decode_plan *p = plan_of(dev, a);
     if (!p || p->n_heads == 0) return;
-    const int64_t per = (int64_t)(a->group + 2) * a->head_dim;
-    for (int r = 0; r < p->n_runs; r++) {
-        const weight_run *run = &p->runs[r];
-        cuda_gemm(dev, (const bf16 *)a->x, a->hidden, 0, a->n_slots, run->weight, run->k, per * run->k, per,
-                  (bf16 *)a->q + run->first * a->n_slots * per, per, a->n_slots * per, run->count, false);
-    }
     const cuda_attention *att = dev->attention;
-    const append_params params = {
-        p->heads,     a->slots,    a->kv.table,  a->kv.slot_stride, (bf16 *)a->kv.arenas[a->rank],
-        (bf16 *)a->q, dev->rope,   p->n_heads,   a->n_slots,        a->n_kv_heads,
-        a->group,     a->head_dim, att->entries, att->n_entries,    att->max_parts};
+    cuda_decode_project(dev, p->heads, p->n_heads, (const bf16 *)a->x, a->hidden, a->n_slots,
+                        (a->group + 2) * a->head_dim, att->qkv_parts);
+    const append_params params = {.heads = p->heads,
+                                  .slots = a->slots,
+                                  .table = a->kv.table,
+                                  .slot_stride = a->kv.slot_stride,
+                                  .arena = (bf16 *)a->kv.arenas[a->rank],
+                                  .parts = att->qkv_parts,
+                                  .q = (bf16 *)a->q,
+                                  .rope = dev->rope,
+                                  .n_splits = cuda_qkv_splits(a->hidden),
+                                  .n_heads = p->n_heads,
+                                  .n_slots = a->n_slots,
+                                  .n_kv_heads = a->n_kv_heads,
+                                  .group = a->group,
+                                  .hd = a->head_dim,
+                                  .entries = att->entries,
+                                  .n_entries = att->n_entries,
+                                  .max_parts = att->max_parts};
     const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
     append_kernel<<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
     CUDA_LAUNCHED(dev);

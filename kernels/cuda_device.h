@@ -154,8 +154,6 @@ void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, co
 void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t x_batch, int64_t n_rows,
                const bf16 *w, int64_t k, int64_t w_batch, int64_t n_out, void *y, int64_t y_stride,
                int64_t y_batch, int batch, bool f32_out);
-/* Chooses the algorithm of a batched product whose rows are aligned to 16 bytes. */
-fkv_status cuda_prepare_batched(fkv_device *dev, int64_t n_rows, int64_t n_out, int64_t k, fkv_err *err);
 /* Of the algorithms that were prepared, whatever their order; 0: none was. */
 uint64_t cuda_gemm_fingerprint(const fkv_device *dev);
 void cuda_gemm_close(fkv_device *dev);

@@ -344,13 +344,6 @@ fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_r
     return cuda_status(dev, err);
 }
 
-fkv_status cuda_prepare_batched(fkv_device *dev, int64_t n_rows, int64_t n_out, int64_t k, fkv_err *err)
-{
-    gemm_key key = aligned_key(n_rows, n_out, k);
-    key.batched = 1;
-    return prepare(dev, &key, err);
-}
-
 /* Of a key and the settings of its algorithm. */
 static uint64_t fingerprint(const gemm_entry *e)
 {

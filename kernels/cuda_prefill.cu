@@ -62,6 +62,9 @@ static fkv_status check_limits(const fkv_device_limits *l, fkv_err *err)
             err, FKV_E_INPUT,
             "the cuda backend serves at most %d query heads for each KV head; the model has %d and %d",
             CUDA_MAX_GROUP, l->n_heads, l->n_kv_heads);
+    if (l->hidden % 8)
+        return fkv_fail(err, FKV_E_INPUT,
+                        "the cuda backend needs a hidden size that is a multiple of 8, not %d", l->hidden);
     if (l->window < 0 || l->window > CUDA_MAX_WINDOW)
         return fkv_fail(err, FKV_E_INPUT,
                         "the cuda backend scores with a window of at most %d tokens, not %d", CUDA_MAX_WINDOW,
@@ -90,7 +93,7 @@ struct workspace_array {
     void *out; /* where its pointer goes */
 };
 
-enum { N_ARRAYS = 9 };
+enum { N_ARRAYS = 10 };
 
 /* Sets the counts of *w and lists its arrays, and the RoPE table's. */
 static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **rope,
@@ -110,6 +113,8 @@ static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **
         {heads, l->max_prompt, 1, sizeof(int32_t), &w->keep},
         {w->max_entries + 1, 1, 1, sizeof(cuda_decode_entry), &w->entries},
         {1, 1, 1, sizeof(int32_t), &w->n_entries},
+        {(int64_t)l->n_kv_heads * cuda_qkv_splits(l->hidden), l->n_slots, (int64_t)(group + 2) * l->head_dim,
+         sizeof(float), &w->qkv_parts},
         {w->max_parts, group, l->head_dim, sizeof(float), &w->parts},
         {w->max_parts, group, 1, sizeof(float2), &w->part_stat},
     };

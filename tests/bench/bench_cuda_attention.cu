@@ -3,8 +3,8 @@
  *
  *   nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -gencode=arch=compute_80,code=sm_80 -I. \
  *       tests/bench/bench_cuda_attention.cu kernels/cuda_prefill.cu kernels/cuda_prefill_sm90.cu \
- *       kernels/cuda_compress.cu kernels/cuda_decode.cu runner/base/status.c -o bench_cuda_attention
- *   bench_cuda_attention [--check]     --check: no times
+ *       kernels/cuda_compress.cu kernels/cuda_decode.cu kernels/cuda_decode_qkv.cu runner/base/status.c -o
+ * bench_cuda_attention bench_cuda_attention [--check]     --check: no times
  */
 #include <math.h>
 #include <stdarg.h>
@@ -562,6 +562,89 @@ static double copy_bandwidth(fkv_device *dev)
     return 2.0 * (double)bytes / s;
 }
 
+/* Placements of a decode step's projections, weights of [per, k] one after the other. */
+static cuda_decode_head *placements(std::vector<cuda_decode_head> *heads, const bf16 *w, int per, int64_t k)
+{
+    for (size_t i = 0; i < heads->size(); i++) (*heads)[i].weight = w + (int64_t)i * per * k;
+    return to_device(*heads);
+}
+
+/* Against float64; rows outside of the range stay as they were; a row's bits don't depend on which
+ * rows and heads are computed with it. */
+static void check_project(fkv_device *dev, int n_slots, int per, int64_t k)
+{
+    enum { HEADS = 3 };
+    char what[128];
+    const int splits = cuda_qkv_splits(k), ranges[][2] = {{0, n_slots}, {n_slots / 3, n_slots}, {0, 1}};
+    const bf16 *x = filled((size_t)(n_slots * k)), *w = filled((size_t)(HEADS * per * k));
+    const std::vector<bf16> hx = to_host(x, (size_t)(n_slots * k)),
+                            hw = to_host(w, (size_t)(HEADS * per * k));
+    std::vector<float> whole;
+    double worst = 0, touched = 0, differ = 0;
+    for (const auto &range : ranges) {
+        std::vector<cuda_decode_head> heads(HEADS);
+        for (auto &h : heads) h = cuda_decode_head{0, range[0], range[1], 0, 0, NULL};
+        const size_t all = (size_t)HEADS * splits * n_slots * per;
+        float *parts = device_array<float>(all);
+        must(cudaMemsetAsync(parts, 0xff, all * sizeof *parts, dev->stream));
+        /* All heads, then the middle one alone, into the first one's place. */
+        const cuda_decode_head *at = placements(&heads, w, per, k);
+        cuda_decode_project(dev, at, HEADS, x, k, n_slots, per, parts);
+        const std::vector<float> got = to_host((const float *)parts, all);
+        cuda_decode_project(dev, at + 1, 1, x, k, n_slots, per, parts);
+        const std::vector<float> alone = to_host((const float *)parts, all / HEADS);
+        if (whole.empty()) whole = got;
+        for (int h = 0; h < HEADS; h++) {
+            for (int s = 0; s < n_slots; s++) {
+                const bool mine = s >= range[0] && s < range[1];
+                for (int c = 0; c < per; c++) {
+                    double sum = 0, want = 0, scale = 0;
+                    for (int i = 0; i < splits; i++) {
+                        const size_t e = (((size_t)h * splits + i) * n_slots + s) * per + c;
+                        touched += !mine && !isnan(got[e]);
+                        differ += mine && memcmp(&got[e], &whole[e], sizeof got[e]) != 0;
+                        if (h == 1)
+                            differ += mine && memcmp(&alone[e - all / HEADS], &got[e], sizeof got[e]) != 0;
+                        sum += got[e];
+                    }
+                    if (!mine || (c * 31 + s * 7 + h) % 61) continue;
+                    for (int64_t j = 0; j < k; j++) {
+                        const double p = value(hx[s * k + j]) * value(hw[((int64_t)h * per + c) * k + j]);
+                        want += p;
+                        scale += fabs(p);
+                    }
+                    const double error = fabs(sum - want) / scale;
+                    worst = error > worst || isnan(error) ? error : worst;
+                }
+            }
+        }
+    }
+    snprintf(what, sizeof what, "project %d slots, %d columns, k %lld", n_slots, per, (long long)k);
+    check(worst < 1e-6, what, worst);
+    check(touched == 0 && differ == 0, what, touched + differ);
+}
+
+/* The projections of one layer, weights that change so that L2 does not hold them. */
+static void time_project(fkv_device *dev, const char *name, int n_heads, int n_slots, int per, int64_t k,
+                         double bandwidth)
+{
+    const int layers = (int)(400e6 / ((double)n_heads * per * k * 2)) + 1;
+    const bf16 *x = filled((size_t)(n_slots * k)), *w = filled((size_t)layers * n_heads * per * k);
+    float *parts = device_array<float>((size_t)n_heads * cuda_qkv_splits(k) * n_slots * per);
+    std::vector<const cuda_decode_head *> at;
+    for (int l = 0; l < layers; l++) {
+        std::vector<cuda_decode_head> heads((size_t)n_heads);
+        for (auto &h : heads) h = cuda_decode_head{0, 0, n_slots, 0, 0, NULL};
+        at.push_back(placements(&heads, w + (int64_t)l * n_heads * per * k, per, k));
+    }
+    const double s = seconds_of(dev, 4 * layers, [&](int i) {
+        cuda_decode_project(dev, at[i % layers], n_heads, x, k, n_slots, per, parts);
+    });
+    const double bytes = 2.0 * n_heads * per * (double)k;
+    row_of_table("project %-33s %8.1f us %8.1f MB %6.2f TB/s %5.1f%% of copy\n", name, s * 1e6, bytes * 1e-6,
+                 bytes / s * 1e-12, 100 * bytes / s / bandwidth);
+}
+
 /* layers cycle, so that no step finds the last one's pages in L2. uneven: budgets and lengths differ 10x. */
 static void time_decode(fkv_device *dev, const char *name, int hd, int group, int heads, int n_slots,
                         int tokens, int layers, bool uneven, double bandwidth)
@@ -653,6 +736,10 @@ int main(int argc, char **argv)
         check_compress(dev, s[0], s[1], 3, 131, 8, 5);
         check_decode(dev, s[0], s[1]);
     }
+    for (const int slots : {1, 17, 32, 33, 64, 65, 128, 200})
+        for (const int per : {192, 256, 768})
+            for (const int k : {8, 64, 200, 1024, 4096})
+                if (slots < 40 || k < 2000 || per == 768) check_project(dev, slots, per, k);
     if (argc < 2 || strcmp(argv[1], "--check") != 0) {
         const double bandwidth = copy_bandwidth(dev);
         row_of_table("%s, %d SMs, copy %.2f TB/s\n", dev->name, dev->n_sms, bandwidth * 1e-12);
@@ -661,6 +748,15 @@ int main(int argc, char **argv)
         time_decode(dev, "1 head 64 slots 1024", 128, 8, 1, 64, 1024, 16, false, bandwidth);
         time_decode(dev, "8 heads 8 slots 32k", 128, 4, 8, 8, 32768, 2, false, bandwidth);
         time_decode(dev, "8 heads 64 slots 1024 hd 64", 64, 4, 8, 64, 1024, 4, false, bandwidth);
+        for (const int heads : {1, 2, 3}) {
+            char name[64];
+            snprintf(name, sizeof name, "70B, %d of its heads, 128 slots", heads);
+            time_project(dev, name, heads, 128, 1280, 8192, bandwidth);
+        }
+        time_project(dev, "70B, 1 head, 64 slots", 1, 64, 1280, 8192, bandwidth);
+        time_project(dev, "8B, 1 head, 64 slots", 1, 64, 768, 4096, bandwidth);
+        time_project(dev, "8B, 8 heads, 64 slots", 8, 64, 768, 4096, bandwidth);
+        time_project(dev, "8B, 8 heads, 16 slots", 8, 16, 768, 4096, bandwidth);
         for (int n : {2048, 8192, 32768}) time_prefill(dev, n, 128);
         time_prefill(dev, 8192, 64);
     }
