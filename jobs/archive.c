@@ -78,13 +78,23 @@ static const char *const text_suffixes[] = {".jsonl", ".ndjson", ".json", ".txt"
 static const char *const archive_suffixes[] = {".tar",  ".zip", ".7z",   ".tgz", ".tbz",
                                                ".tbz2", ".txz", ".tzst", NULL};
 
+/* libarchive and its filters don't always say that they found no memory. What they call
+ * damage is believed where they can have had enough. */
+static bool memory_is_short(void)
+{
+    void *volatile p = malloc((size_t)256 << 20); /* or the compiler leaves it out */
+    free(p);
+    return !p;
+}
+
 /* What failed, as an errno of the system; 0: it is damage. A disk, a network or memory
  * that fails is none: another run may read the rest. */
 static int system_errno(struct archive *a, const fkv_unpack *u)
 {
     int e = 0;
     if (!u || !fkv_unpack_why(u, &e)) e = archive_errno(a);
-    return fkv_errno_is_system(e) ? e : 0;
+    if (fkv_errno_is_system(e)) return e;
+    return memory_is_short() ? ENOMEM : 0;
 }
 
 /* Remembers why reading failed. */
@@ -160,8 +170,13 @@ static fkv_status open_archive(const char *path, const char *name, struct archiv
         ok &= archive_read_support_format_empty(a) != ARCHIVE_FATAL;
     }
     if (!ok) return fkv_fail_memory(err);
-    *rc = *unpack ? archive_read_open(a, *unpack, NULL, read_unpacked, NULL)
-                  : archive_read_open_filename(a, path, BLOCK_BYTES);
+    if (!*unpack) {
+        *rc = archive_read_open_filename(a, path, BLOCK_BYTES);
+        return FKV_OK;
+    }
+    archive_read_set_read_callback(a, read_unpacked);
+    if (archive_read_set_callback_data(a, *unpack) != ARCHIVE_OK) return fkv_fail_memory(err);
+    *rc = archive_read_open1(a);
     return FKV_OK;
 }
 

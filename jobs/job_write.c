@@ -136,7 +136,7 @@ static fkv_status stop_json(const fkv_job *job, fkv_buf *out, fkv_err *err)
     st = fkv_buf_puts(out, "[", err);
     for (size_t i = 0; !st && i < job->sampling.n_stop; i++) {
         json_t *text = json_string(job->sampling.stop[i]);
-        char *dump = text ? json_dumps(text, JSON_ENCODE_ANY | JSON_ENSURE_ASCII) : NULL;
+        char *dump = text ? fkv_json_dump(text, JSON_ENCODE_ANY | JSON_ENSURE_ASCII) : NULL;
         json_decref(text);
         if (!dump) return fkv_fail_memory(err);
         if (i) st = fkv_buf_puts(out, ",", err);

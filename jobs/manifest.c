@@ -197,7 +197,7 @@ out:
 
 static fkv_status put_json(fkv_buf *b, const json_t *v, fkv_err *err)
 {
-    char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+    char *text = fkv_json_dump(v, JSON_COMPACT | JSON_ENCODE_ANY);
     if (!text) return fkv_fail_memory(err);
     const fkv_status st = fkv_buf_puts(b, text, err);
     free(text);
@@ -298,7 +298,7 @@ fkv_status fkv_manifest_same_job(const fkv_manifest *theirs, const fkv_manifest 
 
 fkv_status fkv_manifest_hash(const fkv_manifest *m, uint64_t *hash, fkv_err *err)
 {
-    char *text = json_dumps(m->identity, JSON_COMPACT | JSON_SORT_KEYS);
+    char *text = fkv_json_dump(m->identity, JSON_COMPACT | JSON_SORT_KEYS);
     if (!text) return fkv_fail_memory(err);
     *hash = fkv_hash(text, strlen(text), 0);
     free(text);

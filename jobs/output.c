@@ -564,11 +564,16 @@ fkv_status fkv_output_finish(fkv_output *o, int64_t n_records, fkv_err *err)
     while (!st && fkv_journal_range(o->journal, 0, INT64_MAX, &entries) > 0)
         st = commit(o, entries[0].ordinal / o->per_shard, err);
     if (st) return st;
+    fkv_manifest saved = {0};
+    fkv_err ignored = {0};
     pthread_mutex_lock(&o->mutex);
     o->manifest.complete = true;
     o->manifest.records = n_records;
     o->unsaved = true;
     st = save_manifest(o, err);
+    /* It may have come true before it failed. */
+    if (st && !fkv_manifest_load(o->manifest_path, &saved, &ignored)) o->unsaved = !saved.complete;
+    fkv_manifest_free(&saved);
     if (!st) st = compact_if_saved(o, err);
     pthread_mutex_unlock(&o->mutex);
     return st;

@@ -24,7 +24,7 @@ size_t fkv_json_marks(const char *text, size_t n)
     return marks;
 }
 
-/* Whether an allocation of this thread failed since fkv_json_parse last began. */
+/* Whether an allocation of this thread failed since a parse or a dump last began. */
 static _Thread_local bool short_of_memory;
 
 static void *watched_malloc(size_t n)
@@ -39,11 +39,25 @@ static void watch_memory(void)
     json_set_alloc_funcs(watched_malloc, free);
 }
 
-json_t *fkv_json_parse(const char *text, size_t n, size_t flags, json_error_t *je)
+static void begin(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, watch_memory);
     short_of_memory = false;
+}
+
+char *fkv_json_dump(const json_t *value, size_t flags)
+{
+    begin();
+    char *text = json_dumps(value, flags);
+    if (!short_of_memory) return text;
+    free(text);
+    return NULL;
+}
+
+json_t *fkv_json_parse(const char *text, size_t n, size_t flags, json_error_t *je)
+{
+    begin();
     json_t *value = json_loadb(text, n, flags, je);
     if (!short_of_memory) return value;
     json_decref(value);

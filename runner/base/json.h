@@ -26,6 +26,9 @@ size_t fkv_json_marks(const char *text, size_t n);
  * then calls sound JSON wrong, or takes it with bytes missing. je is not NULL. */
 json_t *fkv_json_parse(const char *text, size_t n, size_t flags, json_error_t *je);
 
+/* json_dumps, NULL whenever memory ran out; jansson alone then leaves bytes out. */
+char *fkv_json_dump(const json_t *value, size_t flags);
+
 /* Typed fields of an object. where is the file that an error names. A missing
  * key or a wrong type is FKV_E_INPUT; the _or forms give fallback when the key
  * is missing or null. Integers outside [lo, hi] are errors that show the range. */
