@@ -1,5 +1,6 @@
 """A small run with all its threads and two devices: what a thread sanitizer should watch."""
 
+import os
 import signal
 
 import cli
@@ -19,6 +20,30 @@ def small(name, *settings):
         "output.records_per_shard=2",
         *settings
     )
+
+
+@test
+def the_demo_s_job_runs_on_one_device_and_on_two():
+    """jobs/examples/demo.ini with fewer and shorter prompts; calibrating, profile and plan are its own."""
+    demo = os.path.join(os.path.dirname(cli.TESTS), "jobs", "examples", "demo.ini")
+    cache = {"XDG_CACHE_HOME": os.path.join(cli.WORK, "cache")}
+    answers = []
+    for devices in (1, 2):
+        output = os.path.join(cli.WORK, "demo-%d" % devices)
+        settings = (
+            "job.output=" + output,
+            "job.limit=20",
+            "model.max_prompt_tokens=96",
+            "model.truncate=left",
+            "profile.sample=6",
+            "profile.budget=48",
+            "engine.devices=%d" % devices,
+            "output.records_per_shard=5",
+        )
+        args = [word for setting in settings for word in ("-s", setting)]
+        cli.command("run", demo, *args, env=cache).must(0, "done: 20 records")
+        answers.append([r["text"] for r in Job("of-demo", output=output).rows()])
+    assert answers[0] == answers[1] and len(answers[0]) == 20
 
 
 @test
