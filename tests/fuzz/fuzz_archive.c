@@ -1,4 +1,4 @@
-/* Archives: one byte for the file's name, then its bytes. */
+/* Archives: one byte for the file's name and the members' pattern, then its bytes. */
 #include <jansson.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const names[] = {"x",    "x.jsonl",  "x.tar",       "x.zip",
                                         "x.7z", "x.tar.gz", "x.jsonl.zst", "x.dat.xz"};
-    static char *patterns[] = {(char *)"*"};
+    static char *patterns[] = {(char *)"*", (char *)"*.jsonl", (char *)"?*[!a-c]/[[-^z]*", (char *)"d*a\\*"};
     static int fd = -1;
     char path[64];
     if (size < 1 || size > 1 << 20) return 0;
@@ -30,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fkv_job job = {0};
     job.input.files = &file;
     job.input.n_files = 1;
-    job.input.members = patterns;
+    job.input.members = &patterns[data[0] / 8 % 4];
     job.input.n_members = 1;
     job.input.max_record_bytes = RECORD_MAX;
     job.job.limit = LINES_MAX;
