@@ -18,8 +18,9 @@
 #include "runner/base/mem.h"
 
 enum { N_CONSTANTS = 4, MAX_LAYERS = 12, MIN_SOLO_LAYERS = 6, MAX_VOCAB_SHARE = 8192, MIN_TOKENS = 32 };
-/* Pages: more than the caches of today's machines hold, and filled in a moment. */
-static const double kv_cap_bytes = 400e6;
+/* Pages: more than the caches of today's machines hold, and filled in a moment; on a GPU as
+ * many as a run's, since sequences of another length are read at another rate. */
+static const double kv_cap_bytes = 400e6, gpu_kv_cap_bytes = 4e9;
 /* Weights of all ranks of the scratch layers, else one rank goes alone. */
 static const double weight_cap_bytes = 400e6;
 /* Steps are repeated for so long, and again while the fit's error or the spread of the
@@ -82,10 +83,11 @@ static void cut_to_size(scratch *s)
     /* Fewer layers before fewer tokens: a token's time depends on how many follow it. */
     const double token =
         2.0 * c->head_dim * s->info.kv_bytes * t->n_slots * c->n_kv_heads * s->local / t->n_ranks;
+    const double cap =
+        s->info.replays ? fmin(gpu_kv_cap_bytes, (double)s->info.memory_bytes / 8) : kv_cap_bytes;
     const double pages = s->tokens > FKV_PAGE_TOKENS / 2 ? (double)s->tokens : FKV_PAGE_TOKENS / 2.0;
-    while (c->n_layers > least && c->n_layers * pages * token > kv_cap_bytes) c->n_layers--;
-    while (s->tokens > MIN_TOKENS && c->n_layers * (double)s->tokens * token > 2 * kv_cap_bytes)
-        s->tokens /= 2;
+    while (c->n_layers > least && c->n_layers * pages * token > cap) c->n_layers--;
+    while (s->tokens > MIN_TOKENS && c->n_layers * (double)s->tokens * token > 2 * cap) s->tokens /= 2;
 }
 
 /* Budgets around the mean, and heads that stay, leave, or are shared out. */

@@ -34,6 +34,7 @@ static_assert(WARP_TOKENS == 16, "a warp's share of a page is one mma tile");
 struct decode_plan {
     cuda_decode_head *heads; /* device, [n_heads] */
     int n_heads;
+    bool whole; /* a single rank's: all heads, whose weights are one matrix */
 };
 
 struct cuda_decode_plan {
@@ -77,6 +78,7 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
     *p = decode_plan{};
     cuda_decode_head *heads = (cuda_decode_head *)fkv_calloc(n, sizeof *heads);
     int64_t entries = 0;
+    bool whole = dev->limits.max_local_heads == a->n_kv_heads && a->n_heads_served == a->n_kv_heads;
     void *data = NULL;
     if (!heads) {
         st = fkv_fail_memory(err);
@@ -89,6 +91,8 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
             cuda_decode_head{h->head,           h->begin,         h->end,
                              a->kv.budgets[lh], a->kv.offset[lh], h->weight->data + h->row * h->weight->k};
         entries += h->end - h->begin;
+        const int64_t per = (int64_t)(a->group + 2) * a->head_dim;
+        whole = whole && h->weight == a->heads[0].weight && h->row == (int64_t)j * per;
     }
     if (entries > dev->attention->max_entries) {
         st = fkv_fail(err, FKV_E_INPUT, "layer %d: placements cover more than every head of every slot",
@@ -100,6 +104,7 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
     if (n && CUDA(dev, cudaMemcpyAsync(data, heads, n * sizeof *heads, cudaMemcpyHostToDevice, dev->stream)))
         CUDA(dev, cudaStreamSynchronize(dev->stream));
     p->n_heads = a->n_heads_served;
+    p->whole = whole;
     st = cuda_status(dev, err);
 out:
     free(heads);
@@ -121,8 +126,9 @@ struct append_params {
     const int32_t *table;
     int64_t slot_stride;
     bf16 *arena;
-    const float *parts; /* [n_heads][n_splits][n_slots][(group + 2) * hd] of the projections */
-    bf16 *q;            /* [n_heads, n_slots, (group + 2) * hd]: Q is written */
+    const float *parts; /* of the projections: (placement, split, slot) at the strides below */
+    int64_t placement_stride, split_stride, slot_stride_of_parts;
+    bf16 *q; /* [n_heads, n_slots, (group + 2) * hd]: Q is written */
     const float2 *rope;
     int n_splits;
     int n_heads, n_slots, n_kv_heads, group, hd;
@@ -242,8 +248,8 @@ static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const app
     if (slot < h.begin || slot >= h.end || !a.slots.active[slot]) return;
     const int half = a.hd / 2, at = token_index(h, a.slots, slot), per = (a.group + 2) * a.hd;
     const int64_t page = a.table[slot * a.slot_stride + h.offset + at / FKV_PAGE_TOKENS];
-    const int64_t stride = (int64_t)a.n_slots * per;
-    const float *parts = a.parts + placement * a.n_splits * stride + (int64_t)slot * per;
+    const int64_t stride = a.split_stride;
+    const float *parts = a.parts + placement * a.placement_stride + slot * a.slot_stride_of_parts;
     bf16 *q = a.q + (placement * a.n_slots + slot) * per;
     bf16 *k = a.arena + (page * 2 * FKV_PAGE_TOKENS + at % FKV_PAGE_TOKENS) * a.hd;
     bf16 *v = k + FKV_PAGE_TOKENS * a.hd;
@@ -265,30 +271,52 @@ static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const app
     }
 }
 
+/* Projections of a rank's placements into the workspace, and where they lie there. A single rank's
+ * are one product of the library. */
+static void project(fkv_device *dev, const fkv_decode_args *a, const decode_plan *p, append_params *out)
+{
+    const int64_t per = (int64_t)(a->group + 2) * a->head_dim, width = a->n_kv_heads * per;
+    const bf16 *x = (const bf16 *)a->x;
+    float *parts = dev->attention->qkv_parts;
+    out->parts = parts;
+    if (p->whole) {
+        cuda_gemm(dev, x, a->hidden, 0, a->n_slots, a->heads[0].weight->data, a->hidden, 0, width, parts,
+                  width, 0, 1, true);
+        out->n_splits = 1;
+        out->split_stride = 0;
+        out->placement_stride = per;
+        out->slot_stride_of_parts = width;
+        return;
+    }
+    cuda_decode_project(dev, p->heads, p->n_heads, x, a->hidden, a->n_slots, (int)per, parts);
+    out->n_splits = cuda_qkv_splits(a->hidden);
+    out->split_stride = a->n_slots * per;
+    out->placement_stride = out->n_splits * out->split_stride;
+    out->slot_stride_of_parts = per;
+}
+
 void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
 {
     const decode_plan *p = plan_of(dev, a);
     if (!p || p->n_heads == 0) return;
     const cuda_attention *att = dev->attention;
-    cuda_decode_project(dev, p->heads, p->n_heads, (const bf16 *)a->x, a->hidden, a->n_slots,
-                        (a->group + 2) * a->head_dim, att->qkv_parts);
-    const append_params params = {.heads = p->heads,
-                                  .slots = a->slots,
-                                  .table = a->kv.table,
-                                  .slot_stride = a->kv.slot_stride,
-                                  .arena = (bf16 *)a->kv.arenas[a->rank],
-                                  .parts = att->qkv_parts,
-                                  .q = (bf16 *)a->q,
-                                  .rope = dev->rope,
-                                  .n_splits = cuda_qkv_splits(a->hidden),
-                                  .n_heads = p->n_heads,
-                                  .n_slots = a->n_slots,
-                                  .n_kv_heads = a->n_kv_heads,
-                                  .group = a->group,
-                                  .hd = a->head_dim,
-                                  .entries = att->entries,
-                                  .n_entries = att->n_entries,
-                                  .max_parts = att->max_parts};
+    append_params params = {};
+    project(dev, a, p, &params);
+    params.heads = p->heads;
+    params.slots = a->slots;
+    params.table = a->kv.table;
+    params.slot_stride = a->kv.slot_stride;
+    params.arena = (bf16 *)a->kv.arenas[a->rank];
+    params.q = (bf16 *)a->q;
+    params.rope = dev->rope;
+    params.n_heads = p->n_heads;
+    params.n_slots = a->n_slots;
+    params.n_kv_heads = a->n_kv_heads;
+    params.group = a->group;
+    params.hd = a->head_dim;
+    params.entries = att->entries;
+    params.n_entries = att->n_entries;
+    params.max_parts = att->max_parts;
     const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
     append_kernel<<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
     CUDA_LAUNCHED(dev);

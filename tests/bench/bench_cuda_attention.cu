@@ -50,7 +50,8 @@ fkv_status cuda_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
 }
 
 static __global__ void gemm_kernel(const bf16 *x, int64_t x_stride, int64_t n_rows, const bf16 *w, int64_t k,
-                                   int64_t w_batch, int64_t n_out, bf16 *y, int64_t y_stride, int64_t y_batch)
+                                   int64_t w_batch, int64_t n_out, void *y, int64_t y_stride, int64_t y_batch,
+                                   bool f32_out)
 {
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n_rows * n_out) return;
@@ -58,16 +59,20 @@ static __global__ void gemm_kernel(const bf16 *x, int64_t x_stride, int64_t n_ro
     float sum = 0.0f;
     for (int64_t j = 0; j < k; j++)
         sum += __bfloat162float(x[r * x_stride + j]) * __bfloat162float(w[blockIdx.y * w_batch + c * k + j]);
-    y[blockIdx.y * y_batch + r * y_stride + c] = __float2bfloat16_rn(sum);
+    const int64_t at = blockIdx.y * y_batch + r * y_stride + c;
+    if (f32_out)
+        ((float *)y)[at] = sum;
+    else
+        ((bf16 *)y)[at] = __float2bfloat16_rn(sum);
 }
 
 void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t, int64_t n_rows, const bf16 *w,
                int64_t k, int64_t w_batch, int64_t n_out, void *y, int64_t y_stride, int64_t y_batch,
-               int batch, bool)
+               int batch, bool f32_out)
 {
     const dim3 grid((unsigned)((n_rows * n_out + 255) / 256), (unsigned)batch);
-    gemm_kernel<<<grid, 256, 0, dev->stream>>>(x, x_stride, n_rows, w, k, w_batch, n_out, (bf16 *)y, y_stride,
-                                               y_batch);
+    gemm_kernel<<<grid, 256, 0, dev->stream>>>(x, x_stride, n_rows, w, k, w_batch, n_out, y, y_stride,
+                                               y_batch, f32_out);
     CUDA_LAUNCHED(dev);
 }
 
