@@ -17,12 +17,19 @@
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 
-enum { N_CONSTANTS = 4, MAX_LAYERS = 12, MIN_SOLO_LAYERS = 6, MAX_VOCAB_SHARE = 8192, MIN_TOKENS = 32 };
+enum {
+    N_CONSTANTS = 4,
+    MAX_LAYERS = 12,
+    MAX_GPU_LAYERS = 20,
+    MIN_SOLO_LAYERS = 6,
+    MAX_VOCAB_SHARE = 8192,
+    MIN_TOKENS = 32
+};
 /* Pages: more than the caches of today's machines hold, and filled in a moment; on a GPU as
  * many as a run's, since sequences of another length are read at another rate. */
-static const double kv_cap_bytes = 400e6, gpu_kv_cap_bytes = 4e9;
+static const double kv_cap_bytes = 400e6, gpu_kv_cap_bytes = 12e9;
 /* Weights of all ranks of the scratch layers, else one rank goes alone. */
-static const double weight_cap_bytes = 400e6;
+static const double weight_cap_bytes = 400e6, gpu_weight_cap_bytes = 6e9;
 /* Steps are repeated for so long, and again while the fit's error or the spread of the
  * steps says that something disturbs. */
 static const double step_seconds = 0.4, fit_disturbed = 0.05, spread_disturbed = 1.15;
@@ -70,11 +77,13 @@ static void cut_to_size(scratch *s)
     const fkv_calibration_task *t = s->task;
     fkv_config *c = &s->config;
     *c = *t->config;
-    const int wanted = c->n_layers < MAX_LAYERS ? c->n_layers : MAX_LAYERS;
-    const double layer = weight_bytes(s);
-    s->solo = t->n_ranks > 1 && (s->info.replays || 2 * layer > weight_cap_bytes);
+    const bool gpu = s->info.replays;
+    const int most = gpu ? MAX_GPU_LAYERS : MAX_LAYERS, wanted = c->n_layers < most ? c->n_layers : most;
+    const double layer = weight_bytes(s), memory = (double)s->info.memory_bytes;
+    s->solo = t->n_ranks > 1 && (gpu || 2 * layer > weight_cap_bytes);
     s->local = s->solo ? 1 : t->n_ranks;
-    const double fit = weight_cap_bytes / (layer * s->local / t->n_ranks);
+    const double fit =
+        (gpu ? fmin(gpu_weight_cap_bytes, memory / 6) : weight_cap_bytes) / (layer * s->local / t->n_ranks);
     c->n_layers = fit < wanted ? (int)fit : wanted;
     /* one rank alone shows itself once a layer */
     const int least = s->solo ? MIN_SOLO_LAYERS : 2;
@@ -83,8 +92,7 @@ static void cut_to_size(scratch *s)
     /* Fewer layers before fewer tokens: a token's time depends on how many follow it. */
     const double token =
         2.0 * c->head_dim * s->info.kv_bytes * t->n_slots * c->n_kv_heads * s->local / t->n_ranks;
-    const double cap =
-        s->info.replays ? fmin(gpu_kv_cap_bytes, (double)s->info.memory_bytes / 8) : kv_cap_bytes;
+    const double cap = gpu ? fmin(gpu_kv_cap_bytes, memory / 6) : kv_cap_bytes;
     const double pages = s->tokens > FKV_PAGE_TOKENS / 2 ? (double)s->tokens : FKV_PAGE_TOKENS / 2.0;
     while (c->n_layers > least && c->n_layers * pages * token > cap) c->n_layers--;
     while (s->tokens > MIN_TOKENS && c->n_layers * (double)s->tokens * token > 2 * cap) s->tokens /= 2;
