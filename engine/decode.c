@@ -57,23 +57,21 @@ void fkv_decode_end(fkv_engine_device *d)
     e->options.backend->sample(d->dev, d->logits, vocab, 0, n, false, &d->slots, &e->options.sampling, vocab);
 }
 
-fkv_status fkv_decode_run(fkv_engine_device *d, fkv_err *err)
+void fkv_decode_run(fkv_engine_device *d)
 {
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
     if (e->trace && !e->trace_off) {
         fkv_trace_step(d);
-        return b->sync(d->dev, err);
+        return;
     }
-    if (!b->replay(d->dev, 0)) {
-        b->record_begin(d->dev, 0);
-        fkv_decode_begin(d);
-        for (int l = 0; l < e->config.n_layers; l++) {
-            for (int r = 0; r < d->n_ranks; r++) fkv_decode_segment(d, r, l);
-            fkv_decode_rest(d, l);
-        }
-        fkv_decode_end(d);
-        b->record_end(d->dev, 0);
+    if (b->replay(d->dev, 0)) return;
+    b->record_begin(d->dev, 0);
+    fkv_decode_begin(d);
+    for (int l = 0; l < e->config.n_layers; l++) {
+        for (int r = 0; r < d->n_ranks; r++) fkv_decode_segment(d, r, l);
+        fkv_decode_rest(d, l);
     }
-    return b->sync(d->dev, err);
+    fkv_decode_end(d);
+    b->record_end(d->dev, 0);
 }

@@ -39,12 +39,6 @@ static fkv_status prefill_on(void *ctx, int device, fkv_err *err)
     return fkv_prefill_run(&a->e->devices[device], &a->p, err);
 }
 
-static fkv_status decode_on(void *ctx, int device, fkv_err *err)
-{
-    fkv_engine *e = ctx;
-    return fkv_decode_run(&e->devices[device], err);
-}
-
 fkv_status fkv_engine_profile(fkv_engine *e, const int32_t *ids, int64_t n_ids, int64_t b, double alpha,
                               double *sums, fkv_err *err)
 {
@@ -70,17 +64,26 @@ fkv_status fkv_engine_profile(fkv_engine *e, const int32_t *ids, int64_t n_ids, 
     return s;
 }
 
-/* Tokens of the last sample, and logits where a test asks for them. */
-static fkv_status fetch(run *r, fkv_err *err)
+/* Enqueues the way back of the last sample's tokens, and of logits where a test asks. */
+static void fetch(run *r)
 {
-    fkv_engine *e = r->e;
+    const fkv_engine *e = r->e;
     const fkv_engine_device *d = &e->devices[0];
     const fkv_backend *b = e->options.backend;
     const size_t n = (size_t)e->options.n_slots;
     b->download(d->dev, r->out, d->slots.out, n * sizeof *r->out);
     if (r->io->logits)
         b->download(d->dev, r->logits, d->logits, n * (size_t)e->config.vocab * sizeof *r->logits);
-    return b->sync(d->dev, err);
+}
+
+/* One wait a step: the tokens come back behind the step itself. */
+static fkv_status decode_on(void *ctx, int device, fkv_err *err)
+{
+    run *r = ctx;
+    fkv_engine_device *d = &r->e->devices[device];
+    fkv_decode_run(d);
+    if (device == 0) fetch(r);
+    return r->e->options.backend->sync(d->dev, err);
 }
 
 static fkv_status finish_slot(run *r, int s, fkv_finish why, fkv_err *err)
@@ -142,7 +145,10 @@ static fkv_status start_slot(run *r, int s, fkv_err *err)
         r->e, {.ids = q->ids, .n_ids = q->n_ids, .slot = s, .ordinal = q->ordinal, .max_new = q->max_new}};
     const double t = fkv_seconds();
     fkv_status st = fkv_team_run(r->e->team, prefill_on, &a, err);
-    if (!st) st = fetch(r, err);
+    if (!st) {
+        fetch(r);
+        st = r->e->options.backend->sync(r->e->devices[0].dev, err);
+    }
     r->e->prefill_seconds += fkv_seconds() - t;
     return st ? st : take_token(r, s, err);
 }
@@ -185,8 +191,7 @@ static fkv_status decode_step(run *r, fkv_err *err)
     const double t = fkv_seconds();
     /* Where slots are idle a step says little about the plan. */
     r->e->trace_off = r->n_busy < r->e->options.n_slots;
-    fkv_status st = fkv_team_run(r->e->team, decode_on, r->e, err);
-    if (!st) st = fetch(r, err);
+    fkv_status st = fkv_team_run(r->e->team, decode_on, r, err);
     r->e->decode_seconds += fkv_seconds() - t;
     r->e->decode_steps++;
     for (int s = 0; !st && s < r->e->options.n_slots; s++)

@@ -123,7 +123,7 @@ void fkv_prefill_set_slot(fkv_engine_device *d, const fkv_prefill *p);
 fkv_status fkv_prefill_run(fkv_engine_device *d, const fkv_prefill *p, fkv_err *err);
 /* Arguments of the decode ops of a device's local-th rank in a layer. */
 fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int layer);
-fkv_status fkv_decode_run(fkv_engine_device *d, fkv_err *err);
+void fkv_decode_run(fkv_engine_device *d);
 /* A step's parts in order: begin; every layer's segments and rest; end. */
 void fkv_decode_begin(fkv_engine_device *d);
 void fkv_decode_segment(fkv_engine_device *d, int local, int layer);

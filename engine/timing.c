@@ -21,7 +21,9 @@ static fkv_status set_slot_on(void *ctx, int device, fkv_err *err)
 static fkv_status decode_on(void *ctx, int device, fkv_err *err)
 {
     const timing *t = ctx;
-    return fkv_decode_run(&t->e->devices[device], err);
+    fkv_engine_device *d = &t->e->devices[device];
+    fkv_decode_run(d);
+    return t->e->options.backend->sync(d->dev, err);
 }
 
 static fkv_status prefill_on(void *ctx, int device, fkv_err *err)
