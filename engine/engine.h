@@ -110,8 +110,8 @@ fkv_status fkv_engine_time_decode(fkv_engine *engine, int64_t n_tokens, int n_st
 /* What a step does once (embedding, logits, sampling), many in a row: the device's own time
  * where it is longer than handing the work over. */
 fkv_status fkv_engine_time_once(fkv_engine *engine, int64_t n_tokens, double *seconds, fkv_err *err);
-/* Attention segments of a recorded step, [n_layers][ranks of device 0], in seconds; false where the
- * backend records none. */
+/* Attention segments of a recorded step, [n_layers][n_ranks] (solo: [n_layers]), in seconds; false where
+ * the backend records none. */
 bool fkv_engine_recorded_segments(fkv_engine *engine, double *seconds);
 /* The same for the prefill of one prompt, without a plan. */
 fkv_status fkv_engine_time_prefill(fkv_engine *engine, const int32_t *ids, int64_t n_tokens, double *seconds,

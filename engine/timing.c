@@ -1,7 +1,10 @@
 /* Decode steps and prefills timed alone, for benchmarks: see engine.h. */
 
+#include <stdlib.h>
+
 #include "engine/state.h"
 #include "runner/base/clock.h"
+#include "runner/base/mem.h"
 
 typedef struct timing {
     fkv_engine *e;
@@ -119,6 +122,18 @@ fkv_status fkv_engine_time_prefill(fkv_engine *e, const int32_t *ids, int64_t n_
 
 bool fkv_engine_recorded_segments(fkv_engine *e, double *seconds)
 {
-    const int n = e->config.n_layers * e->devices[0].n_ranks;
-    return e->options.backend->recorded_spans(e->devices[0].dev, 0, seconds, n) == n;
+    const fkv_engine_options *o = &e->options;
+    const int n_layers = e->config.n_layers, n_ranks = o->solo ? 1 : o->n_ranks;
+    double *one = fkv_calloc((size_t)n_layers, (size_t)n_ranks * sizeof *one);
+    bool all = one != NULL;
+    for (int i = 0, first = 0; all && i < o->n_devices; i++) {
+        const fkv_engine_device *d = &e->devices[i];
+        const int n = n_layers * d->n_ranks;
+        all = o->backend->recorded_spans(d->dev, 0, one, n) == n;
+        for (int l = 0; l < n_layers; l++)
+            for (int r = 0; r < d->n_ranks; r++) seconds[l * n_ranks + first + r] = one[l * d->n_ranks + r];
+        first += d->n_ranks;
+    }
+    free(one);
+    return all;
 }

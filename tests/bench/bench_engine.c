@@ -5,7 +5,10 @@
  *   scores=FILE (published head scores; without it uniform budgets)
  *   modes=standard,best-effort,fair-copying  prompt=8192  steps=32  prefill=0 (tokens; 0: not timed)
  *   gbps=0 (copy bandwidth measured elsewhere: prints the share of the floor)
- * Prints a row per mode: median step, tokens/s, weights and kept KV bytes, floor.
+ *   calibrate=0 (1: plans by constants measured now, and prints predicted beside measured)
+ * Prints a row per mode: median step, tokens/s, weights and kept KV bytes, floor. With
+ * calibrate also the attention segments (of each layer the slowest rank's), the rest of the
+ * step (which has the gathers and sums between devices), and how even the ranks are.
  * A 70B layer l takes the scores of layer l * n / 80 of the file's n layers.
  */
 #include <math.h>
@@ -14,11 +17,12 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/split.h"
 #include "runner/base/json.h"
 
 typedef struct args {
     const char *backend, *shape, *scores, *modes;
-    int ranks, devices, slots, steps;
+    int ranks, devices, slots, steps, calibrate;
     int64_t budget, prompt, prefill;
     double floor, gbps;
 } args;
@@ -33,7 +37,8 @@ static void die(const char *what, const fkv_err *err)
 
 static args parse(int argc, char **argv)
 {
-    args a = {"auto", "8b", NULL, "standard,best-effort,fair-copying", 1, 1, 64, 32, 1024, 8192, 0, 0.2, 0};
+    args a = {"auto", "8b", NULL, "standard,best-effort,fair-copying", 1, 1, 64, 32, 0, 1024, 8192,
+              0,      0.2,  0};
     for (int i = 1; i < argc; i++) {
         const char *eq = strchr(argv[i], '='), *v = eq ? eq + 1 : "";
         const size_t n = eq ? (size_t)(eq - argv[i]) : 0;
@@ -54,6 +59,8 @@ static args parse(int argc, char **argv)
             a.slots = atoi(v);
         else if (IS("steps"))
             a.steps = atoi(v);
+        else if (IS("calibrate"))
+            a.calibrate = atoi(v);
         else if (IS("budget"))
             a.budget = atoll(v);
         else if (IS("prompt"))
@@ -151,6 +158,59 @@ static void time_prefill(fkv_engine *e, const args *a, const fkv_config *c)
     free(ids);
 }
 
+/* What a run plans with; measured once. */
+static fkv_cost_constants constants(const args *a, const fkv_backend *b, const fkv_config *c,
+                                    const double *tokens)
+{
+    static fkv_cost_constants cost;
+    fkv_calibration found;
+    fkv_err err = {0};
+    double mean = 0;
+    const int n = c->n_layers * c->n_kv_heads;
+    if (!a->calibrate) return fkv_cost_cpu(c);
+    if (cost.common_us > 0) return cost;
+    for (int i = 0; i < n; i++) mean += tokens[i] / n;
+    const fkv_calibration_task task = {.backend = b,
+                                       .config = c,
+                                       .n_ranks = a->ranks,
+                                       .n_devices = a->devices,
+                                       .n_slots = a->slots,
+                                       .mean_tokens = mean};
+    if (fkv_calibration_measure(&task, &found, &err)) die("calibration", &err);
+    fkv_split_rates rates = fkv_split_rates_gpu(c);
+    rates = fkv_split_rates_measured(&rates, &found);
+    cost = found.cost;
+    printf("constants: t0 %.2f us, head %.2f, slot and head %.4f, token %.6f, common %.1f a layer; fit error "
+           "%.1f%%; collective %.1f us, %.0f bytes a us\n",
+           cost.t0_us, cost.head_us, cost.slot_head_us, cost.token_us, cost.common_us, 100 * found.fit_error,
+           found.collective_us, found.link_bytes_per_us);
+    if (a->devices > 1) cost.common_us += fkv_split_collectives_us(&rates, c, a->slots, a->devices);
+    return cost;
+}
+
+static void print_parts(const args *a, const fkv_config *c, const fkv_plan *plan, fkv_engine *e, double step,
+                        const fkv_cost_constants *cost)
+{
+    double *s = calloc((size_t)c->n_layers * (size_t)a->ranks, sizeof *s), slowest = 0, all = 0;
+    if (!s || !fkv_engine_recorded_segments(e, s)) die("this backend records no segments", NULL);
+    for (int l = 0; l < c->n_layers; l++) {
+        double most = 0;
+        for (int r = 0; r < a->ranks; r++) {
+            most = fmax(most, s[l * a->ranks + r]);
+            all += s[l * a->ranks + r];
+        }
+        slowest += most;
+    }
+    const double common = 1e-6 * c->n_layers * cost->common_us, predicted = 1e-6 * plan->step_us;
+    printf("             segments %.3f ms (predicted %.3f, bound %.3f), rest %.3f (predicted %.3f), step "
+           "predicted "
+           "%.3f (%+.1f%%), slowest over mean rank %.3f\n",
+           1e3 * slowest, 1e3 * (predicted - common), 1e-3 * plan->lower_bound_us - 1e3 * common,
+           1e3 * (step - slowest), 1e3 * common, 1e3 * predicted, 100 * (predicted / step - 1),
+           slowest * a->ranks / all);
+    free(s);
+}
+
 static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *w, const fkv_profile *p,
                      int mode)
 {
@@ -170,11 +230,11 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
                                   .kernel = 7,
                                   .sampling = {.top_p = 1}};
     if (!o.backend) die("no such backend here", NULL);
+    fkv_cost_tokens(p, tokens);
+    const fkv_cost_constants cost = constants(a, o.backend, c, tokens);
+    const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads, a->ranks, a->slots, tokens, cost, -1};
     if (fkv_engine_open(c, w, &o, &e, &err)) die("open", &err);
     if (a->prefill) time_prefill(e, a, c);
-    fkv_cost_tokens(p, tokens);
-    const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads,   a->ranks, a->slots,
-                                      tokens,      fkv_cost_cpu(c), -1};
     if (fkv_plan_solve(&problem, (fkv_plan_mode)mode, &plan, &err)) die("plan", &err);
     if (fkv_engine_set_plan(e, w, p->budgets, &plan, a->steps + 1, &err)) die("set_plan", &err);
     if (fkv_engine_time_decode(e, a->prompt, a->steps, steps, &err)) die("decode", &err);
@@ -194,6 +254,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
            a->slots / step, weights * 1e-9, kv * 1e-9);
     if (floor_s > 0) printf(", floor %.3f ms: %.2fx", 1e3 * floor_s, step / floor_s);
     printf(", copies %d\n", fkv_plan_copies(&plan));
+    if (a->calibrate) print_parts(a, c, &plan, e, step, &cost);
     fkv_engine_close(e);
     fkv_plan_free(&plan);
     free(tokens);

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# What needs several GPUs, in one call: the same bits as on one GPU, a device that fails,
+# then speed beside the plan's predictions; a short table last. Full logs go to $OUT
+# (default: build/multi_gpu).
+#
+# usage: run_multi_gpu.sh BUILD_DIR [DEVICES]
+#   BUILD_DIR  holds runner/fairkv-batch and tests/ as CMake built them with FKV_CUDA=ON
+#   DEVICES    default 2; 1 is a dry run, with the ranks on one GPU
+#   SHARED     (environment) the folder with models/, prompts/, profiles/
+set -u
+build=$1
+devices=${2:-2}
+out=${OUT:-build/multi_gpu}
+shared=${SHARED:-../shared}
+mkdir -p "$out"
+summary=$out/summary.txt
+: >"$summary"
+export NCCL_NVLS_ENABLE=0 # nothing depends on NVLink multicast
+
+note() { echo "$*" | tee -a "$summary"; }
+step() { # NAME SECONDS COMMAND...: runs it, keeps the log, notes the result
+  local name=$1 limit=$2 start=$SECONDS rc; shift 2
+  timeout "$limit" "$@" >"$out/$name.log" 2>&1; rc=$?
+  note "$name: $([ $rc = 0 ] && echo ok || echo "FAILED ($rc)") in $((SECONDS - start)) s"
+  [ $rc = 0 ] || tail -n 15 "$out/$name.log"
+  return $rc
+}
+
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee -a "$summary"
+nvidia-smi topo -m >"$out/topology.log" 2>&1
+
+# --- the same bits -------------------------------------------------------------
+step engine 200 "$build/tests/test_engine" cuda
+step engine-small 300 "$build/tests/test_engine" cuda "$shared/models/needle-small"
+cat >"$out/job.ini" <<INI
+[job]
+name = multi
+output = OUTPUT
+[input]
+archives = $shared/prompts/needle.tar.zst
+members = *needle_2k.jsonl
+prompts = $shared/prompts/needle-dataset2prompt.json
+max_new_tokens_by = $shared/prompts/needle-dataset2maxlen.json
+[model]
+path = $shared/models/needle-small
+[profile]
+budget = 64
+[engine]
+backend = cuda
+slots = 8
+[output]
+records_per_shard = 5
+token_ids = yes
+INI
+job() { # NAME SETTING...: a job of its own output folder
+  local name=$1; shift
+  sed "s#OUTPUT#$out/$name#" "$out/job.ini" >"$out/$name.ini"
+  rm -rf "${out:?}/$name"
+  local s=(); for x in "$@"; do s+=(-s "$x"); done
+  step "$name" 200 "$build/runner/fairkv-batch" run "$out/$name.ini" "${s[@]}"
+}
+same() { # NAME NAME
+  if [ "$(cat "$out/$1"/shards/*.zst | sha256sum)" = "$(cat "$out/$2"/shards/*.zst | sha256sum)" ]; then
+    note "$2: shards as of $1"
+  else
+    note "$2: FAILED: shards differ from $1's"
+  fi
+}
+for ranks in "$devices" $((2 * devices)); do
+  [ "$ranks" -gt 8 ] && continue
+  job "one-$ranks" engine.devices=1 "engine.tensor_parallel=$ranks" plan.mode=standard
+  for mode in standard best-effort fair-copying; do
+    job "many-$ranks-$mode" "engine.devices=$devices" "engine.tensor_parallel=$ranks" "plan.mode=$mode"
+    same "one-$ranks" "many-$ranks-$mode"
+  done
+done
+# Killed and resumed, over several GPUs.
+rm -rf "$out/killed"
+sed "s#OUTPUT#$out/killed#" "$out/job.ini" >"$out/killed.ini"
+killed() {
+  local pid settings=(-s "engine.devices=$devices" -s "engine.tensor_parallel=$devices" -s plan.mode=fair-copying)
+  for _ in 1 2; do
+    "$build/runner/fairkv-batch" run "$out/killed.ini" "${settings[@]}" & pid=$!
+    sleep 2; kill -KILL $pid; wait $pid
+  done
+  "$build/runner/fairkv-batch" run "$out/killed.ini" "${settings[@]}"
+}
+start=$SECONDS
+killed >"$out/killed.log" 2>&1 && note "killed: ok in $((SECONDS - start)) s" || note "killed: FAILED"
+same "one-$devices" killed
+
+# --- speed -----------------------------------------------------------------------
+scores=$shared/profiles/llama-3-8b.headkv.json
+for slots in 128 192; do
+  step "8b-$slots" 300 "$build/tests/bench_engine" backend=cuda shape=8b "ranks=$devices" "devices=$devices" "slots=$slots" \
+    budget=4096 "scores=$scores" prompt=20000 prefill=8192 steps=96 calibrate=1
+  grep -E "constants|prefill|step|segments" "$out/8b-$slots.log" | tee -a "$summary"
+done
+for slots in 16 32; do
+  [ "$devices" -lt 2 ] && break # a GPU holds half of a 70B model's weights, not all
+  step "70b-$slots" 400 "$build/tests/bench_engine" backend=cuda shape=70b "ranks=$devices" "devices=$devices" "slots=$slots" \
+    budget=4096 "scores=$scores" prompt=20000 steps=96 calibrate=1
+  grep -E "constants|step|segments" "$out/70b-$slots.log" | tee -a "$summary"
+done
+echo; echo "--- summary ---"; cat "$summary"
+! grep -q FAILED "$summary"
