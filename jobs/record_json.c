@@ -53,7 +53,7 @@ static fkv_status take_value(cursor *c, json_t **out, fkv_record *record, fkv_er
     json_error_t je;
     *out = fkv_json_parse(c->p, (size_t)(c->end - c->p), load_flags | JSON_DISABLE_EOF_CHECK, &je);
     if (!*out) return complain(c, &je, record, err);
-    /* jansson passes over a NUL behind a number, and the row would hold it. */
+    /* jansson passes over a NUL behind a number and does not count it in position. */
     const char *nul = memchr(c->p, '\0', (size_t)je.position);
     if (nul) {
         json_decref(*out);

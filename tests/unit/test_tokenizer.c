@@ -546,8 +546,14 @@ static void a_far_id_is_a_token_like_any_other(void **state)
     struct opened o;
     fkv_buf text = {0};
     static const int32_t far = 16777215;
-    open_with(&o, "model.vocab.zz", "16777215");
+    json_t *root = tiny();
+    set(root, "model.vocab.zz", "16777215");
+    set(root, "model.ignore_merges", "true");
+    assert_int_equal(open_json(root, &o), FKV_OK);
+    json_decref(root);
     assert_int_equal(fkv_tokenizer_n_ids(o.t), far + 1);
+    encode(&o, "zz", 2, false);
+    assert_ids(&o.ids, &far, 1, "zz");
     assert_int_equal(fkv_tokenizer_decode(o.t, &far, 1, false, &text, &o.err), FKV_OK);
     assert_string_equal(text.data, "zz");
     assert_int_equal(fkv_tokenizer_decode(o.t, (int32_t[]){far - 1}, 1, false, &text, &o.err), FKV_E_INPUT);
