@@ -63,7 +63,10 @@ case ${1:-} in
     ;;
 esac
 if [ $# -eq 0 ]; then
-  set -- $(cd "$here" && ls fuzz_*.c | sed 's/^fuzz_//; s/\.c$//')
+  for source in "$here"/fuzz_*.c; do
+    name=${source##*/fuzz_}
+    set -- "$@" "${name%.c}"
+  done
 fi
 echo "| date | target | seconds | executions | exec/s | edges | features | corpus | findings |"
 echo "|---|---|---|---|---|---|---|---|---|"
