@@ -31,6 +31,8 @@ enum { BLOCK_BYTES = 256 * 1024, MESSAGE_BYTES = 200 };
 
 struct fkv_reader {
     const fkv_job *job;
+    bool (*stop)(void *ctx); /* NULL: never */
+    void *stop_ctx;
     locale_t utf8; /* libarchive converts names to the locale's charset */
     int64_t total_bytes, passed_bytes;
     _Atomic int64_t done_bytes;
@@ -238,6 +240,17 @@ fkv_status fkv_reader_open(const fkv_job *job, fkv_reader **reader, fkv_errs *er
     return before < FKV_ERRS_MAX ? errs->at[before].status : FKV_E_INPUT;
 }
 
+void fkv_reader_watch(fkv_reader *reader, bool (*stop)(void *ctx), void *ctx)
+{
+    reader->stop = stop;
+    reader->stop_ctx = ctx;
+}
+
+static bool is_stopped(const fkv_reader *r)
+{
+    return r->stop && r->stop(r->stop_ctx);
+}
+
 static void close_archive(fkv_reader *r)
 {
     const fkv_input_file *file = &r->job->input.files[r->file];
@@ -325,6 +338,7 @@ static step read_block(fkv_reader *r)
     size_t n;
     la_int64_t offset;
     if (r->warned) return STEP_MEMBER_DAMAGED;
+    if (is_stopped(r)) return STEP_SYSTEM;
     const int rc = archive_read_data_block(r->archive, &bytes, &n, &offset);
     const int64_t here = r->unpack ? fkv_unpack_taken(r->unpack) : archive_filter_bytes(r->archive, -1);
     atomic_store(&r->done_bytes, r->passed_bytes + (here > 0 ? here : 0));
@@ -428,6 +442,7 @@ static step next_archive(fkv_reader *r, fkv_err *err)
     r->member = "";
     r->line = 0;
     if (open_archive(file->path, file->name, &r->archive, &r->unpack, &rc, err)) return STEP_SYSTEM;
+    if (r->unpack) fkv_unpack_watch(r->unpack, r->stop, r->stop_ctx);
     if (rc >= ARCHIVE_WARN) return STEP_OK;
     keep_message(r, r->archive, r->unpack, "the archive is damaged");
     return STEP_SYSTEM;
@@ -476,6 +491,11 @@ fkv_status fkv_reader_next(fkv_reader *r, fkv_line *line, fkv_err *err)
     while (r->file < r->job->input.n_files && (!limit || r->n_records < limit)) {
         const fkv_input_file *file = &r->job->input.files[r->file];
         const step got = advance(r, line, err);
+        if (got != STEP_OK && is_stopped(r)) {
+            *line = (fkv_line){0};
+            st = fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
+            break;
+        }
         if (got == STEP_SYSTEM) {
             st = FKV_E_SYSTEM; /* the first of these to have a reason keeps it */
             fkv_fail_at(err, st, file->path, 0, NULL, "%s", r->message);

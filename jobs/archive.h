@@ -29,6 +29,10 @@ typedef struct fkv_line {
  * of which no member matches is a line in the log, no error. */
 fkv_status fkv_reader_open(const fkv_job *job, fkv_reader **reader, fkv_errs *errs);
 
+/* stop(ctx) is asked at every block that is read, since a single line may take minutes
+ * to pass over; once it says yes, fkv_reader_next returns FKV_E_INTERRUPTED. */
+void fkv_reader_watch(fkv_reader *reader, bool (*stop)(void *ctx), void *ctx);
+
 /* The next record; FKV_END at the end or after job.limit records. A damaged
  * archive gives one line with error_code and reading goes on with the next
  * archive, or with the next member where only one is damaged (a checksum,

@@ -27,6 +27,9 @@ struct fkv_unpack {
     int64_t read_bytes;
     uint8_t *in, *out;
 
+    bool (*stop)(void *ctx); /* may be NULL */
+    void *stop_ctx;
+
     bool ended, failed;
     int number;
     char why[160];
@@ -208,9 +211,16 @@ fkv_status fkv_unpack_open(const char *path, fkv_unpack **out, fkv_err *err)
 ssize_t fkv_unpack_read(fkv_unpack *u, const void **bytes)
 {
     ssize_t n = 0;
+    if (!u->failed && u->stop && u->stop(u->stop_ctx)) fail(u, EINTR, "%s", strerror(EINTR));
     if (!u->ended && !u->failed) n = u->filter ? read_filter(u, bytes) : read_gzip(u);
     if (!u->filter) *bytes = u->out;
     return n > 0 ? n : u->failed ? -1 : 0;
+}
+
+void fkv_unpack_watch(fkv_unpack *u, bool (*stop)(void *ctx), void *ctx)
+{
+    u->stop = stop;
+    u->stop_ctx = ctx;
 }
 
 const char *fkv_unpack_why(const fkv_unpack *u, int *number)

@@ -9,6 +9,7 @@
 #ifndef FKV_JOBS_UNPACK_H
 #define FKV_JOBS_UNPACK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -26,6 +27,9 @@ ssize_t fkv_unpack_read(fkv_unpack *unpack, const void **bytes);
 
 /* Why reading failed, NULL when it did not; *number is an errno or 0. */
 const char *fkv_unpack_why(const fkv_unpack *unpack, int *number);
+
+/* stop(ctx) is asked at every reading; once it says yes, reading fails with EINTR. */
+void fkv_unpack_watch(fkv_unpack *unpack, bool (*stop)(void *ctx), void *ctx);
 
 /* Compressed bytes taken so far. */
 int64_t fkv_unpack_taken(const fkv_unpack *unpack);

@@ -82,6 +82,12 @@ static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_tokenizer
     return st == FKV_END ? FKV_OK : st;
 }
 
+static bool is_interrupted(void *ctx)
+{
+    (void)ctx;
+    return fkv_interrupt_signal() != 0;
+}
+
 fkv_status fkv_sample_take(const fkv_setup *setup, fkv_sample *s, fkv_err *err)
 {
     fkv_errs errs = {0};
@@ -97,6 +103,7 @@ fkv_status fkv_sample_take(const fkv_setup *setup, fkv_sample *s, fkv_err *err)
         if (errs.at) *err = errs.at[0];
         goto out;
     }
+    fkv_reader_watch(reader, is_interrupted, NULL);
     if ((st = fkv_tokenizer_scratch_new(setup->tokenizer, &scratch, err))) goto out;
     if ((st = take(setup, reader, scratch, s, &record, &next, err))) goto out;
     qsort(s->records, (size_t)s->n, sizeof *s->records, by_ordinal);

@@ -39,6 +39,7 @@ typedef struct stream {
     size_t n_items;
     fkv_queue *idle, *ready, *done;
     atomic_bool failed;   /* stop everything */
+    atomic_bool over;     /* the engine has ended: what is not read yet isn't wanted */
     pthread_mutex_t lock; /* for err */
     fkv_err err;          /* the first failure of reader or writer */
     atomic_llong n_input, read_bytes, all_bytes;
@@ -111,7 +112,13 @@ static fkv_status read_all(stream *s, fkv_err *err)
         if (fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, scratch, err);
     }
     fkv_tokenizer_scratch_free(scratch);
-    return st == FKV_END ? FKV_OK : st;
+    return st == FKV_END || st == FKV_E_INTERRUPTED ? FKV_OK : st;
+}
+
+static bool is_over(void *ctx)
+{
+    stream *s = ctx;
+    return atomic_load(&s->over);
 }
 
 static void *reader_main(void *arg)
@@ -284,6 +291,7 @@ static fkv_status start(stream *s, fkv_err *err)
     if ((st = fkv_reader_open(s->setup->job, &s->reader, &errs)) && errs.at) *err = errs.at[0];
     fkv_errs_free(&errs);
     if (st) return st;
+    fkv_reader_watch(s->reader, is_over, s);
     if ((st = fkv_answer_maker_open(&s->maker, s->setup, err))) return st;
     s->reader_started = pthread_create(&s->reader_id, NULL, reader_main, s) == 0;
     if (s->reader_started) s->writer_started = pthread_create(&s->writer_id, NULL, writer_main, s) == 0;
@@ -292,6 +300,7 @@ static fkv_status start(stream *s, fkv_err *err)
 
 static void finish(stream *s)
 {
+    atomic_store(&s->over, true);
     if (s->idle) fkv_queue_close(s->idle); /* ends the reader where it waits */
     if (s->ready) fkv_queue_close(s->ready);
     if (s->reader_started) pthread_join(s->reader_id, NULL);

@@ -5,13 +5,15 @@ import gzip
 import io
 import lzma
 import os
+import signal
 import struct
 import tarfile
+import time
 import zipfile
 import zlib
 
 import cli
-from cli import PromptJob, codes_of, jsonl, test
+from cli import PromptJob, Running, codes_of, jsonl, test
 
 SHORT = [{"id": "r%d" % i, "prompt": "The access code for oak-%d is" % i, "max_tokens": 2} for i in range(4)]
 LINES = jsonl(SHORT)
@@ -376,6 +378,29 @@ def one_enormous_line_costs_no_memory():
         assert "longer than input.max_record_bytes, 1048576" in rows[1]["error"]["message"]
         grown = job.stats()["peak_rss_bytes"] - plain.stats()["peak_rss_bytes"]
         assert cli.sanitized() or grown < 48 << 20, "%s: %d bytes more than without it" % (name, grown)
+
+
+@test
+def a_signal_is_heeded_within_a_line_of_gigabytes():
+    frame = cli.zstd(b"a" * (64 << 20))
+    settings = ("input.max_record_bytes=1M", "job.grace=0")
+    endless = PromptJob("endless", cli.write("endless.jsonl.zst", frame * 2000), *settings)
+    run = Running(endless)
+    run.until(lambda: os.path.exists(endless.file("lock")), "an output")
+    time.sleep(0.5)
+    start = time.time()
+    assert run.stop(signal.SIGTERM) == 75, run.text()
+    assert time.time() - start < 5, "it ended %.1f s after the signal" % (time.time() - start)
+    # The same when the sample is taken and records are answered: the line is read twice.
+    job = PromptJob("long", cli.write("long.jsonl.zst", cli.zstd(LINES) + frame * 300), *settings)
+    start = time.time()
+    run = Running(job)
+    run.until(lambda: "model: " in run.text(), "its first record")
+    once = time.time() - start
+    start = time.time()
+    assert run.stop(signal.SIGTERM) == 75, run.text()
+    assert time.time() - start < max(1, once / 2), (time.time() - start, once)
+    assert job.stats()["complete"] is False
 
 
 @test

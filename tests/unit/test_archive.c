@@ -533,6 +533,58 @@ static void nothing_may_stand_behind_a_compressed_file(void **state)
     free(text);
 }
 
+static bool stop_after(void *n_left)
+{
+    return (*(int *)n_left)-- <= 0;
+}
+
+/* Asked in the midst of a line, of a member that is passed over, and of the end. */
+static void reading_can_be_stopped(void **state)
+{
+    static const struct {
+        const char *name, *format, *filter;
+    } cases[] = {{"s.jsonl", NULL, NULL},
+                 {"s.jsonl.gz", "raw", "gzip"},
+                 {"s.jsonl.xz", "raw", "xz"},
+                 {"s.tar.gz", "ustar", "gzip"},
+                 {"s.zip", "zip", NULL}};
+    enum { BYTES = 3 << 20 };
+    char *text = malloc(BYTES + 1);
+    (void)state;
+    memset(text, 'x', BYTES);
+    text[BYTES] = '\0';
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const member ms[] = {{"x.md", text, 0}, {"x.jsonl", text, 0}};
+        const bool raw = !cases[i].format || !strcmp(cases[i].format, "raw");
+        if (cases[i].format)
+            pack(cases[i].name, cases[i].format, cases[i].filter, NULL, raw ? ms + 1 : ms, raw ? 1 : 2);
+        else
+            put(cases[i].name, text);
+        int n_asked = 0;
+        for (int after = 0, st = FKV_OK; st != FKV_END; after++) {
+            fkv_reader *reader = NULL;
+            fkv_errs errs = {0};
+            fkv_err err = {0};
+            fkv_line line;
+            int n_left = after;
+            fkv_job *job = make_job(cases[i].name, NULL, NULL);
+            assert_int_equal(fkv_reader_open(job, &reader, &errs), FKV_OK);
+            fkv_reader_watch(reader, stop_after, &n_left);
+            while (!(st = fkv_reader_next(reader, &line, &err)))
+                assert_string_equal(line.error_code, "too_large");
+            assert_true(st == FKV_END || st == FKV_E_INTERRUPTED);
+            assert_true(st == FKV_END || !line.error_code);
+            n_asked += st == FKV_E_INTERRUPTED;
+            fkv_reader_close(reader);
+            fkv_job_free(job);
+            assert_true(after < 1000);
+        }
+        if (n_asked < 10) print_error("%s: asked %d times\n", cases[i].name, n_asked);
+        assert_true(n_asked >= 10);
+    }
+    free(text);
+}
+
 static void encrypted_members_are_damage(void **state)
 {
     static const member ms[] = {{"a.jsonl", "{1}\n{2}\n", 0}};
@@ -652,6 +704,7 @@ int main(void)
         cmocka_unit_test(a_wrong_checksum_costs_one_row_not_the_archive),
         cmocka_unit_test(no_changed_byte_goes_unseen),
         cmocka_unit_test(nothing_may_stand_behind_a_compressed_file),
+        cmocka_unit_test(reading_can_be_stopped),
         cmocka_unit_test(encrypted_members_are_damage),
         cmocka_unit_test(only_regular_members_are_read),
         cmocka_unit_test(names_come_out_as_utf8),
