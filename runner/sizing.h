@@ -8,8 +8,8 @@
 
 typedef struct fkv_sizing {
     char device[96], numerics[256]; /* of the first device: fkv_device_info and backend.h say what */
-    fkv_memory_limit limit; /* of each device */
-    fkv_memory_shape shape; /* of the setup, its ranks and slots */
+    fkv_memory_limit limit;         /* of each device */
+    fkv_memory_shape shape;         /* of the setup, its ranks and slots */
     fkv_memory_lengths lengths;
     fkv_device_split splits[FKV_SPLITS_MAX]; /* of the job's devices */
     int n_splits;
