@@ -82,7 +82,9 @@ static fkv_status map_file(mapping *m, fkv_err *err)
     struct stat sb;
     const int fd = open(m->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return fkv_fail_open(err, m->path);
-    if (fstat(fd, &sb) || !S_ISREG(sb.st_mode)) {
+    if (fstat(fd, &sb)) {
+        st = fkv_fail_errno(err, m->path, "stat");
+    } else if (!S_ISREG(sb.st_mode)) {
         st = bad(err, m, NULL, "not a regular file");
     } else if (sb.st_size < LENGTH_BYTES) {
         st = bad(err, m, NULL, "too short for a safetensors file");

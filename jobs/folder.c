@@ -125,7 +125,7 @@ static fkv_status busy(const fkv_folder *f, const char *lock, fkv_err *err)
 static fkv_status try_lock(const char *path, int *fd, fkv_err *err)
 {
     for (;;) {
-        struct stat held, named;
+        struct stat held = {0}, named = {0}; /* named stays so when there is none */
         *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
         if (*fd < 0) return fkv_fail_errno(err, path, "open the lock");
         int rc;
@@ -140,9 +140,14 @@ static fkv_status try_lock(const char *path, int *fd, fkv_err *err)
             errno = why;
             return fkv_fail_errno(err, path, "flock");
         }
-        if (fstat(*fd, &held) == 0 && stat(path, &named) == 0 && held.st_ino == named.st_ino &&
-            held.st_dev == named.st_dev)
-            return FKV_OK;
+        const bool looked = fstat(*fd, &held) == 0 && (stat(path, &named) == 0 || errno == ENOENT);
+        if (!looked) {
+            const fkv_status st = fkv_fail_errno(err, path, "stat of the lock");
+            close(*fd);
+            *fd = -1;
+            return st;
+        }
+        if (held.st_ino == named.st_ino && held.st_dev == named.st_dev) return FKV_OK;
         close(*fd);
     }
 }

@@ -5,10 +5,13 @@
  * the end of a line it joins the word with the next, continued line. What is
  * stored belongs to the fkv_job. Not for: matching member names (archive.c).
  */
+#include <dirent.h>
+#include <errno.h>
 #include <glob.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "jobs/job_keys.h"
 #include "runner/base/json.h"
@@ -105,6 +108,49 @@ static fkv_status full_pattern(const char *word, const fkv_place *place, fkv_buf
     return st ? st : fkv_buf_puts(out, word, err);
 }
 
+/* glob takes what can't be read for what is not there, and a job would begin without it.
+ * These remember the system's failures. */
+static _Thread_local int glob_errno;
+
+static void watch(bool failed)
+{
+    if (failed && !glob_errno && fkv_errno_is_system(errno)) glob_errno = errno;
+}
+
+static void *watched_opendir(const char *path)
+{
+    DIR *d = opendir(path);
+    watch(!d);
+    return d;
+}
+
+static struct dirent *watched_readdir(void *d)
+{
+    errno = 0;
+    struct dirent *e = readdir(d);
+    watch(!e);
+    return e;
+}
+
+static void close_folder(void *d)
+{
+    closedir(d);
+}
+
+static int watched_lstat(const char *path, struct stat *sb)
+{
+    const int rc = lstat(path, sb);
+    watch(rc != 0);
+    return rc;
+}
+
+static int watched_stat(const char *path, struct stat *sb)
+{
+    const int rc = stat(path, sb);
+    watch(rc != 0);
+    return rc;
+}
+
 /* Adds the files, not the folders, that word matches. */
 static fkv_status add_matches(const fkv_key *key, const char *word, const fkv_place *place, fkv_job *job,
                               fkv_err *err)
@@ -114,9 +160,20 @@ static fkv_status add_matches(const fkv_key *key, const char *word, const fkv_pl
     size_t skip, files = 0;
     fkv_status st = full_pattern(word, place, &pattern, &skip, err);
     if (st) goto out;
-    const int rc = glob(pattern.data, GLOB_MARK | GLOB_NOSORT, NULL, &found);
+    found.gl_opendir = watched_opendir;
+    found.gl_readdir = watched_readdir;
+    found.gl_closedir = close_folder;
+    found.gl_lstat = watched_lstat;
+    found.gl_stat = watched_stat;
+    glob_errno = 0;
+    const int rc = glob(pattern.data, GLOB_MARK | GLOB_NOSORT | GLOB_ALTDIRFUNC, NULL, &found);
     if (rc == GLOB_NOSPACE) {
         st = fkv_fail_memory(err);
+        goto out;
+    }
+    if (glob_errno) {
+        st = fkv_fail_at(err, FKV_E_SYSTEM, pattern.data, 0, NULL, "can't be looked for: %s",
+                         strerror(glob_errno));
         goto out;
     }
     for (size_t i = 0; !st && i < found.gl_pathc; i++) {

@@ -194,7 +194,9 @@ static fkv_status put_file_identity(const char *name, const char *path, fkv_buf 
     fkv_status st = fkv_hash_file_ends(path, &hash, err);
     if (st) return st;
     fkv_hash_hex(hash, hex);
-    return fkv_buf_printf(out, err, "%s:%lld:%s", name, (long long)fkv_file_size(path), hex);
+    const int64_t size = fkv_file_size(path);
+    if (size < 0) return fkv_fail_errno(err, path, "stat");
+    return fkv_buf_printf(out, err, "%s:%lld:%s", name, (long long)size, hex);
 }
 
 /* More files than a message can show stand as their number and one hash. */

@@ -289,7 +289,7 @@ static fkv_status create_if_missing(const fkv_journal *j, fkv_err *err)
 {
     /* A file shorter than its header holds nothing that could be lost. */
     const int64_t size = fkv_file_size(j->path);
-    if (size < 0 && errno != ENOENT) return fkv_fail_errno(err, j->path, "look at the file");
+    if (size < 0 && errno != ENOENT) return fkv_fail_errno(err, j->path, "stat");
     if (size >= FILE_HEADER) return FKV_OK;
     unsigned char raw[FILE_HEADER] = {0};
     file_header(j->identity, raw);

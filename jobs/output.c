@@ -169,7 +169,7 @@ static fkv_status check_shards(const fkv_output *o, fkv_err *err)
         const int64_t size = fkv_file_size(path);
         fkv_status st = FKV_OK;
         if (size < 0 && errno != ENOENT)
-            st = fkv_fail_errno(err, path, "look at the file");
+            st = fkv_fail_errno(err, path, "stat");
         else if (size < 0)
             st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "is missing, but stands in the manifest");
         else if (size != s->bytes)
@@ -203,7 +203,7 @@ static fkv_status holds_no_row(fkv_output *o, const fkv_manifest *old, bool *emp
     if (!journal) return fkv_fail_memory(err);
     const int64_t size = fkv_file_size(journal);
     fkv_status st = FKV_OK;
-    if (size < 0 && errno != ENOENT) st = fkv_fail_errno(err, journal, "look at the file");
+    if (size < 0 && errno != ENOENT) st = fkv_fail_errno(err, journal, "stat");
     *empty = !st && o->folder.n_parts == 1 && old->n_rows == 0 && !old->complete &&
              size <= FKV_JOURNAL_EMPTY_BYTES;
     if (*empty && unlink(journal) && errno != ENOENT) st = fkv_fail_errno(err, journal, "remove");
@@ -230,7 +230,8 @@ static fkv_status load_manifest(fkv_output *o, fkv_err *err)
     fkv_manifest_free(&o->manifest);
     o->manifest = old;
     const int64_t size = fkv_file_size(o->manifest_path);
-    o->manifest_bytes = size < 0 ? 0 : (size_t)size;
+    if (size < 0) return fkv_fail_errno(err, o->manifest_path, "stat");
+    o->manifest_bytes = (size_t)size;
     return check_shards(o, err);
 }
 
@@ -254,7 +255,11 @@ static fkv_status settle_job(void *ctx, fkv_err *err)
     char *ini = NULL;
     fkv_status st = fkv_folder_look(&o->folder, &peers, err);
     if (!st) st = check_peer(o, &peers, err);
-    if (!st) st = fkv_file_exists(o->manifest_path) ? load_manifest(o, err) : new_manifest(o, err);
+    const bool missing = !st && fkv_file_size(o->manifest_path) < 0;
+    if (missing && errno != ENOENT)
+        st = fkv_fail_errno(err, o->manifest_path, "stat");
+    else if (!st)
+        st = missing ? new_manifest(o, err) : load_manifest(o, err);
     if (!st && !(ini = fkv_folder_path(&o->folder, "job.ini", false))) st = fkv_fail_memory(err);
     if (!st) st = fkv_file_replace(ini, o->job_ini.data ? o->job_ini.data : "", o->job_ini.len, err);
     free(ini);

@@ -15,7 +15,11 @@ fkv_status fkv_file_read(const char *path, size_t max_bytes, fkv_buf *out, fkv_e
     struct stat sb;
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return fkv_fail_open(err, path);
-    if (fstat(fd, &sb) || !S_ISREG(sb.st_mode)) {
+    if (fstat(fd, &sb)) {
+        st = fkv_fail_errno(err, path, "stat");
+        goto out;
+    }
+    if (!S_ISREG(sb.st_mode)) {
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "not a regular file");
         goto out;
     }
@@ -144,7 +148,9 @@ fkv_status fkv_dir_make(const char *path, fkv_err *err)
         *s = kept;
         if (!kept) break;
     }
-    if (!st && (stat(path, &sb) || !S_ISDIR(sb.st_mode)))
+    if (!st && stat(path, &sb))
+        st = fkv_fail_errno(err, path, "stat");
+    else if (!st && !S_ISDIR(sb.st_mode))
         st = fkv_fail_at(err, FKV_E_SYSTEM, path, 0, NULL, "not a folder");
     free(p);
     return st;
