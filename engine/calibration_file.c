@@ -178,7 +178,7 @@ char *fkv_calibration_path(const fkv_calibration_key *key)
 static const char *difference(const fkv_calibration *a, const fkv_calibration *b, bool pinned)
 {
     for (int i = 0; i < (pinned ? 1 : N_TEXTS); i++)
-        if (strcmp((const char *)a + texts[i].offset, (const char *)b + texts[i].offset))
+        if (strcmp((const char *)a + texts[i].offset, (const char *)b + texts[i].offset) != 0)
             return texts[i].name;
     for (int i = 0; i < N_INTS; i++)
         if ((ints[i].pinned || !pinned) && int_of(a, &ints[i]) != int_of(b, &ints[i])) return ints[i].name;

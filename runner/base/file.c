@@ -76,7 +76,8 @@ char *fkv_path_join(const char *a, const char *b)
     if (!p) return NULL;
     memcpy(p, a, na);
     if (slash) p[na] = '/';
-    memcpy(p + na + slash, b, nb + 1);
+    memcpy(p + na + slash, b, nb);
+    p[na + (size_t)slash + nb] = '\0';
     return p;
 }
 

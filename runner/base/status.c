@@ -1,4 +1,5 @@
 /* Status codes and errors: see status.h. */
+#define FKV_STATUS_ITSELF /* see the end of status.h */
 #include "runner/base/status.h"
 
 #include <errno.h>

@@ -69,4 +69,13 @@ typedef struct fkv_errs {
 void fkv_errs_add(fkv_errs *errs, const fkv_err *err);
 void fkv_errs_free(fkv_errs *errs);
 
+/* A static analyser sees one file at a time: it has to be told that a failure is one. */
+#if defined(__clang_analyzer__) && !defined(FKV_STATUS_ITSELF)
+#define fkv_fail(err, st, ...)    (fkv_fail(err, st, __VA_ARGS__), (st))
+#define fkv_fail_at(err, st, ...) (fkv_fail_at(err, st, __VA_ARGS__), (st))
+#define fkv_fail_errno(err, ...)  (fkv_fail_errno(err, __VA_ARGS__), FKV_E_SYSTEM)
+#define fkv_fail_open(err, file)  (fkv_fail_open(err, file) == FKV_E_INPUT ? FKV_E_INPUT : FKV_E_SYSTEM)
+#define fkv_fail_memory(err)      (fkv_fail_memory(err), FKV_E_SYSTEM)
+#endif
+
 #endif
