@@ -255,7 +255,7 @@ fkv_status fkv_plan_even_memory(const fkv_plan_problem *p, const fkv_plan_memory
 {
     evening e = {.p = p, .m = m};
     bool moved = true;
-    if (m->n_devices < 2 || plan->mode == FKV_PLAN_STANDARD) return FKV_OK;
+    if (m->n_devices < 2 || p->n_ranks < 2 || plan->mode == FKV_PLAN_STANDARD) return FKV_OK;
     fkv_status st = open_evening(&e, plan, err);
     for (int i = 0; !st && moved && i < FREE_ROUNDS; i++) st = even_round(&e, 0, plan, &moved, err);
     if (!st && worth_a_price(&e)) {
