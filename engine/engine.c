@@ -45,20 +45,26 @@ static fkv_status buffer(fkv_engine_device *d, fkv_buffer_size size, void *out, 
     return st;
 }
 
-fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
+/* With a device's own info: while devices open side by side e->info is being written. */
+static fkv_memory_shape memory_shape(const fkv_engine *e, const fkv_device_info *info, int tile)
 {
     return (fkv_memory_shape){.config = &e->config,
                               .n_ranks = e->options.n_ranks,
                               .n_devices = e->options.n_devices,
                               .n_slots = e->options.n_slots,
                               .max_prompt = e->options.max_prompt,
-                              .act_bytes = e->info.act_bytes,
-                              .kv_bytes = e->info.kv_bytes,
-                              .weight_bytes = e->info.weight_bytes,
-                              .prefill_tile = e->tile,
+                              .act_bytes = info->act_bytes,
+                              .kv_bytes = info->kv_bytes,
+                              .weight_bytes = info->weight_bytes,
+                              .prefill_tile = tile,
                               .window = e->options.window,
                               .backend = e->options.backend,
                               .n_threads = e->options.n_threads};
+}
+
+fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
+{
+    return memory_shape(e, &e->info, e->tile);
 }
 
 static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
@@ -132,8 +138,7 @@ static fkv_status open_device(void *ctx, int index, fkv_err *err)
     fkv_config_rope_frequencies(&e->config, inv_freq);
     fkv_device_info info;
     b->info(d->dev, &info);
-    fkv_memory_shape shape = fkv_engine_memory_shape(e);
-    shape.prefill_tile = info.prefill_tile;
+    const fkv_memory_shape shape = memory_shape(e, &info, info.prefill_tile);
     fkv_device_limits limits = fkv_memory_device_limits(&shape);
     limits.inv_freq = inv_freq;
     if ((s = b->prepare(d->dev, &limits, err))) return s;
