@@ -206,7 +206,8 @@ static fkv_status even_round(evening *e, double price, fkv_plan *plan, bool *mov
     }
     free(plan->first);
     free(plan->at);
-    *plan = next;
+    plan->first = next.first;
+    plan->at = next.at;
     return FKV_OK;
 }
 
