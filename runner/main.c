@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "kernels/backend.h"
+#include "engine/engine.h"
 #include "runner/base/log.h"
 #include "runner/base/status.h"
 #include "runner/commands.h"
