@@ -39,14 +39,14 @@ def size(path):
 def killed_at_several_places_it_still_ends_with_the_same_bytes():
     want = whole()
     job = short("killed")
-    for shards in (2, 5, 9):
+    for shards in (2, 4, 6):  # of 12: a busy machine sees them late
         run = Running(job)
         run.until(lambda n=shards: len(job.shards()) >= n, "%d shards" % shards)
         assert run.stop(signal.SIGKILL) == -signal.SIGKILL
     job.command("run").must(0, "resuming:")
     stats = job.stats()
     assert job.content() == want
-    assert 9 * 4 <= stats["resumed"] < 48 and stats["records"] == 48 and stats["complete"] is True, stats
+    assert 6 * 4 <= stats["resumed"] < 48 and stats["records"] == 48 and stats["complete"] is True, stats
     # Only the rest was done again.
     rest = sum(sorted(r["usage"]["prompt_tokens"] for r in job.rows())[stats["resumed"] :])
     assert 0 < stats["prompt_tokens"] <= rest, stats
