@@ -148,6 +148,7 @@ static fkv_status start_slot(run *r, int s, fkv_err *err)
     if (!st) {
         fetch(r);
         st = r->e->options.backend->sync(r->e->devices[0].dev, err);
+        if (st) fkv_team_name_device(r->e->team, 0, err);
     }
     r->e->prefill_seconds += fkv_seconds() - t;
     return st ? st : take_token(r, s, err);

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct member {
     fkv_team *team;
@@ -27,6 +28,14 @@ struct fkv_team {
     member *members;
 };
 
+void fkv_team_name_device(const fkv_team *t, int device, fkv_err *err)
+{
+    char why[sizeof err->message];
+    if (t->n_devices == 1) return;
+    memcpy(why, err->message, sizeof why);
+    snprintf(err->message, sizeof err->message, "device %d of %d: %.700s", device, t->n_devices, why);
+}
+
 static void run_one(fkv_team *t, int device)
 {
     fkv_err err = {0};
@@ -37,9 +46,7 @@ static void run_one(fkv_team *t, int device)
     if (is_first) {
         t->first = err;
         t->first.status = st;
-        if (t->n_devices > 1)
-            snprintf(t->first.message, sizeof t->first.message, "device %d of %d: %.700s", device,
-                     t->n_devices, err.message);
+        fkv_team_name_device(t, device, &t->first);
     }
     pthread_mutex_unlock(&t->lock);
     if (is_first) t->abort_all(t->abort_ctx);

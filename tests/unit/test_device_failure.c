@@ -1,0 +1,247 @@
+/* One of several devices fails halfway: every rank stops, the cause is named once with its
+ * device, the exit code is 4, and a resume ends with the bytes of a run that nothing disturbed.
+ *
+ * The linker gives this program fkv_backend_find as __wrap_fkv_backend_find, so that the whole
+ * command runs on a backend whose calls fail where a trial says so. A device that keeps the
+ * others waiting is found by the alarm. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <ftw.h>
+#include <glob.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernels/backend.h"
+#include "runner/base/file.h"
+#include "runner/base/log.h"
+#include "runner/commands.h"
+
+enum { N_DEVICES = 2, HANG_SECONDS = 300, PATH_SIZE = 300 };
+
+static char dir[PATH_SIZE - 64]; /* of this program's files */
+
+/* The device to fail, and at which of its calls; -1: none. As on a GPU, it fails for good. */
+static struct trial {
+    int device, sync_at, alloc_at;
+    int n_syncs, n_allocs;
+    bool failed;
+    fkv_device *devices[N_DEVICES];
+    pthread_mutex_t lock;
+} trial = {.device = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
+
+static fkv_backend failing;
+static const fkv_backend *cpu;
+
+static bool fails(const fkv_device *dev, int *n, int at)
+{
+    pthread_mutex_lock(&trial.lock);
+    const bool mine = trial.device >= 0 && trial.devices[1] && dev == trial.devices[trial.device];
+    if (mine && at >= 0 && (*n)++ == at) trial.failed = true;
+    const bool failed = mine && trial.failed;
+    pthread_mutex_unlock(&trial.lock);
+    return failed;
+}
+
+static fkv_status open_device(fkv_world *world, int index, int n_threads, fkv_device **dev, fkv_err *err)
+{
+    const fkv_status st = cpu->open(world, index, n_threads, dev, err);
+    pthread_mutex_lock(&trial.lock);
+    trial.devices[index] = *dev;
+    pthread_mutex_unlock(&trial.lock);
+    return st;
+}
+
+static void close_device(fkv_device *dev)
+{
+    pthread_mutex_lock(&trial.lock);
+    for (int i = 0; i < N_DEVICES; i++)
+        if (trial.devices[i] == dev) trial.devices[i] = NULL;
+    pthread_mutex_unlock(&trial.lock);
+    cpu->close(dev);
+}
+
+static fkv_status sync_device(fkv_device *dev, fkv_err *err)
+{
+    if (fails(dev, &trial.n_syncs, trial.sync_at)) return fkv_fail(err, FKV_E_DEVICE, "it fell off the bus");
+    return cpu->sync(dev, err);
+}
+
+static fkv_status alloc_on_device(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
+{
+    if (fails(dev, &trial.n_allocs, trial.alloc_at)) return fkv_fail(err, FKV_E_DEVICE, "it has no memory");
+    return cpu->alloc(dev, bytes, out, err);
+}
+
+const fkv_backend *__wrap_fkv_backend_find(const char *name);
+const fkv_backend *__wrap_fkv_backend_find(const char *name)
+{
+    (void)name;
+    return &failing;
+}
+
+static int remove_one(const char *path, const struct stat *sb, int type, struct FTW *ftw)
+{
+    (void)sb, (void)type, (void)ftw;
+    return remove(path);
+}
+
+static void remove_tree(const char *path)
+{
+    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static void in_dir(const char *name, char out[PATH_SIZE])
+{
+    snprintf(out, PATH_SIZE, "%s/%s", dir, name);
+}
+
+static int run(void)
+{
+    char job[PATH_SIZE], command[] = "run";
+    in_dir("job.ini", job);
+    char *argv[] = {command, job, NULL};
+    alarm(HANG_SECONDS);
+    const int code = fkv_cmd_run(2, argv);
+    alarm(0);
+    return code;
+}
+
+static int run_failing(int device, int sync_at, int alloc_at)
+{
+    pthread_mutex_lock(&trial.lock);
+    trial.device = device;
+    trial.sync_at = sync_at;
+    trial.alloc_at = alloc_at;
+    trial.n_syncs = trial.n_allocs = 0;
+    trial.failed = false;
+    pthread_mutex_unlock(&trial.lock);
+    return run();
+}
+
+static void read_output(const char *pattern, fkv_buf *bytes)
+{
+    char path[PATH_SIZE];
+    glob_t found;
+    fkv_err err = {0};
+    fkv_buf_clear(bytes);
+    in_dir(pattern, path);
+    if (glob(path, 0, NULL, &found)) return;
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        fkv_buf_puts(bytes, strrchr(found.gl_pathv[i], '/'), &err);
+        assert_int_equal(fkv_file_read(found.gl_pathv[i], 1 << 20, bytes, &err), FKV_OK);
+    }
+    globfree(&found);
+}
+
+/* How often word stands in the log of all runs of this output. */
+static int in_log(const char *word)
+{
+    fkv_buf log = {0};
+    int n = 0;
+    read_output("out/log", &log);
+    for (const char *p = log.data; p && (p = strstr(p, word)); p++) n++;
+    fkv_buf_free(&log);
+    return n;
+}
+
+/* One failure, then a run that nothing disturbs. */
+static void fail_and_resume(int device, int sync_at, int alloc_at, const fkv_buf *want)
+{
+    char out[PATH_SIZE], named[64];
+    fkv_buf got = {0};
+    in_dir("out", out);
+    remove_tree(out);
+    const int code = run_failing(device, sync_at, alloc_at);
+    snprintf(named, sizeof named, "error: device %d of %d: it ", device, N_DEVICES);
+    if (code != 4) fail_msg("device %d, sync %d, alloc %d: exit %d", device, sync_at, alloc_at, code);
+    assert_int_equal(in_log("error: "), 1);
+    assert_int_equal(in_log(named), 1);
+    assert_int_equal(in_log("another device failed"), 0);
+    assert_int_equal(run_failing(-1, -1, -1), 0);
+    read_output("out/shards/*.zst", &got);
+    assert_int_equal(got.len, want->len);
+    assert_memory_equal(got.data, want->data, got.len);
+    fkv_buf_free(&got);
+}
+
+/* Calls of device in an undisturbed run; its shards. */
+static void reference(int device, int *n_syncs, int *n_allocs, fkv_buf *shards)
+{
+    char out[PATH_SIZE];
+    in_dir("out", out);
+    remove_tree(out);
+    assert_int_equal(run_failing(device, INT32_MAX, INT32_MAX), 0);
+    *n_syncs = trial.n_syncs;
+    *n_allocs = trial.n_allocs;
+    read_output("out/shards/*.zst", shards);
+    assert_true(shards->len > 0);
+}
+
+static void a_device_that_fails_at_work_stops_all(void **state)
+{
+    (void)state;
+    for (int device = 0; device < N_DEVICES; device++) {
+        int n_syncs, n_allocs;
+        fkv_buf want = {0};
+        reference(device, &n_syncs, &n_allocs, &want);
+        assert_true(n_syncs > 20);
+        /* The first, the last, and some between: profile, prefills and steps. */
+        for (int i = 0; i <= 4; i++) fail_and_resume(device, (n_syncs - 1) * i / 4, -1, &want);
+        fkv_buf_free(&want);
+    }
+}
+
+static void a_device_that_fails_while_it_is_set_up_stops_all(void **state)
+{
+    (void)state;
+    for (int device = 0; device < N_DEVICES; device++) {
+        int n_syncs, n_allocs;
+        fkv_buf want = {0};
+        reference(device, &n_syncs, &n_allocs, &want);
+        assert_true(n_allocs > 20);
+        for (int i = 0; i <= 2; i++) fail_and_resume(device, -1, (n_allocs - 1) * i / 2, &want);
+        fkv_buf_free(&want);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_device_that_fails_at_work_stops_all),
+        cmocka_unit_test(a_device_that_fails_while_it_is_set_up_stops_all),
+    };
+    char path[PATH_SIZE];
+    snprintf(dir, sizeof dir, "%s/fkv-device-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    if (!mkdtemp(dir)) return 1;
+    in_dir("job.ini", path);
+    FILE *f = fopen(path, "w");
+    if (!f) return 1;
+    fprintf(
+        f,
+        "[job]\nname = device\noutput = out\nlimit = 5\n[input]\narchives = %s/data/needle.tar.zst\n"
+        "members = data/needle_500.jsonl\nformat = longbench\nprompts = %s/data/needle-dataset2prompt.json\n"
+        "max_new_tokens_by = %s/data/needle-dataset2maxlen.json\n[model]\npath = %s/data/needle-tiny\n"
+        "max_prompt_tokens = 96\ntruncate = left\n[profile]\nmethod = ada-snapkv\nbudget = 40\nsample = 2\n"
+        "[plan]\ncalibration = stated\n[engine]\nbackend = cpu\ntensor_parallel = 4\ndevices = %d\n"
+        "slots = 2\n[output]\nrecords_per_shard = 2\n",
+        FKV_TEST_DIR, FKV_TEST_DIR, FKV_TEST_DIR, FKV_TEST_DIR, N_DEVICES);
+    fclose(f);
+    cpu = fkv_backend_cpu();
+    failing = *cpu;
+    failing.open = open_device;
+    failing.close = close_device;
+    failing.sync = sync_device;
+    failing.alloc = alloc_on_device;
+    fkv_log_set_stderr(false);
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    remove_tree(dir);
+    return failed;
+}
