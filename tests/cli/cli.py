@@ -138,10 +138,10 @@ def zstd(data, level="-3"):
 class Running:
     """A run in the background, to be stopped halfway."""
 
-    def __init__(self, job, *args):
-        self.log = open(job.path + ".log", "w+b")
+    def __init__(self, job, *args, which="run", log=".log"):
+        self.log = open(job.path + log, "w+b")
         self.process = subprocess.Popen(
-            [BINARY, "run", job.path, *args], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
+            [BINARY, which, job.path, *args], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
         )
         self.pid = self.process.pid
         _running.append(self.process)

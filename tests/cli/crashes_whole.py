@@ -1,0 +1,56 @@
+"""200 kills in one chain of resumes of the demo's job, and a kill at every call that changes its output."""
+
+import os
+
+import cli
+import killing
+import outputs
+import strace
+from cli import test
+
+outputs.in_memory()
+
+
+@test
+def the_demo_killed_200_times_ends_with_the_same_bytes():
+    os.environ["XDG_CACHE_HOME"] = os.path.join(cli.WORK, "cache")
+    settings = ["plan.calibration=auto"]
+    timed = killing.Timed(killing.demo_job("demo-whole", 60, *settings))
+    os.environ["XDG_CACHE_HOME"] = os.path.join(cli.WORK, "other-cache")
+    tally = killing.chain(killing.demo_job("demo", 60, *settings), timed, 200, seed=2)
+    assert sum(tally.values()) == 200, tally
+    for what in ("before the profile", "at start-up", "before the first row", "between rows"):
+        assert tally[what] >= 5, tally
+    assert not strace.there() or tally["in a commit"] >= 3, tally
+
+
+@test
+def a_kill_at_any_change_of_a_new_output_is_resumed():
+    strace.needed()
+    job = killing.small_job("new")
+    job.run()
+    whole = outputs.Whole(job)
+    killing.remove(job)
+    points = killing.call_points(job)
+    assert len(points) > 80, points
+    for point in points:
+        killing.kill_at(job, whole, point)
+    print("%d kills: %s" % (len(points), points))
+
+
+@test
+def a_kill_at_any_change_of_a_resumed_output_is_resumed():
+    strace.needed()
+    job = killing.small_job("resumed")
+    job.run()
+    whole = outputs.Whole(job)
+    half = killing.half_done(job, whole)
+    half()
+    points = killing.call_points(job)
+    assert len(points) > 30, points
+    for point in points:
+        killing.kill_at(job, whole, point, half)
+    print("%d kills: %s" % (len(points), points))
+
+
+cli.main()

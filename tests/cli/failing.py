@@ -1,0 +1,205 @@
+"""Runs whose system calls, disk or memory fail, for the tests faults.py and faults_whole.py."""
+
+import collections
+import os
+import re
+import shutil
+import subprocess
+
+import cli
+import killing
+import outputs
+import strace
+
+# What strace lets fail, and how. EINTR is no failure: the call is made again.
+FAULTS = (
+    ("openat", "EIO"),
+    ("openat", "EMFILE"),
+    ("openat", "EROFS"),
+    ("read", "EIO"),
+    ("read", "EINTR"),
+    ("pread64", "EIO"),
+    ("pread64", "EINTR"),
+    ("write", "ENOSPC"),
+    ("write", "EIO"),
+    ("write", "EINTR"),
+    ("fsync", "EIO"),
+    ("fsync", "ENOSPC"),
+    ("fsync", "EINTR"),
+    ("fdatasync", "EIO"),
+    ("fdatasync", "EINTR"),
+    ("rename", "EIO"),
+    ("rename", "EROFS"),
+    ("mkdir", "ENOSPC"),
+    ("ftruncate", "EIO"),
+    ("flock", "ENOLCK"),
+    ("flock", "EINTR"),
+    ("lseek", "EIO"),
+    ("getdents64", "EIO"),
+    ("newfstatat", "EIO"),
+    ("unlink", "EIO"),
+    ("mmap", "ENOMEM"),
+    ("clone3", "EAGAIN"),
+)
+TEXTS = {
+    "EIO": "Input/output error",
+    "EMFILE": "Too many open files",
+    "ENOSPC": "No space left on device",
+    "EROFS": "Read-only file system",
+    "ENOLCK": "No locks available",
+}
+
+
+# The others do no more than these: every third of their calls is enough.
+FIRST = ("EIO", "ENOMEM", "EAGAIN", "ENOLCK")
+
+
+if cli.sanitized():  # which can't do without its shadow
+    FAULTS = tuple(fault for fault in FAULTS if fault[0] != "mmap")
+
+
+def needed(job, call):
+    """Whether a run can't do without the call: one on its output or its input. The log may be
+    cut, a file left over stays, and a first look at the lock promises nothing."""
+    if call.name == "unlink" or call.path == job.file("log") and call.name != "openat":
+        return False
+    if call.path == job.file("lock") and ("O_RDONLY" in call.args or "LOCK_SH" in call.args):
+        return False
+    return call.path.startswith((job.output, job.path, cli.DATA))
+
+
+class Place:
+    """Where calls of a run fail: on a new output, or on one that before() puts in place."""
+
+    def __init__(self, job, whole, before=None):
+        self.job, self.whole, self.before = job, whole, before
+
+    def clear(self):
+        killing.remove(self.job)
+        if self.before:
+            self.before()
+
+    def points(self, faults):
+        """(call, error, number) for all calls behind the program's loading."""
+        self.clear()
+        ended, calls = strace.run(self.job, ",".join(sorted({name for name, _ in faults})))
+        ended.must(0)
+        main, begun = calls[0].thread, False
+        counts, numbers, writing = collections.Counter(), collections.defaultdict(set), set()
+        loading = collections.Counter()
+        for call in calls:
+            counts[call.thread, call.name] += 1
+            begun = begun or call.path == self.job.path
+            if begun or call.thread != main:
+                numbers[call.name].add(counts[call.thread, call.name])
+            else:
+                loading[call.name] += 1
+            if "O_WRONLY" in call.args or "O_RDWR" in call.args:
+                writing.add(counts[call.thread, call.name])
+        return [
+            (name, error, n)
+            for name, error in faults
+            for n in sorted(numbers[name])
+            if n > loading[name]
+            # Nothing else is refused on a disk that can only be read.
+            if (name, error) != ("openat", "EROFS") or n in writing
+        ]
+
+    def strike(self, point):
+        """Lets one call fail and checks what becomes of the run, of its output, and of a resume."""
+        name, error, n = point
+        self.clear()
+        done = outputs.check(self.job, self.whole)
+        ended, calls = strace.run(self.job, name, "error=" + error, n)
+        hit = [call for call in calls if call.injected]
+        struck = [call.path for call in hit]
+        told = outputs.errors_in(ended.err)
+        what = "%s %s at call %s, on %s: exit %d, %s" % (name, error, n, struck, ended.code, told)
+        kept = outputs.check(self.job, self.whole)
+        assert kept >= done, what
+        if ended.code == 0:
+            assert told == [], what
+            assert error == "EINTR" or not any(needed(self.job, call) for call in hit), what
+            if name == "unlink":
+                self.job.command("run").must(0, "nothing to do")  # and what was left over goes
+            outputs.must_be_whole(self.job, self.whole)
+            return ended.code
+        assert ended.code == 3 and error != "EINTR", what
+        assert len(told) == 1, what
+        names = [os.path.basename(path).replace(".tmp", "") for path in struck if path]
+        assert not names or any(text in told[0] for text in names), what
+        if error in TEXTS and names:
+            assert TEXTS[error] in told[0], what
+        self.job.command("run").must(0)
+        outputs.must_be_whole(self.job, self.whole)
+        return ended.code
+
+
+class Disk:
+    """A file system in memory, of so many pages or files, under WORK. Needs to be root."""
+
+    def __init__(self, name, options):
+        self.path = os.path.join(cli.WORK, name)
+        os.makedirs(self.path)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.path],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        if done.returncode:
+            raise cli.Skip("mount: " + done.stderr.decode("utf-8", "replace").strip())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        subprocess.run(["umount", self.path], check=True)
+
+    def change(self, options):
+        subprocess.run(["mount", "-o", "remount," + options, self.path], check=True)
+
+
+class Memory:
+    """Runs whose allocations fail."""
+
+    def __init__(self, job):
+        if cli.sanitized():
+            raise cli.Skip("a sanitizer has an allocator of its own")
+        compiler = shutil.which("cc")
+        if not compiler:
+            raise cli.Skip("there is no C compiler")
+        self.job = job
+        self.library = os.path.join(cli.WORK, "failing_malloc.so")
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "failing_malloc.c")
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", self.library, source], check=True)
+
+    def count(self):
+        """How many allocations an undisturbed run makes."""
+        path = os.path.join(cli.WORK, "count")
+        self.run({"FAIL_COUNT": path}).must(0)
+        with open(path) as f:
+            return int(f.read())
+
+    def run(self, env):
+        return self.job.command("run", env=dict(env, LD_PRELOAD=self.library))
+
+    def strike(self, place, n, times):
+        """Lets the n-th allocation of a run and those behind it fail (times; 0: all of them).
+
+        An archive that libarchive can't open for want of a single one looks damaged to it: then
+        the message names the archive, and before the first record the exit code may be 2."""
+        place.clear()
+        done = outputs.check(self.job, place.whole)
+        ended = self.run({"FAIL_AT": str(n), "FAIL_FOR": str(times)})
+        told = outputs.errors_in(ended.err)
+        what = "allocation %d, %d times: exit %d, %s" % (n, times, ended.code, ended.err[-500:])
+        assert outputs.check(self.job, place.whole) >= done, what
+        if ended.code == 0:
+            assert told == [], what
+        else:
+            archive = times == 1 and cli.NEEDLES in told[0]
+            assert (ended.code == 3 or archive and ended.code == 2) and len(told) == 1, what
+            assert archive or re.search("memory|thread", told[0]), what
+            self.job.command("run").must(0)
+        outputs.must_be_whole(self.job, place.whole)
+        return ended.code
