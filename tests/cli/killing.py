@@ -117,21 +117,24 @@ def choose(rng, timed, job, share, may, left):
     """When to kill the next run: a name, seconds, new rows, and a call (or None). share: of the kills
     that are done; may: rows that it may finish; left: rows that the job lacks."""
     at = timed.at
-    if share < 0.15 and not os.path.exists(job.file("profile.json")):
-        return "time", rng.uniform(0, 1.1 * at["profile"]), 1, None
     to_row = at["row"] - at["plan"] + at["open"]
+    if share < 0.1 and not os.path.exists(job.file("profile.json")):
+        return "time", rng.uniform(0, 0.9 * at["profile"]), 1, None
     if share < 0.15 and not os.path.exists(job.file("plan.json")):
-        return "time", rng.uniform(0, 1.1 * (at["plan"] - at["profile"] + at["open"])), 1, None
-    rows = rng.randint(1, may) if may > 0 else 1
+        return "plan", rng.uniform(0, 0.9 * (at["plan"] - at["profile"])), 1, None
     if rng.random() < 0.1:
         return "time", rng.uniform(0, at["open"]), 1, None
-    if strace.there() and rng.random() < (0.7 if may > 0 else 0.3):
+    by_call = strace.there() and rng.random() < (0.7 if may > 0 else 0.3)
+    if may <= 0:  # before the first row, all the more so the further the chain is ahead
+        if by_call:
+            return "call", 1e9, 1, rng.choice((("write", rng.randint(1, 6)), ("rename", 1)))
+        return "time", rng.uniform(0, max(0.1, 0.8 + 0.1 * may) * to_row), 1, None
+    rows = rng.randint(1, may)
+    if by_call:
         # A resume renames job.ini; then come a shard and the manifest, by turns.
         call = rng.choice((("write", rng.randint(1, 24)), ("rename", rng.randint(1, 3))))
-        return "call", 1e9, 8 if may > 0 and left > 16 else rows, call
-    if may > 0:
-        return "rows", 1e9, rows, None
-    return "time", rng.uniform(0, to_row), 1, None
+        return "call", 1e9, rows + 3 if left > 16 else rows, call
+    return "rows", 1e9, rows, None
 
 
 def what_was_cut(job, whole, text, new):
@@ -166,6 +169,10 @@ def chain(job, timed, n_kills, seed):
         kind, seconds, rows, call = choose(rng, timed, job, i / n_kills, may, n_records - len(done))
         start, seen = time.time(), set()
         victim = Victim(job, call)
+        if kind == "plan":  # seconds count from the moment that the profile is there
+            while not os.path.exists(job.file("profile.json")) and victim.process.poll() is None:
+                time.sleep(0.0005)
+            seconds += time.time() - start
         while victim.process.poll() is None and time.time() - start < seconds:
             seen.update(e[0] for e in outputs.entries_of(job.file("journal")))
             if len(seen - done) >= rows:
