@@ -28,10 +28,14 @@ enum { N_DEVICES = 2, HANG_SECONDS = 300, PATH_SIZE = 300 };
 
 static char dir[PATH_SIZE - 64]; /* of this program's files */
 
-/* The device to fail, and at which of its calls; -1: none. As on a GPU, it fails for good. */
+/* Kinds of calls at which a device may fail. */
+enum { MEET, SYNC, ALLOC, N_KINDS };
+
+/* The device to fail (-1: none), and at which of its calls of a kind. As on a GPU, it fails for
+ * good: it comes to no meeting any more and says so at the next sync. */
 static struct trial {
-    int device, sync_at, alloc_at;
-    int n_syncs, n_allocs;
+    int device, kind, at;
+    int n[N_KINDS]; /* calls of the device so far */
     bool failed;
     fkv_device *devices[N_DEVICES];
     pthread_mutex_t lock;
@@ -40,11 +44,11 @@ static struct trial {
 static fkv_backend failing;
 static const fkv_backend *cpu;
 
-static bool fails(const fkv_device *dev, int *n, int at)
+static bool fails(const fkv_device *dev, int kind)
 {
     pthread_mutex_lock(&trial.lock);
     const bool mine = trial.device >= 0 && trial.devices[1] && dev == trial.devices[trial.device];
-    if (mine && at >= 0 && (*n)++ == at) trial.failed = true;
+    if (mine && trial.n[kind]++ == trial.at && trial.kind == kind) trial.failed = true;
     const bool failed = mine && trial.failed;
     pthread_mutex_unlock(&trial.lock);
     return failed;
@@ -70,14 +74,31 @@ static void close_device(fkv_device *dev)
 
 static fkv_status sync_device(fkv_device *dev, fkv_err *err)
 {
-    if (fails(dev, &trial.n_syncs, trial.sync_at)) return fkv_fail(err, FKV_E_DEVICE, "it fell off the bus");
+    if (fails(dev, SYNC)) return fkv_fail(err, FKV_E_DEVICE, "it fell off the bus");
     return cpu->sync(dev, err);
 }
 
 static fkv_status alloc_on_device(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
 {
-    if (fails(dev, &trial.n_allocs, trial.alloc_at)) return fkv_fail(err, FKV_E_DEVICE, "it has no memory");
+    if (fails(dev, ALLOC)) return fkv_fail(err, FKV_E_DEVICE, "it has no memory");
     return cpu->alloc(dev, bytes, out, err);
+}
+
+static void gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols, int bytes)
+{
+    if (!fails(dev, MEET)) cpu->gather_cols(dev, buf, n, stride, cols, bytes);
+}
+
+static void gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
+                         const uint8_t *owner)
+{
+    if (!fails(dev, MEET)) cpu->gather_heads(dev, out, n, n_kv_heads, row_elems, owner);
+}
+
+static void reduce_ranks(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,
+                         void *y)
+{
+    if (!fails(dev, MEET)) cpu->reduce_ranks(dev, partials, n_local, n, hidden, y);
 }
 
 const fkv_backend *__wrap_fkv_backend_find(const char *name);
@@ -114,13 +135,13 @@ static int run(void)
     return code;
 }
 
-static int run_failing(int device, int sync_at, int alloc_at)
+static int run_failing(int device, int kind, int at)
 {
     pthread_mutex_lock(&trial.lock);
     trial.device = device;
-    trial.sync_at = sync_at;
-    trial.alloc_at = alloc_at;
-    trial.n_syncs = trial.n_allocs = 0;
+    trial.kind = kind;
+    trial.at = at;
+    memset(trial.n, 0, sizeof trial.n);
     trial.failed = false;
     pthread_mutex_unlock(&trial.lock);
     return run();
@@ -153,69 +174,66 @@ static int in_log(const char *word)
 }
 
 /* One failure, then a run that nothing disturbs. */
-static void fail_and_resume(int device, int sync_at, int alloc_at, const fkv_buf *want)
+static void fail_and_resume(int device, int kind, int at, const fkv_buf *want)
 {
     char out[PATH_SIZE], named[64];
     fkv_buf got = {0};
     in_dir("out", out);
     remove_tree(out);
-    const int code = run_failing(device, sync_at, alloc_at);
+    const int code = run_failing(device, kind, at);
     snprintf(named, sizeof named, "error: device %d of %d: it ", device, N_DEVICES);
-    if (code != 4) fail_msg("device %d, sync %d, alloc %d: exit %d", device, sync_at, alloc_at, code);
+    if (code != 4) fail_msg("device %d, kind %d, call %d: exit %d", device, kind, at, code);
     assert_int_equal(in_log("error: "), 1);
     assert_int_equal(in_log(named), 1);
     assert_int_equal(in_log("another device failed"), 0);
-    assert_int_equal(run_failing(-1, -1, -1), 0);
+    assert_int_equal(run_failing(-1, MEET, -1), 0);
     read_output("out/shards/*.zst", &got);
     assert_int_equal(got.len, want->len);
     assert_memory_equal(got.data, want->data, got.len);
     fkv_buf_free(&got);
 }
 
-/* Calls of device in an undisturbed run; its shards. */
-static void reference(int device, int *n_syncs, int *n_allocs, fkv_buf *shards)
+/* One failure at the first call of a kind, at the last, and at some between. */
+static void fail_at(int kind, int n_trials)
 {
-    char out[PATH_SIZE];
-    in_dir("out", out);
-    remove_tree(out);
-    assert_int_equal(run_failing(device, INT32_MAX, INT32_MAX), 0);
-    *n_syncs = trial.n_syncs;
-    *n_allocs = trial.n_allocs;
-    read_output("out/shards/*.zst", shards);
-    assert_true(shards->len > 0);
-}
-
-static void a_device_that_fails_at_work_stops_all(void **state)
-{
-    (void)state;
     for (int device = 0; device < N_DEVICES; device++) {
-        int n_syncs, n_allocs;
+        char out[PATH_SIZE];
         fkv_buf want = {0};
-        reference(device, &n_syncs, &n_allocs, &want);
-        assert_true(n_syncs > 20);
-        /* The first, the last, and some between: profile, prefills and steps. */
-        for (int i = 0; i <= 4; i++) fail_and_resume(device, (n_syncs - 1) * i / 4, -1, &want);
+        in_dir("out", out);
+        remove_tree(out);
+        assert_int_equal(run_failing(device, kind, -1), 0);
+        const int n = trial.n[kind];
+        assert_true(n > 20);
+        read_output("out/shards/*.zst", &want);
+        assert_true(want.len > 0);
+        for (int i = 0; i < n_trials; i++) fail_and_resume(device, kind, (n - 1) * i / (n_trials - 1), &want);
         fkv_buf_free(&want);
     }
+}
+
+static void a_device_that_others_wait_for_stops_all(void **state)
+{
+    (void)state;
+    fail_at(MEET, 5);
+}
+
+static void a_device_that_fails_behind_its_work_stops_all(void **state)
+{
+    (void)state;
+    fail_at(SYNC, 4);
 }
 
 static void a_device_that_fails_while_it_is_set_up_stops_all(void **state)
 {
     (void)state;
-    for (int device = 0; device < N_DEVICES; device++) {
-        int n_syncs, n_allocs;
-        fkv_buf want = {0};
-        reference(device, &n_syncs, &n_allocs, &want);
-        assert_true(n_allocs > 20);
-        for (int i = 0; i <= 2; i++) fail_and_resume(device, -1, (n_allocs - 1) * i / 2, &want);
-        fkv_buf_free(&want);
-    }
+    fail_at(ALLOC, 3);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_device_that_fails_at_work_stops_all),
+        cmocka_unit_test(a_device_that_others_wait_for_stops_all),
+        cmocka_unit_test(a_device_that_fails_behind_its_work_stops_all),
         cmocka_unit_test(a_device_that_fails_while_it_is_set_up_stops_all),
     };
     char path[PATH_SIZE];
@@ -240,6 +258,9 @@ int main(void)
     failing.close = close_device;
     failing.sync = sync_device;
     failing.alloc = alloc_on_device;
+    failing.gather_cols = gather_cols;
+    failing.gather_heads = gather_heads;
+    failing.reduce_ranks = reduce_ranks;
     fkv_log_set_stderr(false);
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     remove_tree(dir);
