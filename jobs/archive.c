@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "jobs/pattern.h"
@@ -81,12 +82,17 @@ static const char *const archive_suffixes[] = {".tar",  ".zip", ".7z",   ".tgz",
                                                ".tbz2", ".txz", ".tzst", NULL};
 
 /* libarchive and its filters don't always say that they found no memory. What they call
- * damage is believed where they can have had enough. */
+ * damage is believed where they can have had enough. Most of that is mapped, not
+ * allocated: an archive may be damaged a thousand times, and sanitizers fill what is. */
 static bool memory_is_short(void)
 {
-    void *volatile p = malloc((size_t)256 << 20); /* or the compiler leaves it out */
-    free(p);
-    return !p;
+    const size_t enough = (size_t)256 << 20;
+    void *volatile small = malloc(4096); /* or the compiler leaves it out */
+    void *large = mmap(NULL, enough, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const bool is_short = !small || large == MAP_FAILED;
+    if (large != MAP_FAILED) munmap(large, enough);
+    free(small);
+    return is_short;
 }
 
 /* What failed, as an errno of the system; 0: it is damage. A disk, a network or memory
