@@ -1,5 +1,5 @@
 #!/bin/sh
-# All tests: sets up, builds, and runs them plain, under ASan and UBSan, and (what
+# All tests but the longest (ctest --test-dir build -L night): sets up, builds, and runs them plain, under ASan and UBSan, and (what
 # has threads) under TSan; then formatting and cppcheck.
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ if [ ! -x $venv/bin/python ]; then
 fi
 cmake -S . -B build -DFKV_ORACLE_PYTHON="$PWD/$venv/bin/python" >/dev/null
 ninja -C build
-ctest --test-dir build --output-on-failure -j 2
+ctest --test-dir build --output-on-failure -j 2 -LE night
 
 cmake --preset asan -G Ninja >/dev/null
 ninja -C build-asan
