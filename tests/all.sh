@@ -1,6 +1,6 @@
 #!/bin/sh
-# All tests but the longest (ctest --test-dir build -L night): sets up, builds, and runs them plain, under ASan and UBSan, and (what
-# has threads) under TSan; then formatting and cppcheck.
+# All tests but the longest (ctest --test-dir build -L night): sets up, builds, and runs them
+# plain, under ASan and UBSan, and (what has threads) under TSan; then formatting and cppcheck.
 set -eu
 cd "$(dirname "$0")/.."
 tests/debian.sh tests
