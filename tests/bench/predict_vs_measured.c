@@ -3,14 +3,20 @@
  * usage: predict_vs_measured [MODEL_DIR [SCORES_FILE]]
  * 4 ranks on one CPU device, uneven budgets from published head scores (layer l of the
  * model takes those of layer l * n / L of the file's n), prompts of uneven length; 16 and 64
- * slots, all three modes. Calibrates anew, decodes real steps with their parts timed, and
- * prints predicted and measured step and segments with the error.
+ * slots, all three modes. Prints predicted and measured step and segments with the error.
  *
  * The measured step is the sum over layers of the slowest rank's own segment plus the
  * common part. Every part's time is the lower octile over the steps, as
- * calibration takes it: other programs only ever add time. The modes run in turns.
+ * calibration takes it: other programs only ever add time.
+ *
+ * A shared machine's speed drifts over seconds by more than the model's error. So the three
+ * modes' engines take turns, a step each, and there are rounds, each a calibration and then a
+ * run of the modes, compared within the round; every figure is the median over the rounds,
+ * errors and gains too. The plans are the first round's.
  * Exits 77 where the model is missing. */
 #include <math.h>
+#include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,8 +28,8 @@
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 
-enum { N_RANKS = 4, MAX_SLOTS = 64, NEW = 24, MEAN_BUDGET = 192, WINDOW = 32, REPEATS = 3, MAX_PROMPT = 500 };
-enum { MAX_STEPS = REPEATS * (NEW + 4), FILE_LAYERS = 32, FILE_HEADS = 32 };
+enum { N_RANKS = 4, MAX_SLOTS = 64, NEW = 24, MEAN_BUDGET = 192, WINDOW = 32, ROUNDS = 7, MAX_PROMPT = 500 };
+enum { MAX_STEPS = NEW + 4, FILE_LAYERS = 32, FILE_HEADS = 32 };
 
 static const char *const names[] = {"standard", "best-effort", "fair-copying"};
 
@@ -37,11 +43,26 @@ typedef struct bench {
     fkv_config config;
     fkv_safetensors *weights;
     fkv_profile profile;
-    int n_slots, next;
+    int n_slots;
     int32_t ids[MAX_PROMPT];
-    fkv_engine *engine;
-    parts *now;
 } bench;
+
+/* Whose step it is. */
+typedef struct turns {
+    pthread_mutex_t lock;
+    pthread_cond_t passed;
+    int whose;
+    bool ended[3];
+} turns;
+
+/* One mode's run: a thread of its own. */
+typedef struct mode_run {
+    const bench *b;
+    parts *parts;
+    turns *turns;
+    int mode, next;
+    fkv_engine *engine;
+} mode_run;
 
 static void die(const char *what, const fkv_err *err)
 {
@@ -53,11 +74,12 @@ static void die(const char *what, const fkv_err *err)
 
 static fkv_status next(void *ctx, bool wait, fkv_request *q, fkv_err *err)
 {
-    bench *b = ctx;
+    mode_run *r = ctx;
+    const bench *b = r->b;
     (void)wait, (void)err;
-    if (b->next == b->n_slots) return FKV_END;
-    *q = (fkv_request){b->next, b->ids, b->profile.prompt_tokens[b->next], NEW, NULL};
-    b->next++;
+    if (r->next == b->n_slots) return FKV_END;
+    *q = (fkv_request){r->next, b->ids, b->profile.prompt_tokens[r->next], NEW, NULL};
+    r->next++;
     return FKV_OK;
 }
 
@@ -81,19 +103,42 @@ static fkv_status on_reject(void *ctx, const fkv_request *q, const fkv_err *why,
     return why->status;
 }
 
-/* Between steps: takes the last step's times away. */
+/* Called with the lock held by the one whose turn it is. */
+static void pass_turn(turns *t)
+{
+    for (int i = 1; i <= 3; i++) {
+        const int next = (t->whose + i) % 3;
+        if (t->ended[next]) continue;
+        t->whose = next;
+        break;
+    }
+    pthread_cond_broadcast(&t->passed);
+}
+
+/* Called with the lock held. */
+static void await_turn(turns *t, int mode)
+{
+    while (t->whose != mode) pthread_cond_wait(&t->passed, &t->lock);
+}
+
+/* Between steps: takes the last step's times away, lets the other modes step. */
 static fkv_stopping between(void *ctx)
 {
-    const bench *b = ctx;
+    const mode_run *r = ctx;
+    parts *p = r->parts;
     fkv_engine_trace t;
     fkv_err err = {0};
-    if (fkv_engine_trace_get(b->engine, &t) && t.n_steps == 1 && b->now->n < MAX_STEPS) {
+    if (fkv_engine_trace_get(r->engine, &t) && t.n_steps == 1 && p->n < MAX_STEPS) {
         const size_t n = (size_t)t.n_layers * N_RANKS;
-        memcpy(b->now->segment + (size_t)b->now->n * n, t.segment_seconds, n * sizeof(double));
-        b->now->layers[b->now->n] = t.layers_seconds;
-        b->now->once[b->now->n++] = t.once_seconds;
+        memcpy(p->segment + (size_t)p->n * n, t.segment_seconds, n * sizeof(double));
+        p->layers[p->n] = t.layers_seconds;
+        p->once[p->n++] = t.once_seconds;
     }
-    if (fkv_engine_trace_start(b->engine, &err)) die("trace", &err);
+    pthread_mutex_lock(&r->turns->lock);
+    pass_turn(r->turns);
+    await_turn(r->turns, r->mode);
+    pthread_mutex_unlock(&r->turns->lock);
+    if (fkv_engine_trace_start(r->engine, &err)) die("trace", &err);
     return FKV_GO_ON;
 }
 
@@ -111,7 +156,24 @@ static double quiet(const double *values, int n, size_t stride)
     return n ? sorted[(n - 1) / 8] : 0;
 }
 
-static void decode(bench *b, const fkv_plan *plan, parts *out)
+static void *run_mode(void *arg)
+{
+    mode_run *r = arg;
+    fkv_err err = {0};
+    const fkv_engine_io io = {r, next, on_token, on_finish, on_reject, between, NULL};
+    pthread_mutex_lock(&r->turns->lock);
+    await_turn(r->turns, r->mode);
+    pthread_mutex_unlock(&r->turns->lock);
+    if (fkv_engine_run(r->engine, &io, &err)) die("run", &err);
+    pthread_mutex_lock(&r->turns->lock);
+    r->turns->ended[r->mode] = true;
+    pass_turn(r->turns);
+    pthread_mutex_unlock(&r->turns->lock);
+    return NULL;
+}
+
+/* Decodes with each plan, step by step in turns. */
+static void decode(const bench *b, const fkv_plan plans[3], parts out[3])
 {
     fkv_err err = {0};
     const fkv_engine_options o = {.backend = fkv_backend_cpu(),
@@ -122,14 +184,22 @@ static void decode(bench *b, const fkv_plan *plan, parts *out)
                                   .window = WINDOW,
                                   .kernel = 7,
                                   .sampling = {.top_p = 1}};
-    const fkv_engine_io io = {b, next, on_token, on_finish, on_reject, between, NULL};
-    b->next = 0;
-    b->now = out;
-    b->engine = NULL;
-    if (fkv_engine_open(&b->config, b->weights, &o, &b->engine, &err)) die("engine", &err);
-    if (fkv_engine_set_plan(b->engine, b->weights, b->profile.budgets, plan, NEW, &err)) die("plan", &err);
-    if (fkv_engine_run(b->engine, &io, &err)) die("run", &err);
-    fkv_engine_close(b->engine);
+    turns t = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, {false}};
+    pthread_t threads[3];
+    mode_run runs[3];
+    for (int m = 0; m < 3; m++) {
+        out[m].n = 0;
+        runs[m] = (mode_run){.b = b, .parts = &out[m], .turns = &t, .mode = m};
+        if (fkv_engine_open(&b->config, b->weights, &o, &runs[m].engine, &err)) die("engine", &err);
+        if (fkv_engine_set_plan(runs[m].engine, b->weights, b->profile.budgets, &plans[m], NEW, &err))
+            die("plan", &err);
+    }
+    for (int m = 0; m < 3; m++)
+        if (pthread_create(&threads[m], NULL, run_mode, &runs[m])) die("thread", NULL);
+    for (int m = 0; m < 3; m++) {
+        pthread_join(threads[m], NULL);
+        fkv_engine_close(runs[m].engine);
+    }
 }
 
 /* Budgets from head scores, and the prompts' lengths: 300 to MAX_PROMPT tokens. */
@@ -154,35 +224,103 @@ static void make_profile(bench *b, const char *file)
     free(scores);
 }
 
+/* Microseconds. */
 typedef struct row {
     double predicted, measured, predicted_segments, measured_segments;
 } row;
 
-static row compare_mode(const bench *b, const fkv_calibration *c, double predicted, const parts *p)
+static row compare_mode(const bench *b, const fkv_cost_constants *k, double predicted, const parts *p)
 {
     const int n_layers = b->config.n_layers;
-    row r = {.predicted = predicted, .predicted_segments = predicted - n_layers * c->cost.common_us};
+    row r = {.predicted = predicted, .predicted_segments = predicted - n_layers * k->common_us};
     for (int l = 0; l < n_layers; l++) {
         double slowest = 0;
-        for (int k = 0; k < N_RANKS; k++)
-            slowest = fmax(slowest, quiet(p->segment + l * N_RANKS + k, p->n, (size_t)n_layers * N_RANKS));
+        for (int i = 0; i < N_RANKS; i++)
+            slowest = fmax(slowest, quiet(p->segment + l * N_RANKS + i, p->n, (size_t)n_layers * N_RANKS));
         r.measured_segments += 1e6 * slowest;
     }
     r.measured = r.measured_segments + 1e6 * (quiet(p->layers, p->n, 1) + quiet(p->once, p->n, 1));
     return r;
 }
 
-/* Whether the worst error stays within 15% and the modes' order is the predicted one. */
+static double median(const double *values)
+{
+    double sorted[ROUNDS];
+    memcpy(sorted, values, sizeof sorted);
+    qsort(sorted, ROUNDS, sizeof *sorted, compare);
+    return sorted[ROUNDS / 2];
+}
+
+/* The median over the rounds of one member of a mode's rows, and of a ratio of two. */
+static double median_of(const row rows[ROUNDS][3], int mode, size_t member)
+{
+    double v[ROUNDS];
+    for (int i = 0; i < ROUNDS; i++) memcpy(&v[i], (const char *)&rows[i][mode] + member, sizeof v[i]);
+    return median(v);
+}
+
+static double median_ratio(const row rows[ROUNDS][3], int mode, size_t member, int other_mode, size_t other)
+{
+    double v[ROUNDS], w;
+    for (int i = 0; i < ROUNDS; i++) {
+        memcpy(&v[i], (const char *)&rows[i][mode] + member, sizeof v[i]);
+        memcpy(&w, (const char *)&rows[i][other_mode] + other, sizeof w);
+        v[i] /= w;
+    }
+    return median(v);
+}
+
+/* Whether the errors stay within 15% and the modes' order is the predicted one. */
+static bool print_rows(const row rows[ROUNDS][3], const int n_copies[3])
+{
+    enum { STANDARD, BEST_EFFORT, FAIR_COPYING };
+    const size_t predicted = offsetof(row, predicted), measured = offsetof(row, measured),
+                 p_segments = offsetof(row, predicted_segments),
+                 m_segments = offsetof(row, measured_segments);
+    bool good = true;
+    for (int m = 0; m < 3; m++) {
+        const double e = 100 * (median_ratio(rows, m, predicted, m, measured) - 1);
+        const double s = 100 * (median_ratio(rows, m, p_segments, m, m_segments) - 1);
+        printf(
+            "  %-12s  step: predicted %8.0f us, measured %8.0f us, %+5.1f%%   segments: predicted %8.0f us, "
+            "measured %8.0f us, %+5.1f%%   %d copies\n",
+            names[m], median_of(rows, m, predicted), median_of(rows, m, measured), e,
+            median_of(rows, m, p_segments), median_of(rows, m, m_segments), s, n_copies[m]);
+        good = good && fabs(e) <= 15 && fabs(s) <= 15;
+    }
+    const bool order = median_ratio(rows, FAIR_COPYING, measured, BEST_EFFORT, measured) <= 1 &&
+                       median_ratio(rows, BEST_EFFORT, measured, STANDARD, measured) <= 1;
+    printf("  order of the modes: %s; gain of fair-copying over standard: predicted %.2fx, measured %.2fx\n",
+           order ? "as predicted" : "NOT AS PREDICTED",
+           median_ratio(rows, STANDARD, predicted, FAIR_COPYING, predicted),
+           median_ratio(rows, STANDARD, measured, FAIR_COPYING, measured));
+    return good && order;
+}
+
+static void print_constants(const fkv_calibration *c, int n_slots, double mean)
+{
+    const fkv_cost_constants *k = &c->cost;
+    printf("%d slots, %.0f tokens a head, first round: t0 %.2f us, head %.2f us, slot and head %.3f us, "
+           "token %.4f us, common %.1f us; fit error %.1f%%\n",
+           n_slots, mean, k->t0_us, k->head_us, k->slot_head_us, k->token_us, k->common_us,
+           100 * c->fit_error);
+}
+
 static bool run_slots(bench *b, int n_slots)
 {
     const fkv_config *c = &b->config;
     double *tokens = calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *tokens), mean = 0;
-    parts *p = calloc(3, sizeof *p);
+    parts p[3] = {0};
     fkv_err err = {0};
     fkv_calibration calibration;
     fkv_plan plans[3];
-    row rows[3];
-    if (!tokens || !p) die("memory", NULL);
+    row rows[ROUNDS][3];
+    int n_copies[3];
+    if (!tokens) die("memory", NULL);
+    for (int m = 0; m < 3; m++) {
+        p[m].segment = calloc((size_t)MAX_STEPS * (size_t)c->n_layers * N_RANKS, sizeof(double));
+        if (!p[m].segment) die("memory", NULL);
+    }
     b->n_slots = b->profile.n_sample = n_slots;
     fkv_cost_tokens(&b->profile, tokens);
     for (int i = 0; i < c->n_layers * c->n_kv_heads; i++) mean += tokens[i] / (c->n_layers * c->n_kv_heads);
@@ -191,44 +329,25 @@ static bool run_slots(bench *b, int n_slots)
                                        .n_ranks = N_RANKS,
                                        .n_slots = n_slots,
                                        .mean_tokens = mean};
-    if (fkv_calibration_measure(&task, &calibration, &err)) die("calibration", &err);
-    const fkv_cost_constants *k = &calibration.cost;
-    printf("%d slots, %.0f tokens a head: t0 %.2f us, head %.2f us, slot and head %.3f us, token %.4f us, "
-           "common "
-           "%.1f us; fit error %.1f%%\n",
-           n_slots, mean, k->t0_us, k->head_us, k->slot_head_us, k->token_us, k->common_us,
-           100 * calibration.fit_error);
-    const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads, N_RANKS, n_slots, tokens, *k, -1};
-    for (int m = 0; m < 3; m++) {
-        if (fkv_plan_solve(&problem, (fkv_plan_mode)m, &plans[m], &err)) die("plan", &err);
-        p[m].segment = calloc((size_t)MAX_STEPS * (size_t)c->n_layers * N_RANKS, sizeof(double));
-        if (!p[m].segment) die("memory", NULL);
+    for (int i = 0; i < ROUNDS; i++) {
+        if (fkv_calibration_measure(&task, &calibration, &err)) die("calibration", &err);
+        const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads,    N_RANKS, n_slots,
+                                          tokens,      calibration.cost, -1};
+        if (i == 0) print_constants(&calibration, n_slots, mean);
+        for (int m = 0; m < 3; m++) {
+            if (i == 0 && fkv_plan_solve(&problem, (fkv_plan_mode)m, &plans[m], &err)) die("plan", &err);
+            n_copies[m] = fkv_plan_copies(&plans[m]);
+        }
+        decode(b, plans, p);
+        for (int m = 0; m < 3; m++)
+            rows[i][m] = compare_mode(b, &problem.cost, fkv_plan_step_us(&problem, &plans[m]), &p[m]);
     }
-    for (int i = 0; i < REPEATS; i++)
-        for (int m = 0; m < 3; m++) decode(b, &plans[m], &p[m]);
-    bool good = true;
-    for (int m = 0; m < 3; m++) {
-        rows[m] = compare_mode(b, &calibration, fkv_plan_step_us(&problem, &plans[m]), &p[m]);
-        const double e = 100 * (rows[m].predicted / rows[m].measured - 1);
-        const double s = 100 * (rows[m].predicted_segments / rows[m].measured_segments - 1);
-        printf(
-            "  %-12s  step: predicted %8.0f us, measured %8.0f us, %+5.1f%%   segments: predicted %8.0f us, "
-            "measured %8.0f us, %+5.1f%%   %d copies, %d steps\n",
-            names[m], rows[m].predicted, rows[m].measured, e, rows[m].predicted_segments,
-            rows[m].measured_segments, s, fkv_plan_copies(&plans[m]), p[m].n);
-        good = good && fabs(e) <= 15 && fabs(s) <= 15;
-    }
-    const bool order = rows[2].measured <= rows[1].measured && rows[1].measured <= rows[0].measured;
-    printf("  order of the modes: %s; gain of fair-copying over standard: predicted %.2fx, measured %.2fx\n",
-           order ? "as predicted" : "NOT AS PREDICTED", rows[0].predicted / rows[2].predicted,
-           rows[0].measured / rows[2].measured);
     for (int m = 0; m < 3; m++) {
         fkv_plan_free(&plans[m]);
         free(p[m].segment);
     }
-    free(p);
     free(tokens);
-    return good && order;
+    return print_rows(rows, n_copies);
 }
 
 static void print_machine(void)
