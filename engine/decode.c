@@ -44,8 +44,9 @@ void fkv_decode_rest(fkv_engine_device *d, int layer)
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
     const int n = e->options.n_slots;
+    const int64_t at = (int64_t)layer * c->n_kv_heads * n;
     e->options.backend->gather_heads(d->dev, d->step_att, n, c->n_kv_heads, (int64_t)c->group * c->head_dim,
-                                     e->device_of + (int64_t)layer * c->n_kv_heads * n);
+                                     e->device_of + at, d->device_of + at);
     fkv_forward_mlp(d, layer, n, d->step_att, d->step_x, d->step_xn);
 }
 

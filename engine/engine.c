@@ -82,6 +82,7 @@ static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
                                       [FKV_BUFFER_STEP_XN] = &d->step_xn,
                                       [FKV_BUFFER_STEP_ATT] = &d->step_att,
                                       [FKV_BUFFER_LOGITS] = &d->logits,
+                                      [FKV_BUFFER_DEVICE_OF] = &d->device_of,
                                       [FKV_BUFFER_SLOT_TOKEN] = &d->slots.token,
                                       [FKV_BUFFER_SLOT_POS] = &d->slots.pos,
                                       [FKV_BUFFER_SLOT_PROMPT_LEN] = &d->slots.prompt_len,
@@ -330,15 +331,31 @@ static fkv_status make_arenas(void *ctx, int index, fkv_err *err)
 static fkv_status prepare_device(void *ctx, int index, fkv_err *err)
 {
     const open_args *a = ctx;
-    const fkv_engine_device *d = &a->engine->devices[index];
+    const fkv_engine *e = a->engine;
+    const fkv_engine_device *d = &e->devices[index];
     fkv_status s = FKV_OK;
+    e->options.backend->upload(d->dev, d->device_of, e->device_of,
+                               (size_t)(e->config.n_layers * e->config.n_kv_heads * e->options.n_slots));
     for (int r = 0; !s && r < d->n_ranks; r++) {
-        for (int l = 0; !s && l < a->engine->config.n_layers; l++) {
+        for (int l = 0; !s && l < e->config.n_layers; l++) {
             const fkv_decode_args args = fkv_decode_args_of(d, r, l);
-            s = a->engine->options.backend->prepare_decode(d->dev, &args, err);
+            s = e->options.backend->prepare_decode(d->dev, &args, err);
         }
     }
     return s;
+}
+
+/* Whether some slot's head is decoded on another device than that of its home. */
+static bool leaves_its_device(const fkv_engine *e)
+{
+    const int k = e->config.n_kv_heads, n = e->options.n_slots;
+    for (int h = 0; h < k; h++) {
+        const int home = fkv_plan_home(h, k, e->options.n_ranks) * e->options.n_devices / e->options.n_ranks;
+        for (int l = 0; l < e->config.n_layers; l++)
+            for (int s = 0; s < n; s++)
+                if (e->device_of[((int64_t)l * k + h) * n + s] != home) return true;
+    }
+    return false;
 }
 
 fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, const int32_t *budgets,
@@ -363,6 +380,12 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
     }
     for (int64_t i = 0; i < n_lh * plan->n_slots; i++)
         e->device_of[i] = (uint8_t)((int64_t)e->kv.owner[i] * e->options.n_devices / e->options.n_ranks);
+    if (!e->info.peers && leaves_its_device(e)) {
+        s = fkv_fail(err, FKV_E_INPUT,
+                     "the plan has copies of heads on other devices, and these can't reach each other's "
+                     "memory: use plan.mode = standard, or engine.devices = 1");
+        goto out;
+    }
     open_args args = {e, weights, plan};
     if ((s = fkv_team_run(e->team, plan_device, &args, err))) goto out;
     if ((s = size_arenas(e, max_new, page_bytes, pages, err))) goto out;

@@ -26,6 +26,7 @@ typedef enum fkv_buffer {
     FKV_BUFFER_STEP_XN,
     FKV_BUFFER_STEP_ATT,
     FKV_BUFFER_LOGITS,
+    FKV_BUFFER_DEVICE_OF,
     FKV_BUFFER_SLOT_TOKEN, /* from here on fkv_slots */
     FKV_BUFFER_SLOT_POS,
     FKV_BUFFER_SLOT_PROMPT_LEN,

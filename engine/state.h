@@ -48,6 +48,7 @@ typedef struct fkv_engine_device {
     float *scores;  /* [max home heads][T] */
     void *step_x, *step_xn, *step_att; /* decode: [n_slots, hidden], [n_slots, n_heads * hd] */
     float *logits;                     /* [n_slots, vocab] */
+    uint8_t *device_of;                /* of the engine, on the device */
     int32_t *tokens;                   /* [T] prompt */
     fkv_slots slots;
     int32_t *table;       /* page table */

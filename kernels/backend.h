@@ -50,6 +50,7 @@ typedef struct fkv_device_info {
     int64_t memory_bytes; /* free for this engine when info was called */
     double arena_share;   /* of memory_bytes that KV arenas may take once weights and buffers are there */
     bool replays;         /* recorded steps are replayed as a whole, with their spans (recorded_spans) */
+    bool peers;           /* devices can write each other's arenas (kv_keep) */
 } fkv_device_info;
 
 typedef struct fkv_mark {
@@ -266,9 +267,10 @@ typedef struct fkv_backend {
     void (*gather_cols)(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,
                         int elem_bytes);
     /* out[n, n_kv_heads * row_elems]: (slot, head) was written by device
-     * owner[head * n + slot] (host array); afterwards every device has all. */
+     * owner[head * n + slot] (host array; dev_owner: the same in device memory);
+     * afterwards every device has all. */
     void (*gather_heads)(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
-                         const uint8_t *owner);
+                         const uint8_t *owner, const uint8_t *dev_owner);
     /* y[n, hidden] = sum over all ranks in rank order of their partials. partials:
      * this device's ranks one after the other, each [n, hidden] float32. */
     void (*reduce_ranks)(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,

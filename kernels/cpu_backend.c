@@ -104,8 +104,12 @@ static int64_t available_bytes(void)
 
 static void cpu_info(const fkv_device *dev, fkv_device_info *info)
 {
-    *info = (fkv_device_info){
-        .act_bytes = 4, .kv_bytes = 4, .weight_bytes = 4, .prefill_tile = 1024, .arena_share = 0.6};
+    *info = (fkv_device_info){.act_bytes = 4,
+                              .kv_bytes = 4,
+                              .weight_bytes = 4,
+                              .prefill_tile = 1024,
+                              .arena_share = 0.6,
+                              .peers = true};
     snprintf(info->name, sizeof info->name, "CPU, %d threads, %s", cpu_pool_threads(dev->pool), dev->k->name);
     info->memory_bytes = available_bytes() / dev->world->n_devices;
 }

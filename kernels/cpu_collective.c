@@ -85,8 +85,9 @@ void cpu_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, cons
 }
 
 void cpu_gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
-                      const uint8_t *owner)
+                      const uint8_t *owner, const uint8_t *dev_owner)
 {
+    (void)dev_owner;
     if (dev->world->n_devices == 1 || !show(dev, out, 0)) return;
     for (int h = 0; h < n_kv_heads; h++) {
         for (int s = 0; s < n; s++) {

@@ -113,7 +113,7 @@ bool cpu_world_aborted(fkv_world *world);
 void cpu_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,
                      int elem_bytes);
 void cpu_gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
-                      const uint8_t *owner);
+                      const uint8_t *owner, const uint8_t *dev_owner);
 void cpu_reduce_ranks(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,
                       void *y);
 

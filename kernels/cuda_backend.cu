@@ -135,6 +135,7 @@ static void backend_close(fkv_device *dev)
 {
     if (!dev) return;
     cudaSetDevice(dev->gpu);
+    if (cuda_world_aborted(dev->world)) cuda_world_leave(dev); /* what waits for a device that failed ends */
     if (dev->stream) cudaStreamSynchronize(dev->stream);
     cuda_record_close(dev);
     cuda_world_leave(dev);
@@ -179,7 +180,8 @@ static fkv_status backend_open(fkv_world *world, int index, int n_threads, fkv_d
     fkv_device *dev = (fkv_device *)calloc(1, sizeof *dev);
     if (!dev) return fkv_fail_memory(err);
     dev->world = world;
-    dev->index = dev->gpu = index;
+    dev->index = index;
+    dev->gpu = cuda_world_gpu(world, index);
     const fkv_status st = start(dev, err);
     if (st) {
         backend_close(dev);
@@ -197,9 +199,10 @@ static void backend_info(const fkv_device *dev, fkv_device_info *info)
     info->prefill_tile = CUDA_PREFILL_TILE;
     info->arena_share = 0.9;
     info->replays = true;
+    info->peers = cuda_world_peers(dev->world);
     snprintf(info->name, sizeof info->name, "%s", dev->name);
     if (cudaMemGetInfo(&available, &all) == cudaSuccess && (int64_t)available > reserve_bytes)
-        info->memory_bytes = (int64_t)available - reserve_bytes;
+        info->memory_bytes = ((int64_t)available - reserve_bytes) / cuda_world_devices_per_gpu(dev->world);
     cudaGetLastError();
 }
 

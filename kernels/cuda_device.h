@@ -39,7 +39,7 @@ struct fkv_weight {
 struct cuda_decode_plan; /* cuda_decode.cu: device-side descriptors of one (layer, local rank) */
 struct cuda_attention;   /* cuda_attention.h: workspace of the attention and compression ops */
 struct cuda_gemm_cache;  /* cuda_gemm.cu: algorithm by shape */
-struct cuda_comm;        /* cuda_collective.cu: this device's part of the communicator */
+struct cuda_comm;        /* cuda_collective.h: this device's part of the collectives */
 
 /* A download whose bytes wait in the staging ring for the next sync. */
 struct cuda_pending {
@@ -67,7 +67,7 @@ struct cuda_record {
 struct fkv_device {
     fkv_world *world;
     int index; /* of n_devices */
-    int gpu;   /* CUDA ordinal */
+    int gpu;   /* CUDA ordinal; the world says which */
     int n_sms;
     char name[96];
     cudaStream_t stream;
@@ -194,16 +194,23 @@ int cuda_n_devices(void);
 fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err);
 void cuda_world_close(fkv_world *world);
 void cuda_world_abort(fkv_world *world);
-/* Joins the world's communicator; called by open on every device's thread. */
+/* Joins the world's other devices; called by open on every device's thread. */
 fkv_status cuda_world_join(fkv_device *dev, fkv_err *err);
 void cuda_world_leave(fkv_device *dev);
 bool cuda_world_aborted(fkv_world *world);
+/* Waits on the host until every device has come here; false when the world was aborted. What
+ * one has written into the world before is then there for all. */
+bool cuda_world_meet(fkv_device *dev);
 /* While waiting: false when the world was aborted or the communicator failed. */
 bool cuda_world_check(fkv_device *dev);
+/* Whether every device can write the others' memory. */
+bool cuda_world_peers(const fkv_world *world);
+int cuda_world_gpu(const fkv_world *world, int index);
+int cuda_world_devices_per_gpu(const fkv_world *world);
 void cuda_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,
                       int elem_bytes);
 void cuda_gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
-                       const uint8_t *owner);
+                       const uint8_t *owner, const uint8_t *dev_owner);
 void cuda_reduce_ranks(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,
                        void *y);
 

@@ -5,7 +5,8 @@
  * the third without, and later ones replay the third; every timed_every-th replays the
  * second, whose spans stand for all steps: an event node costs about a microsecond, and
  * a step has two for every layer and rank. Capture is thread-local: other GPUs' threads
- * go on.
+ * go on. What is recorded starts when every device has its own: making it takes memory,
+ * which may have to wait for kernels, and these for that device.
  */
 #include "kernels/cuda_device.h"
 
@@ -59,7 +60,8 @@ void cuda_record_end(fkv_device *dev, int key)
     const bool timed = !r->timed;
     cudaGraph_t graph = NULL;
     if (CUDA(dev, cudaStreamEndCapture(dev->stream, &graph)) &&
-        CUDA(dev, cudaGraphInstantiate(timed ? &r->timed : &r->plain, graph, 0)))
+        CUDA(dev, cudaGraphInstantiate(timed ? &r->timed : &r->plain, graph, 0)) &&
+        CUDA(dev, cudaGraphUpload(timed ? r->timed : r->plain, dev->stream)) && cuda_world_meet(dev))
         launch(dev, r, timed);
     if (graph) cudaGraphDestroy(graph);
 }

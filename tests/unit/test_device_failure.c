@@ -90,9 +90,9 @@ static void gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, c
 }
 
 static void gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
-                         const uint8_t *owner)
+                         const uint8_t *owner, const uint8_t *dev_owner)
 {
-    if (!fails(dev, MEET)) cpu->gather_heads(dev, out, n, n_kv_heads, row_elems, owner);
+    if (!fails(dev, MEET)) cpu->gather_heads(dev, out, n, n_kv_heads, row_elems, owner, dev_owner);
 }
 
 static void reduce_ranks(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,

@@ -1,0 +1,96 @@
+/* What the files of GPUs that meet share. C++ (CUDA) only.
+ *
+ * cuda_collective.cu has the world, the table's three collectives and the choice between
+ * two ways of moving bytes, with the same bits either way:
+ * - cuda_peer.cu: kernels store straight into the other GPUs' memory, where every GPU can
+ *   reach every other;
+ * - cuda_nccl.cu: packed segments sent and received through NCCL, where not.
+ * Both work in windows of fixed size, allocated when a device joins: larger messages go
+ * in pieces of rows, so nothing grows and nothing is allocated in a step.
+ */
+#ifndef FKV_KERNELS_CUDA_COLLECTIVE_H
+#define FKV_KERNELS_CUDA_COLLECTIVE_H
+
+#include "kernels/cuda_device.h"
+
+#include <atomic>
+#include <pthread.h>
+#ifdef FKV_NCCL
+#include <nccl.h>
+#endif
+
+enum {
+    COLLECTIVE_THREADS = 256,
+    COLLECTIVE_MAX_DEVICES = 64,
+    COLLECTIVE_WINDOW_BYTES = 32 << 20, /* of a device there are two */
+};
+
+/* A device's state of meetings with its peers, in its own memory. */
+struct cuda_meeting {
+    uint64_t epoch;                         /* meetings so far */
+    uint32_t arrived;                       /* blocks of the kernel under way */
+    uint64_t flags[COLLECTIVE_MAX_DEVICES]; /* epoch that each device has written its data of */
+};
+
+struct fkv_world {
+    int n_devices, n_gpus; /* more devices than GPUs: in tests */
+    bool peers;            /* every GPU can reach every other's memory */
+    bool by_peers;         /* and that is how bytes move */
+    std::atomic<bool> aborted;
+    int *stop; /* pinned: what waiting kernels look at */
+    pthread_mutex_t lock;
+    pthread_cond_t all_in;
+    int n_in;                              /* devices that wait for the others */
+    uint64_t round;                        /* times that all have come */
+    int n_ranks[COLLECTIVE_MAX_DEVICES];   /* of each device */
+    char *windows[COLLECTIVE_MAX_DEVICES]; /* of each device: two halves */
+    cuda_meeting *meetings[COLLECTIVE_MAX_DEVICES];
+#ifdef FKV_NCCL
+    ncclUniqueId id;
+#endif
+};
+
+/* A device's part. */
+struct cuda_comm {
+    char *windows; /* [2][COLLECTIVE_WINDOW_BYTES] */
+    cuda_meeting *meeting;
+    int first_rank[COLLECTIVE_MAX_DEVICES + 1]; /* of each device; known from the first reduce on */
+#ifdef FKV_NCCL
+    ncclComm_t nccl; /* NULL where bytes move by peers */
+#endif
+};
+
+static inline unsigned blocks_for(int64_t n, int64_t per_block)
+{
+    return (unsigned)((n + per_block - 1) / per_block);
+}
+
+/* y[n, columns [0, n_cols) of stride] = sum over ranks, in rank order, of partials[n_ranks][n, n_cols]. */
+void cuda_reduce_local(fkv_device *dev, const float *partials, int n_ranks, int64_t n, int64_t n_cols,
+                       int64_t stride, bf16 *y);
+
+/* Both ways: one piece, whose bytes fit a window. cols: first column of every device, [n_devices + 1]. */
+void cuda_peer_gather_cols(fkv_device *dev, char *buf, int64_t n, int64_t stride, const int64_t *cols,
+                           int elem_bytes);
+void cuda_peer_gather_heads(fkv_device *dev, bf16 *out, int n, int n_kv_heads, int64_t row_elems,
+                            const uint8_t *dev_owner);
+/* every_device: all of them sum all columns; else each sums its own, columns [cols[d], cols[d + 1]) of y.
+ * Partials of two local ranks lie rank_stride apart. */
+void cuda_peer_reduce(fkv_device *dev, const float *partials, int n_local, int64_t rank_stride, int64_t n,
+                      int64_t hidden, const int64_t *cols, bool every_device, bf16 *y);
+
+#ifdef FKV_NCCL
+fkv_status cuda_nccl_join(fkv_device *dev, fkv_err *err);
+/* Ends the communicator's waits on this device. */
+void cuda_nccl_abort(fkv_device *dev);
+/* Whether the communicator is fine; keeps the error. */
+bool cuda_nccl_check(fkv_device *dev);
+void cuda_nccl_gather_cols(fkv_device *dev, char *buf, int64_t n, int64_t stride, const int64_t *cols,
+                           int elem_bytes);
+void cuda_nccl_gather_heads(fkv_device *dev, bf16 *out, int n, int n_kv_heads, int64_t row_elems,
+                            const uint8_t *owner, const uint8_t *dev_owner);
+void cuda_nccl_reduce(fkv_device *dev, const float *partials, int n_local, int64_t rank_stride, int64_t n,
+                      int64_t hidden, const int64_t *cols, bf16 *y);
+#endif
+
+#endif
