@@ -340,7 +340,10 @@ static void reduce_all(fkv_device *dev, const float *partials, int n_local, int6
     }
     const int64_t ranks = dev->comm->first_rank[n_devices],
                   widest = (hidden + n_devices - 1) / n_devices + unit;
-    const int64_t in = ranks * widest, out = n_local * hidden; /* elements of a row that come and go */
+    int most_local = 0; /* every device takes the same steps */
+    for (int d = 0; d < n_devices; d++)
+        if (dev->world->n_ranks[d] > most_local) most_local = dev->world->n_ranks[d];
+    const int64_t in = ranks * widest, out = most_local * hidden; /* elements of a row that come and go */
     const int64_t step = rows_of_window(dev, (in > out ? in : out) * (int64_t)sizeof(float));
     for (int64_t i = 0; i < n && !dev->failed; i += step) {
         const int64_t m = n - i < step ? n - i : step;

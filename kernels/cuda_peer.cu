@@ -12,9 +12,9 @@
  */
 #include "kernels/cuda_collective.h"
 
-/* Of a kernel. Devices that share a GPU leave room for each other's: some take whole multiprocessors,
- * or several side by side, and those that wait here hold theirs. */
-static const unsigned most_blocks = 96, most_blocks_shared = 16;
+/* Of a kernel. Devices that share a GPU leave room for each other's kernels, whose clusters may need
+ * all multiprocessors of a part of the GPU at once: a block that waits here holds one. */
+static const unsigned most_blocks = 96, most_blocks_shared = 1;
 
 /* What a kernel needs to meet the others; by value. */
 struct cuda_peers {

@@ -15,10 +15,16 @@
 #include "kernels/backend.h"
 #include "runner/base/hash.h"
 
-enum { MAX_DEVICES = 3, LOCAL_RANKS = 2, MAX_RANKS = MAX_DEVICES * LOCAL_RANKS };
+enum { MAX_DEVICES = 3, MAX_RANKS = 5, MAX_LOCAL = 2 };
 
 static const fkv_backend *backend;
-static int n_devices = MAX_DEVICES, n_ranks = MAX_RANKS;
+static int n_devices = MAX_DEVICES;
+
+/* Devices have two ranks and one in turns. */
+static int first_rank(int d)
+{
+    return (3 * d + 1) / 2;
+}
 
 typedef struct world {
     fkv_world *world;
@@ -34,7 +40,7 @@ typedef struct world {
     int elem_bytes, n_heads;
     int64_t row_elems;
     uint8_t *owners;
-    float *all_partials; /* [n_ranks][n, hidden] */
+    float *all_partials; /* [ranks][n, hidden] */
     char *expected;      /* what every device shall hold */
     char *got[MAX_DEVICES];
     int absent; /* device that fails instead of coming, or -1 */
@@ -52,7 +58,7 @@ static fkv_status open_device(void *ctx, int d, fkv_err *err)
     fkv_status s = backend->open(w->world, d, 1, &w->devices[d], err);
     if (s) return s;
     s = backend->alloc(w->devices[d], w->bytes, &w->buf[d], err);
-    if (!s) s = backend->alloc(w->devices[d], LOCAL_RANKS * 2 * w->bytes, &w->partials[d], err);
+    if (!s) s = backend->alloc(w->devices[d], MAX_LOCAL * 2 * w->bytes, &w->partials[d], err);
     if (!s) s = backend->alloc(w->devices[d], 1 << 16, &w->owner[d], err);
     if (d == 0) backend->info(w->devices[d], &w->info);
     return s;
@@ -205,9 +211,10 @@ static fkv_status reduce(void *ctx, int d, fkv_err *err)
 {
     world *w = ctx;
     const size_t n = (size_t)(w->n * w->hidden);
-    backend->upload(w->devices[d], w->partials[d], w->all_partials + (size_t)d * LOCAL_RANKS * n,
-                    LOCAL_RANKS * n * sizeof(float));
-    backend->reduce_ranks(w->devices[d], w->partials[d], LOCAL_RANKS, w->n, w->hidden, w->buf[d]);
+    const int n_local = first_rank(d + 1) - first_rank(d);
+    backend->upload(w->devices[d], w->partials[d], w->all_partials + (size_t)first_rank(d) * n,
+                    (size_t)n_local * n * sizeof(float));
+    backend->reduce_ranks(w->devices[d], w->partials[d], n_local, w->n, w->hidden, w->buf[d]);
     backend->download(w->devices[d], w->got[d], w->buf[d], n * (size_t)w->info.act_bytes);
     return backend->sync(w->devices[d], err);
 }
@@ -233,11 +240,11 @@ static void partial_sums_are_added_in_rank_order(void **state)
         w.n = shapes[i][0];
         w.hidden = shapes[i][1];
         const size_t n = (size_t)(w.n * w.hidden);
-        for (size_t k = 0; k < (size_t)n_ranks * n; k++)
+        for (size_t k = 0; k < (size_t)first_rank(n_devices) * n; k++)
             w.all_partials[k] = scales[k % 5] * (float)((int32_t)(k * 2654435761u + i) >> 3);
         for (size_t k = 0; k < n; k++) {
             float sum = w.all_partials[k];
-            for (size_t r = 1; r < (size_t)n_ranks; r++) sum += w.all_partials[r * n + k];
+            for (size_t r = 1; r < (size_t)first_rank(n_devices); r++) sum += w.all_partials[r * n + k];
             const uint16_t half = to_bf16(sum);
             if (w.info.act_bytes == 4)
                 memcpy(w.expected + 4 * k, &sum, 4);
@@ -269,7 +276,7 @@ static void an_absent_device_ends_the_others_waits(void **state)
         open_world(&w, 1 << 20);
         w.n = 4;
         w.hidden = 64;
-        memset(w.all_partials, 0, (size_t)(n_ranks * w.n * w.hidden) * sizeof(float));
+        memset(w.all_partials, 0, (size_t)(first_rank(n_devices) * w.n * w.hidden) * sizeof(float));
         memset(w.expected, 0, (size_t)(w.n * w.hidden) * sizeof(float));
         everyone_has_all(&w, reduce, (size_t)(w.n * w.hidden) * (size_t)w.info.act_bytes);
         w.absent = absent;
@@ -290,7 +297,6 @@ int main(int argc, char **argv)
     const char *name = argc > 1 ? argv[1] : "cpu";
     if (argc > 2) n_devices = atoi(argv[2]);
     if (n_devices < 2 || n_devices > MAX_DEVICES) return 2;
-    n_ranks = n_devices * LOCAL_RANKS;
     /* Kernels that wait for others share a GPU with these: nothing may be loaded meanwhile. */
     setenv("FAIRKV_DEVICES_PER_GPU", "3", 0);
     setenv("CUDA_MODULE_LOADING", "EAGER", 0);
