@@ -133,7 +133,9 @@ static void backend_release(fkv_device *dev, fkv_mark mark)
 
 static void backend_close(fkv_device *dev)
 {
+    int callers = 0; /* one thread closes all devices, and may go on with another */
     if (!dev) return;
+    cudaGetDevice(&callers);
     cudaSetDevice(dev->gpu);
     if (cuda_world_aborted(dev->world)) cuda_world_leave(dev); /* what waits for a device that failed ends */
     if (dev->stream) cudaStreamSynchronize(dev->stream);
@@ -155,6 +157,7 @@ static void backend_close(fkv_device *dev)
     if (dev->staging) cudaFreeHost(dev->staging);
     if (dev->lt) cublasLtDestroy(dev->lt);
     if (dev->stream) cudaStreamDestroy(dev->stream);
+    cudaSetDevice(callers);
     cudaGetLastError();
     free(dev);
 }
