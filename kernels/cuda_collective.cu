@@ -197,6 +197,7 @@ fkv_status cuda_world_join(fkv_device *dev, fkv_err *err)
     dev->comm->windows = w->windows[dev->index] = (char *)windows;
     dev->comm->meeting = w->meetings[dev->index] = (cuda_meeting *)meeting;
     if (w->peers) reach_peers(dev);
+    cuda_stage(dev, 0); /* pinning may wait for kernels, which may wait for this device later */
     CUDA(dev, cudaStreamSynchronize(dev->stream)); /* the meeting is zeroed before a peer writes there */
     if (dev->failed || !cuda_world_meet(dev)) return cuda_status(dev, err);
 #ifdef FKV_NCCL

@@ -23,6 +23,7 @@ enum {
     COLLECTIVE_THREADS = 256,
     COLLECTIVE_MAX_DEVICES = 64,
     COLLECTIVE_WINDOW_BYTES = 32 << 20, /* of a device there are two */
+    COLLECTIVE_AHEAD = 8,               /* exchanges over NCCL that may be enqueued */
 };
 
 /* A device's state of meetings with its peers, in its own memory. */
@@ -56,7 +57,9 @@ struct cuda_comm {
     cuda_meeting *meeting;
     int first_rank[COLLECTIVE_MAX_DEVICES + 1]; /* of each device; known from the first reduce on */
 #ifdef FKV_NCCL
-    ncclComm_t nccl; /* NULL where bytes move by peers */
+    ncclComm_t nccl;                      /* NULL where bytes move by peers */
+    cudaEvent_t behind[COLLECTIVE_AHEAD]; /* the last exchanges, in turns */
+    uint64_t n_exchanges;
 #endif
 };
 

@@ -2,12 +2,14 @@
  *
  * NCCL only moves bytes. What is not contiguous is packed by kernels, one segment a
  * device; a device's own segment is packed in its place and the others' arrive beside
- * it. The communicator is non-blocking, so that every wait can end.
+ * it. The communicator is non-blocking, so that every wait can end: also the one for room
+ * in a full queue of launches, so not many exchanges are enqueued ahead.
  */
 #include "kernels/cuda_collective.h"
 
 #ifdef FKV_NCCL
 
+#include <cstring>
 #include <sched.h>
 
 static void nccl_fail(fkv_device *dev, ncclResult_t e)
@@ -19,8 +21,13 @@ static void nccl_fail(fkv_device *dev, ncclResult_t e)
 
 void cuda_nccl_abort(fkv_device *dev)
 {
-    if (dev->comm && dev->comm->nccl) ncclCommAbort(dev->comm->nccl);
-    if (dev->comm) dev->comm->nccl = NULL;
+    cuda_comm *c = dev->comm;
+    if (!c || !c->nccl) return;
+    ncclCommAbort(c->nccl);
+    c->nccl = NULL;
+    for (int i = 0; i < COLLECTIVE_AHEAD; i++)
+        if (c->behind[i]) cudaEventDestroy(c->behind[i]);
+    memset(c->behind, 0, sizeof c->behind);
 }
 
 bool cuda_nccl_check(fkv_device *dev)
@@ -59,13 +66,37 @@ static bool fine(ncclResult_t e)
     return e == ncclSuccess || e == ncclInProgress;
 }
 
+/* Before an exchange: waits, looking for an abort, until the one some places before has ended. */
+static bool wait_behind(fkv_device *dev)
+{
+    cuda_comm *c = dev->comm;
+    if (dev->failed || !c->nccl) return false;
+    if (dev->recording || c->n_exchanges < COLLECTIVE_AHEAD) return true;
+    for (;;) {
+        const cudaError_t e = cudaEventQuery(c->behind[c->n_exchanges % COLLECTIVE_AHEAD]);
+        if (e != cudaErrorNotReady) return CUDA(dev, e);
+        if (!cuda_world_check(dev)) return false;
+        sched_yield();
+    }
+}
+
+/* After an exchange. */
+static void remember(fkv_device *dev)
+{
+    cuda_comm *c = dev->comm;
+    if (dev->recording || dev->failed || !c->nccl) return;
+    cudaEvent_t *e = &c->behind[c->n_exchanges++ % COLLECTIVE_AHEAD];
+    if (*e || CUDA(dev, cudaEventCreateWithFlags(e, cudaEventDisableTiming)))
+        CUDA(dev, cudaEventRecord(*e, dev->stream));
+}
+
 /* Sends segment d of send to device d and receives its segment into receive; byte bounds of
  * device d's: [first[d], first[d + 1]). */
 static void trade(fkv_device *dev, const char *send, const size_t *send_first, char *receive,
                   const size_t *receive_first)
 {
     cuda_comm *c = dev->comm;
-    if (dev->failed || !c->nccl) return;
+    if (!wait_behind(dev)) return;
     ncclResult_t e = ncclGroupStart();
     for (int d = 0; d < dev->world->n_devices && fine(e); d++) {
         const size_t out = send_first[d + 1] - send_first[d], in = receive_first[d + 1] - receive_first[d];
@@ -74,7 +105,7 @@ static void trade(fkv_device *dev, const char *send, const size_t *send_first, c
         if (fine(e) && in) e = ncclRecv(receive + receive_first[d], in, ncclUint8, d, c->nccl, dev->stream);
     }
     const ncclResult_t end = ncclGroupEnd();
-    settle(dev, fine(e) ? end : e);
+    if (settle(dev, fine(e) ? end : e)) remember(dev);
 }
 
 /* Sends this device's segment to all and receives theirs. */
@@ -82,7 +113,7 @@ static void exchange(fkv_device *dev, char *buf, const size_t *first)
 {
     cuda_comm *c = dev->comm;
     const size_t mine = first[dev->index + 1] - first[dev->index];
-    if (dev->failed || !c->nccl) return;
+    if (!wait_behind(dev)) return;
     ncclResult_t e = ncclGroupStart();
     for (int d = 0; d < dev->world->n_devices && fine(e); d++) {
         const size_t theirs = first[d + 1] - first[d];
@@ -91,7 +122,7 @@ static void exchange(fkv_device *dev, char *buf, const size_t *first)
         if (fine(e) && theirs) e = ncclRecv(buf + first[d], theirs, ncclUint8, d, c->nccl, dev->stream);
     }
     const ncclResult_t end = ncclGroupEnd();
-    settle(dev, fine(e) ? end : e);
+    if (settle(dev, fine(e) ? end : e)) remember(dev);
 }
 
 /* Columns [col, col + n_cols) of buf[n, stride] to or from packed[n, n_cols]. */

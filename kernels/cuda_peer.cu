@@ -52,9 +52,11 @@ static __device__ void meet(const cuda_peers &p, uint64_t epoch)
 {
     cuda_meeting *mine = p.meetings[p.me];
     __shared__ bool last;
-    __threadfence_system();
     __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(&mine->arrived, 1) == gridDim.x - 1;
+    if (threadIdx.x == 0) {
+        __threadfence_system(); /* of what all threads of the block have written */
+        last = atomicAdd(&mine->arrived, 1) == gridDim.x - 1;
+    }
     __syncthreads();
     if (last && threadIdx.x == 0) {
         mine->arrived = 0;
@@ -66,7 +68,7 @@ static __device__ void meet(const cuda_peers &p, uint64_t epoch)
     if (d < p.n && d != p.me) {
         if (last) store_release(&p.meetings[d]->flags[p.me], epoch);
         for (unsigned spins = 1; load_acquire(&mine->flags[d]) < epoch; spins++)
-            if (spins % 1024 == 0 && *p.stop) break;
+            if (spins % 128 == 0 && *p.stop) break;
     }
     __syncthreads();
 }

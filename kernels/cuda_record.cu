@@ -61,7 +61,8 @@ void cuda_record_end(fkv_device *dev, int key)
     cudaGraph_t graph = NULL;
     if (CUDA(dev, cudaStreamEndCapture(dev->stream, &graph)) &&
         CUDA(dev, cudaGraphInstantiate(timed ? &r->timed : &r->plain, graph, 0)) &&
-        CUDA(dev, cudaGraphUpload(timed ? r->timed : r->plain, dev->stream)) && cuda_world_meet(dev))
+        CUDA(dev, cudaGraphUpload(timed ? r->timed : r->plain, dev->stream)) && !dev->failed &&
+        cuda_world_meet(dev))
         launch(dev, r, timed);
     if (graph) cudaGraphDestroy(graph);
 }

@@ -20,7 +20,12 @@ static bool wait_stream(fkv_device *dev)
     for (;;) {
         const cudaError_t e = cudaStreamQuery(dev->stream);
         if (e != cudaErrorNotReady) return CUDA(dev, e);
-        if (!cuda_world_check(dev)) return false;
+        if (!cuda_world_check(dev)) {
+            /* what is enqueued ends soon now, and writes into other devices' memory until then */
+            cudaStreamSynchronize(dev->stream);
+            cudaGetLastError();
+            return false;
+        }
         sched_yield();
     }
 }

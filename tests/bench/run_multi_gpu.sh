@@ -17,6 +17,9 @@ shared=${SHARED:-../shared}
 mkdir -p "$out"
 summary=$out/summary.txt
 : >"$summary"
+export XDG_CACHE_HOME=$PWD/$out/cache # constants are calibrated anew, between open devices
+case $out in /*) XDG_CACHE_HOME=$out/cache ;; esac
+rm -rf "$XDG_CACHE_HOME"
 export NCCL_NVLS_ENABLE=0 # nothing depends on NVLink multicast
 
 note() { echo "$*" | tee -a "$summary"; }
@@ -42,6 +45,7 @@ step collectives 200 "$build/tests/test_backend_collectives" cuda 2
 if [ "$gpus" -ge 2 ]; then
   export FAIRKV_COLLECTIVES=nccl
   step collectives-nccl 200 "$build/tests/test_backend_collectives" cuda 2
+  [ "$gpus" -ge 3 ] && step collectives-nccl-3 200 "$build/tests/test_backend_collectives" cuda 3
   unset FAIRKV_COLLECTIVES
 fi
 step engine 200 "$build/tests/test_engine" cuda
