@@ -33,6 +33,7 @@ typedef struct trial {
     int n;
     float temperature;
     uint64_t seed;
+    const char *refusal; /* of the plan, or NULL */
     int next;
     uint64_t logits[N_PROMPTS][MAX_NEW]; /* hash of the bits */
     int32_t ids[N_PROMPTS][MAX_NEW];
@@ -116,11 +117,16 @@ static void run_trial(trial *t)
                                       fkv_cost_cpu(&model.config),
                                       -1};
     if (fkv_plan_solve(&problem, t->mode, &plan, &err)) fixture_die("plan", &err);
-    if (fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, MAX_NEW, &err))
-        fixture_die("set_plan", &err);
+    const fkv_status st = fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, MAX_NEW, &err);
     const fkv_engine_io io = {t, next_prompt, on_token, on_finish, on_reject, stopping, on_logits};
     t->next = 0;
-    if (fkv_engine_run(engine, &io, &err)) fixture_die("run", &err);
+    if (t->refusal) {
+        assert_int_equal(st, FKV_E_INPUT);
+        assert_non_null(strstr(err.message, t->refusal));
+    } else {
+        if (st) fixture_die("set_plan", &err);
+        if (fkv_engine_run(engine, &io, &err)) fixture_die("run", &err);
+    }
     fkv_engine_stats_get(engine, &t->stats);
     fkv_engine_close(engine);
     fkv_plan_free(&plan);
@@ -267,6 +273,33 @@ static void more_ranks_than_heads_are_refused(void **state)
     fkv_engine_close(engine);
 }
 
+static const fkv_backend *friends;
+
+static void info_of_strangers(const fkv_device *dev, fkv_device_info *info)
+{
+    friends->info(dev, info);
+    info->peers = false;
+}
+
+static void copies_out_of_reach_are_refused(void **state)
+{
+    (void)state;
+    fkv_backend strangers = *backend;
+    trial *t = calloc(1, sizeof *t);
+    friends = backend;
+    strangers.info = info_of_strangers;
+    backend = &strangers;
+    *t = base();
+    t->devices = 2;
+    t->n = 1;
+    run_trial(t); /* standard: every head at home */
+    t->mode = FKV_PLAN_FAIR_COPYING;
+    t->refusal = "can't reach each other's memory: use plan.mode = standard";
+    run_trial(t);
+    backend = friends;
+    free(t);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -275,6 +308,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(sampled_tokens_follow_seed_and_record_alone),
         cmocka_unit_test(a_budget_as_long_as_the_prompt_changes_nothing),
         cmocka_unit_test(more_ranks_than_heads_are_refused),
+        cmocka_unit_test(copies_out_of_reach_are_refused),
     };
     const char *name = argc > 1 ? argv[1] : "cpu";
     /* Where there is one GPU two devices share it: kernels that wait for others run beside
