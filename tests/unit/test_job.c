@@ -522,6 +522,34 @@ static void written_ini_reads_back(void **state)
     fkv_buf_free(&ini);
 }
 
+/* Wherever a line ends, it ends between characters. */
+static void written_ini_keeps_characters_whole(void **state)
+{
+    (void)state;
+    for (int shift = 0; shift < 3; shift++) {
+        char text[1024], output[300] = "/xx", again[400];
+        fkv_buf ini = {0};
+        fkv_job *job2 = NULL;
+        fkv_errs errs = {0};
+        output[1 + shift] = '\0';
+        for (int i = 0; i < 60; i++) strcat(output, "\xe9\x95\xb7");
+        snprintf(text, sizeof text,
+                 "[job]\nname = t\noutput = %.*s\n   %s\n[input]\narchives = a.jsonl\n[model]\npath = m\n",
+                 1 + shift + 90, output, output + 1 + shift + 90);
+        fkv_job *job = parse_ok(text, NULL);
+        assert_string_equal(job->job.output, output);
+        assert_int_equal(fkv_job_write_ini(job, &ini, NULL), FKV_OK);
+        put("resolved.ini", ini.data);
+        snprintf(again, sizeof again, "%s/resolved.ini", dir);
+        assert_int_equal(fkv_job_parse(again, NULL, 0, &job2, &errs), FKV_OK);
+        assert_string_equal(job2->job.output, output);
+        fkv_job_free(job);
+        fkv_job_free(job2);
+        fkv_errs_free(&errs);
+        fkv_buf_free(&ini);
+    }
+}
+
 static char *identity(const char *text, const char *override)
 {
     fkv_buf out = {0};
@@ -644,6 +672,7 @@ int main(void)
         cmocka_unit_test(archives_are_globbed_in_byte_order),
         cmocka_unit_test(checks_across_keys),
         cmocka_unit_test(written_ini_reads_back),
+        cmocka_unit_test(written_ini_keeps_characters_whole),
         cmocka_unit_test(identity_changes_with_answers_only),
         cmocka_unit_test(identity_names_a_missing_model),
         cmocka_unit_test(help_has_every_key),
