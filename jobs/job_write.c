@@ -58,6 +58,15 @@ static fkv_status put_scalar(const char *section, const char *text, fkv_buf *out
     return st;
 }
 
+/* A word's last blank, which is escaped: inih would strip it from the line's end. */
+static fkv_status guard_end(fkv_buf *word, fkv_err *err)
+{
+    if (word->len < 2 || !fkv_is_blank(word->data[word->len - 1])) return FKV_OK;
+    const char class[] = {'[', '\\', word->data[word->len - 1], ']', '\0'};
+    word->len -= 2;
+    return fkv_buf_puts(word, class, err);
+}
+
 /* path as a pattern that matches it alone. Control characters can't stand in a
  * job file; '?' comes nearest. */
 static fkv_status put_file_pattern(const char *section, const char *path, fkv_buf *out, fkv_err *err)
@@ -76,6 +85,7 @@ static fkv_status put_file_pattern(const char *section, const char *path, fkv_bu
             if (!st) st = fkv_buf_append(&word, p, 1, err);
         }
     }
+    if (!st) st = guard_end(&word, err);
     if (!st) st = put_pieces(section, word.data ? word.data : "", "\\", out, err);
     fkv_buf_free(&word);
     return st;
@@ -122,6 +132,7 @@ static fkv_status put_members(const fkv_key *key, const fkv_job *job, fkv_buf *o
             if (!st && *p == ';' && p > pattern && fkv_is_blank(p[-1])) st = fkv_buf_puts(&word, "\\", err);
             if (!st) st = fkv_buf_append(&word, p, 1, err);
         }
+        if (!st) st = guard_end(&word, err);
         if (!st) st = put_pieces(key->section, word.data ? word.data : "", "\\", out, err);
         fkv_buf_free(&word);
     }

@@ -492,12 +492,12 @@ static void written_ini_reads_back(void **state)
     put("odd *[1]$ name?;.jsonl", "");
     snprintf(text, sizeof text,
              "[job]\nname = $${x} \"y\"\noutput = /%.150s\n   /%.150s ;\n[input]\narchives = odd* a.jsonl\n"
-             "members = \\;a b\\ c $${d} path=*\n%s\n[model]\npath = model\n[sampling]\n"
+             "members = \\;a b\\ c $${d} e\\  path=*\n%s\n[model]\npath = model\n[sampling]\n"
              "stop = [\"one;\", \"${FKV_X}\", \"\\u00e9\\t\"]\ntop_p = 0.1\n[profile]\nbudget = 33.3%%\n",
              deep, deep, "part = 2/7");
     setenv("FKV_X", " ;${#", 1);
     fkv_job *job = parse_ok(text, NULL);
-    assert_int_equal(job->input.n_members, 4);
+    assert_int_equal(job->input.n_members, 5);
     assert_int_equal(fkv_job_write_ini(job, &ini, NULL), FKV_OK);
     put("resolved.ini", ini.data);
     snprintf(again, sizeof again, "%s/resolved.ini", dir);
@@ -511,6 +511,8 @@ static void written_ini_reads_back(void **state)
     assert_string_equal(job->job.name, job2->job.name);
     assert_string_equal(job->job.output, job2->job.output);
     assert_string_equal(job->input.files[1].path, job2->input.files[1].path);
+    assert_string_equal(job->input.members[3], "e\\ ");
+    assert_string_equal(job2->input.members[3], "e[\\ ]"); /* the same, and not at a line's end */
     assert_string_equal(job->sampling.stop[1], " ;${#");
     assert_string_equal(job2->sampling.stop[1], " ;${#");
     assert_string_equal(job2->sampling.stop[2], "\xc3\xa9\t");
