@@ -17,12 +17,12 @@ enum { PIECE_MAX = 140 };
 
 /* Whether a line may end before text[n] and the next begin there: inih strips
  * blanks at both ends, takes ';' and '#' for comments, and a piece must not look
- * like a key of its own. Lines are checked one by one, so characters stay whole. */
+ * like a key of its own. Lines are checked one by one, so characters stay whole, and "$${" too. */
 static bool may_cut(const char *section, const char *text, size_t n)
 {
     const bool inside = ((unsigned char)text[n] & 0xc0) == 0x80; /* of a character */
-    return !inside && !fkv_is_blank(text[n - 1]) && text[n - 1] != '\\' && !fkv_is_blank(text[n]) &&
-           !strchr(";#", text[n]) && !fkv_key_looks_like_one(section, text + n);
+    return !inside && !fkv_is_blank(text[n - 1]) && text[n - 1] != '\\' && text[n - 1] != '$' &&
+           !fkv_is_blank(text[n]) && !strchr(";#", text[n]) && !fkv_key_looks_like_one(section, text + n);
 }
 
 /* text over as many lines as it needs. glue: what ends a line that goes on. */
