@@ -181,9 +181,8 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
                                         .solo = s->solo,
                                         .sampling = {.top_p = 1}};
     if ((st = fkv_engine_open(c, s->weights, &options, &s->engine, err))) return st;
-    if ((st = fkv_engine_set_plan(s->engine, s->weights, s->budgets, &s->plan,
-                                  s->info.replays ? BURST + 1 : 2, err)))
-        return st;
+    const fkv_engine_kv_limits limits = fkv_engine_limits_for(&s->plan, s->budgets, s->prompt, BURST + 1);
+    if ((st = fkv_engine_set_plan(s->engine, s->weights, s->budgets, &s->plan, &limits, err))) return st;
     if ((st = fill_arenas(s, err))) return st;
     s->segments = fkv_calloc((size_t)MAX_STEPS * (size_t)c->n_layers, (size_t)s->local * sizeof *s->segments);
     return s->segments ? FKV_OK : fkv_fail_memory(err);
@@ -338,8 +337,8 @@ static fkv_status fit_prefill(const scratch *s, fkv_calibration *out, fkv_err *e
     const fkv_backend *b = s->task->backend;
     const double att = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
     const double layer = (double)c->hidden * (2 * att + 2 * kv + 3.0 * c->intermediate);
-    /* In the last layer K and V alone are computed for every token. */
-    const double layers = c->n_layers - 1 + 2 * kv * c->hidden / layer;
+    /* In the last layer Q, K and V alone are computed for every token. */
+    const double layers = c->n_layers - 1 + (att + 2 * kv) * c->hidden / layer;
     const double per_token = 2 * layer * layers * s->local / s->task->n_ranks;
     int64_t n = per_token * 64 < prefill_flops ? (int64_t)(prefill_flops / per_token) : 64;
     if (n > s->prompt) n = s->prompt;
@@ -352,10 +351,18 @@ static fkv_status fit_prefill(const scratch *s, fkv_calibration *out, fkv_err *e
         st = fkv_engine_time_prefill(s->engine, ids, n, &seconds, err);
         whole = fmin(whole, seconds);
     }
+    /* The prompt that was prefilled last is still there. */
+    const fkv_segment segment = {.n_tokens = (int32_t)n};
+    const fkv_pack pack = {.n_segments = 1,
+                           .n_rows = n,
+                           .n_tiles = (n + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS,
+                           .segments = &segment,
+                           .dev_segments = d->segments,
+                           .dev_positions = d->positions};
     for (int i = 0; !st && i < 3; i++) {
         if ((st = b->sync(d->dev, err))) break;
         const double start = fkv_seconds();
-        b->prefill_attention(d->dev, d->qkv, n, 0, d->ranks[0].n_home, c->group, d->att, (int64_t)att);
+        b->prefill_attention(d->dev, &pack, d->qkv, false, d->ranks[0].n_home, c->group, d->att, (int64_t)att);
         st = b->sync(d->dev, err);
         attention = fmin(attention, fkv_seconds() - start);
     }

@@ -47,15 +47,15 @@ void fkv_decode_rest(fkv_engine_device *d, int layer)
     const int64_t at = (int64_t)layer * c->n_kv_heads * n;
     e->options.backend->gather_heads(d->dev, d->step_att, n, c->n_kv_heads, (int64_t)c->group * c->head_dim,
                                      e->device_of + at, d->device_of + at);
-    fkv_forward_mlp(d, layer, n, d->step_att, d->step_x, d->step_xn);
+    fkv_forward_mlp(d, layer, n, n, d->step_att, d->step_x, d->step_xn);
 }
 
 void fkv_decode_end(fkv_engine_device *d)
 {
     const fkv_engine *e = d->engine;
     const int n = e->options.n_slots, vocab = e->config.vocab;
-    fkv_forward_logits(d, d->step_xn, n, d->logits);
-    e->options.backend->sample(d->dev, d->logits, vocab, 0, n, false, &d->slots, &e->options.sampling, vocab);
+    fkv_forward_logits(d, d->step_xn);
+    e->options.backend->sample(d->dev, d->logits, vocab, n, false, &d->slots, &e->options.sampling, vocab);
 }
 
 void fkv_decode_run(fkv_engine_device *d)

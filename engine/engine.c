@@ -75,6 +75,9 @@ static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
                                       [FKV_BUFFER_ATT] = &d->att,
                                       [FKV_BUFFER_SCORES] = &d->scores,
                                       [FKV_BUFFER_TOKENS] = &d->tokens,
+                                      [FKV_BUFFER_POSITIONS] = &d->positions,
+                                      [FKV_BUFFER_SEGMENTS] = &d->segments,
+                                      [FKV_BUFFER_EDITS] = &d->edits,
                                       [FKV_BUFFER_Y] = &d->y,
                                       [FKV_BUFFER_ACT] = &d->act,
                                       [FKV_BUFFER_PARTIAL] = &d->partial,
@@ -166,7 +169,6 @@ static fkv_status prepare_products(const fkv_engine_device *d, fkv_err *err)
             if (!s) s = b->prepare_linear(d->dev, l->down, rows[k], FKV_EPILOGUE_NONE, err);
         }
         if (!s) s = b->prepare_linear(d->dev, r->head, e->options.n_slots, FKV_EPILOGUE_NONE, err);
-        if (!s) s = b->prepare_linear(d->dev, r->head, 1, FKV_EPILOGUE_NONE, err);
     }
     return s;
 }
@@ -242,6 +244,11 @@ fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weig
     open_args args = {e, weights, NULL};
     if ((s = fkv_team_run(e->team, open_device, &args, err))) return s;
     e->tile = e->info.prefill_tile;
+    const fkv_memory_shape shape = fkv_engine_memory_shape(e);
+    e->max_rows = fkv_memory_max_rows(&shape);
+    e->pack_tokens = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_tokens);
+    e->pack_positions = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_positions);
+    if (!e->pack_tokens || !e->pack_positions) return fkv_fail_memory(err);
     return fkv_team_run(e->team, load_device, &args, err);
 }
 
@@ -255,40 +262,59 @@ void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size)
     engine->options.backend->numerics(engine->devices[0].dev, out, size);
 }
 
-/* Pages of every rank: what all slots need with the largest prompts, or what fits. */
-static fkv_status size_arenas(fkv_engine *e, int64_t max_new, int64_t page_bytes, int64_t *pages,
-                              fkv_err *err)
+/* Pages of every rank: what all slots can need, or what its device has left. */
+static fkv_status size_arenas(fkv_engine *e, const fkv_engine_kv_limits *limits, int64_t page_bytes,
+                              int64_t *pages, fkv_err *err)
 {
     const int n_ranks = e->options.n_ranks;
     int64_t *one = fkv_calloc((size_t)n_ranks, sizeof *one);
     fkv_status s = FKV_OK;
     if (!one) return fkv_fail_memory(err);
-    if (max_new > e->config.max_positions - e->options.max_prompt)
-        max_new = e->config.max_positions - e->options.max_prompt;
-    fkv_kv_demand(&e->kv, e->options.max_prompt, max_new, pages, one);
+    fkv_kv_demand(&e->kv, e->options.max_prompt, pages, one);
     for (int i = 0; i < e->options.n_devices; i++) {
         const fkv_engine_device *d = &e->devices[i];
-        const double may = (double)d->arena_budget;
         double want = 0;
         for (int r = d->rank0; r < d->rank0 + d->n_ranks; r++) want += (double)pages[r] * (double)page_bytes;
-        const double scale = want > may ? may / want : 1;
+        const double scale = want > (double)d->arena_budget ? (double)d->arena_budget / want : 1;
         for (int r = d->rank0; r < d->rank0 + d->n_ranks; r++) {
             pages[r] = (int64_t)((double)pages[r] * scale);
-            if (pages[r] < one[r]) {
-                s = fkv_fail(
-                    err, FKV_E_INPUT,
-                    "the KV cache of one prompt of %lld tokens needs %lld MiB on rank %d; %lld MiB are free: "
-                    "lower model.max_prompt_tokens or profile.budget",
-                    (long long)e->options.max_prompt, (long long)(one[r] * page_bytes >> 20), r,
-                    (long long)(pages[r] * page_bytes >> 20));
-                goto out;
-            }
             if (pages[r] > INT32_MAX) pages[r] = INT32_MAX;
+            if (pages[r] >= one[r]) {
+                const int64_t most = limits->arena_pages > one[r] ? limits->arena_pages : one[r];
+                if (limits->arena_pages > 0 && pages[r] > most) pages[r] = most;
+                continue;
+            }
+            s = fkv_fail(
+                err, FKV_E_DEVICE,
+                "the KV cache of the largest record that is accepted needs %lld MiB on rank %d; %lld MiB "
+                "are free there",
+                (long long)(one[r] * page_bytes >> 20), r, (long long)(pages[r] * page_bytes >> 20));
+            goto out;
         }
     }
+    /* Ranks of no device hold nothing. */
+    for (int r = 0; e->options.solo && r < n_ranks; r++) pages[r] = pages[e->options.solo_rank];
 out:
     free(one);
     return s;
+}
+
+fkv_engine_kv_limits fkv_engine_limits_for(const fkv_plan *plan, const int32_t *budgets, int64_t n_tokens,
+                                           int64_t max_new)
+{
+    const int n_lh = plan->n_layers * plan->n_kv_heads;
+    fkv_engine_kv_limits limits = {.record_pages = fkv_record_pages(budgets, plan->n_layers, plan->n_kv_heads,
+                                                                    plan->n_ranks, n_tokens, max_new)};
+    for (int r = 0; r < plan->n_ranks; r++) {
+        int64_t pages = 0;
+        for (int i = 0; i < n_lh; i++)
+            for (int p = plan->first[i]; p < plan->first[i + 1]; p++)
+                if (plan->at[p].rank == r)
+                    pages +=
+                        (plan->at[p].end - plan->at[p].begin) * fkv_head_pages(budgets[i], n_tokens, max_new);
+        if (pages > limits.arena_pages) limits.arena_pages = pages;
+    }
+    return limits;
 }
 
 /* What the plan needs beside the arenas, and what is then left for them. */
@@ -359,7 +385,7 @@ static bool leaves_its_device(const fkv_engine *e)
 }
 
 fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, const int32_t *budgets,
-                               const fkv_plan *plan, int64_t max_new, fkv_err *err)
+                               const fkv_plan *plan, const fkv_engine_kv_limits *limits, fkv_err *err)
 {
     const int64_t n_lh = (int64_t)plan->n_layers * plan->n_kv_heads;
     const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
@@ -370,7 +396,8 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
         plan->n_ranks != e->options.n_ranks || plan->n_slots != e->options.n_slots)
         return fkv_fail(err, FKV_E_INPUT,
                         "the plan is for another model, number of ranks or number of slots");
-    if ((s = fkv_kv_open(plan, budgets, e->config.max_positions, &e->kv, err))) return s;
+    if ((s = fkv_kv_open(plan, budgets, e->config.max_positions, limits->record_pages, &e->kv, err)))
+        return s;
     e->device_of = fkv_calloc((size_t)(n_lh * plan->n_slots), 1);
     e->arenas = fkv_calloc((size_t)plan->n_ranks, sizeof *e->arenas);
     int64_t *pages = fkv_calloc((size_t)plan->n_ranks, sizeof *pages);
@@ -388,7 +415,7 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
     }
     open_args args = {e, weights, plan};
     if ((s = fkv_team_run(e->team, plan_device, &args, err))) goto out;
-    if ((s = size_arenas(e, max_new, page_bytes, pages, err))) goto out;
+    if ((s = size_arenas(e, limits, page_bytes, pages, err))) goto out;
     if ((s = fkv_kv_set_arenas(&e->kv, pages, err))) goto out;
     if ((s = fkv_team_run(e->team, make_arenas, &args, err))) goto out;
     if ((s = fkv_team_run(e->team, prepare_device, &args, err))) goto out;
@@ -440,7 +467,13 @@ void fkv_engine_clear_plan(fkv_engine *e)
 void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
 {
     const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
+    const fkv_schedule_stats *t = &e->schedule_stats;
     *stats = (fkv_engine_stats){.decode_steps = e->decode_steps,
+                                .busy_slot_steps = t->busy_slot_steps,
+                                .restarts = t->n_restarts,
+                                .restarted_tokens = t->restarted_tokens,
+                                .prefill_passes = t->n_passes,
+                                .prefill_rows = t->n_rows,
                                 .kv_bytes = e->kv.peak * page_bytes,
                                 .kv_arena_bytes = e->arena_bytes,
                                 .weight_bytes = fkv_engine_weight_bytes(&e->config, e->info.weight_bytes),
@@ -468,6 +501,8 @@ void fkv_engine_close(fkv_engine *e)
     }
     if (e->world) e->options.backend->world_close(e->world);
     free(e->devices);
+    free(e->pack_tokens);
+    free(e->pack_positions);
     free(e->hidden_cols);
     free(e->vocab_cols);
     free(e->head_cols);

@@ -45,18 +45,26 @@ typedef enum fkv_stopping {
     FKV_STOP_NOW /* leave at once; run returns FKV_E_INTERRUPTED */
 } fkv_stopping;
 
+/* Requests that the engine holds at a time: those in line (n_slots + FKV_ENGINE_LOOK_AHEAD) and
+ * those in slots or just leaving them. */
+enum { FKV_ENGINE_LOOK_AHEAD = 32 };
+#define FKV_ENGINE_HOLDS(n_slots) (4 * (size_t)(n_slots) + FKV_ENGINE_LOOK_AHEAD)
+
 /* The caller's side of run; every function gets ctx. */
 typedef struct fkv_engine_io {
     void *ctx;
     /* The next request; FKV_END when there are no more; with wait false FKV_E_BUSY
      * when none is ready yet (err untouched). */
     fkv_status (*next)(void *ctx, bool wait, fkv_request *request, fkv_err *err);
-    /* After each token: true ends the record (a stop string is complete). */
+    /* After each token: true ends the record (a stop string is complete). A request that had to
+     * yield its memory starts again from its first token. */
     bool (*token)(void *ctx, const fkv_request *request, const int32_t *ids, int64_t n);
     fkv_status (*finish)(void *ctx, const fkv_request *request, const int32_t *ids, int64_t n, fkv_finish why,
                          fkv_err *err);
-    /* A request that can never be admitted; why says so. */
-    fkv_status (*reject)(void *ctx, const fkv_request *request, const fkv_err *why, fkv_err *err);
+    /* A request that gets no answer: code "too_large" (it can never be admitted) or "bad_logits"
+     * (the model's logits are not numbers); why says more. */
+    fkv_status (*reject)(void *ctx, const fkv_request *request, const char *code, const fkv_err *why,
+                         fkv_err *err);
     /* Asked between steps. */
     fkv_stopping (*stopping)(void *ctx);
     /* For tests, or NULL: the logits that token n of the request is drawn from. */
@@ -65,6 +73,9 @@ typedef struct fkv_engine_io {
 
 typedef struct fkv_engine_stats {
     int64_t decode_steps;
+    int64_t busy_slot_steps;            /* slots at work, summed over the steps */
+    int64_t restarts, restarted_tokens; /* of requests that had to yield their memory */
+    int64_t prefill_passes, prefill_rows;
     int64_t kv_bytes;       /* largest in use, all ranks together */
     int64_t kv_arena_bytes; /* all ranks together */
     int64_t weight_bytes, copy_bytes;
@@ -91,10 +102,20 @@ void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size);
 fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_ids, int64_t b, double alpha,
                               double *sums, fkv_err *err);
 
-/* The plan of all runs. weights must be the ones given to open. max_new: the new
- * tokens that most requests ask for at the most; it sizes the KV arenas. */
+/* record_pages: the largest record that is accepted (kv.h); 0: what the model's positions allow.
+ * arena_pages: a rank's arena at the most, but room for that record; 0: what its device has left,
+ * up to what all slots can need. */
+typedef struct fkv_engine_kv_limits {
+    int64_t record_pages, arena_pages;
+} fkv_engine_kv_limits;
+
+/* For measurements: just what all slots need for prompts of n_tokens and max_new new tokens. */
+fkv_engine_kv_limits fkv_engine_limits_for(const fkv_plan *plan, const int32_t *budgets, int64_t n_tokens,
+                                           int64_t max_new);
+
+/* The plan of all runs. weights must be the ones given to open. */
 fkv_status fkv_engine_set_plan(fkv_engine *engine, const fkv_safetensors *weights, const int32_t *budgets,
-                               const fkv_plan *plan, int64_t max_new, fkv_err *err);
+                               const fkv_plan *plan, const fkv_engine_kv_limits *limits, fkv_err *err);
 
 /* Gives everything that set_plan made back, so that another plan can be set. */
 void fkv_engine_clear_plan(fkv_engine *engine);

@@ -19,7 +19,8 @@ void fkv_forward_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, v
     }
 }
 
-void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, const void *att, void *x, void *xn)
+void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_rows, const void *att, void *x,
+                     void *xn)
 {
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
@@ -32,8 +33,8 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, const void *att
         fkv_trace_share_begin(d);
         for (int r = 0; r < d->n_ranks; r++) {
             const int64_t col = fkv_share(hidden, d->ranks[r].rank, e->options.n_ranks);
-            b->linear(d->dev, atti, att_cols, m, d->ranks[r].layers[layer].o, (char *)d->y + col * act,
-                      hidden, false, FKV_EPILOGUE_NONE);
+            b->linear(d->dev, atti, att_cols, m, class_rows, d->ranks[r].layers[layer].o,
+                      (char *)d->y + col * act, hidden, false, FKV_EPILOGUE_NONE);
         }
         fkv_trace_share_end(d);
         b->gather_cols(d->dev, d->y, m, hidden, e->hidden_cols, (int)act);
@@ -43,9 +44,10 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, const void *att
             const fkv_rank_layer *w = &d->ranks[r].layers[layer];
             const int64_t share = fkv_share(c->intermediate, d->ranks[r].rank + 1, e->options.n_ranks) -
                                   fkv_share(c->intermediate, d->ranks[r].rank, e->options.n_ranks);
-            b->linear(d->dev, xni, hidden, m, w->gate_up, d->act, share, false, FKV_EPILOGUE_SWIGLU);
-            b->linear(d->dev, d->act, share, m, w->down, d->partial + r * m * hidden, hidden, true,
-                      FKV_EPILOGUE_NONE);
+            b->linear(d->dev, xni, hidden, m, class_rows, w->gate_up, d->act, share, false,
+                      FKV_EPILOGUE_SWIGLU);
+            b->linear(d->dev, d->act, share, m, class_rows, w->down, d->partial + r * m * hidden, hidden,
+                      true, FKV_EPILOGUE_NONE);
         }
         fkv_trace_share_end(d);
         b->reduce_ranks(d->dev, d->partial, d->n_ranks, m, hidden, d->y);
@@ -53,16 +55,16 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, const void *att
     }
 }
 
-void fkv_forward_logits(fkv_engine_device *d, const void *xn, int64_t n, float *logits)
+void fkv_forward_logits(fkv_engine_device *d, const void *xn)
 {
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
-    const int64_t vocab = e->config.vocab;
+    const int64_t vocab = e->config.vocab, n = e->options.n_slots;
     fkv_trace_share_begin(d);
     for (int r = 0; r < d->n_ranks; r++)
-        b->linear(d->dev, xn, e->config.hidden, n, d->ranks[r].head,
-                  logits + fkv_share(vocab, d->ranks[r].rank, e->options.n_ranks), vocab, true,
+        b->linear(d->dev, xn, e->config.hidden, n, n, d->ranks[r].head,
+                  d->logits + fkv_share(vocab, d->ranks[r].rank, e->options.n_ranks), vocab, true,
                   FKV_EPILOGUE_NONE);
     fkv_trace_share_end(d);
-    b->gather_cols(d->dev, logits, n, vocab, e->vocab_cols, sizeof *logits);
+    b->gather_cols(d->dev, d->logits, n, vocab, e->vocab_cols, sizeof *d->logits);
 }

@@ -2,49 +2,89 @@
  * arithmetic only; the arenas themselves are the devices'.
  *
  * Heads keep different numbers of tokens, so there is no [n_slots, max_len]
- * rectangle: head h of layer l holds min(budget[l][h], T) + max_new tokens of its
- * slot, in pages of FKV_PAGE_TOKENS. A record is admitted when every rank has all
- * the pages that it can ever need, so decoding allocates nothing and can never
- * run out halfway.
+ * rectangle: head h of layer l holds min(budget[l][h], T) tokens of its slot's prompt
+ * and those decoded since, in pages of FKV_PAGE_TOKENS. Pages are taken as tokens come,
+ * so an arena holds what is there and not what might come; who waits or yields when it
+ * is full is schedule.h's business. "beyond" counts the tokens behind the kept ones.
+ *
+ * The devices' page tables follow by edits: fkv_kv_edits lists what was taken since.
  */
 #ifndef FKV_ENGINE_KV_H
 #define FKV_ENGINE_KV_H
 
 #include "engine/budget.h"
 #include "engine/plan.h"
+#include "kernels/backend.h"
 
 typedef struct fkv_kv {
     int n_layers, n_kv_heads, n_ranks, n_slots;
     int64_t max_positions;
-    int32_t *budgets;    /* [n_layers * n_kv_heads] */
-    int16_t *owner;      /* [n_layers * n_kv_heads][n_slots] rank */
-    int64_t slot_stride; /* table entries of a slot */
-    int64_t *offset;     /* [n_layers * n_kv_heads] first entry of (l, h) in a slot's part */
-    int32_t *table;      /* [n_slots][slot_stride] pages; host's copy */
-    int64_t *n_pages;    /* [n_ranks] of the arena */
-    int32_t **free_at;   /* [n_ranks][n_pages] stack of free pages */
-    int64_t *n_free;     /* [n_ranks] */
-    int64_t *need;       /* [n_ranks] scratch */
-    int32_t *held;       /* [n_slots][n_layers * n_kv_heads] pages held */
+    int64_t record_pages; /* see fkv_kv_open */
+    int32_t *budgets;     /* [n_layers * n_kv_heads] */
+    int16_t *owner;       /* [n_layers * n_kv_heads][n_slots] rank */
+    int *class_of;        /* [n_slots] slots of a class have the same owners */
+    int64_t slot_stride;  /* table entries of a slot */
+    int64_t *offset;      /* [n_layers * n_kv_heads] first entry of (l, h) in a slot's part */
+    int32_t *table;       /* [n_slots][slot_stride] pages; host's copy */
+    int64_t *n_pages;     /* [n_ranks] of the arena */
+    int32_t **free_at;    /* [n_ranks][n_pages] stack of free pages */
+    int64_t *n_free;      /* [n_ranks] */
+    int64_t *slot_pages;  /* [n_slots][n_ranks] pages held */
+    int64_t *n_tokens;    /* [n_slots] T of the prompt in it */
+    int32_t *held;        /* [n_slots][n_layers * n_kv_heads] pages held */
+    int32_t *known;       /* the same: pages that edits have told of */
+    bool *changed;        /* [n_slots] some held is not known */
+    int32_t
+        *by_phase;  /* [n_slots][n_layers * n_kv_heads] heads, those that fill a page together side by side */
+    int32_t *phase; /* [n_slots][FKV_PAGE_TOKENS + 1] where in by_phase those with kept % page == p start */
+    fkv_edit *edits; /* room for every page */
+    int64_t cap_edits;
     int64_t in_use, peak;
 } fkv_kv;
 
-/* Tables for a plan and its budgets; no record exceeds max_positions tokens. */
-fkv_status fkv_kv_open(const fkv_plan *plan, const int32_t *budgets, int64_t max_positions, fkv_kv *kv,
-                       fkv_err *err);
+/* Pages of a head that keeps at most budget tokens of a prompt of n_tokens, and max_new more. */
+int64_t fkv_head_pages(int32_t budget, int64_t n_tokens, int64_t max_new);
+/* Pages of a record on the fullest rank of the standard placement. budgets: [n_layers][n_kv_heads]. */
+int64_t fkv_record_pages(const int32_t *budgets, int n_layers, int n_kv_heads, int n_ranks, int64_t n_tokens,
+                         int64_t max_new);
 
-/* Pages that rank r needs so that all its slots can hold prompts of max_prompt
- * tokens and max_new more (pages[n_ranks]), and what one such record needs of it
- * at the most (one[n_ranks]). */
-void fkv_kv_demand(const fkv_kv *kv, int64_t max_prompt, int64_t max_new, int64_t *pages, int64_t *one);
+/* Tables for a plan and its budgets; no record exceeds max_positions tokens. record_pages: the
+ * largest record that is accepted, as pages that it needs on the fullest rank of the standard
+ * placement (fkv_record_pages), whatever the plan; 0: what positions allow. */
+fkv_status fkv_kv_open(const fkv_plan *plan, const int32_t *budgets, int64_t max_positions,
+                       int64_t record_pages, fkv_kv *kv, fkv_err *err);
+
+/* Whether a record is accepted at all: FKV_OK or FKV_E_INPUT, and err says why not. The same
+ * for every slot and plan. */
+fkv_status fkv_kv_accepts(const fkv_kv *kv, int64_t n_tokens, int64_t max_new, fkv_err *err);
+
+/* Pages that rank r needs so that all its slots can hold the largest record (pages[n_ranks]), and
+ * what the largest one needs of it in any slot (one[n_ranks]). Prompts have at most max_prompt
+ * tokens. */
+void fkv_kv_demand(const fkv_kv *kv, int64_t max_prompt, int64_t *pages, int64_t *one);
 
 /* Gives every rank an arena of n_pages[r] pages, all free. */
 fkv_status fkv_kv_set_arenas(fkv_kv *kv, const int64_t *n_pages, fkv_err *err);
 
-/* Takes all pages for a record in slot. FKV_OK; FKV_E_BUSY: not now (err is left
- * alone); FKV_E_INPUT: never, the record is larger than an arena. */
-fkv_status fkv_kv_admit(fkv_kv *kv, int slot, int64_t n_tokens, int64_t max_new, fkv_err *err);
+/* need[n_ranks]: pages of a prompt of n_tokens in slot with so many tokens beyond. */
+void fkv_kv_prompt_need(const fkv_kv *kv, int slot, int64_t n_tokens, int64_t beyond, int64_t *need);
+/* Puts a prompt into an empty slot: takes the pages of what is kept of it and of the tokens
+ * beyond, which must be free. */
+void fkv_kv_put(fkv_kv *kv, int slot, int64_t n_tokens, int64_t beyond);
+/* need[n_ranks]: pages more so that slot holds so many tokens beyond. */
+void fkv_kv_more_need(const fkv_kv *kv, int slot, int64_t beyond, int64_t *need);
+/* The same for one token more than beyond - 1, which it holds already; quick. */
+void fkv_kv_step_need(const fkv_kv *kv, int slot, int64_t beyond, int64_t *need);
+/* Takes them. */
+void fkv_kv_step(fkv_kv *kv, int slot, int64_t beyond);
+/* Whether need[n_ranks] pages are free. */
+bool fkv_kv_free(const fkv_kv *kv, const int64_t *need);
+/* Gives all pages of a slot back. */
 void fkv_kv_release(fkv_kv *kv, int slot);
+
+/* Table entries that changed since the last call; they are kv's, until the next call. */
+const fkv_edit *fkv_kv_edits(fkv_kv *kv, int64_t *n);
+
 void fkv_kv_close(fkv_kv *kv);
 
 #endif

@@ -36,11 +36,16 @@ int fkv_memory_first_rank(int n_ranks, int n_devices, int d)
     return (int)(((int64_t)d * n_ranks + n_devices - 1) / n_devices);
 }
 
+int64_t fkv_memory_max_rows(const fkv_memory_shape *s)
+{
+    return s->max_prompt > s->prefill_tile ? s->max_prompt : s->prefill_tile;
+}
+
 void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_size out[FKV_N_BUFFERS])
 {
     const fkv_config *c = s->config;
     const int act = s->act_bytes, f32 = sizeof(float), home = max_home(s);
-    const int64_t t = s->max_prompt, slots = s->n_slots, att = (int64_t)c->n_heads * c->head_dim;
+    const int64_t t = fkv_memory_max_rows(s), slots = s->n_slots, att = (int64_t)c->n_heads * c->head_dim;
     const int64_t rows = s->prefill_tile > s->n_slots ? s->prefill_tile : s->n_slots;
     const int64_t share = c->intermediate / s->n_ranks + 1;
     out[FKV_BUFFER_X] = (fkv_buffer_size){t, c->hidden, act};
@@ -48,7 +53,9 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
     out[FKV_BUFFER_QKV] = (fkv_buffer_size){t, (int64_t)home * (c->group + 2) * c->head_dim, act};
     out[FKV_BUFFER_ATT] = (fkv_buffer_size){t, att, act};
     out[FKV_BUFFER_SCORES] = (fkv_buffer_size){t, home, f32};
-    out[FKV_BUFFER_TOKENS] = (fkv_buffer_size){t, 1, sizeof(int32_t)};
+    out[FKV_BUFFER_TOKENS] = out[FKV_BUFFER_POSITIONS] = (fkv_buffer_size){t, 1, sizeof(int32_t)};
+    out[FKV_BUFFER_SEGMENTS] = (fkv_buffer_size){slots, 1, sizeof(fkv_segment)};
+    out[FKV_BUFFER_EDITS] = (fkv_buffer_size){FKV_EDITS, 1, sizeof(fkv_edit)};
     out[FKV_BUFFER_Y] = (fkv_buffer_size){rows, c->hidden, act};
     out[FKV_BUFFER_ACT] = (fkv_buffer_size){rows, share, act};
     out[FKV_BUFFER_PARTIAL] = (fkv_buffer_size){rows * local_ranks, c->hidden, f32};
@@ -108,7 +115,7 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
     fkv_buffer_size sizes[FKV_N_BUFFERS];
     fkv_memory_buffers(s, 1, sizes);
     return (fkv_device_limits){.n_slots = s->n_slots,
-                               .max_prompt = (int)s->max_prompt,
+                               .max_prompt = (int)fkv_memory_max_rows(s),
                                .max_positions = c->max_positions,
                                .hidden = c->hidden,
                                .n_heads = c->n_heads,

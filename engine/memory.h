@@ -19,6 +19,9 @@ typedef enum fkv_buffer {
     FKV_BUFFER_ATT,
     FKV_BUFFER_SCORES,
     FKV_BUFFER_TOKENS,
+    FKV_BUFFER_POSITIONS,
+    FKV_BUFFER_SEGMENTS,
+    FKV_BUFFER_EDITS,
     FKV_BUFFER_Y,
     FKV_BUFFER_ACT,
     FKV_BUFFER_PARTIAL,
@@ -96,6 +99,8 @@ typedef struct fkv_memory {
 fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *shape);
 /* First rank of device d: rank r lives on device floor(r D / R). */
 int fkv_memory_first_rank(int n_ranks, int n_devices, int d);
+/* Rows of the largest pack: of the longest prompt, or a whole prefill tile of short ones. */
+int64_t fkv_memory_max_rows(const fkv_memory_shape *shape);
 /* Buffers of a device with local_ranks ranks. */
 void fkv_memory_buffers(const fkv_memory_shape *shape, int local_ranks, fkv_buffer_size out[FKV_N_BUFFERS]);
 /* Decode scratch of a rank that serves at most so many heads in a layer. */

@@ -1,68 +1,64 @@
-/* Prefill of one prompt at home, layer by layer, with compression.
+/* Prefill of a pack of prompts at home, layer by layer, with compression.
  *
- * K and V of the whole prompt exist for one layer at a time; after the layer's
+ * K and V of the whole prompts exist for one layer at a time; after the layer's
  * attention, what each head keeps goes to the pages of the rank that decodes the
- * slot. In the last layer only the window's queries (for the scores) and the last
- * row (for the logits) are needed, so nothing else is computed there.
+ * slot. The last layer's output is needed of every prompt's last row alone: those rows
+ * go to their slots' places among the rows of a decode step, and the rest of the pass
+ * has a step's shape, whatever was packed.
  */
 #include "engine/state.h"
 
-/* Q, K, V and attention of one rank's home heads over the whole prompt. */
-static void rank_attention(fkv_engine_device *d, const fkv_rank *r, int layer, const fkv_prefill *p,
-                           int64_t q0)
+/* Q, K, V and attention of one rank's home heads over all prompts. */
+static void rank_attention(fkv_engine_device *d, const fkv_rank *r, int layer, const fkv_pack *pack,
+                           bool last)
 {
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
     const fkv_backend *b = e->options.backend;
     const int64_t act = e->info.act_bytes, per = (int64_t)(c->group + 2) * c->head_dim;
-    const int64_t width = r->n_home * per, n = p->n_ids;
-    const int64_t q_from =
-        q0 < n - e->options.window ? q0 : n - e->options.window; /* first row that needs Q */
+    const int64_t width = r->n_home * per, n = pack->n_rows, att_cols = (int64_t)c->n_heads * c->head_dim;
     for (int64_t i = 0; i < n; i += e->tile) {
         const int64_t m = n - i < e->tile ? n - i : e->tile;
-        b->prefill_qkv(d->dev, (char *)d->xn + i * c->hidden * act, m, i, r->layers[layer].qkv, r->n_home,
-                       c->group, q0 > 0 && i + m <= q_from, (char *)d->qkv + i * width * act);
+        b->prefill_qkv(d->dev, (char *)d->xn + i * c->hidden * act, m, e->tile, d->positions + i,
+                       r->layers[layer].qkv, r->n_home, c->group, (char *)d->qkv + i * width * act);
     }
-    const int64_t att_cols = (int64_t)c->n_heads * c->head_dim;
-    b->prefill_attention(d->dev, d->qkv, n, q0, r->n_home, c->group,
-                         (char *)d->att + (int64_t)r->head0 * c->group * c->head_dim * act, att_cols);
+    char *out = last ? d->step_att : d->att;
+    b->prefill_attention(d->dev, pack, d->qkv, last, r->n_home, c->group,
+                         out + (int64_t)r->head0 * c->group * c->head_dim * act, att_cols);
 }
 
-/* Whether some home head of r keeps less than the prompt and more than the window. */
-static bool needs_scores(const fkv_engine *e, const fkv_rank *r, int layer, const fkv_prefill *p)
+/* Prompts of at most so many tokens need no scores for r's home heads: each keeps the whole
+ * prompt, or no more than the window. */
+static int64_t unscored_tokens(const fkv_engine *e, const fkv_rank *r, int layer, const fkv_pack *pack)
 {
-    if (p->n_ids <= e->options.window) return false;
-    if (p->slot < 0) return true;
+    int64_t least = INT64_MAX;
+    if (pack->segments[0].slot < 0) return e->options.window;
     for (int i = 0; i < r->n_home; i++) {
         const int32_t budget = e->kv.budgets[layer * e->config.n_kv_heads + r->head0 + i];
-        if (budget < p->n_ids && budget > e->options.window) return true;
+        if (budget > e->options.window && budget < least) least = budget;
     }
-    return false;
+    return least;
 }
 
-static void rank_keep(fkv_engine_device *d, const fkv_rank *r, int layer, const fkv_prefill *p)
+static void rank_keep(fkv_engine_device *d, const fkv_rank *r, int layer, const fkv_prefill *p,
+                      const fkv_pack *pack)
 {
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
     const fkv_backend *b = e->options.backend;
-    const int64_t n_scores = p->n_ids - e->options.window;
+    const int64_t stride = e->max_rows;
     if (p->no_scores) return;
-    if (needs_scores(e, r, layer, p))
-        b->snapkv_scores(d->dev, d->qkv, p->n_ids, r->n_home, c->group, e->options.window, e->options.kernel,
-                         d->scores, n_scores);
-    if (p->slot < 0) {
-        if (n_scores > 0)
-            b->download(d->dev, p->host_scores + ((int64_t)layer * c->n_kv_heads + r->head0) * n_scores,
-                        d->scores, (size_t)(r->n_home * n_scores) * sizeof *d->scores);
+    b->snapkv_scores(d->dev, pack, d->qkv, unscored_tokens(e, r, layer, pack), r->n_home, c->group,
+                     e->options.window, e->options.kernel, d->scores, stride);
+    if (pack->segments[0].slot < 0) {
+        const int64_t n = pack->n_rows - e->options.window;
+        for (int i = 0; n > 0 && i < r->n_home; i++)
+            b->download(d->dev, p->host_scores + ((int64_t)layer * c->n_kv_heads + r->head0 + i) * n,
+                        d->scores + i * stride, (size_t)n * sizeof *d->scores);
         return;
     }
-    int32_t owners[FKV_MAX_KV_HEADS];
-    for (int i = 0; i < r->n_home; i++)
-        owners[i] =
-            e->kv.owner[((int64_t)layer * c->n_kv_heads + r->head0 + i) * e->options.n_slots + p->slot];
-    const fkv_keep_args args = {.layer = layer,
-                                .slot = p->slot,
-                                .n_tokens = p->n_ids,
+    const fkv_keep_args args = {.pack = pack,
+                                .layer = layer,
                                 .head0 = r->head0,
                                 .n_heads = r->n_home,
                                 .n_kv_heads = c->n_kv_heads,
@@ -71,57 +67,77 @@ static void rank_keep(fkv_engine_device *d, const fkv_rank *r, int layer, const 
                                 .window = e->options.window,
                                 .qkv = d->qkv,
                                 .scores = d->scores,
-                                .score_stride = n_scores,
-                                .owners = owners,
+                                .score_stride = stride,
+                                .owner = e->kv.owner,
+                                .n_slots = e->options.n_slots,
                                 .kv = fkv_engine_kv_view(d)};
     b->kv_keep(d->dev, &args);
 }
 
-void fkv_prefill_set_slot(fkv_engine_device *d, const fkv_prefill *p)
+static void upload_pack(fkv_engine_device *d, const fkv_prefill *p)
 {
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
-    const fkv_slots *s = &d->slots;
-    const int32_t n = (int32_t)p->n_ids, zero = 0, one = 1, max_new = (int32_t)p->max_new;
-    const uint64_t ordinal = (uint64_t)p->ordinal;
-    b->upload(d->dev, s->pos + p->slot, &n, sizeof n);
-    b->upload(d->dev, s->prompt_len + p->slot, &n, sizeof n);
-    b->upload(d->dev, s->n_new + p->slot, &zero, sizeof zero);
-    b->upload(d->dev, s->max_new + p->slot, &max_new, sizeof max_new);
-    b->upload(d->dev, s->active + p->slot, &one, sizeof one);
-    b->upload(d->dev, s->ordinal + p->slot, &ordinal, sizeof ordinal);
-    b->upload(d->dev, d->table + p->slot * e->kv.slot_stride, e->kv.table + p->slot * e->kv.slot_stride,
-              (size_t)e->kv.slot_stride * sizeof *d->table);
+    b->upload(d->dev, d->tokens, e->pack_tokens, (size_t)p->n_rows * sizeof *d->tokens);
+    b->upload(d->dev, d->positions, e->pack_positions, (size_t)p->n_rows * sizeof *d->positions);
+    b->upload(d->dev, d->segments, p->segments, (size_t)p->n_segments * sizeof *d->segments);
 }
 
-fkv_status fkv_prefill_run(fkv_engine_device *d, const fkv_prefill *p, fkv_err *err)
+void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
 {
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
     const fkv_backend *b = e->options.backend;
-    const int64_t n = p->n_ids, act = e->info.act_bytes, att_cols = (int64_t)c->n_heads * c->head_dim;
-    const int64_t row = (n - 1) * c->hidden * act; /* of the last token, in bytes */
-    if (p->slot >= 0) fkv_prefill_set_slot(d, p);
-    b->upload(d->dev, d->tokens, p->ids, (size_t)n * sizeof *p->ids);
-    fkv_forward_embed(d, d->tokens, n, d->x, d->xn);
+    const int64_t act = e->info.act_bytes, att_cols = (int64_t)c->n_heads * c->head_dim;
+    const int n_slots = e->options.n_slots;
+    const bool fills = p->segments[0].slot >= 0;
+    const fkv_pack pack = {.n_segments = p->n_segments,
+                           .n_rows = p->n_rows,
+                           .n_tiles = p->n_tiles,
+                           .segments = p->segments,
+                           .dev_segments = d->segments,
+                           .dev_positions = d->positions};
+    upload_pack(d, p);
+    if (fills) b->start_slots(d->dev, &pack, &d->slots);
+    fkv_forward_embed(d, d->tokens, p->n_rows, d->x, d->xn);
     for (int l = 0; l < c->n_layers; l++) {
         const bool last = l == c->n_layers - 1;
-        const int64_t q0 = last ? n - 1 : 0;
         for (int r = 0; r < d->n_ranks; r++) {
-            rank_attention(d, &d->ranks[r], l, p, q0);
-            rank_keep(d, &d->ranks[r], l, p);
+            rank_attention(d, &d->ranks[r], l, &pack, last);
+            rank_keep(d, &d->ranks[r], l, p, &pack);
         }
-        if (last && p->slot < 0) break;
-        b->gather_cols(d->dev, d->att, n - q0, att_cols, e->head_cols, (int)act);
-        if (last)
-            fkv_forward_mlp(d, l, 1, d->att, (char *)d->x + row, (char *)d->xn + row);
-        else
-            fkv_forward_mlp(d, l, n, d->att, d->x, d->xn);
+        if (last) break;
+        b->gather_cols(d->dev, d->att, p->n_rows, att_cols, e->head_cols, (int)act);
+        fkv_forward_mlp(d, l, p->n_rows, e->tile, d->att, d->x, d->xn);
     }
-    if (p->slot >= 0) {
-        float *logits = d->logits + (int64_t)p->slot * c->vocab;
-        fkv_forward_logits(d, (char *)d->xn + row, 1, logits);
-        b->sample(d->dev, logits, c->vocab, p->slot, 1, true, &d->slots, &e->options.sampling, c->vocab);
+    if (!fills) return;
+    b->gather_cols(d->dev, d->step_att, n_slots, att_cols, e->head_cols, (int)act);
+    b->last_rows(d->dev, &pack, d->x, c->hidden, d->step_x);
+    fkv_forward_mlp(d, c->n_layers - 1, n_slots, n_slots, d->step_att, d->step_x, d->step_xn);
+    fkv_forward_logits(d, d->step_xn);
+    b->sample(d->dev, d->logits, c->vocab, n_slots, true, &d->slots, &e->options.sampling, c->vocab);
+}
+
+fkv_prefill fkv_prefill_one(fkv_engine *e, const int32_t *ids, int64_t n_ids, fkv_segment *segment)
+{
+    for (int64_t i = 0; i < n_ids; i++) {
+        e->pack_tokens[i] = ids[i];
+        e->pack_positions[i] = (int32_t)i;
     }
-    return b->sync(d->dev, err);
+    segment->row0 = segment->tile0 = 0;
+    segment->n_tokens = (int32_t)n_ids;
+    return (fkv_prefill){.segments = segment,
+                         .n_segments = 1,
+                         .n_rows = n_ids,
+                         .n_tiles = (n_ids + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS};
+}
+
+void fkv_edits_enqueue(fkv_engine_device *d, int32_t *dst, const fkv_edit *edits, int64_t n)
+{
+    const fkv_backend *b = d->engine->options.backend;
+    for (int64_t i = 0; i < n; i += FKV_EDITS) {
+        const int64_t m = n - i < FKV_EDITS ? n - i : FKV_EDITS;
+        b->upload(d->dev, d->edits, edits + i, (size_t)m * sizeof *edits);
+        b->scatter(d->dev, dst, d->edits, m);
+    }
 }

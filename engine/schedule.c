@@ -1,241 +1,461 @@
-/* The engine's run: which slot prefills or decodes next, and who gets the tokens.
- *
- * Free slots are refilled before every decode step, as far as requests are ready
- * and their pages are there; all devices follow the same calls in the same order.
- */
-#include <stdlib.h>
+/* What the devices do next: see schedule.h. */
+#include "engine/schedule.h"
 
-#include "engine/state.h"
-#include "runner/base/clock.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "runner/base/mem.h"
 
-typedef struct slot {
-    bool busy;
-    fkv_request request;
-    int32_t *ids; /* generated */
-    int64_t n, cap;
-} slot;
+/* Before anything has ended, half an answer of half its limit counts as seen. */
+static const double prior_answers = 0.5, prior_share = 0.25;
 
-typedef struct run {
-    fkv_engine *e;
-    const fkv_engine_io *io;
-    slot *slots;
-    int n_busy;
-    bool ended;          /* no more requests */
-    bool waiting;        /* next holds a request that no pages were free for */
-    fkv_request pending; /* with waiting */
-    int32_t *out;        /* [n_slots] tokens of the last sample */
-    float *logits;       /* for io->logits */
-} run;
+/* While nothing changes, another look at who could be admitted after so many commands. */
+enum { LOOK_AGAIN = 64, N_COMMANDS = 2 };
 
-typedef struct prefill_args {
-    fkv_engine *e;
-    fkv_prefill p;
-} prefill_args;
+struct fkv_schedule {
+    fkv_kv *kv;
+    fkv_schedule_limits limits;
+    fkv_work *pool;
+    fkv_work **unused; /* stack */
+    int n_unused;
+    fkv_work **line; /* waiting, oldest first */
+    int n_line;
+    fkv_work **flight; /* in a slot, oldest first */
+    int n_flight;
+    bool *busy;         /* [n_slots] */
+    int n_gathered;     /* of flight: not prefilled yet */
+    int64_t rows;       /* of those */
+    int64_t idle_steps; /* that their slots have waited, all together */
+    bool ended, draining, look;
+    int64_t *need, *reserve; /* [n_ranks] */
+    int32_t *stopped;        /* slots to be stopped by the next command */
+    int n_stopped;
+    double share_ended; /* of their limits that finished answers used, summed */
+    int64_t n_commands, n_runs;
+    fkv_command commands[N_COMMANDS];
+    fkv_schedule_stats stats;
+};
 
-static fkv_status prefill_on(void *ctx, int device, fkv_err *err)
+static fkv_status open_command(fkv_command *c, size_t n_slots, fkv_err *err)
 {
-    const prefill_args *a = ctx;
-    return fkv_prefill_run(&a->e->devices[device], &a->p, err);
+    c->stopped = fkv_calloc(n_slots, sizeof *c->stopped);
+    c->segments = fkv_calloc(n_slots, sizeof *c->segments);
+    c->prompts = fkv_calloc(n_slots, sizeof *c->prompts);
+    c->who = fkv_calloc(n_slots, sizeof *c->who);
+    c->runs = fkv_calloc(n_slots, sizeof *c->runs);
+    if (!c->stopped || !c->segments || !c->prompts || !c->who || !c->runs) return fkv_fail_memory(err);
+    return FKV_OK;
 }
 
-fkv_status fkv_engine_profile(fkv_engine *e, const int32_t *ids, int64_t n_ids, int64_t b, double alpha,
-                              double *sums, fkv_err *err)
+fkv_status fkv_schedule_open(fkv_kv *kv, const fkv_schedule_limits *limits, fkv_schedule **out, fkv_err *err)
 {
-    const fkv_config *c = &e->config;
-    const int64_t n = n_ids - e->options.window;
-    if (n_ids <= b || n_ids > e->options.max_prompt || n <= 0)
-        return fkv_fail(err, FKV_E_INPUT, "a prompt of %lld tokens can't be profiled", (long long)n_ids);
-    size_t per_layer, all;
-    if (!fkv_mul_size((size_t)c->n_kv_heads, (size_t)n, &per_layer) ||
-        !fkv_mul_size(per_layer, (size_t)c->n_layers, &all))
+    fkv_schedule *s = calloc(1, sizeof *s);
+    if (!s) return fkv_fail_memory(err);
+    *out = s;
+    s->kv = kv;
+    s->limits = *limits;
+    const size_t n_slots = (size_t)limits->n_slots, ranks = (size_t)kv->n_ranks;
+    /* In line, in slots, and those whose last tokens are on their way. */
+    const size_t n = (size_t)limits->n_waiting + (N_COMMANDS + 1) * n_slots;
+    s->pool = fkv_calloc(n, sizeof *s->pool);
+    s->unused = fkv_calloc(n, sizeof *s->unused);
+    s->line = fkv_calloc(n, sizeof *s->line);
+    s->flight = fkv_calloc(n_slots, sizeof *s->flight);
+    s->busy = fkv_calloc(n_slots, sizeof *s->busy);
+    s->need = fkv_calloc(ranks, sizeof *s->need);
+    s->reserve = fkv_calloc(ranks, sizeof *s->reserve);
+    s->stopped = fkv_calloc(n_slots, sizeof *s->stopped);
+    if (!s->pool || !s->unused || !s->line || !s->flight || !s->busy || !s->need || !s->reserve ||
+        !s->stopped)
         return fkv_fail_memory(err);
-    float *scores = fkv_calloc(all, sizeof *scores), *work = fkv_calloc(per_layer, sizeof *work);
-    fkv_status s = scores && work ? FKV_OK : fkv_fail_memory(err);
-    if (!s) {
-        prefill_args a = {e, {.ids = ids, .n_ids = n_ids, .slot = -1, .host_scores = scores}};
-        s = fkv_team_run(e->team, prefill_on, &a, err);
-    }
-    for (int l = 0; !s && l < c->n_layers; l++)
-        fkv_budget_ada_count(scores + (size_t)l * per_layer, c->n_kv_heads, n, b, e->options.window, alpha,
-                             work, sums + (int64_t)l * c->n_kv_heads);
-    free(work);
-    free(scores);
-    return s;
-}
-
-/* Enqueues the way back of the last sample's tokens, and of logits where a test asks. */
-static void fetch(run *r)
-{
-    const fkv_engine *e = r->e;
-    const fkv_engine_device *d = &e->devices[0];
-    const fkv_backend *b = e->options.backend;
-    const size_t n = (size_t)e->options.n_slots;
-    b->download(d->dev, r->out, d->slots.out, n * sizeof *r->out);
-    if (r->io->logits)
-        b->download(d->dev, r->logits, d->logits, n * (size_t)e->config.vocab * sizeof *r->logits);
-}
-
-/* One wait a step: the tokens come back behind the step itself. */
-static fkv_status decode_on(void *ctx, int device, fkv_err *err)
-{
-    run *r = ctx;
-    fkv_engine_device *d = &r->e->devices[device];
-    fkv_decode_run(d);
-    if (device == 0) fetch(r);
-    return r->e->options.backend->sync(d->dev, err);
-}
-
-static fkv_status finish_slot(run *r, int s, fkv_finish why, fkv_err *err)
-{
-    slot *k = &r->slots[s];
-    fkv_kv_release(&r->e->kv, s);
-    k->busy = false;
-    r->n_busy--;
-    return r->io->finish(r->io->ctx, &k->request, k->ids, k->n, why, err);
-}
-
-/* The device clears active by itself on an end-of-sequence token or the limit; a
- * stop string is known only here. */
-static void deactivate(run *r, int s)
-{
-    const int32_t zero = 0;
-    for (int d = 0; d < r->e->options.n_devices; d++) {
-        const fkv_engine_device *dev = &r->e->devices[d];
-        r->e->options.backend->upload(dev->dev, dev->slots.active + s, &zero, sizeof zero);
-    }
-}
-
-/* Token out[s] belongs to slot s. */
-static fkv_status take_token(run *r, int s, fkv_err *err)
-{
-    slot *k = &r->slots[s];
-    const fkv_sampling *p = &r->e->options.sampling;
-    const int32_t token = r->out[s];
-    bool stop = false;
-    if (r->io->logits)
-        r->io->logits(r->io->ctx, &k->request, k->n, r->logits + (int64_t)s * r->e->config.vocab,
-                      r->e->config.vocab);
-    k->ids[k->n++] = token;
-    for (int i = 0; i < p->n_eos; i++) stop = stop || token == p->eos[i];
-    if (stop) return finish_slot(r, s, FKV_FINISH_STOP, err);
-    if (r->io->token(r->io->ctx, &k->request, k->ids, k->n)) {
-        deactivate(r, s);
-        return finish_slot(r, s, FKV_FINISH_STOP, err);
-    }
-    return k->n >= k->request.max_new ? finish_slot(r, s, FKV_FINISH_LENGTH, err) : FKV_OK;
-}
-
-static fkv_status start_slot(run *r, int s, fkv_err *err)
-{
-    slot *k = &r->slots[s];
-    k->request = r->pending;
-    if (k->request.max_new > k->cap) {
-        int32_t *ids = fkv_realloc(k->ids, (size_t)k->request.max_new, sizeof *ids);
-        if (!ids) return fkv_fail_memory(err);
-        k->ids = ids;
-        k->cap = k->request.max_new;
-    }
-    k->n = 0;
-    k->busy = true;
-    r->n_busy++;
-    r->waiting = false;
-    const fkv_request *q = &k->request;
-    prefill_args a = {
-        r->e, {.ids = q->ids, .n_ids = q->n_ids, .slot = s, .ordinal = q->ordinal, .max_new = q->max_new}};
-    const double t = fkv_seconds();
-    fkv_status st = fkv_team_run(r->e->team, prefill_on, &a, err);
-    if (!st) {
-        fetch(r);
-        st = r->e->options.backend->sync(r->e->devices[0].dev, err);
-        if (st) fkv_team_name_device(r->e->team, 0, err);
-    }
-    r->e->prefill_seconds += fkv_seconds() - t;
-    return st ? st : take_token(r, s, err);
-}
-
-/* Fills free slots while requests are ready and their pages are free. */
-static fkv_status refill(run *r, fkv_err *err)
-{
-    fkv_status st;
-    for (int s = 0; s < r->e->options.n_slots;) {
-        if (r->slots[s].busy) {
-            s++;
-            continue;
-        }
-        if (!r->waiting && r->ended) return FKV_OK;
-        if (!r->waiting) {
-            st = r->io->next(r->io->ctx, r->n_busy == 0, &r->pending, err);
-            if (st == FKV_E_BUSY) return FKV_OK;
-            if (st == FKV_END) r->ended = true;
-            if (st == FKV_END) return FKV_OK;
-            if (st) return st;
-            r->waiting = true;
-        }
-        fkv_err why = {0};
-        st = fkv_kv_admit(&r->e->kv, s, r->pending.n_ids, r->pending.max_new, &why);
-        if (st == FKV_E_BUSY) return FKV_OK;
-        if (st) {
-            r->waiting = false;
-            st = r->io->reject(r->io->ctx, &r->pending, &why, err);
-        } else {
-            st = start_slot(r, s, err);
-        }
+    for (size_t i = 0; i < n; i++) s->unused[s->n_unused++] = &s->pool[n - 1 - i];
+    for (int i = 0; i < N_COMMANDS; i++) {
+        const fkv_status st = open_command(&s->commands[i], n_slots, err);
         if (st) return st;
-        if (r->io->stopping(r->io->ctx) != FKV_GO_ON) return FKV_OK;
     }
     return FKV_OK;
 }
 
-static fkv_status decode_step(run *r, fkv_err *err)
+/* --- lists ---------------------------------------------------------------- */
+
+static void insert_by_age(fkv_work **list, int *n, fkv_work *w)
 {
-    const double t = fkv_seconds();
-    /* Where slots are idle a step says little about the plan. */
-    r->e->trace_off = r->n_busy < r->e->options.n_slots;
-    fkv_status st = fkv_team_run(r->e->team, decode_on, r, err);
-    r->e->decode_seconds += fkv_seconds() - t;
-    r->e->decode_steps++;
-    for (int s = 0; !st && s < r->e->options.n_slots; s++)
-        if (r->slots[s].busy) st = take_token(r, s, err);
-    return st;
+    int i = (*n)++;
+    for (; i > 0 && list[i - 1]->request.ordinal > w->request.ordinal; i--) list[i] = list[i - 1];
+    list[i] = w;
 }
 
-static fkv_status loop(run *r, fkv_err *err)
+static void remove_from(fkv_work **list, int *n, const fkv_work *w)
+{
+    int i = 0;
+    while (list[i] != w) i++;
+    (*n)--;
+    memmove(list + i, list + i + 1, (size_t)(*n - i) * sizeof *list);
+}
+
+static void get_in_line(fkv_schedule *s, fkv_work *w)
+{
+    insert_by_age(s->line, &s->n_line, w);
+    s->look = true;
+}
+
+/* Out of its slot, whose pages are free again. */
+static void leave_slot(fkv_schedule *s, fkv_work *w)
+{
+    remove_from(s->flight, &s->n_flight, w);
+    fkv_kv_release(s->kv, w->slot);
+    s->busy[w->slot] = false;
+    if (w->launched == 0) {
+        s->n_gathered--;
+        s->rows -= w->request.n_ids;
+    }
+    w->slot = -1;
+    s->look = true;
+}
+
+/* --- requests in ---------------------------------------------------------- */
+
+bool fkv_schedule_room(const fkv_schedule *s)
+{
+    return s->n_line < s->limits.n_waiting && s->n_unused > 0;
+}
+
+fkv_status fkv_schedule_add(fkv_schedule *s, const fkv_request *request, fkv_err *err)
+{
+    const fkv_status st = fkv_kv_accepts(s->kv, request->n_ids, request->max_new, err);
+    if (st) return st;
+    fkv_work *w = s->unused[s->n_unused - 1];
+    if (request->max_new > w->cap) {
+        int32_t *ids = fkv_realloc(w->ids, (size_t)request->max_new, sizeof *ids);
+        if (!ids) return fkv_fail_memory(err);
+        w->ids = ids;
+        w->cap = request->max_new;
+    }
+    s->n_unused--;
+    *w = (fkv_work){.request = *request, .ids = w->ids, .cap = w->cap, .slot = -1};
+    get_in_line(s, w);
+    return FKV_OK;
+}
+
+void fkv_schedule_end(fkv_schedule *s)
+{
+    s->ended = true;
+}
+
+void fkv_schedule_drain(fkv_schedule *s)
+{
+    if (s->draining) return;
+    s->draining = true;
+    for (int i = s->n_flight - 1; i >= 0; i--) {
+        fkv_work *w = s->flight[i];
+        if (w->launched) continue;
+        leave_slot(s, w);
+        get_in_line(s, w);
+    }
+}
+
+bool fkv_schedule_idle(const fkv_schedule *s)
+{
+    return s->n_flight == 0 && (s->draining || s->n_line == 0);
+}
+
+/* --- admission ------------------------------------------------------------- */
+
+/* The share of its limit that an answer is expected to use: what was generated over the
+ * answers that ended, those in flight counted by what they have so far. */
+static double expected_share(const fkv_schedule *s)
+{
+    double sum = prior_share + s->share_ended;
+    for (int i = 0; i < s->n_flight; i++)
+        sum += (double)s->flight[i]->launched / (double)s->flight[i]->request.max_new;
+    return fmin(1, sum / (prior_answers + (double)s->stats.n_finished));
+}
+
+/* Tokens that w is expected to have at its end, done of them known. */
+static int64_t expected_tokens(const fkv_work *w, double share, int64_t done)
+{
+    const int64_t limit = w->request.max_new, more = (int64_t)ceil(share * (double)limit);
+    return more < limit - done ? done + more : limit;
+}
+
+/* Pages that those in flight are expected to need beside what they hold. */
+static void find_reserve(fkv_schedule *s, double share)
+{
+    const int n_ranks = s->kv->n_ranks;
+    memset(s->reserve, 0, (size_t)n_ranks * sizeof *s->reserve);
+    for (int i = 0; i < s->n_flight; i++) {
+        const fkv_work *w = s->flight[i];
+        fkv_kv_more_need(s->kv, w->slot, expected_tokens(w, share, w->launched), s->need);
+        for (int r = 0; r < n_ranks; r++) s->reserve[r] += s->need[r];
+    }
+}
+
+static bool fits(fkv_schedule *s, const fkv_work *w, int slot, double share)
+{
+    int64_t beyond = expected_tokens(w, share, 0);
+    if (beyond < w->reached) beyond = w->reached;
+    fkv_kv_prompt_need(s->kv, slot, w->request.n_ids, beyond, s->need);
+    for (int r = 0; r < s->kv->n_ranks; r++)
+        if (s->need[r] + s->reserve[r] > s->kv->n_free[r]) return false;
+    return true;
+}
+
+/* A free slot in which w fits, one of every class tried; -1: none. */
+static int find_slot(fkv_schedule *s, const fkv_work *w, double share)
+{
+    int tried = -1;
+    for (int slot = 0; slot < s->limits.n_slots; slot++) {
+        if (s->busy[slot] || s->kv->class_of[slot] == tried) continue;
+        tried = s->kv->class_of[slot];
+        if (fits(s, w, slot, share)) return slot;
+    }
+    return -1;
+}
+
+/* Behind fits, whose need is what w is expected to hold. */
+static void enter_slot(fkv_schedule *s, fkv_work *w, int slot)
+{
+    const int64_t *held = s->kv->slot_pages + (int64_t)slot * s->kv->n_ranks;
+    fkv_kv_put(s->kv, slot, w->request.n_ids, 0);
+    for (int r = 0; r < s->kv->n_ranks; r++) s->reserve[r] += s->need[r] - held[r];
+    remove_from(s->line, &s->n_line, w);
+    insert_by_age(s->flight, &s->n_flight, w);
+    s->busy[slot] = true;
+    w->slot = slot;
+    w->paged = 0;
+    s->n_gathered++;
+    s->rows += w->request.n_ids;
+}
+
+static void admit(fkv_schedule *s)
+{
+    const int64_t most_passed = 2 * (int64_t)s->limits.n_slots;
+    const double share = expected_share(s);
+    s->look = false;
+    find_reserve(s, share);
+    for (int i = 0; i < s->n_line && s->n_flight < s->limits.n_slots;) {
+        fkv_work *w = s->line[i];
+        const int slot = find_slot(s, w, share);
+        if (slot >= 0) {
+            for (int j = 0; j < i; j++) s->line[j]->passed++;
+            enter_slot(s, w, slot);
+        } else if (w->passed >= most_passed) {
+            return;
+        } else {
+            i++;
+        }
+    }
+}
+
+/* --- commands out ---------------------------------------------------------- */
+
+static fkv_command *new_command(fkv_schedule *s, fkv_command_kind kind)
+{
+    fkv_command *c = &s->commands[++s->n_commands % N_COMMANDS];
+    c->number = s->n_commands;
+    c->kind = kind;
+    c->n_segments = 0;
+    c->n_rows = c->n_tiles = 0;
+    memset(c->who, 0, (size_t)s->limits.n_slots * sizeof *c->who);
+    c->n_stopped = s->n_stopped;
+    memcpy(c->stopped, s->stopped, (size_t)s->n_stopped * sizeof *c->stopped);
+    s->n_stopped = 0;
+    c->edits = fkv_kv_edits(s->kv, &c->n_edits);
+    return c;
+}
+
+/* The slot's token of command c is w's. */
+static void launch(fkv_command *c, fkv_work *w)
+{
+    c->who[w->slot] = w;
+    c->runs[w->slot] = w->run;
+    w->launched++;
+}
+
+/* Those whose last token is commanded leave their slots; w->slot is still theirs in who. */
+static void leave_at_limit(fkv_schedule *s)
+{
+    for (int i = s->n_flight - 1; i >= 0; i--)
+        if (s->flight[i]->launched == s->flight[i]->request.max_new) leave_slot(s, s->flight[i]);
+}
+
+static void add_segment(fkv_command *c, fkv_work *w)
+{
+    const fkv_request *q = &w->request;
+    c->prompts[c->n_segments] = w;
+    c->segments[c->n_segments++] = (fkv_segment){.row0 = (int32_t)c->n_rows,
+                                                 .n_tokens = (int32_t)q->n_ids,
+                                                 .tile0 = (int32_t)c->n_tiles,
+                                                 .slot = w->slot,
+                                                 .max_new = (int32_t)q->max_new,
+                                                 .ordinal = (uint64_t)q->ordinal};
+    c->n_rows += q->n_ids;
+    c->n_tiles += (q->n_ids + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS;
+}
+
+/* The oldest of the gathered, as many as a pack holds. */
+static fkv_command *command_prefill(fkv_schedule *s)
+{
+    fkv_command *c = new_command(s, FKV_COMMAND_PREFILL);
+    for (int i = 0; i < s->n_flight; i++) {
+        fkv_work *w = s->flight[i];
+        if (w->launched) continue;
+        if (c->n_segments && c->n_rows + w->request.n_ids > s->limits.max_rows) break;
+        add_segment(c, w);
+        w->run = ++s->n_runs;
+        w->n = 0;
+        launch(c, w);
+        s->n_gathered--;
+        s->rows -= w->request.n_ids;
+    }
+    if (s->n_gathered == 0) s->idle_steps = 0;
+    s->stats.n_passes++;
+    s->stats.n_rows += c->n_rows;
+    leave_at_limit(s);
+    return c;
+}
+
+/* Starts again later, from the prompt. */
+static void yield(fkv_schedule *s, fkv_work *w)
+{
+    if (w->launched) {
+        s->stopped[s->n_stopped++] = w->slot;
+        s->stats.n_restarts++;
+        s->stats.restarted_tokens += w->launched;
+    }
+    if (w->launched > w->reached) w->reached = w->launched;
+    leave_slot(s, w);
+    w->launched = 0;
+    w->run = 0;
+    get_in_line(s, w);
+}
+
+static int rank_short_of(const fkv_schedule *s)
+{
+    int r = 0;
+    while (s->need[r] <= s->kv->n_free[r]) r++;
+    return r;
+}
+
+/* The youngest in flight with pages on a rank; flight[i] wants one there. */
+static fkv_work *youngest_on(const fkv_schedule *s, int rank, int i)
+{
+    int j = s->n_flight - 1;
+    while (j > i && s->kv->slot_pages[(int64_t)s->flight[j]->slot * s->kv->n_ranks + rank] == 0) j--;
+    return s->flight[j];
+}
+
+/* Pages for the next step of everyone, the oldest first. False: tokens that are under way may
+ * free some first. */
+static bool take_pages(fkv_schedule *s, bool outstanding)
+{
+    for (int i = 0; i < s->n_flight;) {
+        fkv_work *w = s->flight[i];
+        if (w->launched == 0 || w->paged >= w->launched) {
+            i++;
+            continue;
+        }
+        fkv_kv_step_need(s->kv, w->slot, w->launched, s->need);
+        if (fkv_kv_free(s->kv, s->need)) {
+            fkv_kv_step(s->kv, w->slot, w->launched);
+            w->paged = w->launched;
+            i++;
+            continue;
+        }
+        if (outstanding) return false;
+        yield(s, youngest_on(s, rank_short_of(s), i)); /* w itself, perhaps: flight[i] is another then */
+    }
+    return true;
+}
+
+/* Nobody is left to decode: behind yields. */
+static bool none_decodes(const fkv_schedule *s)
+{
+    return s->n_gathered == s->n_flight;
+}
+
+static fkv_command *command_step(fkv_schedule *s)
+{
+    fkv_command *c = new_command(s, FKV_COMMAND_STEP);
+    for (int i = 0; i < s->n_flight; i++) {
+        if (s->flight[i]->launched == 0) continue;
+        launch(c, s->flight[i]);
+        s->stats.busy_slot_steps++;
+    }
+    s->stats.n_steps++;
+    s->idle_steps += s->n_gathered;
+    leave_at_limit(s);
+    return c;
+}
+
+/* Whether the gathered slots have waited enough. */
+static bool is_worth_it(const fkv_schedule *s)
+{
+    return s->rows >= s->limits.worth_rows || s->idle_steps >= s->limits.n_slots || none_decodes(s) ||
+           (s->ended && s->n_line == 0);
+}
+
+fkv_command *fkv_schedule_next(fkv_schedule *s, bool outstanding)
 {
     for (;;) {
-        const fkv_stopping stopping = r->io->stopping(r->io->ctx);
-        fkv_status st = FKV_OK;
-        if (stopping == FKV_GO_ON) {
-            if ((st = refill(r, err))) return st;
-            if (r->n_busy == 0 && r->ended && !r->waiting) return FKV_OK;
-        }
-        if (stopping == FKV_STOP_NOW || (stopping == FKV_DRAIN && r->n_busy == 0))
-            return fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
-        if (r->n_busy && (st = decode_step(r, err))) return st;
+        if (s->n_line && !s->draining && (s->look || s->n_commands % LOOK_AGAIN == 0)) admit(s);
+        if (s->n_gathered && is_worth_it(s)) return command_prefill(s);
+        if (s->n_flight == 0 || !take_pages(s, outstanding)) return NULL;
+        if (!none_decodes(s)) return command_step(s);
+        if (s->n_flight == 0 && s->draining) return NULL; /* all had to yield */
     }
 }
 
-fkv_status fkv_engine_run(fkv_engine *e, const fkv_engine_io *io, fkv_err *err)
+/* --- tokens back ------------------------------------------------------------ */
+
+fkv_work *fkv_schedule_owner(const fkv_command *c, int slot)
 {
-    const size_t n = (size_t)e->options.n_slots;
-    run r = {.e = e, .io = io};
-    fkv_status st;
-    r.slots = fkv_calloc(n, sizeof *r.slots);
-    r.out = fkv_calloc(n, sizeof *r.out);
-    if (io->logits) r.logits = fkv_calloc(n * (size_t)e->config.vocab, sizeof *r.logits);
-    if (!e->planned)
-        st = fkv_fail(err, FKV_E_INPUT, "the engine has no plan");
-    else if (!r.slots || !r.out || (io->logits && !r.logits))
-        st = fkv_fail_memory(err);
-    else
-        st = loop(&r, err);
-    for (size_t s = 0; r.slots && s < n; s++) {
-        if (r.slots[s].busy) fkv_kv_release(&e->kv, (int)s);
-        if (r.slots[s].busy) deactivate(&r, (int)s);
-        free(r.slots[s].ids);
+    fkv_work *w = c->who[slot];
+    return w && w->run == c->runs[slot] ? w : NULL;
+}
+
+void fkv_schedule_finish(fkv_schedule *s, fkv_work *w, bool decoding)
+{
+    if (w->slot >= 0) {
+        if (decoding) s->stopped[s->n_stopped++] = w->slot;
+        leave_slot(s, w);
     }
-    free(r.slots);
-    free(r.out);
-    free(r.logits);
-    return st;
+    s->share_ended += (double)w->n / (double)w->request.max_new;
+    s->stats.n_finished++;
+    w->run = 0;
+}
+
+void fkv_schedule_recycle(fkv_schedule *s, fkv_work *w)
+{
+    s->unused[s->n_unused++] = w;
+}
+
+void fkv_schedule_stats_get(const fkv_schedule *s, fkv_schedule_stats *stats)
+{
+    *stats = s->stats;
+}
+
+void fkv_schedule_close(fkv_schedule *s)
+{
+    if (!s) return;
+    for (int i = 0; s->flight && i < s->n_flight; i++) fkv_kv_release(s->kv, s->flight[i]->slot);
+    for (int i = 0; i < N_COMMANDS; i++) {
+        free(s->commands[i].stopped);
+        free(s->commands[i].segments);
+        free(s->commands[i].prompts);
+        free(s->commands[i].who);
+        free(s->commands[i].runs);
+    }
+    for (int i = 0; s->pool && i < s->limits.n_waiting + (N_COMMANDS + 1) * s->limits.n_slots; i++)
+        free(s->pool[i].ids);
+    free(s->stopped);
+    free(s->reserve);
+    free(s->need);
+    free(s->busy);
+    free(s->flight);
+    free(s->line);
+    free(s->unused);
+    free(s->pool);
+    free(s);
 }

@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 #include "engine/kv.h"
 #include "engine/memory.h"
+#include "engine/schedule.h"
 #include "engine/team.h"
 
 /* What config.c accepts at the most. */
@@ -29,7 +30,10 @@ typedef struct fkv_rank {
     void *q; /* decode scratch, [max served][n_slots][(group + 2) * hd] */
 } fkv_rank;
 
-/* One device and the ranks on it. Buffers are device memory; T = max_prompt. */
+/* Edits that a device applies at a time. */
+enum { FKV_EDITS = 1 << 16 };
+
+/* One device and the ranks on it. Buffers are device memory; T = rows of the largest pack. */
 typedef struct fkv_engine_device {
     fkv_engine *engine;
     fkv_device *dev;
@@ -49,8 +53,11 @@ typedef struct fkv_engine_device {
     void *step_x, *step_xn, *step_att; /* decode: [n_slots, hidden], [n_slots, n_heads * hd] */
     float *logits;                     /* [n_slots, vocab] */
     uint8_t *device_of;                /* of the engine, on the device */
-    int32_t *tokens;                   /* [T] prompt */
+    int32_t *tokens, *positions;       /* [T] of a pack */
+    fkv_segment *segments;             /* [n_slots] of a pack */
+    fkv_edit *edits;                   /* [FKV_EDITS] */
     fkv_slots slots;
+    int64_t tickets[2];   /* of commands, by number */
     int32_t *table;       /* page table */
     int64_t arena_budget; /* bytes that this device's KV arenas may take */
     /* trace.c */
@@ -74,9 +81,11 @@ struct fkv_engine {
     fkv_team *team;
     int64_t *hidden_cols; /* [n_devices + 1] columns of the hidden that each device's ranks project */
     int64_t *vocab_cols;
-    int64_t *head_cols; /* attention columns of each device's home heads */
-    int tile;           /* rows of a prefill tile */
-    int max_home;       /* largest number of home heads of a rank */
+    int64_t *head_cols;                    /* attention columns of each device's home heads */
+    int tile;                              /* rows of a prefill tile */
+    int max_home;                          /* largest number of home heads of a rank */
+    int64_t max_rows;                      /* of a pack */
+    int32_t *pack_tokens, *pack_positions; /* [max_rows] of the pack to be enqueued */
 
     /* with the plan */
     fkv_kv kv;
@@ -90,6 +99,7 @@ struct fkv_engine {
 
     int64_t decode_steps;
     double prefill_seconds, decode_seconds;
+    fkv_schedule_stats schedule_stats; /* of the last run */
 };
 
 /* Share r of R of n things: [fkv_share(n, r, R), fkv_share(n, r + 1, R)). */
@@ -108,20 +118,23 @@ fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *st
 fkv_status fkv_weights_load_copies(fkv_engine_device *d, const fkv_safetensors *st, const fkv_plan *plan,
                                    fkv_err *err);
 
-/* What a prefill is for. */
+/* A pack to be prefilled; its tokens and positions are the engine's pack_tokens and
+ * pack_positions. */
 typedef struct fkv_prefill {
-    const int32_t *ids;
-    int64_t n_ids;
-    int slot; /* -1: profile only */
-    int64_t ordinal, max_new;
+    const fkv_segment *segments;
+    int n_segments;
+    int64_t n_rows, n_tiles;
     bool no_scores;     /* only the time counts: leave compression out */
-    float *host_scores; /* profile: [n_layers][n_kv_heads][n_ids - window], host */
+    float *host_scores; /* one segment of slot -1: [n_layers][n_kv_heads][T - window], host */
 } fkv_prefill;
 
+/* A pack of one prompt in slot; sets the engine's pack_tokens and pack_positions. */
+fkv_prefill fkv_prefill_one(fkv_engine *e, const int32_t *ids, int64_t n_ids, fkv_segment *segment);
+
 /* prefill.c, decode.c: enqueue on one device; every device calls the same. */
-/* The slot's state and pages on this device, from the host's page table. */
-void fkv_prefill_set_slot(fkv_engine_device *d, const fkv_prefill *p);
-fkv_status fkv_prefill_run(fkv_engine_device *d, const fkv_prefill *p, fkv_err *err);
+void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p);
+/* dst[index] = value for all of edits (host memory). */
+void fkv_edits_enqueue(fkv_engine_device *d, int32_t *dst, const fkv_edit *edits, int64_t n);
 /* Arguments of the decode ops of a device's local-th rank in a layer. */
 fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int layer);
 void fkv_decode_run(fkv_engine_device *d);
@@ -137,12 +150,13 @@ void fkv_trace_step(fkv_engine_device *d);
 void fkv_trace_share_begin(fkv_engine_device *d);
 void fkv_trace_share_end(fkv_engine_device *d);
 
-/* forward.c: what prefill and decode share. Both work on n rows. */
+/* forward.c: what prefill and decode share. All work on n rows; class_rows: as in backend.h. */
 /* x = embeddings of tokens; xn = normed for the first layer. */
 void fkv_forward_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn);
 /* Output projection of att, MLP, both residual adds, and the next norm into xn. */
-void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, const void *att, void *x, void *xn);
-/* logits[n, vocab] of normed rows. */
-void fkv_forward_logits(fkv_engine_device *d, const void *xn, int64_t n, float *logits);
+void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_rows, const void *att, void *x,
+                     void *xn);
+/* The device's logits[n_slots, vocab] of normed rows. */
+void fkv_forward_logits(fkv_engine_device *d, const void *xn);
 
 #endif

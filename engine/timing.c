@@ -9,16 +9,38 @@
 typedef struct timing {
     fkv_engine *e;
     fkv_prefill p;
+    const fkv_edit *edits; /* of the page tables */
+    int64_t n_edits;
+    int64_t n_tokens;
+    int32_t max_new;
 } timing;
 
-static fkv_status set_slot_on(void *ctx, int device, fkv_err *err)
+static void fill(fkv_engine_device *d, int32_t *array, int32_t value)
+{
+    const fkv_engine *e = d->engine;
+    for (int s = 0; s < e->options.n_slots; s++)
+        e->options.backend->upload(d->dev, array + s, &value, sizeof value);
+}
+
+/* Every slot as if a prompt of n_tokens had just been prefilled. */
+static fkv_status set_slots_on(void *ctx, int device, fkv_err *err)
 {
     const timing *t = ctx;
     fkv_engine_device *d = &t->e->devices[device];
-    const int32_t token = 1 + t->p.slot % 7;
-    fkv_prefill_set_slot(d, &t->p);
-    t->e->options.backend->upload(d->dev, d->slots.token + t->p.slot, &token, sizeof token);
-    return t->e->options.backend->sync(d->dev, err);
+    const fkv_backend *b = t->e->options.backend;
+    fkv_edits_enqueue(d, d->table, t->edits, t->n_edits);
+    fill(d, d->slots.pos, (int32_t)t->n_tokens);
+    fill(d, d->slots.prompt_len, (int32_t)t->n_tokens);
+    fill(d, d->slots.n_new, 0);
+    fill(d, d->slots.max_new, t->max_new);
+    fill(d, d->slots.active, FKV_SLOT_DECODING);
+    for (int s = 0; s < t->e->options.n_slots; s++) {
+        const int32_t token = 1 + s % 7;
+        const uint64_t ordinal = (uint64_t)s;
+        b->upload(d->dev, d->slots.token + s, &token, sizeof token);
+        b->upload(d->dev, d->slots.ordinal + s, &ordinal, sizeof ordinal);
+    }
+    return b->sync(d->dev, err);
 }
 
 static fkv_status decode_on(void *ctx, int device, fkv_err *err)
@@ -32,35 +54,44 @@ static fkv_status decode_on(void *ctx, int device, fkv_err *err)
 static fkv_status prefill_on(void *ctx, int device, fkv_err *err)
 {
     const timing *t = ctx;
-    return fkv_prefill_run(&t->e->devices[device], &t->p, err);
+    fkv_engine_device *d = &t->e->devices[device];
+    fkv_edits_enqueue(d, d->table, t->edits, t->n_edits);
+    fkv_prefill_enqueue(d, &t->p);
+    return t->e->options.backend->sync(d->dev, err);
 }
 
-/* Every slot at work on a prompt of n_tokens; *admitted slots are to be released. */
-static fkv_status fill_slots(fkv_engine *e, int64_t n_tokens, int n_steps, int *admitted, fkv_err *err)
+/* Pages of a prompt and so many tokens more in slot. */
+static fkv_status put(fkv_engine *e, int slot, int64_t n_tokens, int64_t beyond, fkv_err *err)
 {
+    int64_t *need = fkv_calloc((size_t)e->options.n_ranks, sizeof *need);
+    if (!need) return fkv_fail_memory(err);
+    fkv_kv_prompt_need(&e->kv, slot, n_tokens, beyond, need);
+    const bool fits = fkv_kv_free(&e->kv, need);
+    if (fits) fkv_kv_put(&e->kv, slot, n_tokens, beyond);
+    free(need);
+    return fits ? FKV_OK : fkv_fail(err, FKV_E_INPUT, "only %d slots fit the memory", slot);
+}
+
+/* Every slot at work on a prompt of n_tokens; empty_slots takes it back, also after a failure. */
+static fkv_status fill_slots(fkv_engine *e, int64_t n_tokens, int n_steps, fkv_err *err)
+{
+    timing t = {.e = e, .n_tokens = n_tokens, .max_new = n_steps + 1};
     fkv_status st = FKV_OK;
-    *admitted = 0;
-    while (!st && *admitted < e->options.n_slots) {
-        timing t = {e, {.n_ids = n_tokens, .slot = *admitted, .ordinal = *admitted, .max_new = n_steps + 1}};
-        st = fkv_kv_admit(&e->kv, *admitted, n_tokens, n_steps + 1, err);
-        if (st == FKV_E_BUSY) st = fkv_fail(err, FKV_E_INPUT, "only %d slots fit the memory", *admitted);
-        if (st) break;
-        (*admitted)++;
-        st = fkv_team_run(e->team, set_slot_on, &t, err);
-    }
-    return st;
+    for (int s = 0; !st && s < e->options.n_slots; s++) st = put(e, s, n_tokens, n_steps + 1, err);
+    if (st) return st;
+    t.edits = fkv_kv_edits(&e->kv, &t.n_edits);
+    return fkv_team_run(e->team, set_slots_on, &t, err);
 }
 
-static void empty_slots(fkv_engine *e, int admitted)
+static void empty_slots(fkv_engine *e)
 {
-    for (int s = 0; s < admitted; s++) fkv_kv_release(&e->kv, s);
+    for (int s = 0; s < e->options.n_slots; s++) fkv_kv_release(&e->kv, s);
 }
 
 fkv_status fkv_engine_time_decode(fkv_engine *e, int64_t n_tokens, int n_steps, double *step_seconds,
                                   fkv_err *err)
 {
-    int admitted;
-    fkv_status st = fill_slots(e, n_tokens, n_steps, &admitted, err);
+    fkv_status st = fill_slots(e, n_tokens, n_steps, err);
     timing t = {.e = e};
     e->trace_off = false;
     for (int i = 0; !st && i < n_steps; i++) {
@@ -69,7 +100,7 @@ fkv_status fkv_engine_time_decode(fkv_engine *e, int64_t n_tokens, int n_steps, 
         step_seconds[i] = fkv_seconds() - start;
         e->decode_steps++;
     }
-    empty_slots(e, admitted);
+    empty_slots(e);
     return st;
 }
 
@@ -88,15 +119,14 @@ static fkv_status once_on(void *ctx, int device, fkv_err *err)
 
 fkv_status fkv_engine_time_once(fkv_engine *e, int64_t n_tokens, double *seconds, fkv_err *err)
 {
-    int admitted;
-    fkv_status st = fill_slots(e, n_tokens, 2 * ONCE_REPEATS, &admitted, err);
+    fkv_status st = fill_slots(e, n_tokens, 2 * ONCE_REPEATS, err);
     timing t = {.e = e};
     for (int i = 0; !st && i < 2; i++) { /* the first time warms up */
         const double start = fkv_seconds();
         st = fkv_team_run(e->team, once_on, &t, err);
         *seconds = (fkv_seconds() - start) / ONCE_REPEATS;
     }
-    empty_slots(e, admitted);
+    empty_slots(e);
     return st;
 }
 
@@ -104,19 +134,19 @@ fkv_status fkv_engine_time_prefill(fkv_engine *e, const int32_t *ids, int64_t n_
                                    fkv_err *err)
 {
     /* a slot where there is a plan: compression is a part of the time */
-    timing t = {
-        e, {.ids = ids, .n_ids = n_tokens, .slot = e->planned && !e->options.solo ? 0 : -1, .max_new = 1}};
+    const bool fills = e->planned && !e->options.solo;
+    fkv_segment segment = {.slot = fills ? 0 : -1, .max_new = 1};
+    timing t = {.e = e, .p = fkv_prefill_one(e, ids, n_tokens, &segment)};
     fkv_status st = FKV_OK;
-    if (t.p.slot >= 0) {
-        st = fkv_kv_admit(&e->kv, 0, n_tokens, 1, err);
-        if (st) return st == FKV_E_BUSY ? fkv_fail(err, FKV_E_INPUT, "the prompt's pages are not free") : st;
-    } else {
-        t.p.no_scores = true;
+    t.p.no_scores = !fills;
+    if (fills) {
+        if ((st = put(e, 0, n_tokens, 1, err))) return st;
+        t.edits = fkv_kv_edits(&e->kv, &t.n_edits);
     }
     const double start = fkv_seconds();
     st = fkv_team_run(e->team, prefill_on, &t, err);
     *seconds = fkv_seconds() - start;
-    if (t.p.slot >= 0) fkv_kv_release(&e->kv, 0);
+    if (fills) fkv_kv_release(&e->kv, 0);
     return st;
 }
 

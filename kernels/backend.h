@@ -33,7 +33,11 @@
 
 /* Also the chunk in which decode attention splits keys, so results never depend
  * on where pages lie. */
-enum { FKV_PAGE_TOKENS = 128, FKV_MAX_LOCAL_RANKS = 64 };
+enum { FKV_PAGE_TOKENS = 128, FKV_MAX_LOCAL_RANKS = 64, FKV_TICKETS = 4 };
+
+/* Tokens of a tile of prefill attention and of scores; a prompt's first tile starts at its
+ * own position 0, wherever it lies in a pack. */
+enum { FKV_TILE_TOKENS = 128 };
 
 typedef struct fkv_world fkv_world;   /* what devices of one engine share */
 typedef struct fkv_device fkv_device; /* one device: memory, stream, threads */
@@ -47,9 +51,11 @@ typedef struct fkv_device_info {
     int kv_bytes;  /* of a K or V element in a page */
     int weight_bytes;
     int prefill_tile;     /* rows of a prefill tile; fixed, so that results are */
+    int worth_rows;       /* from so many rows on a prefill pass is about as fast a row as a long one */
     int64_t memory_bytes; /* free for this engine when info was called */
     double arena_share;   /* of memory_bytes that KV arenas may take once weights and buffers are there */
     bool replays;         /* recorded steps are replayed as a whole, with their spans (recorded_spans) */
+    bool async;           /* enqueued work goes on by itself; else it is done when an op returns */
     bool peers;           /* devices can write each other's arenas (kv_keep) */
 } fkv_device_info;
 
@@ -60,7 +66,7 @@ typedef struct fkv_mark {
 /* What fixes a device's workspace; given once, before the first op. */
 typedef struct fkv_device_limits {
     int n_slots;
-    int max_prompt; /* tokens of the longest prompt */
+    int max_prompt; /* rows of the largest pack */
     int max_positions;
     int hidden, n_heads, n_kv_heads, head_dim, vocab;
     int max_local_heads; /* KV heads whose prefill one rank does */
@@ -83,6 +89,12 @@ typedef enum fkv_epilogue {
     FKV_EPILOGUE_SWIGLU, /* weight loaded by weight_load_swiglu: silu(gate) * up */
 } fkv_epilogue;
 
+/* FRESH: being prefilled; its first sample makes it DECODING, or IDLE where it ends there. */
+typedef enum fkv_slot_state { FKV_SLOT_IDLE = 0, FKV_SLOT_DECODING = 1, FKV_SLOT_FRESH = 2 } fkv_slot_state;
+
+/* What slots.out holds beside ids. */
+enum { FKV_TOKEN_NONE = -1, FKV_TOKEN_BAD_LOGITS = -2 };
+
 /* State of the slots, one element per slot, device memory. */
 typedef struct fkv_slots {
     int32_t *token;      /* to be processed next */
@@ -90,7 +102,7 @@ typedef struct fkv_slots {
     int32_t *prompt_len; /* T: tokens of the prompt */
     int32_t *n_new;      /* tokens generated */
     int32_t *max_new;
-    int32_t *active;   /* 1: decode it */
+    int32_t *active;   /* fkv_slot_state */
     uint64_t *ordinal; /* of its record: the key of its random stream */
     int32_t *out;      /* [n_slots] token of the last sample, -1 for none */
 } fkv_slots;
@@ -103,6 +115,31 @@ typedef struct fkv_sampling {
     int32_t eos[32];
     int n_eos;
 } fkv_sampling;
+
+/* A prompt in a pack; host and device read the same struct. */
+typedef struct fkv_segment {
+    int32_t row0, n_tokens; /* its rows are [row0, row0 + n_tokens) of the pack */
+    int32_t tile0;          /* tiles of FKV_TILE_TOKENS of the segments before it */
+    int32_t slot;           /* that it fills; -1: only its scores are wanted, alone in its pack */
+    int32_t max_new;
+    uint64_t ordinal; /* of its record */
+} fkv_segment;
+
+/* Prompts that are prefilled together, one behind the other. The bits of a prompt's results
+ * don't depend on the pack. */
+typedef struct fkv_pack {
+    int n_segments;                  /* at most n_slots */
+    int64_t n_rows;                  /* of all segments */
+    int64_t n_tiles;                 /* of all segments, each rounded up */
+    const fkv_segment *segments;     /* host */
+    const fkv_segment *dev_segments; /* the same, device memory */
+    const int32_t *dev_positions;    /* [n_rows] of each row in its prompt */
+} fkv_pack;
+
+/* An element to be set. */
+typedef struct fkv_edit {
+    int32_t index, value;
+} fkv_edit;
 
 /* Where K and V live: one arena a rank, one page table for all ranks, since
  * every (layer, head, slot) has exactly one owner. The pages of (l, h, slot) are
@@ -139,14 +176,15 @@ typedef struct fkv_decode_args {
 
 /* Arguments of compression of one rank's home heads after a layer's attention. */
 typedef struct fkv_keep_args {
-    int layer, slot;
-    int64_t n_tokens; /* T */
+    const fkv_pack *pack;
+    int layer;
     int head0, n_heads, n_kv_heads, group, head_dim;
     int window;
-    const void *qkv;     /* [T, n_heads * (group + 2) * hd] */
-    const float *scores; /* [n_heads, score_stride] pooled; looked at where T > budget */
+    const void *qkv;     /* [n_rows, n_heads * (group + 2) * hd] */
+    const float *scores; /* [n_heads, score_stride] pooled, by row; looked at where T > budget */
     int64_t score_stride;
-    const int32_t *owners; /* host, [n_heads]: rank that decodes (layer, head0 + i, slot) */
+    const int16_t *owner; /* host, [n_layers * n_kv_heads][n_slots]: rank that decodes it */
+    int n_slots;
     fkv_kv_view kv;
 } fkv_keep_args;
 
@@ -180,6 +218,13 @@ typedef struct fkv_backend {
     void (*upload)(fkv_device *dev, void *dst, const void *host, size_t bytes);
     void (*download)(fkv_device *dev, void *host, const void *src, size_t bytes); /* valid after sync */
     fkv_status (*sync)(fkv_device *dev, fkv_err *err);
+    /* A mark behind what is enqueued so far, and the wait for it: downloads from before it are
+     * valid then, while what came later goes on. Tickets count from 1; waiting for one waits
+     * for those before it. At most FKV_TICKETS are out at a time. */
+    int64_t (*post)(fkv_device *dev);
+    fkv_status (*wait)(fkv_device *dev, int64_t ticket, fkv_err *err);
+    /* dst[index] = value for all of edits[n] (device memory; no index twice). */
+    void (*scatter)(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
 
     /* --- weights ------------------------------------------------------------ */
     /* [sum of n_rows, k] from parts in order. Freed by close. */
@@ -216,28 +261,35 @@ typedef struct fkv_backend {
     /* x += y (y NULL: not), then out = rmsnorm(x) * weight (out NULL: not). All [n, hidden]. */
     void (*add_rmsnorm)(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
                         int64_t hidden, void *out);
-    /* y[n, rows of w] = x[n, k] w^T; row strides in elements. f32_out: y is float32. */
-    void (*linear)(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, const fkv_weight *w, void *y,
-                   int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
+    /* y[n, rows of w] = x[n, k] w^T; row strides in elements. f32_out: y is float32. A row's
+     * bits are those of a product of class_rows rows (n <= class_rows), whatever n is. */
+    void (*linear)(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
+                   const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
 
-    /* --- prefill of one prompt ---------------------------------------------- */
-    /* qkv[n, n_heads * (group + 2) * hd] = x w^T, per head Q (group * hd), K, V; RoPE
-     * on Q and K at positions pos0 + i. kv_only leaves Q unwritten. */
-    void (*prefill_qkv)(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
-                        int n_heads, int group, bool kv_only, void *qkv);
-    /* Causal attention of queries [q0, T) over all T keys: out row i is query q0 + i,
-     * columns [n_heads * group * hd] at out. Always float32 softmax. */
-    void (*prefill_attention)(fkv_device *dev, const void *qkv, int64_t n_tokens, int64_t q0, int n_heads,
-                              int group, void *out, int64_t out_stride);
-    /* SnapKV scores (arXiv 2404.14469) of the last window queries: softmax over the keys
-     * each may see, mean over window and group, max-pool of size kernel over the
-     * T - window scores. scores: [n_heads, stride]. T > window. Directly behind
-     * prefill_attention of the same qkv, whose intermediate results it may use. */
-    void (*snapkv_scores)(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group,
-                          int window, int kernel, float *scores, int64_t stride);
+    /* --- prefill of a pack --------------------------------------------------- */
+    /* The segments' slots are FRESH: pos and prompt_len are T, nothing is generated yet. */
+    void (*start_slots)(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
+    /* qkv[n, n_heads * (group + 2) * hd] = x w^T, per head Q (group * hd), K, V; RoPE on Q and
+     * K at positions[n] (device memory). class_rows: as in linear. */
+    void (*prefill_qkv)(fkv_device *dev, const void *x, int64_t n, int64_t class_rows,
+                        const int32_t *positions, const fkv_weight *w, int n_heads, int group, void *qkv);
+    /* Causal attention of every prompt's queries over its own keys, columns [n_heads * group *
+     * hd] at out: a row of out for each row of the pack, or with last_only for each segment's
+     * last row alone, which goes to row `slot` (0 for slot -1). Always float32 softmax. */
+    void (*prefill_attention)(fkv_device *dev, const fkv_pack *pack, const void *qkv, bool last_only,
+                              int n_heads, int group, void *out, int64_t out_stride);
+    /* SnapKV scores (arXiv 2404.14469) of the last window queries of every prompt with more
+     * than min_tokens (at least window) tokens: softmax over the keys each may see, mean over
+     * window and group, max-pool of size kernel over the T - window scores. Score of key t at
+     * scores[head * stride + row0 + t]. Directly behind prefill_attention of the same qkv,
+     * whose intermediate results it may use. */
+    void (*snapkv_scores)(fkv_device *dev, const fkv_pack *pack, const void *qkv, int64_t min_tokens,
+                          int n_heads, int group, int window, int kernel, float *scores, int64_t stride);
     /* Top (budget - window) scores (ties: lower position) in position order and the
      * last window tokens, or everything where T <= budget, into the owner's pages. */
     void (*kv_keep)(fkv_device *dev, const fkv_keep_args *args);
+    /* out[slot] = row of x of the last token, for every segment; rows of hidden elements. */
+    void (*last_rows)(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
 
     /* --- decode step -------------------------------------------------------- */
     /* Q, K, V of every placement; RoPE; appends K and V at index
@@ -245,10 +297,10 @@ typedef struct fkv_backend {
     void (*decode_qkv)(fkv_device *dev, const fkv_decode_args *args);
     /* Attention of q over the slot's pages, chunk by chunk, merged in order. */
     void (*decode_attention)(fkv_device *dev, const fkv_decode_args *args);
-    /* Token of logits row i for slot slot0 + i (only where active), into slots.out and
-     * slots.token; n_new and pos move on; a token of eos or n_new == max_new clears
-     * active. first: the row follows a prefill, so pos stays. */
-    void (*sample)(fkv_device *dev, const float *logits, int64_t stride, int slot0, int n, bool first,
+    /* Token of logits row s for slot s, into slots.out and slots.token; n_new and pos move on; a
+     * token of eos or n_new == max_new makes the slot IDLE. Only DECODING slots, or with first
+     * only FRESH ones, whose pos stays; others get FKV_TOKEN_NONE. */
+    void (*sample)(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
                    const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
     /* --- timing -------------------------------------------------------------- */

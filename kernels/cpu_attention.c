@@ -1,4 +1,4 @@
-/* Attention of the CPU backend: prefill over a whole prompt, decode over pages. */
+/* Attention of the CPU backend: prefill over the prompts of a pack, decode over pages. */
 #include <string.h>
 
 #include "kernels/cpu_device.h"
@@ -6,9 +6,9 @@
 typedef struct rope_job {
     const fkv_device *dev;
     float *qkv;
-    int64_t n, pos0, stride;
+    const int32_t *positions;
+    int64_t n, stride;
     int n_heads, group;
-    bool kv_only;
 } rope_job;
 
 enum { ROPE_BLOCK = 64 };
@@ -21,106 +21,122 @@ static void rope_task(void *ctx, int64_t index, int thread)
     const int64_t end = (index + 1) * ROPE_BLOCK < j->n ? (index + 1) * ROPE_BLOCK : j->n;
     for (int64_t i = index * ROPE_BLOCK; i < end; i++) {
         float *head = j->qkv + i * j->stride;
-        for (int h = 0; h < j->n_heads; h++, head += (j->group + 2) * hd) {
-            if (j->kv_only)
-                cpu_rope(j->dev, head + j->group * hd, 1, j->pos0 + i);
-            else
-                cpu_rope(j->dev, head, j->group + 1, j->pos0 + i); /* Q heads, then K */
-        }
+        for (int h = 0; h < j->n_heads; h++, head += (j->group + 2) * hd)
+            cpu_rope(j->dev, head, j->group + 1, j->positions[i]); /* Q heads, then K */
     }
 }
 
-void cpu_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
-                     int n_heads, int group, bool kv_only, void *qkv)
+void cpu_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t class_rows, const int32_t *positions,
+                     const fkv_weight *w, int n_heads, int group, void *qkv)
 {
-    const int hd = dev->limits.head_dim;
-    const int64_t per = (int64_t)(group + 2) * hd, stride = n_heads * per;
-    if (kv_only) {
-        for (int h = 0; h < n_heads; h++)
-            cpu_linear_cols(dev, x, w->k, n, w, h * per + group * hd, 2 * hd,
-                            (float *)qkv + h * per + group * hd, stride);
-    } else {
-        cpu_linear(dev, x, w->k, n, w, qkv, stride, false, FKV_EPILOGUE_NONE);
-    }
-    cpu_rope_fill(dev, pos0 + n);
-    rope_job j = {dev, qkv, n, pos0, stride, n_heads, group, kv_only};
+    const int64_t stride = n_heads * (int64_t)(group + 2) * dev->limits.head_dim;
+    int64_t last = 0;
+    cpu_linear(dev, x, w->k, n, class_rows, w, qkv, stride, false, FKV_EPILOGUE_NONE);
+    for (int64_t i = 0; i < n; i++)
+        if (positions[i] > last) last = positions[i];
+    cpu_rope_fill(dev, last + 1);
+    rope_job j = {dev, qkv, positions, n, stride, n_heads, group};
     cpu_pool_run(dev->pool, (n + ROPE_BLOCK - 1) / ROPE_BLOCK, 6.0 * (double)(n * stride), rope_task, &j);
 }
 
-/* Keys of every head into panels of 16 tokens, [hd][16] each; beyond T zeros. */
+enum { TILE_PANELS = FKV_TILE_TOKENS / CPU_PANEL };
+
+/* Keys of every head into panels of 16 tokens, [hd][16] each, every prompt from a tile of its
+ * own on; beyond T zeros. */
 typedef struct pack_job {
     const fkv_device *dev;
+    const fkv_pack *pack;
     const float *qkv;
-    int64_t n_tokens, n_panels, stride, per, head_stride;
+    int64_t stride, per, head_stride;
     int group;
 } pack_job;
+
+/* The segment that holds tile t. */
+static const fkv_segment *segment_of(const fkv_pack *pack, int64_t tile)
+{
+    int lo = 0, hi = pack->n_segments;
+    while (lo + 1 < hi) {
+        const int mid = (lo + hi) / 2;
+        if (pack->segments[mid].tile0 <= tile)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return &pack->segments[lo];
+}
 
 static void pack_task(void *ctx, int64_t index, int thread)
 {
     (void)thread;
     const pack_job *j = ctx;
     const int hd = j->dev->limits.head_dim;
-    const int64_t h = index / j->n_panels, p = index % j->n_panels;
-    const float *k = j->qkv + h * j->per + j->group * hd;
-    float *to = j->dev->packed_keys + h * j->head_stride + p * hd * CPU_PANEL;
-    for (int t = 0; t < CPU_PANEL; t++) {
-        const int64_t row = p * CPU_PANEL + t;
-        if (row < j->n_tokens)
-            for (int i = 0; i < hd; i++) to[i * CPU_PANEL + t] = k[row * j->stride + i];
-        else
-            for (int i = 0; i < hd; i++) to[i * CPU_PANEL + t] = 0.0f;
+    const int64_t h = index / j->pack->n_tiles, tile = index % j->pack->n_tiles;
+    const fkv_segment *s = segment_of(j->pack, tile);
+    const float *k = j->qkv + s->row0 * j->stride + h * j->per + j->group * hd;
+    float *to = j->dev->packed_keys + h * j->head_stride + tile * FKV_TILE_TOKENS * hd;
+    for (int p = 0; p < TILE_PANELS; p++, to += hd * CPU_PANEL) {
+        for (int t = 0; t < CPU_PANEL; t++) {
+            const int64_t row = (tile - s->tile0) * FKV_TILE_TOKENS + p * CPU_PANEL + t;
+            if (row < s->n_tokens)
+                for (int i = 0; i < hd; i++) to[i * CPU_PANEL + t] = k[row * j->stride + i];
+            else
+                for (int i = 0; i < hd; i++) to[i * CPU_PANEL + t] = 0.0f;
+        }
     }
 }
 
 typedef struct attention_job {
     const fkv_device *dev;
+    const fkv_pack *pack;
     const float *qkv;
-    int64_t n_tokens, q0, stride, per, head_stride;
-    int64_t n_blocks; /* of CPU_ATT_ROWS queries */
+    int64_t stride, per, head_stride;
     int64_t n_query_heads;
     int group;
+    bool last_only;
     float *out;
     int64_t out_stride;
 } attention_job;
 
+/* One query head's rows of a tile, in blocks of CPU_ATT_ROWS; or a segment's last row. */
 static void attention_task(void *ctx, int64_t index, int thread)
 {
     const attention_job *j = ctx;
     const int hd = j->dev->limits.head_dim;
-    /* The last queries see the most keys: they go first, so that threads end together. */
-    const int64_t n_q = index % j->n_query_heads, block = j->n_blocks - 1 - index / j->n_query_heads;
+    const int64_t n_q = index % j->n_query_heads, i = index / j->n_query_heads;
     const int64_t h = n_q / j->group, g = n_q % j->group;
-    const int64_t row0 = j->q0 + block * CPU_ATT_ROWS;
-    const int64_t n = j->n_tokens - row0 < CPU_ATT_ROWS ? j->n_tokens - row0 : CPU_ATT_ROWS;
-    const float *head = j->qkv + h * j->per;
-    j->dev->k->attention(head + row0 * j->stride + g * hd, j->stride, n, row0, hd,
-                         j->dev->packed_keys + h * j->head_stride, head + (j->group + 1) * hd, j->stride,
-                         j->out + (row0 - j->q0) * j->out_stride + n_q * hd, j->out_stride,
-                         &j->dev->att[thread]);
+    /* The last queries see the most keys: they go first, so that threads end together. */
+    const int64_t tile = j->pack->n_tiles - 1 - i;
+    const fkv_segment *s = j->last_only ? &j->pack->segments[i] : segment_of(j->pack, tile);
+    const float *head = j->qkv + s->row0 * j->stride + h * j->per;
+    const float *keys = j->dev->packed_keys + h * j->head_stride + (int64_t)s->tile0 * FKV_TILE_TOKENS * hd;
+    int64_t row = j->last_only ? s->n_tokens - 1 : (tile - s->tile0) * FKV_TILE_TOKENS;
+    const int64_t end =
+        j->last_only || row + FKV_TILE_TOKENS > s->n_tokens ? s->n_tokens : row + FKV_TILE_TOKENS;
+    const int64_t out0 = j->last_only ? (s->slot < 0 ? 0 : s->slot) - row : s->row0;
+    for (; row < end; row += CPU_ATT_ROWS)
+        j->dev->k->attention(
+            head + row * j->stride + g * hd, j->stride, end - row < CPU_ATT_ROWS ? end - row : CPU_ATT_ROWS,
+            row, hd, keys, head + (j->group + 1) * hd, j->stride,
+            j->out + (out0 + row) * j->out_stride + n_q * hd, j->out_stride, &j->dev->att[thread]);
 }
 
-void cpu_prefill_attention(fkv_device *dev, const void *qkv, int64_t n_tokens, int64_t q0, int n_heads,
-                           int group, void *out, int64_t out_stride)
+void cpu_prefill_attention(fkv_device *dev, const fkv_pack *pack, const void *qkv, bool last_only,
+                           int n_heads, int group, void *out, int64_t out_stride)
 {
     const int hd = dev->limits.head_dim;
-    const int64_t padded = cpu_round_up(n_tokens, 2 * CPU_PANEL), per = (int64_t)(group + 2) * hd;
-    pack_job p = {dev, qkv, n_tokens, padded / CPU_PANEL, n_heads * per, per, padded * hd, group};
-    cpu_pool_run(dev->pool, n_heads * p.n_panels, 8.0 * (double)(n_heads * n_tokens * hd), pack_task, &p);
-    attention_job a = {dev,
-                       qkv,
-                       n_tokens,
-                       q0,
-                       n_heads * per,
-                       per,
-                       padded * hd,
-                       (n_tokens - q0 + CPU_ATT_ROWS - 1) / CPU_ATT_ROWS,
-                       (int64_t)n_heads * group,
-                       group,
-                       out,
-                       out_stride};
-    const double pairs = (double)(n_tokens - q0) * ((double)n_tokens + (double)q0) / 2;
-    cpu_pool_run(dev->pool, (int64_t)n_heads * group * a.n_blocks, 4.0 * pairs * hd * n_heads * group,
-                 attention_task, &a);
+    const int64_t per = (int64_t)(group + 2) * hd, head_stride = pack->n_tiles * FKV_TILE_TOKENS * hd;
+    pack_job p = {dev, pack, qkv, n_heads * per, per, head_stride, group};
+    cpu_pool_run(dev->pool, n_heads * pack->n_tiles, 8.0 * (double)(n_heads * pack->n_rows * hd), pack_task,
+                 &p);
+    attention_job a = {dev,   pack,      qkv, n_heads * per, per, head_stride, (int64_t)n_heads * group,
+                       group, last_only, out, out_stride};
+    double pairs = 0;
+    for (int i = 0; i < pack->n_segments; i++) {
+        const double n = pack->segments[i].n_tokens;
+        pairs += last_only ? n : n * n / 2;
+    }
+    cpu_pool_run(dev->pool, (last_only ? pack->n_segments : pack->n_tiles) * n_heads * group,
+                 4.0 * pairs * hd * n_heads * group, attention_task, &a);
 }
 
 /* Tokens of (l, h) kept from a prompt of n. */

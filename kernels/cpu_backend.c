@@ -108,6 +108,7 @@ static void cpu_info(const fkv_device *dev, fkv_device_info *info)
                               .kv_bytes = 4,
                               .weight_bytes = 4,
                               .prefill_tile = 1024,
+                              .worth_rows = 64,
                               .arena_share = 0.6,
                               .peers = true};
     snprintf(info->name, sizeof info->name, "CPU, %d threads, %s", cpu_pool_threads(dev->pool), dev->k->name);
@@ -131,12 +132,18 @@ static void list_arrays(fkv_device *dev, const fkv_device_limits *l, size_t thre
     const size_t padded = (size_t)cpu_round_up(l->max_prompt, 2 * CPU_PANEL), f32 = sizeof(float);
     const size_t heads = (size_t)l->max_local_heads, hd = (size_t)l->head_dim, vocab = (size_t)l->vocab;
     const size_t positions = (size_t)l->max_positions;
-    const workspace_array all[N_ARRAYS] = {
-        {positions, hd / 2, f32, &d->rope_cos},       {positions, hd / 2, f32, &d->rope_sin},
-        {heads * hd, padded, f32, &d->packed_keys},   {threads, 1, sizeof(cpu_att_scratch), &d->att},
-        {threads, padded, f32, &d->score_rows},       {heads, padded, f32, &d->score_sums},
-        {threads, padded, sizeof(int32_t), &d->keep}, {threads, padded, f32, &d->keep_work},
-        {threads, vocab, f32, &d->sample_work},       {threads, vocab, sizeof(int32_t), &d->sample_ids}};
+    /* every prompt of a pack starts a tile */
+    const size_t tiles = (size_t)l->max_prompt / FKV_TILE_TOKENS + (size_t)l->n_slots + 1;
+    const workspace_array all[N_ARRAYS] = {{positions, hd / 2, f32, &d->rope_cos},
+                                           {positions, hd / 2, f32, &d->rope_sin},
+                                           {heads * hd, tiles * FKV_TILE_TOKENS, f32, &d->packed_keys},
+                                           {threads, 1, sizeof(cpu_att_scratch), &d->att},
+                                           {threads, padded, f32, &d->score_rows},
+                                           {heads, padded, f32, &d->score_sums},
+                                           {threads, padded, sizeof(int32_t), &d->keep},
+                                           {threads, padded, f32, &d->keep_work},
+                                           {threads, vocab, f32, &d->sample_work},
+                                           {threads, vocab, sizeof(int32_t), &d->sample_ids}};
     memcpy(out, all, sizeof all);
 }
 
@@ -204,6 +211,18 @@ static fkv_status cpu_sync(fkv_device *dev, fkv_err *err)
 {
     if (cpu_world_aborted(dev->world)) return fkv_fail(err, FKV_E_DEVICE, "another device failed");
     return FKV_OK;
+}
+
+/* All is done before it is posted. */
+static int64_t cpu_post(fkv_device *dev)
+{
+    return ++dev->n_posted;
+}
+
+static fkv_status cpu_wait(fkv_device *dev, int64_t ticket, fkv_err *err)
+{
+    (void)ticket;
+    return cpu_sync(dev, err);
 }
 
 static fkv_status cpu_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows,
@@ -285,6 +304,9 @@ const fkv_backend *fkv_backend_cpu(void)
         .upload = cpu_copy,
         .download = cpu_copy,
         .sync = cpu_sync,
+        .post = cpu_post,
+        .wait = cpu_wait,
+        .scatter = cpu_scatter,
         .weight_load = cpu_weight_load,
         .weight_load_swiglu = cpu_weight_load_swiglu,
         .embedding_load = cpu_embedding_load,
@@ -296,10 +318,12 @@ const fkv_backend *fkv_backend_cpu(void)
         .embed = cpu_embed,
         .add_rmsnorm = cpu_add_rmsnorm,
         .linear = cpu_linear,
+        .start_slots = cpu_start_slots,
         .prefill_qkv = cpu_prefill_qkv,
         .prefill_attention = cpu_prefill_attention,
         .snapkv_scores = cpu_snapkv_scores,
         .kv_keep = cpu_kv_keep,
+        .last_rows = cpu_last_rows,
         .decode_qkv = cpu_decode_qkv,
         .decode_attention = cpu_decode_attention,
         .sample = cpu_sample,

@@ -6,10 +6,11 @@
 
 typedef struct score_job {
     const fkv_device *dev;
-    const float *qkv;
-    int64_t n_tokens, stride, per, head_stride, padded;
+    const fkv_segment *segment;
+    const float *qkv; /* of the segment */
+    int64_t stride, per, head_stride, padded;
     int group, window, kernel;
-    float *scores;
+    float *scores; /* of the segment */
     int64_t score_stride;
 } score_job;
 
@@ -31,24 +32,42 @@ static void score_task(void *ctx, int64_t h, int thread)
     const score_job *j = ctx;
     const fkv_device *dev = j->dev;
     const int hd = dev->limits.head_dim;
+    const int64_t n = j->segment->n_tokens;
+    const float *keys =
+        dev->packed_keys + h * j->head_stride + (int64_t)j->segment->tile0 * FKV_TILE_TOKENS * hd;
     float *sum = dev->score_sums + h * j->padded, *row = dev->score_rows + thread * j->padded;
-    memset(sum, 0, (size_t)j->n_tokens * sizeof *sum);
+    memset(sum, 0, (size_t)n * sizeof *sum);
     const float weight = 1.0f / (float)(j->window * j->group);
-    for (int64_t t = j->n_tokens - j->window; t < j->n_tokens; t++)
+    for (int64_t t = n - j->window; t < n; t++)
         for (int g = 0; g < j->group; g++)
-            dev->k->score_row(j->qkv + t * j->stride + h * j->per + g * hd, hd,
-                              dev->packed_keys + h * j->head_stride, t + 1, weight, row, sum);
-    max_pool(sum, j->n_tokens - j->window, j->kernel, j->scores + h * j->score_stride);
+            dev->k->score_row(j->qkv + t * j->stride + h * j->per + g * hd, hd, keys, t + 1, weight, row,
+                              sum);
+    max_pool(sum, n - j->window, j->kernel, j->scores + h * j->score_stride);
 }
 
-void cpu_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group, int window,
-                       int kernel, float *scores, int64_t stride)
+void cpu_snapkv_scores(fkv_device *dev, const fkv_pack *pack, const void *qkv, int64_t min_tokens,
+                       int n_heads, int group, int window, int kernel, float *scores, int64_t stride)
 {
     const int hd = dev->limits.head_dim;
-    const int64_t per = (int64_t)(group + 2) * hd, padded = cpu_round_up(n_tokens, 2 * CPU_PANEL);
-    score_job j = {dev,    qkv,   n_tokens, n_heads * per, per,    padded * hd,
-                   padded, group, window,   kernel,        scores, stride};
-    cpu_pool_run(dev->pool, n_heads, 4.0 * (double)n_tokens * n_heads * group * window * hd, score_task, &j);
+    const int64_t per = (int64_t)(group + 2) * hd, width = n_heads * per;
+    for (int i = 0; i < pack->n_segments; i++) {
+        const fkv_segment *s = &pack->segments[i];
+        if (s->n_tokens <= min_tokens) continue;
+        score_job j = {.dev = dev,
+                       .segment = s,
+                       .qkv = (const float *)qkv + s->row0 * width,
+                       .stride = width,
+                       .per = per,
+                       .head_stride = pack->n_tiles * FKV_TILE_TOKENS * hd,
+                       .padded = cpu_round_up(s->n_tokens, 2 * CPU_PANEL),
+                       .group = group,
+                       .window = window,
+                       .kernel = kernel,
+                       .scores = scores + s->row0,
+                       .score_stride = stride};
+        cpu_pool_run(dev->pool, n_heads, 4.0 * (double)s->n_tokens * n_heads * group * window * hd,
+                     score_task, &j);
+    }
 }
 
 /* The value that the k-th largest of x[n] has (k from 1); x is reordered. */
@@ -96,22 +115,25 @@ typedef struct keep_job {
     const fkv_keep_args *a;
 } keep_job;
 
-static void keep_task(void *ctx, int64_t i, int thread)
+/* Index: a segment's head. */
+static void keep_task(void *ctx, int64_t index, int thread)
 {
     const keep_job *j = ctx;
     const fkv_keep_args *a = j->a;
+    const fkv_segment *s = &a->pack->segments[index / a->n_heads];
+    const int64_t i = index % a->n_heads;
     const int hd = a->head_dim;
-    const int64_t lh = (int64_t)a->layer * a->n_kv_heads + a->head0 + i, n = a->n_tokens;
+    const int64_t lh = (int64_t)a->layer * a->n_kv_heads + a->head0 + i, n = s->n_tokens;
     const int64_t budget = a->kv.budgets[lh], per = (int64_t)(a->group + 2) * hd, stride = a->n_heads * per;
     const int64_t n_kept = n < budget ? n : budget;
     const int64_t n_top = n <= budget ? 0 : budget > a->window ? budget - a->window : 0;
     int32_t *chosen = j->dev->keep + (int64_t)thread * j->dev->limits.max_prompt;
     if (n_top)
-        choose_top(a->scores + i * a->score_stride, n - a->window, n_top,
+        choose_top(a->scores + i * a->score_stride + s->row0, n - a->window, n_top,
                    j->dev->keep_work + (int64_t)thread * j->dev->limits.max_prompt, chosen);
-    const float *k = (const float *)a->qkv + i * per + a->group * hd;
-    float *arena = a->kv.arenas[a->owners[i]];
-    const int32_t *pages = a->kv.table + a->slot * a->kv.slot_stride + a->kv.offset[lh];
+    const float *k = (const float *)a->qkv + s->row0 * stride + i * per + a->group * hd;
+    float *arena = a->kv.arenas[a->owner[lh * a->n_slots + s->slot]];
+    const int32_t *pages = a->kv.table + s->slot * a->kv.slot_stride + a->kv.offset[lh];
     for (int64_t t = 0; t < n_kept; t++) {
         const int64_t from = t < n_top ? chosen[t] : n - n_kept + t;
         float *to =
@@ -124,5 +146,16 @@ static void keep_task(void *ctx, int64_t i, int thread)
 void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args)
 {
     keep_job j = {dev, args};
-    cpu_pool_run(dev->pool, args->n_heads, 8.0 * (double)args->n_tokens * args->n_heads, keep_task, &j);
+    cpu_pool_run(dev->pool, (int64_t)args->pack->n_segments * args->n_heads,
+                 8.0 * (double)args->pack->n_rows * args->n_heads, keep_task, &j);
+}
+
+void cpu_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out)
+{
+    (void)dev;
+    for (int i = 0; i < pack->n_segments; i++) {
+        const fkv_segment *s = &pack->segments[i];
+        memcpy((float *)out + s->slot * hidden, (const float *)x + (s->row0 + s->n_tokens - 1) * hidden,
+               (size_t)hidden * sizeof(float));
+    }
 }

@@ -35,7 +35,7 @@ struct fkv_device {
     float inv_freq[CPU_MAX_HEAD_DIM / 2];
     float *rope_cos, *rope_sin; /* [max_positions, head_dim / 2], filled up to rope_filled */
     int64_t rope_filled;
-    float *packed_keys;   /* [max_local_heads][max_prompt rounded up to 32][head_dim] */
+    float *packed_keys;   /* [max_local_heads][tokens of a pack's tiles][head_dim] */
     cpu_att_scratch *att; /* [n_threads] */
     float *score_rows;    /* [n_threads][max_prompt rounded up] */
     float *score_sums;    /* [max_local_heads][max_prompt rounded up] */
@@ -43,6 +43,7 @@ struct fkv_device {
     float *keep_work;     /* [n_threads][max_prompt] */
     float *sample_work;   /* [n_threads][vocab] */
     int32_t *sample_ids;  /* [n_threads][vocab] */
+    int64_t n_posted;
     double span_start, span_seconds[FKV_MAX_LOCAL_RANKS];
     cpu_block *blocks;
     int n_blocks, cap_blocks;
@@ -75,8 +76,8 @@ fkv_status cpu_weight_load_swiglu(fkv_device *dev, fkv_rows gate, fkv_rows up, i
                                   fkv_err *err);
 fkv_status cpu_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
                               fkv_err *err);
-void cpu_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, const fkv_weight *w, void *y,
-                int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
+void cpu_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
+                const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
 /* Columns [col, col + n_cols) of w; col is a multiple of 16. */
 void cpu_linear_cols(fkv_device *dev, const float *x, int64_t x_stride, int64_t n, const fkv_weight *w,
                      int64_t col, int64_t n_cols, float *y, int64_t y_stride);
@@ -85,24 +86,27 @@ void cpu_linear_cols(fkv_device *dev, const float *x, int64_t x_stride, int64_t 
 void cpu_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
 void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
                      int64_t hidden, void *out);
+void cpu_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
+void cpu_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
 /* RoPE in place on n_heads vectors of head_dim at v (next head behind it) for one position. */
 void cpu_rope(const fkv_device *dev, float *v, int n_heads, int64_t pos);
 
 /* cpu_attention.c */
-void cpu_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
-                     int n_heads, int group, bool kv_only, void *qkv);
-void cpu_prefill_attention(fkv_device *dev, const void *qkv, int64_t n_tokens, int64_t q0, int n_heads,
-                           int group, void *out, int64_t out_stride);
+void cpu_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t class_rows, const int32_t *positions,
+                     const fkv_weight *w, int n_heads, int group, void *qkv);
+void cpu_prefill_attention(fkv_device *dev, const fkv_pack *pack, const void *qkv, bool last_only,
+                           int n_heads, int group, void *out, int64_t out_stride);
 void cpu_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
 void cpu_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 
 /* cpu_compress.c */
-void cpu_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group, int window,
-                       int kernel, float *scores, int64_t stride);
+void cpu_snapkv_scores(fkv_device *dev, const fkv_pack *pack, const void *qkv, int64_t min_tokens,
+                       int n_heads, int group, int window, int kernel, float *scores, int64_t stride);
 void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args);
+void cpu_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
 
 /* cpu_sample.c */
-void cpu_sample(fkv_device *dev, const float *logits, int64_t stride, int slot0, int n, bool first,
+void cpu_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
                 const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
 /* cpu_collective.c */

@@ -151,10 +151,11 @@ static void gemm_run(fkv_device *dev, gemm_job *j)
     cpu_pool_run(dev->pool, n_row_blocks * j->n_col_blocks, cost, gemm_task, j);
 }
 
-void cpu_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, const fkv_weight *w, void *y,
-                int64_t y_stride, bool f32_out, fkv_epilogue epilogue)
+void cpu_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
+                const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue)
 {
-    (void)f32_out; /* activations are float32 here */
+    (void)f32_out;    /* activations are float32 here */
+    (void)class_rows; /* one algorithm for all */
     gemm_job j = {.x = x,
                   .x_stride = x_stride,
                   .n_rows = n,

@@ -42,6 +42,25 @@ void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weigh
     cpu_pool_run(dev->pool, (n + j.block - 1) / j.block, 4.0 * (double)n * (double)hidden, norm_task, &j);
 }
 
+void cpu_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots)
+{
+    (void)dev;
+    for (int i = 0; i < pack->n_segments; i++) {
+        const fkv_segment *s = &pack->segments[i];
+        slots->pos[s->slot] = slots->prompt_len[s->slot] = s->n_tokens;
+        slots->n_new[s->slot] = 0;
+        slots->max_new[s->slot] = s->max_new;
+        slots->active[s->slot] = FKV_SLOT_FRESH;
+        slots->ordinal[s->slot] = s->ordinal;
+    }
+}
+
+void cpu_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n)
+{
+    (void)dev;
+    for (int64_t i = 0; i < n; i++) dst[edits[i].index] = edits[i].value;
+}
+
 void cpu_rope(const fkv_device *dev, float *v, int n_heads, int64_t pos)
 {
     const int hd = dev->limits.head_dim, half = hd / 2;

@@ -98,21 +98,19 @@ typedef struct sample_job {
     const fkv_device *dev;
     const float *logits;
     int64_t stride;
-    int slot0;
     bool first;
     const fkv_slots *slots;
     const fkv_sampling *p;
     int vocab;
 } sample_job;
 
-static void sample_task(void *ctx, int64_t i, int thread)
+static void sample_task(void *ctx, int64_t slot, int thread)
 {
     const sample_job *j = ctx;
     const fkv_slots *s = j->slots;
-    const int slot = j->slot0 + (int)i;
-    s->out[slot] = -1;
-    if (!s->active[slot]) return;
-    const float *x = j->logits + i * j->stride;
+    s->out[slot] = FKV_TOKEN_NONE;
+    if (s->active[slot] != (j->first ? FKV_SLOT_FRESH : FKV_SLOT_DECODING)) return;
+    const float *x = j->logits + slot * j->stride;
     int32_t token;
     if (j->p->temperature <= 0) {
         token = argmax(x, j->vocab);
@@ -131,12 +129,13 @@ static void sample_task(void *ctx, int64_t i, int thread)
     if (!j->first) s->pos[slot]++;
     bool stop = s->n_new[slot] >= s->max_new[slot];
     for (int e = 0; e < j->p->n_eos; e++) stop |= token == j->p->eos[e];
-    if (stop) s->active[slot] = 0;
+    s->active[slot] = stop ? FKV_SLOT_IDLE : FKV_SLOT_DECODING;
 }
 
-void cpu_sample(fkv_device *dev, const float *logits, int64_t stride, int slot0, int n, bool first,
+void cpu_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
                 const fkv_slots *slots, const fkv_sampling *sampling, int vocab)
 {
-    sample_job j = {dev, logits, stride, slot0, first, slots, sampling, vocab};
-    cpu_pool_run(dev->pool, n, (sampling->temperature > 0 ? 60.0 : 1.0) * n * vocab, sample_task, &j);
+    sample_job j = {dev, logits, stride, first, slots, sampling, vocab};
+    cpu_pool_run(dev->pool, n_slots, (sampling->temperature > 0 ? 60.0 : 1.0) * n_slots * vocab, sample_task,
+                 &j);
 }

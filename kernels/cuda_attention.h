@@ -11,10 +11,10 @@
 #include "kernels/cuda_device.h"
 
 enum {
-    CUDA_SNAP_KEYS = 128,   /* keys of a tile of snapkv_scores */
-    CUDA_KEEP_HEADS = 64,   /* heads of one launch of kv_keep */
-    CUDA_MAX_WINDOW = 4096, /* bounds snapkv's workspace */
-    CUDA_QKV_SPLITS = 8,    /* of K in a decode step's projections, at the most */
+    CUDA_SNAP_KEYS = FKV_TILE_TOKENS, /* keys of a tile of snapkv_scores */
+    CUDA_KEEP_HEADS = 64,             /* heads of prompts in one launch of kv_keep */
+    CUDA_MAX_WINDOW = 4096,           /* bounds snapkv's workspace */
+    CUDA_QKV_SPLITS = 8,              /* of K in a decode step's projections, at the most */
 };
 
 /* A placement as the kernels read it. */
@@ -41,9 +41,9 @@ struct cuda_attention {
     int64_t max_snap_rows; /* window * group */
     int64_t max_snap_tiles;
     float2 *snap_part;          /* [max_local_heads][max_snap_rows][max_snap_tiles] max, sum of a tile */
-    float2 *snap_stat;          /* [max_local_heads][max_snap_rows] max, weight / sum */
-    float *snap_sum;            /* [max_local_heads][max_prompt] scores before pooling */
-    int32_t *keep;              /* [max_local_heads][max_prompt] chosen positions */
+    float2 *snap_stat;          /* [n_slots segments][max_local_heads][max_snap_rows] max, weight / sum */
+    float *snap_sum;            /* [max_local_heads][max_prompt] by row of the pack: scores before pooling */
+    int32_t *keep;              /* [max_local_heads][max_prompt] by row of the pack: chosen positions */
     cuda_decode_entry *entries; /* [max_entries + 1]: a last one with first_page = all pages */
     int32_t *n_entries;         /* [1] */
     int64_t max_entries;
@@ -63,8 +63,44 @@ void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_h
 
 /* cuda_prefill_sm90.cu: the Hopper kernel. Available: whether this device runs it. */
 bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att);
-void cuda_prefill_sm90(fkv_device *dev, const bf16 *qkv, int64_t n_tokens, int64_t q0, int n_heads, int group,
-                       bf16 *out, int64_t out_stride);
+void cuda_prefill_sm90(fkv_device *dev, const fkv_pack *pack, const bf16 *qkv, bool last_only, int n_heads,
+                       int group, bf16 *out, int64_t out_stride);
+
+/* The segment whose tile (of all segments' tiles in order) this is. */
+static __device__ __forceinline__ int segment_of_tile(const fkv_segment *segments, int n, int tile)
+{
+    int lo = 0, hi = n;
+    while (lo + 1 < hi) {
+        const int mid = (lo + hi) / 2;
+        if (segments[mid].tile0 <= tile)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* What a block of prefill attention works on: queries [row0, row0 + 128) of a prompt, whose results go
+ * to rows out0 + query; or the last query alone. */
+struct row_block {
+    fkv_segment segment;
+    int index; /* of the segment */
+    int row0;
+    int out0;
+};
+
+/* Grid y: tiles, the last ones first; or segments. */
+static __device__ __forceinline__ row_block find_rows(const fkv_segment *segments, int n_segments,
+                                                      bool last_only)
+{
+    row_block r;
+    const int tile = segments[0].tile0 + (int)(gridDim.y - 1 - blockIdx.y);
+    r.index = last_only ? (int)blockIdx.y : segment_of_tile(segments, n_segments, tile);
+    r.segment = segments[r.index];
+    r.row0 = last_only ? r.segment.n_tokens - 1 : (tile - r.segment.tile0) * FKV_TILE_TOKENS;
+    r.out0 = last_only ? (r.segment.slot < 0 ? 0 : r.segment.slot) - r.row0 : r.segment.row0;
+    return r;
+}
 
 static __device__ __forceinline__ uint32_t smem_address(const void *p)
 {

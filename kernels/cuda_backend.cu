@@ -155,6 +155,8 @@ static void backend_close(fkv_device *dev)
         free(block);
     }
     if (dev->staging) cudaFreeHost(dev->staging);
+    for (int i = 0; i < FKV_TICKETS; i++)
+        if (dev->tickets[i].done) cudaEventDestroy(dev->tickets[i].done);
     if (dev->lt) cublasLtDestroy(dev->lt);
     if (dev->stream) cudaStreamDestroy(dev->stream);
     cudaSetDevice(callers);
@@ -200,8 +202,10 @@ static void backend_info(const fkv_device *dev, fkv_device_info *info)
     *info = fkv_device_info{};
     info->act_bytes = info->kv_bytes = info->weight_bytes = 2;
     info->prefill_tile = CUDA_PREFILL_TILE;
-    info->arena_share = 0.9;
+    info->worth_rows = CUDA_WORTH_ROWS;
+    info->arena_share = 0.97;
     info->replays = true;
+    info->async = true;
     info->peers = cuda_world_peers(dev->world);
     snprintf(info->name, sizeof info->name, "%s", dev->name);
     if (cudaMemGetInfo(&available, &all) == cudaSuccess && (int64_t)available > reserve_bytes)
@@ -271,6 +275,9 @@ const fkv_backend *fkv_backend_cuda(void)
         .upload = cuda_upload,
         .download = cuda_download,
         .sync = cuda_sync,
+        .post = cuda_post,
+        .wait = cuda_wait,
+        .scatter = cuda_scatter,
         .weight_load = cuda_weight_load,
         .weight_load_swiglu = cuda_weight_load_swiglu,
         .embedding_load = cuda_embedding_load,
@@ -282,10 +289,12 @@ const fkv_backend *fkv_backend_cuda(void)
         .embed = cuda_embed,
         .add_rmsnorm = cuda_add_rmsnorm,
         .linear = cuda_linear,
+        .start_slots = cuda_start_slots,
         .prefill_qkv = cuda_prefill_qkv,
         .prefill_attention = cuda_prefill_attention,
         .snapkv_scores = cuda_snapkv_scores,
         .kv_keep = cuda_kv_keep,
+        .last_rows = cuda_last_rows,
         .decode_qkv = cuda_decode_qkv,
         .decode_attention = cuda_decode_attention,
         .sample = cuda_sample,

@@ -1,8 +1,8 @@
 /* KV compression of the CUDA backend: SnapKV scores, and what a head keeps into its owner's pages.
  *
  * Scores: the window's queries times the group are `rows` (position first, then query head). Every
- * (tile of 128 keys, head) is a block: first it finds each row's max and sum over the tile, a second
- * kernel merges those over the tiles, a third computes the products again and adds probabilities up
+ * (tile of 128 keys of a prompt, head) is a block: first it finds each row's max and sum over the tile, a
+ * second kernel merges those over the tiles, a third computes the products again and adds probabilities up
  * over the rows, in row order. Profiling and plans live in the engine.
  */
 #include <math.h>
@@ -11,7 +11,11 @@
 
 enum { SNAP_ROWS = 64, SNAP_THREADS = 128, SNAP_TILES = CUDA_SNAP_KEYS / 8 };
 
+/* Of a pack; a block turns them into those of its own prompt (open_segment). */
 struct snap_params {
+    const fkv_segment *segments;
+    int n_segments;
+    int64_t min_tokens; /* prompts of at most so many have no scores */
     const bf16 *qkv;
     int64_t n_tokens, stride, per;
     int group, window, n_rows;
@@ -20,6 +24,17 @@ struct snap_params {
     float2 *part, *stat;
     float *sum;
 };
+
+/* Points p at segment i. */
+static __device__ __forceinline__ fkv_segment open_segment(snap_params &p, int i, int n_heads)
+{
+    const fkv_segment s = p.segments[i];
+    p.n_tokens = s.n_tokens;
+    p.qkv += s.row0 * p.stride;
+    p.sum += s.row0;
+    p.stat += (int64_t)i * n_heads * p.max_rows;
+    return s;
+}
 
 /* Scores s[16 rows][128 keys] of one warp in log2 units, -inf where the key lies behind the query.
  * Thread: rows lane / 4 (+ 8), keys 8 j + lane % 4 * 2 (+ 1). */
@@ -141,13 +156,17 @@ static __device__ __forceinline__ void store_sums(const float (&total)[SNAP_TILE
  * p.sum[head][key]; else leave every row's max and sum over the tile in p.part. Shared: 128 keys, 64
  * rows of queries. */
 template <int HD, bool SUMS>
-static __global__ void __launch_bounds__(SNAP_THREADS) snap_kernel(const snap_params p)
+static __global__ void __launch_bounds__(SNAP_THREADS) snap_kernel(const snap_params pack)
 {
     extern __shared__ __align__(1024) char shared[];
+    snap_params p = pack;
+    const fkv_segment segment =
+        open_segment(p, segment_of_tile(p.segments, p.n_segments, (int)blockIdx.x), (int)gridDim.y);
+    if (p.n_tokens <= p.min_tokens) return;
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const bf16 *head = p.qkv + blockIdx.y * p.per;
     const uint32_t keys = smem_address(shared), queries = keys + CUDA_SNAP_KEYS * HD * 2;
-    const int64_t key0 = (int64_t)blockIdx.x * CUDA_SNAP_KEYS;
+    const int64_t key0 = ((int64_t)blockIdx.x - segment.tile0) * CUDA_SNAP_KEYS;
     load_tile<HD, CUDA_SNAP_KEYS, SNAP_THREADS>(keys, head + p.group * HD, p.stride, key0, p.n_tokens);
     float total[SNAP_TILES][2] = {};
     for (int row0 = 0; row0 < p.n_rows; row0 += SNAP_ROWS) {
@@ -166,11 +185,16 @@ static __global__ void __launch_bounds__(SNAP_THREADS) snap_kernel(const snap_pa
     if constexpr (SUMS) store_sums(total, p, key0, warp, lane);
 }
 
-/* stat[head][row] = max over all tiles, 1 / (rows * sum). A warp a row; grid (rows, heads). */
-static __global__ void snap_merge_kernel(const snap_params p, int n_tiles)
+/* stat[segment][head][row] = max over the prompt's tiles, 1 / (rows * sum). A warp a row; grid (rows,
+ * heads, segments). */
+static __global__ void snap_merge_kernel(const snap_params pack)
 {
+    snap_params p = pack;
+    const fkv_segment s = open_segment(p, (int)blockIdx.z, (int)gridDim.y);
+    if (p.n_tokens <= p.min_tokens) return;
+    const int n_tiles = (s.n_tokens + CUDA_SNAP_KEYS - 1) / CUDA_SNAP_KEYS;
     const int64_t row = (int64_t)blockIdx.y * p.max_rows + blockIdx.x;
-    const float2 *part = p.part + row * p.max_tiles;
+    const float2 *part = p.part + row * p.max_tiles + s.tile0;
     float m = -INFINITY, sum = 0.0f;
     for (int t = (int)threadIdx.x; t < n_tiles; t += 32) m = fmaxf(m, part[t].x);
     for (int step = 16; step; step /= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, step));
@@ -179,68 +203,78 @@ static __global__ void snap_merge_kernel(const snap_params p, int n_tiles)
     if (threadIdx.x == 0) p.stat[row] = make_float2(m, 1.0f / (float)p.n_rows / sum);
 }
 
-/* scores[head][i] = max of sum[head][i - kernel / 2 .. i + kernel / 2] inside [0, n). */
-static __global__ void snap_pool_kernel(const float *sum, int64_t sum_stride, int64_t n, int kernel,
-                                        float *scores, int64_t stride)
+/* scores[head][i] = max of sum[head][i - kernel / 2 .. i + kernel / 2] inside [0, T - window). Grid (tiles,
+ * heads); a thread a score. */
+static __global__ void __launch_bounds__(CUDA_SNAP_KEYS)
+    snap_pool_kernel(const snap_params pack, int kernel, float *scores, int64_t stride)
 {
-    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, half = kernel / 2;
-    if (i >= n) return;
-    const float *x = sum + blockIdx.y * sum_stride;
+    snap_params p = pack;
+    const fkv_segment s =
+        open_segment(p, segment_of_tile(p.segments, p.n_segments, (int)blockIdx.x), (int)gridDim.y);
+    const int64_t i = ((int64_t)blockIdx.x - s.tile0) * CUDA_SNAP_KEYS + threadIdx.x, half = kernel / 2;
+    const int64_t n = p.n_tokens - p.window;
+    if (p.n_tokens <= p.min_tokens || i >= n) return;
+    const float *x = p.sum + blockIdx.y * p.max_prompt;
     const int64_t from = i > half ? i - half : 0, to = i + half < n ? i + half : n - 1;
     float m = x[from];
     for (int64_t j = from + 1; j <= to; j++) m = x[j] > m ? x[j] : m;
-    scores[blockIdx.y * stride + i] = m;
+    scores[blockIdx.y * stride + s.row0 + i] = m;
 }
 
-template <int HD> static void run_scores(fkv_device *dev, const snap_params &p, int n_heads)
+template <int HD> static void run_scores(fkv_device *dev, const snap_params &p, int n_tiles, int n_heads)
 {
     const int bytes = (CUDA_SNAP_KEYS + SNAP_ROWS) * HD * 2;
-    const int n_tiles = (int)((p.n_tokens + CUDA_SNAP_KEYS - 1) / CUDA_SNAP_KEYS);
-    const dim3 grid((unsigned)n_tiles, (unsigned)n_heads), rows((unsigned)p.n_rows, (unsigned)n_heads);
+    const dim3 grid((unsigned)n_tiles, (unsigned)n_heads),
+        rows((unsigned)p.n_rows, (unsigned)n_heads, (unsigned)p.n_segments);
     const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
     if (!CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, false>, most, bytes)) ||
         !CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, true>, most, bytes)))
         return;
     snap_kernel<HD, false><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
-    snap_merge_kernel<<<rows, 32, 0, dev->stream>>>(p, n_tiles);
+    snap_merge_kernel<<<rows, 32, 0, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
     snap_kernel<HD, true><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
 }
 
-void cuda_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group,
-                        int window, int kernel, float *scores, int64_t stride)
+void cuda_snapkv_scores(fkv_device *dev, const fkv_pack *pack, const void *qkv, int64_t min_tokens,
+                        int n_heads, int group, int window, int kernel, float *scores, int64_t stride)
 {
     const cuda_attention *a = dev->attention;
     const int hd = dev->limits.head_dim;
-    const int64_t per = (int64_t)(group + 2) * hd, n = n_tokens - window;
-    if (n_heads <= 0 || n <= 0) return;
-    if ((int64_t)window * group > a->max_snap_rows || n_heads > dev->limits.max_local_heads) {
-        cuda_fail(dev, "snapkv_scores: more heads or window than prepare was told of");
+    const int64_t per = (int64_t)(group + 2) * hd;
+    bool any = false;
+    for (int i = 0; i < pack->n_segments; i++) any = any || pack->segments[i].n_tokens > min_tokens;
+    if (n_heads <= 0 || !any) return;
+    if ((int64_t)window * group > a->max_snap_rows || n_heads > dev->limits.max_local_heads ||
+        pack->n_tiles > a->max_snap_tiles || pack->n_rows > dev->limits.max_prompt) {
+        cuda_fail(dev, "snapkv_scores: more heads, rows or window than prepare was told of");
         return;
     }
-    const snap_params p = {(const bf16 *)qkv,
-                           n_tokens,
-                           n_heads * per,
-                           per,
-                           group,
-                           window,
-                           window * group,
-                           a->max_snap_rows,
-                           a->max_snap_tiles,
-                           dev->limits.max_prompt,
-                           1.4426950408889634f / sqrtf((float)hd),
-                           a->snap_part,
-                           a->snap_stat,
-                           a->snap_sum};
+    snap_params p = {};
+    p.segments = pack->dev_segments;
+    p.n_segments = pack->n_segments;
+    p.min_tokens = min_tokens;
+    p.qkv = (const bf16 *)qkv;
+    p.stride = n_heads * per;
+    p.per = per;
+    p.group = group;
+    p.window = window;
+    p.n_rows = window * group;
+    p.max_rows = a->max_snap_rows;
+    p.max_tiles = a->max_snap_tiles;
+    p.max_prompt = dev->limits.max_prompt;
+    p.scale = 1.4426950408889634f / sqrtf((float)hd);
+    p.part = a->snap_part;
+    p.stat = a->snap_stat;
+    p.sum = a->snap_sum;
     if (hd == 128)
-        run_scores<128>(dev, p, n_heads);
+        run_scores<128>(dev, p, (int)pack->n_tiles, n_heads);
     else
-        run_scores<64>(dev, p, n_heads);
-    const dim3 grid((unsigned)((n + 255) / 256), (unsigned)n_heads);
-    snap_pool_kernel<<<grid, 256, 0, dev->stream>>>(a->snap_sum, dev->limits.max_prompt, n, kernel, scores,
-                                                    stride);
+        run_scores<64>(dev, p, (int)pack->n_tiles, n_heads);
+    const dim3 grid((unsigned)pack->n_tiles, (unsigned)n_heads);
+    snap_pool_kernel<<<grid, CUDA_SNAP_KEYS, 0, dev->stream>>>(p, kernel, scores, stride);
     CUDA_LAUNCHED(dev);
 }
 
@@ -248,21 +282,24 @@ void cuda_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int 
 
 enum { SELECT_THREADS = 1024, SELECT_WARPS = SELECT_THREADS / 32, GATHER_THREADS = 256 };
 
+/* A head of a prompt. */
 struct keep_head {
     bf16 *arena;
     int64_t table; /* index of the first page's number */
-    int32_t n_kept, n_top;
+    int32_t n_kept, n_top, n_tokens;
+    int32_t row0, head; /* of the pack; of this rank */
 };
 
 struct keep_params {
     keep_head heads[CUDA_KEEP_HEADS];
     const float *scores;
-    int64_t score_stride, n_scores, n_tokens;
+    int64_t score_stride;
+    int window;
     const bf16 *qkv;
     int64_t stride, per;
     int group;
     const int32_t *table;
-    int32_t *chosen; /* [heads][max_prompt] */
+    int32_t *chosen; /* [heads of the rank][max_prompt] by row of the pack */
     int64_t max_prompt;
 };
 
@@ -323,16 +360,16 @@ static __device__ void select_digit(const float *x, int64_t n, int shift, uint32
     __syncthreads(); /* found and left are written again by the next digit */
 }
 
-/* Positions of the top n_top scores, ascending; ties: lower first. One block a head: radix selection
- * of the last value taken, then every warp counts and writes a run of positions. Bound by L2. */
+/* Positions of the top n_top scores, ascending; ties: lower first. One block a head of a prompt: radix
+ * selection of the last value taken, then every warp counts and writes a run of positions. Bound by L2. */
 static __global__ void __launch_bounds__(SELECT_THREADS) keep_select_kernel(const keep_params p)
 {
     __shared__ int32_t greater[SELECT_WARPS], equal[SELECT_WARPS];
     const keep_head h = p.heads[blockIdx.x];
     if (h.n_top <= 0) return;
-    const float *x = p.scores + blockIdx.x * p.score_stride;
-    int32_t *out = p.chosen + blockIdx.x * p.max_prompt;
-    const int64_t n = p.n_scores;
+    const float *x = p.scores + h.head * p.score_stride + h.row0;
+    int32_t *out = p.chosen + h.head * p.max_prompt + h.row0;
+    const int64_t n = h.n_tokens - p.window;
     uint32_t limit = 0;
     int64_t n_equal = h.n_top; /* becomes: how many of those equal to limit are taken */
     for (int shift = 24; shift >= 0; shift -= 8) select_digit(x, n, shift, limit, n_equal);
@@ -370,8 +407,8 @@ static __global__ void __launch_bounds__(SELECT_THREADS) keep_select_kernel(cons
     }
 }
 
-/* Kept K and V into the owner's pages (a peer's, perhaps). Grid (blocks of tokens, heads); a thread
- * moves 16 bytes. Bound by memory. */
+/* Kept K and V into the owner's pages (a peer's, perhaps). Grid (blocks of tokens, heads of prompts); a
+ * thread moves 16 bytes. Bound by memory. */
 template <int HD>
 static __global__ void __launch_bounds__(GATHER_THREADS) keep_gather_kernel(const keep_params p)
 {
@@ -380,62 +417,77 @@ static __global__ void __launch_bounds__(GATHER_THREADS) keep_gather_kernel(cons
     const int64_t i = (int64_t)blockIdx.x * GATHER_THREADS + threadIdx.x, t = i / PIECES;
     if (t >= h.n_kept) return;
     const int piece = (int)(i % PIECES), v = piece / (HD / 8);
-    const int64_t from = t < h.n_top ? p.chosen[blockIdx.y * p.max_prompt + t] : p.n_tokens - h.n_kept + t;
+    const int64_t from =
+        t < h.n_top ? p.chosen[h.head * p.max_prompt + h.row0 + t] : h.n_tokens - h.n_kept + t;
     const int64_t page = p.table[h.table + t / FKV_PAGE_TOKENS];
-    const bf16 *src = p.qkv + from * p.stride + blockIdx.y * p.per + p.group * HD + piece * 8;
+    const bf16 *src = p.qkv + (h.row0 + from) * p.stride + h.head * p.per + p.group * HD + piece * 8;
     bf16 *dst =
         h.arena + ((page * 2 + v) * FKV_PAGE_TOKENS + t % FKV_PAGE_TOKENS) * HD + piece % (HD / 8) * 8;
     *(uint4 *)dst = *(const uint4 *)src;
 }
 
-/* Heads [first, first + n), at most CUDA_KEEP_HEADS. */
-static void keep_heads(fkv_device *dev, const fkv_keep_args *a, int first, int n)
+/* The first n of p's heads. */
+static void keep_heads(fkv_device *dev, const keep_params &p, int head_dim, int n)
 {
-    const int64_t per = (int64_t)(a->group + 2) * a->head_dim;
-    keep_params p = {};
-    p.scores = a->scores + first * a->score_stride;
-    p.score_stride = a->score_stride;
-    p.n_scores = a->n_tokens - a->window;
-    p.n_tokens = a->n_tokens;
-    p.qkv = (const bf16 *)a->qkv + first * per;
-    p.stride = a->n_heads * per;
-    p.per = per;
-    p.group = a->group;
-    p.table = a->kv.table;
-    p.chosen = dev->attention->keep + first * (int64_t)dev->limits.max_prompt;
-    p.max_prompt = dev->limits.max_prompt;
     int64_t most = 0, most_top = 0;
     for (int i = 0; i < n; i++) {
-        const int64_t lh = (int64_t)a->layer * a->n_kv_heads + a->head0 + first + i,
-                      budget = a->kv.budgets[lh];
-        const int64_t n_kept = a->n_tokens < budget ? a->n_tokens : budget;
-        const int64_t n_top = a->n_tokens > budget && budget > a->window ? budget - a->window : 0;
-        p.heads[i] =
-            keep_head{(bf16 *)a->kv.arenas[a->owners[first + i]],
-                      a->slot * a->kv.slot_stride + a->kv.offset[lh], (int32_t)n_kept, (int32_t)n_top};
-        if (n_kept > most) most = n_kept;
-        if (n_top > most_top) most_top = n_top;
+        if (p.heads[i].n_kept > most) most = p.heads[i].n_kept;
+        if (p.heads[i].n_top > most_top) most_top = p.heads[i].n_top;
     }
     if (most_top > 0) {
         keep_select_kernel<<<(unsigned)n, SELECT_THREADS, 0, dev->stream>>>(p);
         CUDA_LAUNCHED(dev);
     }
     if (most == 0) return;
-    const int64_t threads = most * (2 * a->head_dim / 8);
+    const int64_t threads = most * (2 * head_dim / 8);
     const dim3 grid((unsigned)((threads + GATHER_THREADS - 1) / GATHER_THREADS), (unsigned)n);
-    if (a->head_dim == 128)
+    if (head_dim == 128)
         keep_gather_kernel<128><<<grid, GATHER_THREADS, 0, dev->stream>>>(p);
     else
         keep_gather_kernel<64><<<grid, GATHER_THREADS, 0, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
 }
 
+static keep_head keep_of(const fkv_keep_args *a, const fkv_segment *s, int head)
+{
+    const int64_t lh = (int64_t)a->layer * a->n_kv_heads + a->head0 + head, budget = a->kv.budgets[lh];
+    keep_head h = {};
+    h.arena = (bf16 *)a->kv.arenas[a->owner[lh * a->n_slots + s->slot]];
+    h.table = s->slot * a->kv.slot_stride + a->kv.offset[lh];
+    h.n_kept = (int32_t)(s->n_tokens < budget ? s->n_tokens : budget);
+    h.n_top = (int32_t)(s->n_tokens > budget && budget > a->window ? budget - a->window : 0);
+    h.n_tokens = s->n_tokens;
+    h.row0 = s->row0;
+    h.head = head;
+    return h;
+}
+
 void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *a)
 {
-    if (a->n_heads > dev->limits.max_local_heads || a->n_tokens > dev->limits.max_prompt) {
+    const int64_t per = (int64_t)(a->group + 2) * a->head_dim;
+    keep_params p = {};
+    int n = 0;
+    if (a->n_heads > dev->limits.max_local_heads || a->pack->n_rows > dev->limits.max_prompt) {
         cuda_fail(dev, "kv_keep: more heads or tokens than prepare was told of");
         return;
     }
-    for (int i = 0; i < a->n_heads; i += CUDA_KEEP_HEADS)
-        keep_heads(dev, a, i, a->n_heads - i < CUDA_KEEP_HEADS ? a->n_heads - i : CUDA_KEEP_HEADS);
+    p.scores = a->scores;
+    p.score_stride = a->score_stride;
+    p.window = a->window;
+    p.qkv = (const bf16 *)a->qkv;
+    p.stride = a->n_heads * per;
+    p.per = per;
+    p.group = a->group;
+    p.table = a->kv.table;
+    p.chosen = dev->attention->keep;
+    p.max_prompt = dev->limits.max_prompt;
+    for (int i = 0; i < a->pack->n_segments; i++) {
+        for (int h = 0; h < a->n_heads; h++) {
+            p.heads[n++] = keep_of(a, &a->pack->segments[i], h);
+            if (n < CUDA_KEEP_HEADS) continue;
+            keep_heads(dev, p, a->head_dim, n);
+            n = 0;
+        }
+    }
+    if (n) keep_heads(dev, p, a->head_dim, n);
 }

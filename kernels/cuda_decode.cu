@@ -280,8 +280,8 @@ static void project(fkv_device *dev, const fkv_decode_args *a, const decode_plan
     float *parts = dev->attention->qkv_parts;
     out->parts = parts;
     if (p->whole) {
-        cuda_gemm(dev, x, a->hidden, 0, a->n_slots, a->heads[0].weight->data, a->hidden, 0, width, parts,
-                  width, 0, 1, true);
+        cuda_gemm(dev, x, a->hidden, a->n_slots, a->n_slots, a->heads[0].weight->data, a->hidden, width,
+                  parts, width, true);
         out->n_splits = 1;
         out->split_stride = 0;
         out->placement_stride = per;

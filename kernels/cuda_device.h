@@ -19,8 +19,10 @@ typedef __nv_bfloat16 bf16;
 
 enum {
     CUDA_STAGING_BYTES = 32 << 20, /* pinned, for everything that crosses */
+    CUDA_PENDING = 256,            /* downloads under way */
     CUDA_PREFILL_TILE = 2048,      /* rows of a prefill tile */
-    CUDA_MAX_GROUP = 8,            /* query heads of a KV head */
+    CUDA_WORTH_ROWS = 512, /* 88% of the rate of 8k rows, by the products' waves over 132 multiprocessors */
+    CUDA_MAX_GROUP = 8,    /* query heads of a KV head */
     CUDA_MAX_SLOTS = 256,
     CUDA_RECORD_KEYS = 4,
     CUDA_CHUNK_PAGES = 2, /* pages that decode attention folds in one piece; fixed, so that results are */
@@ -41,11 +43,18 @@ struct cuda_attention;   /* cuda_attention.h: workspace of the attention and com
 struct cuda_gemm_cache;  /* cuda_gemm.cu: algorithm by shape */
 struct cuda_comm;        /* cuda_collective.h: this device's part of the collectives */
 
-/* A download whose bytes wait in the staging ring for the next sync. */
+/* A download whose bytes wait in the staging ring for the next wait. */
 struct cuda_pending {
     void *host;
     const void *staged;
     size_t bytes;
+};
+
+/* What was enqueued up to a post: when it is done, downloads before n_pending are there and the
+ * ring is free up to staged. */
+struct cuda_ticket {
+    cudaEvent_t done;
+    uint64_t staged, n_pending;
 };
 
 /* Two events around a piece of work of one local rank. */
@@ -80,10 +89,13 @@ struct fkv_device {
     float2 *rope;     /* [max_positions, head_dim / 2] cos, sin; device, filled by cuda_attention_prepare */
     bf16 *swiglu_tmp; /* [rows, 2 * share of the intermediate], grown in prepare_linear */
     size_t swiglu_tmp_bytes;
-    char *staging; /* pinned ring; every sync empties it */
-    size_t staged; /* bytes in use from its start */
-    cuda_pending pending[256];
-    int n_pending;
+    /* Pinned ring; counts only grow, a place is its count modulo the size. */
+    char *staging;
+    uint64_t staged, unstaged; /* bytes put into it; bytes of those that are free again */
+    cuda_pending pending[CUDA_PENDING];
+    uint64_t n_pending, n_handed; /* downloads enqueued; handed out */
+    cuda_ticket tickets[FKV_TICKETS];
+    int64_t n_posted, n_waited;
     cuda_comm *comm;           /* NULL with one device */
     fkv_weight *weights;       /* list, freed by close */
     struct cuda_block *blocks; /* list of allocations, freed by close */
@@ -114,12 +126,14 @@ fkv_status cuda_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
  * kept error says when there is none. What was there before is not kept. */
 bool cuda_grow(fkv_device *dev, void **p, size_t *room, size_t bytes);
 
-/* cuda_transfer.cu: pinned memory for bytes <= CUDA_STAGING_BYTES, until the next sync; waits for the stream
- * when the ring is full. NULL where there is none, and the error is kept. */
+/* cuda_transfer.cu: pinned memory for bytes <= CUDA_STAGING_BYTES / 4, until what is enqueued next is done;
+ * waits for earlier work when the ring is full. NULL where there is none, and the error is kept. */
 char *cuda_stage(fkv_device *dev, size_t bytes);
 void cuda_upload(fkv_device *dev, void *dst, const void *host, size_t bytes);
 void cuda_download(fkv_device *dev, void *host, const void *src, size_t bytes);
 fkv_status cuda_sync(fkv_device *dev, fkv_err *err);
+int64_t cuda_post(fkv_device *dev);
+fkv_status cuda_wait(fkv_device *dev, int64_t ticket, fkv_err *err);
 /* Waits for the stream, hands out downloads and empties the ring. */
 bool cuda_flush(fkv_device *dev);
 
@@ -145,15 +159,13 @@ fkv_status cuda_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, in
                                fkv_err *err);
 
 /* cuda_gemm.cu. y[n_rows, n_out] = x[n_rows, k] w^T with w[n_out, k]; row strides in elements; exactly n_rows
- * rows are read and written. batch products of one shape, strides between them in elements; y_batch 0 says
- * that it is no batched product. A batched one uses the same algorithm whatever batch is, also for 1. */
+ * rows are read and written, by the algorithm of class_rows rows. */
 fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
                                fkv_err *err);
-void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, const fkv_weight *w, void *y,
-                 int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
-void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t x_batch, int64_t n_rows,
-               const bf16 *w, int64_t k, int64_t w_batch, int64_t n_out, void *y, int64_t y_stride,
-               int64_t y_batch, int batch, bool f32_out);
+void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
+                 const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
+void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t class_rows,
+               const bf16 *w, int64_t k, int64_t n_out, void *y, int64_t y_stride, bool f32_out);
 /* Of the algorithms that were prepared, whatever their order; 0: none was. */
 uint64_t cuda_gemm_fingerprint(const fkv_device *dev);
 void cuda_gemm_close(fkv_device *dev);
@@ -162,6 +174,9 @@ void cuda_gemm_close(fkv_device *dev);
 void cuda_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
 void cuda_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
                       int64_t hidden, void *out);
+void cuda_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
+void cuda_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
+void cuda_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
 /* out[n, share] = silu(gate) * up of in[n, 2 * share] (gate columns, then up). */
 void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf16 *out, int64_t out_stride);
 
@@ -169,14 +184,14 @@ void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf
  * dev->limits; called once by the table's prepare. */
 int64_t cuda_workspace_bytes(const fkv_device_limits *limits, int n_threads);
 fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err);
-void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
-                      int n_heads, int group, bool kv_only, void *qkv);
-void cuda_prefill_attention(fkv_device *dev, const void *qkv, int64_t n_tokens, int64_t q0, int n_heads,
-                            int group, void *out, int64_t out_stride);
+void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t class_rows, const int32_t *positions,
+                      const fkv_weight *w, int n_heads, int group, void *qkv);
+void cuda_prefill_attention(fkv_device *dev, const fkv_pack *pack, const void *qkv, bool last_only,
+                            int n_heads, int group, void *out, int64_t out_stride);
 
 /* cuda_compress.cu */
-void cuda_snapkv_scores(fkv_device *dev, const void *qkv, int64_t n_tokens, int n_heads, int group,
-                        int window, int kernel, float *scores, int64_t stride);
+void cuda_snapkv_scores(fkv_device *dev, const fkv_pack *pack, const void *qkv, int64_t min_tokens,
+                        int n_heads, int group, int window, int kernel, float *scores, int64_t stride);
 void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 
 /* cuda_decode.cu */
@@ -186,7 +201,7 @@ void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 void cuda_decode_close(fkv_device *dev);
 
 /* cuda_sample.cu */
-void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int slot0, int n, bool first,
+void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
                  const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
 /* cuda_collective.cu */

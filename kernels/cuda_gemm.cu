@@ -1,11 +1,12 @@
 /* Products with weights on the CUDA backend: cuBLASLt, bf16 in, float32 sums.
  *
- * An algorithm is chosen once for a shape and kept: by the number of rows rounded up by
- * rule, the weight's shape, the type of the result, whether the product is batched, and
- * what the addresses are aligned to as far as strides fix it. Never by the row's place,
- * the number of batches or a measurement, so that a row gets the same bits wherever it
- * stands: a result is one sum over k, tile by tile (no split-K; and as split and
- * stream-K both need workspace or a reduction, neither is offered to the library).
+ * An algorithm is chosen once for a shape and kept: by the class's number of rows (that of
+ * the full tile, however many rows a product has), the weight's shape, the type of the
+ * result, and what the addresses are aligned to as far as strides fix it. Never by the
+ * row's place, the number of rows or a measurement, so that a row gets the same bits
+ * wherever and beside whatever it stands: a result is one sum over k, tile by tile (no
+ * split-K; and as split and stream-K both need workspace or a reduction, neither is
+ * offered to the library).
  *
  * cuBLASLt is column-major: y^T [n_out, n_rows] = (w^T)^T x^T.
  */
@@ -19,18 +20,18 @@ extern "C" {
 #include "runner/base/log.h"
 }
 
-enum { BUCKETS = 256, CANDIDATES = 8, BATCH_OF_CHOICE = 8 };
+enum { BUCKETS = 256, CANDIDATES = 8 };
 
 typedef struct gemm_key {
-    int64_t n_rows, n_out, k; /* n_rows rounded up, or exact */
-    int32_t f32_out, batched;
+    int64_t class_rows, n_out, k;
+    int32_t f32_out;
     int32_t x_align, w_align, y_align; /* bytes, at most 16 */
-    int32_t exact;                     /* no algorithm of the rounded number of rows fits the exact one */
 } gemm_key;
 
 typedef struct gemm_entry {
     gemm_key key;
     bool found;    /* false: the library has none, gemm_kernel does it */
+    bool refused;  /* once, for some number of rows; logged */
     bool prepared; /* not merely met at work, which depends on the prompts */
     cublasLtMatmulAlgo_t algo;
     struct gemm_entry *next;
@@ -44,9 +45,8 @@ struct cuda_gemm_cache {
 typedef struct gemm_call {
     const bf16 *x, *w;
     void *y;
-    int64_t x_stride, x_batch, w_batch, y_stride, y_batch;
-    int64_t n_rows, n_out, k;
-    int batch;
+    int64_t x_stride, y_stride;
+    int64_t n_rows, class_rows, n_out, k;
     bool f32_out;
 } gemm_call;
 
@@ -55,16 +55,9 @@ typedef struct gemm_layouts {
     cublasLtMatrixLayoutOpaque_t w, x, y;
 } gemm_layouts;
 
-/* Rows for which an algorithm is chosen: few classes, fine where few rows decide. */
-static int64_t row_class(int64_t n)
+static int32_t alignment(uintptr_t address, int64_t stride_bytes)
 {
-    const int64_t step = n <= 32 ? 1 : n <= 256 ? 16 : 128;
-    return (n + step - 1) / step * step;
-}
-
-static int32_t alignment(uintptr_t address, int64_t stride_bytes, int64_t batch_bytes)
-{
-    const uintptr_t all = address | (uintptr_t)stride_bytes | (uintptr_t)batch_bytes | 16;
+    const uintptr_t all = address | (uintptr_t)stride_bytes | 16;
     return (int32_t)(all & (~all + 1));
 }
 
@@ -73,27 +66,22 @@ static gemm_key key_of(const gemm_call *c)
     const int64_t y_size = c->f32_out ? 4 : 2;
     gemm_key key;
     memset(&key, 0, sizeof key);
-    key.n_rows = row_class(c->n_rows);
+    key.class_rows = c->class_rows;
     key.n_out = c->n_out;
     key.k = c->k;
     key.f32_out = c->f32_out;
-    key.batched = c->y_batch != 0;
     /* A row at base + i * stride is aligned at least as the stride unless base is not:
      * with the stride counted in, the class does not depend on i. */
-    key.x_align = alignment((uintptr_t)c->x, c->x_stride * 2, c->x_batch * 2);
-    key.w_align = alignment((uintptr_t)c->w, c->k * 2, c->w_batch * 2);
-    key.y_align = alignment((uintptr_t)c->y, c->y_stride * y_size, c->y_batch * y_size);
+    key.x_align = alignment((uintptr_t)c->x, c->x_stride * 2);
+    key.w_align = alignment((uintptr_t)c->w, c->k * 2);
+    key.y_align = alignment((uintptr_t)c->y, c->y_stride * y_size);
     return key;
 }
 
 static bool set_layout(fkv_device *dev, cublasLtMatrixLayoutOpaque_t *l, cudaDataType type, int64_t rows,
-                       int64_t cols, int64_t stride, int32_t batch, int64_t batch_stride)
+                       int64_t cols, int64_t stride)
 {
-    if (!CUBLAS(dev, cublasLtMatrixLayoutInit(l, type, (uint64_t)rows, (uint64_t)cols, stride))) return false;
-    return CUBLAS(dev, cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch,
-                                                        sizeof batch)) &&
-           CUBLAS(dev, cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
-                                                        &batch_stride, sizeof batch_stride));
+    return CUBLAS(dev, cublasLtMatrixLayoutInit(l, type, (uint64_t)rows, (uint64_t)cols, stride));
 }
 
 static bool set_layouts(fkv_device *dev, const gemm_call *c, gemm_layouts *l)
@@ -104,10 +92,9 @@ static bool set_layouts(fkv_device *dev, const gemm_call *c, gemm_layouts *l)
                                                       sizeof transposed)) &&
            CUBLAS(dev, cublasLtMatmulDescSetAttribute(&l->op, CUBLASLT_MATMUL_DESC_TRANSB, &plain,
                                                       sizeof plain)) &&
-           set_layout(dev, &l->w, CUDA_R_16BF, c->k, c->n_out, c->k, c->batch, c->w_batch) &&
-           set_layout(dev, &l->x, CUDA_R_16BF, c->k, c->n_rows, c->x_stride, c->batch, c->x_batch) &&
-           set_layout(dev, &l->y, c->f32_out ? CUDA_R_32F : CUDA_R_16BF, c->n_out, c->n_rows, c->y_stride,
-                      c->batch, c->y_batch);
+           set_layout(dev, &l->w, CUDA_R_16BF, c->k, c->n_out, c->k) &&
+           set_layout(dev, &l->x, CUDA_R_16BF, c->k, c->n_rows, c->x_stride) &&
+           set_layout(dev, &l->y, c->f32_out ? CUDA_R_32F : CUDA_R_16BF, c->n_out, c->n_rows, c->y_stride);
 }
 
 /* A stride for rows of n elements that is aligned to `align` bytes and no more. */
@@ -155,18 +142,14 @@ static void choose(fkv_device *dev, gemm_entry *e)
 {
     const gemm_key *key = &e->key;
     const int64_t y_size = key->f32_out ? 4 : 2;
-    const bool b = key->batched;
     gemm_call c;
     memset(&c, 0, sizeof c);
-    c.n_rows = key->n_rows;
+    c.n_rows = c.class_rows = key->class_rows;
     c.n_out = key->n_out;
     c.k = key->k;
     c.f32_out = key->f32_out;
-    c.batch = b ? BATCH_OF_CHOICE : 1;
     c.x_stride = stride_for(c.k, 2, key->x_align);
     c.y_stride = stride_for(c.n_out, y_size, key->y_align);
-    c.w_batch = b ? c.n_out * c.k : 0;
-    c.y_batch = b ? c.n_rows * c.y_stride : 0;
     gemm_layouts l;
     cublasLtMatmulPreferenceOpaque_t preference;
     cublasLtMatmulHeuristicResult_t results[CANDIDATES];
@@ -196,7 +179,7 @@ static gemm_entry *entry_of(fkv_device *dev, const gemm_key *key)
     if (!dev->gemms) dev->gemms = (cuda_gemm_cache *)calloc(1, sizeof *dev->gemms);
     if (!dev->gemms) return NULL;
     const uint64_t h =
-        ((uint64_t)key->n_rows * 0x9e3779b97f4a7c15u ^ (uint64_t)key->n_out) * 0x9e3779b97f4a7c15u ^
+        ((uint64_t)key->class_rows * 0x9e3779b97f4a7c15u ^ (uint64_t)key->n_out) * 0x9e3779b97f4a7c15u ^
         (uint64_t)key->k;
     gemm_entry **bucket = &dev->gemms->buckets[(h ^ h >> 32) % BUCKETS];
     for (gemm_entry *e = *bucket; e; e = e->next)
@@ -211,21 +194,21 @@ static gemm_entry *entry_of(fkv_device *dev, const gemm_key *key)
 }
 
 /* What the library refuses, such as rows at odd addresses on some GPUs: a warp a
- * result, lanes interleaved over k, added by halving. Grid (n_out / 8, n_rows, batch). */
+ * result, lanes interleaved over k, added by halving. Grid (n_out / 8, n_rows). */
 __global__ void __launch_bounds__(256)
-    gemm_kernel(const bf16 *x, int64_t x_stride, int64_t x_batch, int64_t n_rows, const bf16 *w, int64_t k,
-                int64_t w_batch, int64_t n_out, void *y, int64_t y_stride, int64_t y_batch, bool f32_out)
+    gemm_kernel(const bf16 *x, int64_t x_stride, int64_t n_rows, const bf16 *w, int64_t k, int64_t n_out,
+                void *y, int64_t y_stride, bool f32_out)
 {
-    const int64_t j = (int64_t)blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32, b = blockIdx.z;
+    const int64_t j = (int64_t)blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (j >= n_out) return;
-    const bf16 *wj = w + b * w_batch + j * k;
+    const bf16 *wj = w + j * k;
     for (int64_t i = blockIdx.y; i < n_rows; i += gridDim.y) {
-        const bf16 *xi = x + b * x_batch + i * x_stride;
+        const bf16 *xi = x + i * x_stride;
         float sum = 0;
         for (int64_t t = lane; t < k; t += 32)
             sum = fmaf(__bfloat162float(xi[t]), __bfloat162float(wj[t]), sum);
         for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
-        const int64_t at = b * y_batch + i * y_stride + j;
+        const int64_t at = i * y_stride + j;
         if (lane == 0 && f32_out) ((float *)y)[at] = sum;
         if (lane == 0 && !f32_out) ((bf16 *)y)[at] = __float2bfloat16_rn(sum);
     }
@@ -233,11 +216,9 @@ __global__ void __launch_bounds__(256)
 
 static void run_plain(fkv_device *dev, const gemm_call *c)
 {
-    const dim3 grid((unsigned)((c->n_out + 7) / 8), (unsigned)(c->n_rows < 1024 ? c->n_rows : 1024),
-                    (unsigned)c->batch);
-    gemm_kernel<<<grid, 256, 0, dev->stream>>>(c->x, c->x_stride, c->x_batch, c->n_rows, c->w, c->k,
-                                               c->w_batch, c->n_out, c->y, c->y_stride, c->y_batch,
-                                               c->f32_out);
+    const dim3 grid((unsigned)((c->n_out + 7) / 8), (unsigned)(c->n_rows < 1024 ? c->n_rows : 1024));
+    gemm_kernel<<<grid, 256, 0, dev->stream>>>(c->x, c->x_stride, c->n_rows, c->w, c->k, c->n_out, c->y,
+                                               c->y_stride, c->f32_out);
     CUDA_LAUNCHED(dev);
 }
 
@@ -254,39 +235,37 @@ static bool run_chosen(fkv_device *dev, const gemm_call *c, gemm_layouts *l, con
 static void run(fkv_device *dev, const gemm_call *c)
 {
     gemm_layouts l;
-    gemm_key key = key_of(c);
+    const gemm_key key = key_of(c);
     if (dev->failed || !set_layouts(dev, c, &l)) return;
-    const gemm_entry *e = entry_of(dev, &key);
-    if (e && e->found && run_chosen(dev, c, &l, e)) return;
-    if (e && e->found && key.n_rows != c->n_rows) {
-        key.n_rows = c->n_rows;
-        key.exact = 1;
-        e = entry_of(dev, &key);
-        if (e && e->found && run_chosen(dev, c, &l, e)) return;
-    }
-    if (e)
-        run_plain(dev, c);
-    else
+    gemm_entry *e = entry_of(dev, &key);
+    if (!e) {
         cuda_fail(dev, "out of memory"); /* unless an error is kept already */
+        return;
+    }
+    if (e->found && run_chosen(dev, c, &l, e)) return;
+    if (e->found && !e->refused)
+        fkv_log(
+            "GPU %d: cuBLASLt refuses [%lld, %lld] x [%lld, %lld]^T by the algorithm of %lld rows; a slow "
+            "kernel does it",
+            dev->gpu, (long long)c->n_rows, (long long)c->k, (long long)c->n_out, (long long)c->k,
+            (long long)c->class_rows);
+    e->refused = e->found;
+    run_plain(dev, c);
 }
 
-void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t x_batch, int64_t n_rows,
-               const bf16 *w, int64_t k, int64_t w_batch, int64_t n_out, void *y, int64_t y_stride,
-               int64_t y_batch, int batch, bool f32_out)
+void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t class_rows,
+               const bf16 *w, int64_t k, int64_t n_out, void *y, int64_t y_stride, bool f32_out)
 {
-    if (n_rows <= 0 || n_out <= 0 || batch <= 0) return;
+    if (n_rows <= 0 || n_out <= 0) return;
     const gemm_call c = {.x = x,
                          .w = w,
                          .y = y,
                          .x_stride = x_stride,
-                         .x_batch = x_batch,
-                         .w_batch = w_batch,
                          .y_stride = y_stride,
-                         .y_batch = y_batch,
                          .n_rows = n_rows,
+                         .class_rows = class_rows,
                          .n_out = n_out,
                          .k = k,
-                         .batch = batch,
                          .f32_out = f32_out};
     run(dev, &c);
 }
@@ -297,16 +276,16 @@ static bool grow_swiglu(fkv_device *dev, int64_t n_rows, int64_t n)
                      (size_t)n_rows * (size_t)n * sizeof(bf16));
 }
 
-void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, const fkv_weight *w, void *y,
-                 int64_t y_stride, bool f32_out, fkv_epilogue epilogue)
+void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
+                 const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue)
 {
     if (n <= 0 || w->n <= 0) return;
     if (epilogue != FKV_EPILOGUE_SWIGLU) {
-        cuda_gemm(dev, (const bf16 *)x, x_stride, 0, n, w->data, w->k, 0, w->n, y, y_stride, 0, 1, f32_out);
+        cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, w->data, w->k, w->n, y, y_stride, f32_out);
         return;
     }
     if (!grow_swiglu(dev, n, w->n)) return;
-    cuda_gemm(dev, (const bf16 *)x, x_stride, 0, n, w->data, w->k, 0, w->n, dev->swiglu_tmp, w->n, 0, 1,
+    cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, w->data, w->k, w->n, dev->swiglu_tmp, w->n,
               false);
     cuda_silu_mul(dev, dev->swiglu_tmp, n, w->n / 2, (bf16 *)y, y_stride);
 }
@@ -320,11 +299,11 @@ static fkv_status prepare(fkv_device *dev, const gemm_key *key, fkv_err *err)
 }
 
 /* Rows where they are aligned; where they are not, the first use chooses. */
-static gemm_key aligned_key(int64_t n_rows, int64_t n_out, int64_t k)
+static gemm_key aligned_key(int64_t class_rows, int64_t n_out, int64_t k)
 {
     gemm_key key;
     memset(&key, 0, sizeof key);
-    key.n_rows = row_class(n_rows);
+    key.class_rows = class_rows;
     key.n_out = n_out;
     key.k = k;
     key.x_align = key.w_align = key.y_align = 16;

@@ -146,3 +146,62 @@ void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf
         silu_mul_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(in, share, out, out_stride);
     CUDA_LAUNCHED(dev);
 }
+
+/* out[slot] = x's row of the segment's last token. A block a segment. */
+template <int WIDTH>
+__global__ void __launch_bounds__(ROW_THREADS)
+    last_rows_kernel(const fkv_segment *segments, const bf16 *x, int64_t hidden, bf16 *out)
+{
+    const fkv_segment s = segments[blockIdx.x];
+    const bf16 *from = x + ((int64_t)s.row0 + s.n_tokens - 1) * hidden;
+    bf16 *to = out + s.slot * hidden;
+    for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < hidden; i += ROW_THREADS * WIDTH)
+        *(pack<WIDTH> *)(to + i) = *(const pack<WIDTH> *)(from + i);
+}
+
+void cuda_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out)
+{
+    const unsigned grid = (unsigned)pack->n_segments;
+    if (hidden % 8 == 0 && aligned16(x) && aligned16(out))
+        last_rows_kernel<8>
+            <<<grid, ROW_THREADS, 0, dev->stream>>>(pack->dev_segments, (const bf16 *)x, hidden, (bf16 *)out);
+    else
+        last_rows_kernel<1>
+            <<<grid, ROW_THREADS, 0, dev->stream>>>(pack->dev_segments, (const bf16 *)x, hidden, (bf16 *)out);
+    CUDA_LAUNCHED(dev);
+}
+
+/* A thread a segment. */
+__global__ void start_slots_kernel(const fkv_segment *segments, int n, fkv_slots slots)
+{
+    const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i >= n) return;
+    const fkv_segment s = segments[i];
+    slots.pos[s.slot] = slots.prompt_len[s.slot] = s.n_tokens;
+    slots.n_new[s.slot] = 0;
+    slots.max_new[s.slot] = s.max_new;
+    slots.active[s.slot] = FKV_SLOT_FRESH;
+    slots.ordinal[s.slot] = s.ordinal;
+}
+
+void cuda_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots)
+{
+    const int n = pack->n_segments;
+    start_slots_kernel<<<(unsigned)((n + 63) / 64), 64, 0, dev->stream>>>(pack->dev_segments, n, *slots);
+    CUDA_LAUNCHED(dev);
+}
+
+/* A thread an edit. */
+__global__ void __launch_bounds__(ROW_THREADS) scatter_kernel(int32_t *dst, const fkv_edit *edits, int64_t n)
+{
+    const int64_t i = (int64_t)blockIdx.x * ROW_THREADS + threadIdx.x;
+    if (i < n) dst[edits[i].index] = edits[i].value;
+}
+
+void cuda_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n)
+{
+    if (n <= 0) return;
+    scatter_kernel<<<(unsigned)((n + ROW_THREADS - 1) / ROW_THREADS), ROW_THREADS, 0, dev->stream>>>(
+        dst, edits, n);
+    CUDA_LAUNCHED(dev);
+}

@@ -1,4 +1,4 @@
-/* Prefill of the CUDA backend: Q, K, V with RoPE, and causal attention over one prompt.
+/* Prefill of the CUDA backend: Q, K, V with RoPE, and causal attention over each prompt of a pack.
  *
  * Attention has two kernels: one for wgmma and TMA (cuda_prefill_sm90.cu) and the one here for
  * mma.sync. A device always uses the same one. Compression is in cuda_compress.cu.
@@ -13,7 +13,7 @@ extern "C" {
 #include "runner/base/mem.h"
 }
 
-enum { ROPE_THREADS = 256, ATT_ROWS = 128, ATT_KEYS = 64, ATT_THREADS = 256 };
+enum { ROPE_THREADS = 256, ATT_ROWS = FKV_TILE_TOKENS, ATT_KEYS = 64, ATT_THREADS = 256 };
 
 struct rope_frequencies {
     float of[64];
@@ -102,13 +102,14 @@ static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **
     const int group = l->n_heads / l->n_kv_heads;
     const int64_t heads = l->max_local_heads > 0 ? l->max_local_heads : 1;
     w->max_snap_rows = (int64_t)(l->window > 0 ? l->window : 1) * group;
-    w->max_snap_tiles = ((int64_t)l->max_prompt + CUDA_SNAP_KEYS - 1) / CUDA_SNAP_KEYS;
+    /* every prompt of a pack starts a tile */
+    w->max_snap_tiles = (int64_t)l->max_prompt / CUDA_SNAP_KEYS + l->n_slots + 1;
     w->max_entries = (int64_t)l->n_slots * l->n_kv_heads;
     w->max_parts = decode_parts(l, group);
     const workspace_array all[N_ARRAYS] = {
         {l->max_positions, l->head_dim / 2, 1, sizeof(float2), rope},
         {heads, w->max_snap_rows, w->max_snap_tiles, sizeof(float2), &w->snap_part},
-        {heads, w->max_snap_rows, 1, sizeof(float2), &w->snap_stat},
+        {(int64_t)heads * l->n_slots, w->max_snap_rows, 1, sizeof(float2), &w->snap_stat},
         {heads, l->max_prompt, 1, sizeof(float), &w->snap_sum},
         {heads, l->max_prompt, 1, sizeof(int32_t), &w->keep},
         {w->max_entries + 1, 1, 1, sizeof(cuda_decode_entry), &w->entries},
@@ -159,41 +160,35 @@ fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
     return cuda_status(dev, err);
 }
 
-/* RoPE in place on Q and K of qkv[n][n_heads * (group + 2) * hd], or on K alone. One thread rotates
- * eight pairs (two 16-byte pieces); bound by memory. */
-static __global__ void rope_kernel(bf16 *qkv, int64_t n, int64_t pos0, int n_heads, int group, int hd,
-                                   bool kv_only, const float2 *table)
+/* RoPE in place on Q and K of qkv[n][n_heads * (group + 2) * hd]. One thread rotates eight pairs (two
+ * 16-byte pieces); bound by memory. */
+static __global__ void rope_kernel(bf16 *qkv, int64_t n, const int32_t *positions, int n_heads, int group,
+                                   int hd, const float2 *table)
 {
-    const int pieces = hd / 16, first = kv_only ? group : 0, vectors = group + 1 - first;
+    const int pieces = hd / 16, vectors = group + 1;
     const int64_t per_row = (int64_t)n_heads * vectors * pieces;
     const int64_t i = (int64_t)blockIdx.x * ROPE_THREADS + threadIdx.x;
     if (i >= n * per_row) return;
     const int64_t row = i / per_row;
     const int at = (int)(i % per_row), p = at % pieces, v = at / pieces % vectors, h = at / pieces / vectors;
-    bf16 *x =
-        qkv + row * n_heads * (group + 2) * hd + (int64_t)h * (group + 2) * hd + (first + v) * hd + p * 8;
+    bf16 *x = qkv + row * n_heads * (group + 2) * hd + (int64_t)h * (group + 2) * hd + v * hd + p * 8;
     uint4 lo = *(uint4 *)x, hi = *(uint4 *)(x + hd / 2);
-    rope8(lo, hi, table + (pos0 + row) * (hd / 2) + p * 8);
+    rope8(lo, hi, table + (int64_t)positions[row] * (hd / 2) + p * 8);
     *(uint4 *)x = lo;
     *(uint4 *)(x + hd / 2) = hi;
 }
 
-void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t pos0, const fkv_weight *w,
-                      int n_heads, int group, bool kv_only, void *qkv)
+void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t class_rows, const int32_t *positions,
+                      const fkv_weight *w, int n_heads, int group, void *qkv)
 {
     if (n <= 0 || n_heads <= 0) return;
     const int hd = dev->limits.head_dim;
-    const int64_t per = (int64_t)(group + 2) * hd, width = n_heads * per, k = w->k;
-    const bf16 *in = (const bf16 *)x;
+    const int64_t width = n_heads * (int64_t)(group + 2) * hd, k = w->k;
     bf16 *out = (bf16 *)qkv;
-    if (kv_only)
-        cuda_gemm(dev, in, k, 0, n, w->data + group * hd * k, k, per * k, 2 * hd, out + group * hd, width,
-                  per, n_heads, false);
-    else
-        cuda_gemm(dev, in, k, 0, n, w->data, k, 0, width, out, width, 0, 1, false);
-    const int64_t threads = n * n_heads * (kv_only ? 1 : group + 1) * (hd / 16);
+    cuda_gemm(dev, (const bf16 *)x, k, n, class_rows, w->data, k, width, out, width, false);
+    const int64_t threads = n * n_heads * (group + 1) * (hd / 16);
     rope_kernel<<<(unsigned)((threads + ROPE_THREADS - 1) / ROPE_THREADS), ROPE_THREADS, 0, dev->stream>>>(
-        out, n, pos0, n_heads, group, hd, kv_only, dev->rope);
+        out, n, positions, n_heads, group, hd, dev->rope);
     CUDA_LAUNCHED(dev);
 }
 
@@ -270,21 +265,23 @@ static __device__ __forceinline__ void tile_softmax(float (&s)[ATT_KEYS / 8][4],
     }
 }
 
-/* Causal attention, one query head and 128 queries a block, 16 a warp, over keys in tiles of 64 from
- * key 0. Grid (query heads, row blocks): the longest rows start first. Shared: Q, two stages of K and
- * V. Bound by the tensor cores. */
+/* Causal attention, one query head and 128 queries of a prompt a block, 16 a warp, over keys in tiles of
+ * 64 from key 0. Grid (query heads, row blocks): the longest rows start first. Shared: Q, two stages of
+ * K and V. Bound by the tensor cores. */
 template <int HD>
 static __global__ void __launch_bounds__(ATT_THREADS, 1)
-    prefill_attention_kernel(const bf16 *__restrict__ qkv, int64_t n_tokens, int64_t q0, int n_heads,
-                             int group, bf16 *__restrict__ out, int64_t out_stride, float scale)
+    prefill_attention_kernel(const bf16 *__restrict__ qkv, const fkv_segment *__restrict__ segments,
+                             int n_segments, bool last_only, int n_heads, int group, bf16 *__restrict__ out,
+                             int64_t out_stride, float scale)
 {
     extern __shared__ __align__(1024) char shared[];
     constexpr int TILE = ATT_KEYS * HD * 2;
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const int h = (int)blockIdx.x / group, g = (int)blockIdx.x % group;
     const int64_t per = (int64_t)(group + 2) * HD, stride = n_heads * per;
-    const int64_t row0 = q0 + (int64_t)(gridDim.y - 1 - blockIdx.y) * ATT_ROWS;
-    const bf16 *head = qkv + h * per, *k = head + group * HD, *v = k + HD;
+    const row_block rows = find_rows(segments, n_segments, last_only);
+    const int64_t row0 = rows.row0, n_tokens = rows.segment.n_tokens;
+    const bf16 *head = qkv + rows.segment.row0 * stride + h * per, *k = head + group * HD, *v = k + HD;
     const uint32_t q_tile = smem_address(shared), kv = q_tile + ATT_ROWS * HD * 2;
     const int64_t last = row0 + ATT_ROWS < n_tokens ? row0 + ATT_ROWS - 1 : n_tokens - 1;
     const int n_tiles = (int)(last / ATT_KEYS) + 1;
@@ -331,7 +328,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1)
         sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
         const float inv = 1.0f / sum[r];
         if (row >= n_tokens) continue;
-        bf16 *to = out + (row - q0) * out_stride + (int64_t)blockIdx.x * HD + lane % 4 * 2;
+        bf16 *to = out + (rows.out0 + row) * out_stride + (int64_t)blockIdx.x * HD + lane % 4 * 2;
 #pragma unroll
         for (int j = 0; j < HD / 8; j++)
             *(uint32_t *)(to + j * 8) = pack_bf16(o[j][2 * r] * inv, o[j][2 * r + 1] * inv);
@@ -339,31 +336,31 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1)
 }
 
 template <int HD>
-static void run_attention(fkv_device *dev, const bf16 *qkv, int64_t n_tokens, int64_t q0, int n_heads,
+static void run_attention(fkv_device *dev, const fkv_pack *pack, const bf16 *qkv, bool last_only, int n_heads,
                           int group, bf16 *out, int64_t out_stride)
 {
     const int bytes = (ATT_ROWS + 4 * ATT_KEYS) * HD * 2;
-    const dim3 grid((unsigned)(n_heads * group), (unsigned)((n_tokens - q0 + ATT_ROWS - 1) / ATT_ROWS));
+    const dim3 grid((unsigned)(n_heads * group), (unsigned)(last_only ? pack->n_segments : pack->n_tiles));
     const float scale = 1.4426950408889634f / sqrtf((float)HD);
     if (!CUDA(dev, cudaFuncSetAttribute(prefill_attention_kernel<HD>,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
         return;
-    prefill_attention_kernel<HD><<<grid, ATT_THREADS, bytes, dev->stream>>>(qkv, n_tokens, q0, n_heads, group,
-                                                                            out, out_stride, scale);
+    prefill_attention_kernel<HD><<<grid, ATT_THREADS, bytes, dev->stream>>>(
+        qkv, pack->dev_segments, pack->n_segments, last_only, n_heads, group, out, out_stride, scale);
     CUDA_LAUNCHED(dev);
 }
 
 /* qkv and out must be 16-byte aligned, out_stride even; no log-sum-exp is kept: snapkv_scores makes its own.
  */
-void cuda_prefill_attention(fkv_device *dev, const void *qkv, int64_t n_tokens, int64_t q0, int n_heads,
-                            int group, void *out, int64_t out_stride)
+void cuda_prefill_attention(fkv_device *dev, const fkv_pack *pack, const void *qkv, bool last_only,
+                            int n_heads, int group, void *out, int64_t out_stride)
 {
-    if (n_tokens <= q0 || n_heads <= 0) return;
+    if (pack->n_segments <= 0 || n_heads <= 0) return;
     const bf16 *in = (const bf16 *)qkv;
     if (dev->attention->wgmma)
-        cuda_prefill_sm90(dev, in, n_tokens, q0, n_heads, group, (bf16 *)out, out_stride);
+        cuda_prefill_sm90(dev, pack, in, last_only, n_heads, group, (bf16 *)out, out_stride);
     else if (dev->limits.head_dim == 128)
-        run_attention<128>(dev, in, n_tokens, q0, n_heads, group, (bf16 *)out, out_stride);
+        run_attention<128>(dev, pack, in, last_only, n_heads, group, (bf16 *)out, out_stride);
     else
-        run_attention<64>(dev, in, n_tokens, q0, n_heads, group, (bf16 *)out, out_stride);
+        run_attention<64>(dev, pack, in, last_only, n_heads, group, (bf16 *)out, out_stride);
 }

@@ -3,8 +3,8 @@
  * A block is one query head and 128 queries: a producer warp loads Q once, then K and V tiles of 128
  * keys into two stages; two warpgroups of 64 queries each compute. A warpgroup has its next tile's
  * scores and its last tile's values under way together and does the softmax meanwhile. Tiles start at
- * key 0, so that a row's bits depend neither on q0 nor on its neighbours. Shared-memory tiles are
- * panels of 64 columns, [rows][128 bytes], in TMA's 128-byte swizzle.
+ * the prompt's own key 0, so that a row's bits depend on nothing beside its prompt. Shared-memory tiles
+ * are panels of 64 columns, [rows][128 bytes], in TMA's 128-byte swizzle.
  *
  * Other devices use the kernel in cuda_prefill.cu. Owns nothing.
  */
@@ -15,7 +15,15 @@
 #include "kernels/cuda_attention.h"
 #include "kernels/cuda_wgmma.h"
 
-enum { ROWS = 128, KEYS = 128, STAGES = 2, PANEL = 64, PANEL_BYTES = KEYS * PANEL * 2, THREADS = 384 };
+enum {
+    ROWS = FKV_TILE_TOKENS,
+    KEYS = 128,
+    STAGES = 2,
+    PANEL = 64,
+    PANEL_BYTES = KEYS * PANEL * 2,
+    THREADS = 384
+};
+enum { MAPS = 31 }; /* tensor maps of a launch: as many as a kernel's 4 KiB of parameters hold */
 
 static_assert(ROWS == KEYS, "one box of the tensor map serves Q, K and V");
 
@@ -273,20 +281,27 @@ static __device__ __forceinline__ void store_rows(bf16 *out, int64_t stride, int
 
 #endif
 
+/* Tensor maps of some of a pack's prompts, each of its own rows alone: what lies behind a prompt's last
+ * row reads as zeros, never as another prompt. */
+struct pack_maps {
+    CUtensorMap of[MAPS];
+};
+
 /* Grid (query heads, row blocks): the longest rows start first. Warpgroup 0 loads, 1 and 2 compute.
  * Shared: Q, two stages of K and V, aligned to 1024 bytes. Bound by the tensor cores and the
- * exponentials. */
+ * exponentials. segments: those of the maps, the first one's tile0 is tile 0 of the grid. */
 template <int HD>
 static __global__ void __launch_bounds__(THREADS, 1)
-    prefill_sm90_kernel(const __grid_constant__ CUtensorMap map, int n_tokens, int q0, int group, bf16 *out,
-                        int64_t out_stride, float scale)
+    prefill_sm90_kernel(const __grid_constant__ pack_maps maps, const fkv_segment *segments, int n_segments,
+                        bool last_only, int group, bf16 *out, int64_t out_stride, float scale)
 {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     constexpr int TILE = KEYS * HD * 2;
     extern __shared__ char shared[];
     __shared__ tile_barriers barriers;
     const int head = (int)blockIdx.x / group, g = (int)blockIdx.x % group, warpgroup = (int)threadIdx.x / 128;
-    const int block = (int)(gridDim.y - 1 - blockIdx.y), row0 = q0 + block * ROWS;
+    const row_block rows = find_rows(segments, n_segments, last_only);
+    const int row0 = rows.row0, n_tokens = rows.segment.n_tokens;
     const int last = row0 + ROWS < n_tokens ? row0 + ROWS - 1 : n_tokens - 1;
     const uint32_t base = (smem_address(shared) + 1023) & ~1023u;
     const attention_tiles tiles = {base, base + TILE, base + (1 + STAGES) * TILE, last / KEYS + 1};
@@ -305,7 +320,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;\n");
         if (threadIdx.x == 0) {
             const int x = head * (group + 2) * HD;
-            produce<HD>(&map, &barriers, tiles, x + g * HD, x + group * HD, row0);
+            produce<HD>(&maps.of[rows.index], &barriers, tiles, x + g * HD, x + group * HD, row0);
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;\n");
@@ -315,11 +330,12 @@ static __global__ void __launch_bounds__(THREADS, 1)
         mine.q += (uint32_t)(half * 128);
         float o[HD / 2], sum[2];
         consume<HD>(&barriers, mine, row0 + in_block, scale, o, sum);
-        store_rows<HD>(out + (int64_t)blockIdx.x * HD, out_stride, n_tokens - q0, row0 - q0 + in_block, o,
-                       sum);
+        store_rows<HD>(out + rows.out0 * out_stride + (int64_t)blockIdx.x * HD, out_stride, n_tokens,
+                       row0 + in_block, o, sum);
     }
 #else
-    (void)map, (void)n_tokens, (void)q0, (void)group, (void)out, (void)out_stride, (void)scale;
+    (void)maps, (void)segments, (void)n_segments, (void)last_only, (void)group, (void)out, (void)out_stride,
+        (void)scale;
 #endif
 }
 
@@ -342,39 +358,53 @@ bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att)
 }
 
 template <int HD>
-static void run(fkv_device *dev, const CUtensorMap &map, int n_tokens, int q0, int n_query_heads, int group,
-                bf16 *out, int64_t out_stride)
+static void run(fkv_device *dev, const pack_maps &maps, const fkv_segment *dev_segments, int n_segments,
+                int n_tiles, bool last_only, int n_query_heads, int group, bf16 *out, int64_t out_stride)
 {
     const int bytes = (1 + 2 * STAGES) * KEYS * HD * 2 + 1024;
-    const dim3 grid((unsigned)n_query_heads, (unsigned)((n_tokens - q0 + ROWS - 1) / ROWS));
+    const dim3 grid((unsigned)n_query_heads, (unsigned)(last_only ? n_segments : n_tiles));
     const float scale = 1.4426950408889634f / sqrtf((float)HD);
     if (!CUDA(dev, cudaFuncSetAttribute(prefill_sm90_kernel<HD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         bytes)))
         return;
-    prefill_sm90_kernel<HD>
-        <<<grid, THREADS, bytes, dev->stream>>>(map, n_tokens, q0, group, out, out_stride, scale);
+    prefill_sm90_kernel<HD><<<grid, THREADS, bytes, dev->stream>>>(maps, dev_segments, n_segments, last_only,
+                                                                   group, out, out_stride, scale);
     CUDA_LAUNCHED(dev);
 }
 
-/* qkv [n_tokens, n_heads * (group + 2) * hd], 16-byte aligned. */
-void cuda_prefill_sm90(fkv_device *dev, const bf16 *qkv, int64_t n_tokens, int64_t q0, int n_heads, int group,
-                       bf16 *out, int64_t out_stride)
+/* Of a prompt's rows of qkv [n_rows, n_heads * (group + 2) * hd], 16-byte aligned. */
+static bool make_map(fkv_device *dev, const bf16 *qkv, const fkv_segment *s, cuuint64_t width,
+                     CUtensorMap *map)
+{
+    const cuuint64_t dims[2] = {width, (cuuint64_t)s->n_tokens}, strides[1] = {width * sizeof(bf16)};
+    const cuuint32_t box[2] = {PANEL, KEYS}, steps[2] = {1, 1};
+    const PFN_cuTensorMapEncodeTiled_v12000 encode =
+        (PFN_cuTensorMapEncodeTiled_v12000)dev->attention->encode;
+    if (encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(qkv + s->row0 * (int64_t)width), dims,
+               strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS)
+        return true;
+    cuda_fail(dev, "no tensor map for the prompt's Q, K and V");
+    return false;
+}
+
+void cuda_prefill_sm90(fkv_device *dev, const fkv_pack *pack, const bf16 *qkv, bool last_only, int n_heads,
+                       int group, bf16 *out, int64_t out_stride)
 {
     const int hd = dev->limits.head_dim;
     const cuuint64_t width = (cuuint64_t)n_heads * (cuuint64_t)(group + 2) * (cuuint64_t)hd;
-    const cuuint64_t dims[2] = {width, (cuuint64_t)n_tokens}, strides[1] = {width * sizeof(bf16)};
-    const cuuint32_t box[2] = {PANEL, KEYS}, steps[2] = {1, 1};
-    CUtensorMap map;
-    const PFN_cuTensorMapEncodeTiled_v12000 encode =
-        (PFN_cuTensorMapEncodeTiled_v12000)dev->attention->encode;
-    if (encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)qkv, dims, strides, box, steps,
-               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
-        cuda_fail(dev, "no tensor map for the prompt's Q, K and V");
-        return;
+    pack_maps maps;
+    for (int first = 0; first < pack->n_segments; first += MAPS) {
+        const int left = pack->n_segments - first, n = left < MAPS ? left : (int)MAPS;
+        const int64_t end = n < left ? pack->segments[first + n].tile0 : pack->n_tiles;
+        const int n_tiles = (int)(end - pack->segments[first].tile0);
+        for (int i = 0; i < n; i++)
+            if (!make_map(dev, qkv, &pack->segments[first + i], width, &maps.of[i])) return;
+        if (hd == 128)
+            run<128>(dev, maps, pack->dev_segments + first, n, n_tiles, last_only, n_heads * group, group,
+                     out, out_stride);
+        else
+            run<64>(dev, maps, pack->dev_segments + first, n, n_tiles, last_only, n_heads * group, group, out,
+                    out_stride);
     }
-    if (hd == 128)
-        run<128>(dev, map, (int)n_tokens, (int)q0, n_heads * group, group, out, out_stride);
-    else
-        run<64>(dev, map, (int)n_tokens, (int)q0, n_heads * group, group, out, out_stride);
 }

@@ -144,6 +144,7 @@ void cuda_record_collect(fkv_device *dev)
 
 void cuda_span_seconds(fkv_device *dev, double *seconds, int n_local)
 {
+    cuda_record_collect(dev);
     for (int i = 0; i < n_local; i++) {
         collect_one(dev, i);
         seconds[i] = dev->span_seconds[i];

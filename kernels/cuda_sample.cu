@@ -230,16 +230,16 @@ static __device__ int sample_row(shared_state &sh, row_view r, int top_k, double
     return find_by_id(sh, r.n, p.tied, [&](int i) { return (uint64_t)(order_of(r.x[i]) == p.order); });
 }
 
-/* Grid: a block a slot. logits: row i for slot slot0 + i. */
+/* Grid: a block a slot. logits: row s for slot s. */
 __global__ void __launch_bounds__(THREADS, 1)
-    sample_kernel(const float *logits, int64_t stride, int slot0, bool first, fkv_slots s, fkv_sampling p,
-                  int vocab, double unit)
+    sample_kernel(const float *logits, int64_t stride, bool first, fkv_slots s, fkv_sampling p, int vocab,
+                  double unit)
 {
     __shared__ shared_state sh;
-    const int slot = slot0 + (int)blockIdx.x;
+    const int slot = (int)blockIdx.x;
     const int32_t n_new = s.n_new[slot];
-    if (!s.active[slot]) {
-        if (threadIdx.x == 0) s.out[slot] = -1;
+    if (s.active[slot] != (first ? FKV_SLOT_FRESH : FKV_SLOT_DECODING)) {
+        if (threadIdx.x == 0) s.out[slot] = FKV_TOKEN_NONE;
         return;
     }
     row_view r = {};
@@ -256,16 +256,16 @@ __global__ void __launch_bounds__(THREADS, 1)
     s.out[slot] = s.token[slot] = token;
     s.n_new[slot] = n_new + 1;
     if (!first) s.pos[slot]++;
-    if (stop) s.active[slot] = 0;
+    s.active[slot] = stop ? FKV_SLOT_IDLE : FKV_SLOT_DECODING;
 }
 
-void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int slot0, int n, bool first,
+void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
                  const fkv_slots *slots, const fkv_sampling *sampling, int vocab)
 {
-    if (n <= 0) return;
+    if (n_slots <= 0) return;
     double unit = 9223372036854775808.0; /* 2^63 */
     for (int64_t all = 1; all < vocab; all *= 2) unit /= 2;
-    sample_kernel<<<(unsigned)n, THREADS, 0, dev->stream>>>(logits, stride, slot0, first, *slots, *sampling,
-                                                            vocab, unit);
+    sample_kernel<<<(unsigned)n_slots, THREADS, 0, dev->stream>>>(logits, stride, first, *slots, *sampling,
+                                                                  vocab, unit);
     CUDA_LAUNCHED(dev);
 }

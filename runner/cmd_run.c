@@ -97,9 +97,10 @@ static fkv_status load(run *r, fkv_err *err)
     const double t = fkv_seconds();
     fkv_status st = FKV_OK;
     if (!r->engine) st = fkv_engine_open(&r->setup.config, r->setup.weights, &options, &r->engine, err);
+    const fkv_engine_kv_limits limits = {0};
     if (!st)
         st = fkv_engine_set_plan(r->engine, r->setup.weights, r->planning.profile.budgets, &r->planning.plan,
-                                 fkv_planning_max_new(&r->setup, &r->planning), err);
+                                 &limits, err);
     if (!st) {
         char numerics[256];
         fkv_engine_numerics(r->engine, numerics, sizeof numerics);

@@ -257,12 +257,13 @@ static fkv_status on_finish(void *ctx, const fkv_request *request, const int32_t
     return FKV_OK;
 }
 
-static fkv_status on_reject(void *ctx, const fkv_request *request, const fkv_err *why, fkv_err *err)
+static fkv_status on_reject(void *ctx, const fkv_request *request, const char *code, const fkv_err *why,
+                            fkv_err *err)
 {
     stream *s = ctx;
     item *it = request->user;
     (void)err;
-    fkv_record_set_error(&it->record, "too_large", "%s", why->message);
+    fkv_record_set_error(&it->record, code, "%s", why->message);
     fkv_queue_push(s->done, it);
     return FKV_OK;
 }
@@ -281,7 +282,7 @@ static fkv_status start(stream *s, fkv_err *err)
 {
     fkv_errs errs = {0};
     fkv_status st;
-    s->n_items = (size_t)s->setup->n_slots + READ_AHEAD;
+    s->n_items = FKV_ENGINE_HOLDS(s->setup->n_slots) + READ_AHEAD;
     s->items = fkv_calloc(s->n_items, sizeof *s->items);
     if (!s->items) return fkv_fail_memory(err);
     if ((st = fkv_queue_open(s->n_items, &s->idle, err))) return st;

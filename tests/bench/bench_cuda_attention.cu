@@ -50,29 +50,26 @@ fkv_status cuda_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
 }
 
 static __global__ void gemm_kernel(const bf16 *x, int64_t x_stride, int64_t n_rows, const bf16 *w, int64_t k,
-                                   int64_t w_batch, int64_t n_out, void *y, int64_t y_stride, int64_t y_batch,
-                                   bool f32_out)
+                                   int64_t n_out, void *y, int64_t y_stride, bool f32_out)
 {
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n_rows * n_out) return;
     const int64_t r = i / n_out, c = i % n_out;
     float sum = 0.0f;
     for (int64_t j = 0; j < k; j++)
-        sum += __bfloat162float(x[r * x_stride + j]) * __bfloat162float(w[blockIdx.y * w_batch + c * k + j]);
-    const int64_t at = blockIdx.y * y_batch + r * y_stride + c;
+        sum += __bfloat162float(x[r * x_stride + j]) * __bfloat162float(w[c * k + j]);
+    const int64_t at = r * y_stride + c;
     if (f32_out)
         ((float *)y)[at] = sum;
     else
         ((bf16 *)y)[at] = __float2bfloat16_rn(sum);
 }
 
-void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t, int64_t n_rows, const bf16 *w,
-               int64_t k, int64_t w_batch, int64_t n_out, void *y, int64_t y_stride, int64_t y_batch,
-               int batch, bool f32_out)
+void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t, const bf16 *w,
+               int64_t k, int64_t n_out, void *y, int64_t y_stride, bool f32_out)
 {
-    const dim3 grid((unsigned)((n_rows * n_out + 255) / 256), (unsigned)batch);
-    gemm_kernel<<<grid, 256, 0, dev->stream>>>(x, x_stride, n_rows, w, k, w_batch, n_out, y, y_stride,
-                                               y_batch, f32_out);
+    const dim3 grid((unsigned)((n_rows * n_out + 255) / 256));
+    gemm_kernel<<<grid, 256, 0, dev->stream>>>(x, x_stride, n_rows, w, k, n_out, y, y_stride, f32_out);
     CUDA_LAUNCHED(dev);
 }
 
@@ -205,6 +202,22 @@ static std::vector<double> probabilities(const bf16 *q, const bf16 *k, int64_t s
     return p;
 }
 
+/* One prompt of n tokens in slot. */
+static fkv_pack pack_of(int n, int slot)
+{
+    static fkv_segment segment; /* of the last pack */
+    segment = fkv_segment{};
+    segment.n_tokens = n;
+    segment.slot = slot;
+    fkv_pack p = {};
+    p.n_segments = 1;
+    p.n_rows = n;
+    p.n_tiles = (n + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS;
+    p.segments = &segment;
+    p.dev_segments = to_device(std::vector<fkv_segment>(1, segment));
+    return p;
+}
+
 static void check_prefill(fkv_device *dev, int hd, int group, int heads, int n)
 {
     char what[128];
@@ -215,7 +228,8 @@ static void check_prefill(fkv_device *dev, int hd, int group, int heads, int n)
     for (int hopper = dev->attention->wgmma; hopper >= 0; hopper--) {
         bf16 *out = device_array<bf16>((size_t)(n * cols)), *tail = device_array<bf16>((size_t)(n * cols));
         dev->attention->wgmma = hopper;
-        cuda_prefill_attention(dev, d, n, 0, heads, group, out, cols);
+        const fkv_pack pack = pack_of(n, 0);
+        cuda_prefill_attention(dev, &pack, d, false, heads, group, out, cols);
         double worst = 0, bits = 0;
         const std::vector<bf16> got = to_host(out, (size_t)(n * cols));
         for (int64_t t = 0; t < n; t += t % 7 + 1) {
@@ -234,12 +248,10 @@ static void check_prefill(fkv_device *dev, int hd, int group, int heads, int n)
         snprintf(what, sizeof what, "prefill %s hd %d group %d T %d: worst error", hopper ? "wgmma" : "mma",
                  hd, group, n);
         check(worst < 0.03, what, worst);
-        for (int64_t q0 : {(int64_t)n - 1, (int64_t)n / 3, (int64_t)n / 2 + 1}) {
-            cuda_prefill_attention(dev, d, n, q0, heads, group, tail, cols);
-            const std::vector<bf16> rows = to_host(tail, (size_t)((n - q0) * cols));
-            bits += memcmp(rows.data(), got.data() + q0 * cols, rows.size() * sizeof(bf16)) != 0;
-        }
-        snprintf(what, sizeof what, "prefill %s hd %d group %d T %d: q0 leaves bits alone",
+        cuda_prefill_attention(dev, &pack, d, true, heads, group, tail, cols);
+        const std::vector<bf16> last = to_host(tail, (size_t)cols);
+        bits += memcmp(last.data(), got.data() + (n - 1) * cols, last.size() * sizeof(bf16)) != 0;
+        snprintf(what, sizeof what, "prefill %s hd %d group %d T %d: the last row alone has its bits",
                  hopper ? "wgmma" : "mma", hd, group, n);
         check(bits == 0, what, bits);
     }
@@ -253,12 +265,14 @@ static void check_keep(fkv_device *dev, int hd, int group, int heads, int n, int
     char what[128];
     const int64_t per = (group + 2) * hd, width = heads * per, n_scores = n - window;
     const int pages = (n + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
-    std::vector<int32_t> budgets, owners, table((size_t)(2 * heads * pages));
+    std::vector<int32_t> budgets, table((size_t)(2 * heads * pages));
+    std::vector<int16_t> owners; /* [heads][2 slots] */
     std::vector<int64_t> offset;
     for (int h = 0; h < heads; h++) {
         const int budget[] = {window + (n - window) / 3, n + 5, window / 2, window + 1, n - 1};
         budgets.push_back(budget[h % 5]);
-        owners.push_back(h % 2);
+        owners.push_back(0);
+        owners.push_back((int16_t)(h % 2));
         offset.push_back((int64_t)h * pages);
     }
     for (size_t i = 0; i < table.size(); i++) table[i] = (int32_t)((i * 7 + 3) % table.size());
@@ -268,8 +282,9 @@ static void check_keep(fkv_device *dev, int hd, int group, int heads, int n, int
     bf16 *a0 = device_array<bf16>(arena), *a1 = device_array<bf16>(arena);
     void *arenas[2] = {a0, a1};
     fkv_keep_args args = {};
-    args.slot = 1;
-    args.n_tokens = n;
+    const fkv_pack pack = pack_of(n, 1);
+    args.pack = &pack;
+    args.n_slots = 2;
     args.n_heads = args.n_kv_heads = heads;
     args.group = group;
     args.head_dim = hd;
@@ -277,7 +292,7 @@ static void check_keep(fkv_device *dev, int hd, int group, int heads, int n, int
     args.qkv = d;
     args.scores = ds;
     args.score_stride = n_scores;
-    args.owners = owners.data();
+    args.owner = owners.data();
     args.kv = fkv_kv_view{arenas, to_device(table), (int64_t)heads * pages, offset.data(), budgets.data()};
     cuda_kv_keep(dev, &args);
     const std::vector<bf16> got[2] = {to_host(a0, arena), to_host(a1, arena)};
@@ -294,7 +309,7 @@ static void check_keep(fkv_device *dev, int hd, int group, int heads, int n, int
             const int64_t from = t < n_top ? order[t] : n - n_kept + t;
             const int64_t page = table[heads * pages + offset[h] + t / FKV_PAGE_TOKENS];
             for (int v = 0; v < 2; v++)
-                wrong += memcmp(got[owners[h]].data() +
+                wrong += memcmp(got[owners[2 * h + 1]].data() +
                                     ((page * 2 + v) * FKV_PAGE_TOKENS + t % FKV_PAGE_TOKENS) * hd,
                                 qkv.data() + from * width + h * per + (group + v) * hd,
                                 (size_t)hd * sizeof(bf16)) != 0;
@@ -312,7 +327,8 @@ static void check_compress(fkv_device *dev, int hd, int group, int heads, int n,
     std::vector<bf16> qkv = random_values((size_t)(n * width), 2.0f);
     const bf16 *d = to_device(qkv);
     float *ds = device_array<float>((size_t)(heads * n_scores));
-    cuda_snapkv_scores(dev, d, n, heads, group, window, kernel, ds, n_scores);
+    const fkv_pack pack = pack_of(n, 0);
+    cuda_snapkv_scores(dev, &pack, d, window, heads, group, window, kernel, ds, n_scores);
     std::vector<float> scores = to_host(ds, (size_t)(heads * n_scores));
     double worst = 0;
     for (int h = 0; h < heads; h++) {
@@ -688,23 +704,27 @@ static void time_prefill(fkv_device *dev, int n, int hd)
     const int64_t width = HEADS * (GROUP + 2) * hd, cols = HEADS * GROUP * hd;
     bf16 *qkv = filled((size_t)(n * width)), *out = device_array<bf16>((size_t)(n * cols));
     const double flop = 2.0 * n * ((double)n + 1) * hd * HEADS * GROUP;
+    const fkv_pack pack = pack_of(n, 0);
     for (int hopper = dev->attention->wgmma; hopper >= 0; hopper--) {
         dev->attention->wgmma = hopper;
-        const double s =
-            seconds_of(dev, 2, [&](int) { cuda_prefill_attention(dev, qkv, n, 0, HEADS, GROUP, out, cols); });
+        const double s = seconds_of(
+            dev, 2, [&](int) { cuda_prefill_attention(dev, &pack, qkv, false, HEADS, GROUP, out, cols); });
         row_of_table("prefill %-5s hd %3d T %6d             %10.1f us %8.1f TFLOP/s\n",
                      hopper ? "wgmma" : "mma", hd, n, s * 1e6, flop / s * 1e-12);
     }
     float *scores = device_array<float>((size_t)n * HEADS);
-    const double snap = seconds_of(
-        dev, 2, [&](int) { cuda_snapkv_scores(dev, qkv, n, HEADS, GROUP, WINDOW, 7, scores, n - WINDOW); });
-    std::vector<int32_t> budgets(HEADS, 1024), owners(HEADS, 0), table(HEADS * 8);
+    const double snap = seconds_of(dev, 2, [&](int) {
+        cuda_snapkv_scores(dev, &pack, qkv, WINDOW, HEADS, GROUP, WINDOW, 7, scores, n - WINDOW);
+    });
+    std::vector<int32_t> budgets(HEADS, 1024), table(HEADS * 8);
+    std::vector<int16_t> owners(HEADS, 0);
     std::vector<int64_t> offset;
     for (int h = 0; h < HEADS; h++) offset.push_back(h * 8);
     for (size_t i = 0; i < table.size(); i++) table[i] = (int32_t)i;
     void *arena = device_array<bf16>(table.size() * 2 * FKV_PAGE_TOKENS * (size_t)hd);
     fkv_keep_args args = {};
-    args.n_tokens = n;
+    args.pack = &pack;
+    args.n_slots = 1;
     args.n_heads = args.n_kv_heads = HEADS;
     args.group = GROUP;
     args.head_dim = hd;
@@ -712,7 +732,7 @@ static void time_prefill(fkv_device *dev, int n, int hd)
     args.qkv = qkv;
     args.scores = scores;
     args.score_stride = n - WINDOW;
-    args.owners = owners.data();
+    args.owner = owners.data();
     args.kv = fkv_kv_view{&arena, to_device(table), (int64_t)table.size(), offset.data(), budgets.data()};
     const double keep = seconds_of(dev, 2, [&](int) { cuda_kv_keep(dev, &args); });
     row_of_table("compress      hd %3d T %6d: scores %8.1f us, keep 1024 %8.1f us\n", hd, n, snap * 1e6,

@@ -236,7 +236,8 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     if (fkv_engine_open(c, w, &o, &e, &err)) die("open", &err);
     if (a->prefill) time_prefill(e, a, c);
     if (fkv_plan_solve(&problem, (fkv_plan_mode)mode, &plan, &err)) die("plan", &err);
-    if (fkv_engine_set_plan(e, w, p->budgets, &plan, a->steps + 1, &err)) die("set_plan", &err);
+    const fkv_engine_kv_limits limits = fkv_engine_limits_for(&plan, p->budgets, a->prompt, a->steps + 1);
+    if (fkv_engine_set_plan(e, w, p->budgets, &plan, &limits, &err)) die("set_plan", &err);
     if (fkv_engine_time_decode(e, a->prompt, a->steps, steps, &err)) die("decode", &err);
     fkv_device_info info;
     fkv_engine_info(e, &info);

@@ -102,7 +102,9 @@ static void time_rank(setting *s, fkv_engine *e, const fkv_safetensors *w, int r
 {
     fkv_err err = {0};
     double step[STEPS], segments[LAYERS], sum = 0, best = 1e9;
-    if (fkv_engine_set_plan(e, w, s->profile.budgets, &s->plan, STEPS + 1, &err)) die("set_plan", &err);
+    const fkv_engine_kv_limits limits =
+        fkv_engine_limits_for(&s->plan, s->profile.budgets, prompt, STEPS + 1);
+    if (fkv_engine_set_plan(e, w, s->profile.budgets, &s->plan, &limits, &err)) die("set_plan", &err);
     if (fkv_engine_time_decode(e, prompt, STEPS, step, &err)) die("decode", &err);
     if (!fkv_engine_recorded_segments(e, segments)) die("this backend records no segments", NULL);
     for (int i = 3; i < STEPS; i++) best = step[i] < best ? step[i] : best;

@@ -96,8 +96,10 @@ static fkv_status on_finish(void *ctx, const fkv_request *q, const int32_t *ids,
     return FKV_OK;
 }
 
-static fkv_status on_reject(void *ctx, const fkv_request *q, const fkv_err *why, fkv_err *err)
+static fkv_status on_reject(void *ctx, const fkv_request *q, const char *code, const fkv_err *why,
+                            fkv_err *err)
 {
+    (void)code;
     (void)ctx, (void)q;
     *err = *why;
     return why->status;
@@ -191,7 +193,8 @@ static void decode(const bench *b, const fkv_plan plans[3], parts out[3])
         out[m].n = 0;
         runs[m] = (mode_run){.b = b, .parts = &out[m], .turns = &t, .mode = m};
         if (fkv_engine_open(&b->config, b->weights, &o, &runs[m].engine, &err)) die("engine", &err);
-        if (fkv_engine_set_plan(runs[m].engine, b->weights, b->profile.budgets, &plans[m], NEW, &err))
+        const fkv_engine_kv_limits limits = {0};
+        if (fkv_engine_set_plan(runs[m].engine, b->weights, b->profile.budgets, &plans[m], &limits, &err))
             die("plan", &err);
     }
     for (int m = 0; m < 3; m++)

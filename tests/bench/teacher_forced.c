@@ -64,14 +64,20 @@ int main(int argc, char **argv)
     const fkv_plan_problem problem = {c.n_layers, c.n_kv_heads,     ranks, n_prompts,
                                       tokens,     fkv_cost_cpu(&c), -1};
     if (fkv_plan_solve(&problem, FKV_PLAN_FAIR_COPYING, &plan, &err)) die("plan", &err);
-    if (fkv_engine_set_plan(e, w, p.budgets, &plan, n_tokens - n_prefill + 1, &err)) die("set_plan", &err);
+    const fkv_engine_kv_limits limits = fkv_engine_limits_for(&plan, p.budgets, n_prefill, n_out);
+    if (fkv_engine_set_plan(e, w, p.budgets, &plan, &limits, &err)) die("set_plan", &err);
 
     fkv_engine_device *d = &e->devices[0];
     float *logits = malloc((size_t)n_prompts * (size_t)c.vocab * sizeof *logits);
     for (int i = 0; i < n_prompts; i++) {
-        const fkv_prefill q = {.ids = ids + i * n_tokens, .n_ids = n_prefill, .slot = i, .max_new = n_out};
-        if (fkv_kv_admit(&e->kv, i, n_prefill, n_out, &err)) die("admit", &err);
-        if (fkv_prefill_run(d, &q, &err)) die("prefill", &err);
+        fkv_segment segment = {.slot = i, .max_new = n_out};
+        const fkv_prefill q = fkv_prefill_one(e, ids + i * n_tokens, n_prefill, &segment);
+        int64_t n_edits;
+        fkv_kv_put(&e->kv, i, n_prefill, n_out);
+        const fkv_edit *edits = fkv_kv_edits(&e->kv, &n_edits);
+        fkv_edits_enqueue(d, d->table, edits, n_edits);
+        fkv_prefill_enqueue(d, &q);
+        if (o.backend->sync(d->dev, &err)) die("prefill", &err);
     }
     for (int t = n_prefill; t <= n_tokens; t++) {
         o.backend->download(d->dev, logits, d->logits, (size_t)n_prompts * (size_t)c.vocab * sizeof *logits);

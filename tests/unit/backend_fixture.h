@@ -189,6 +189,38 @@ static inline fkv_weight *load_weight(const float *w, int64_t n, int64_t k)
     return out;
 }
 
+enum { FIXTURE_SEGMENTS = 40 };
+
+/* A pack of prompts of those lengths; prompt i fills slots[i] (NULL: slot i). */
+typedef struct packed {
+    fkv_pack pack;
+    fkv_segment segments[FIXTURE_SEGMENTS];
+} packed;
+
+static inline void pack_prompts(packed *p, const int64_t *lengths, const int *slots, int n)
+{
+    memset(p, 0, sizeof *p);
+    for (int i = 0; i < n; i++) {
+        p->segments[i] = (fkv_segment){.row0 = (int32_t)p->pack.n_rows,
+                                       .n_tokens = (int32_t)lengths[i],
+                                       .tile0 = (int32_t)p->pack.n_tiles,
+                                       .slot = slots ? slots[i] : i,
+                                       .max_new = 100 + i,
+                                       .ordinal = 1000 + (uint64_t)i};
+        p->pack.n_rows += lengths[i];
+        p->pack.n_tiles += (lengths[i] + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS;
+    }
+    int32_t *positions = calloc((size_t)p->pack.n_rows, sizeof *positions);
+    assert_non_null(positions);
+    for (int i = 0; i < n; i++)
+        for (int32_t t = 0; t < lengths[i]; t++) positions[p->segments[i].row0 + t] = t;
+    p->pack.n_segments = n;
+    p->pack.segments = p->segments;
+    p->pack.dev_segments = device_memory((size_t)n * sizeof *p->segments, p->segments);
+    p->pack.dev_positions = device_memory((size_t)p->pack.n_rows * sizeof *positions, positions);
+    free(positions);
+}
+
 static inline double dot(const float *x, const float *y, int64_t n)
 {
     double sum = 0;

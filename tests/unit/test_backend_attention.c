@@ -31,7 +31,7 @@ static void open_for(shape s, int n_kv_heads, int n_slots)
 
 enum { PREFILL_HEADS = 2, TILE = 256 };
 
-static void check_qkv(shape s, const float *x, const float *w, int64_t n, const float *got, bool kv_only)
+static void check_qkv(shape s, const float *x, const float *w, int64_t n, const float *got)
 {
     const int64_t per = (int64_t)(s.group + 2) * s.hd, width = PREFILL_HEADS * per;
     double v[128];
@@ -41,25 +41,21 @@ static void check_qkv(shape s, const float *x, const float *w, int64_t n, const 
                 const int64_t at = h * per + part * s.hd;
                 for (int i = 0; i < s.hd; i++) v[i] = dot(x + t * HIDDEN, w + (at + i) * HIDDEN, HIDDEN);
                 if (part <= s.group) reference_rope(v, s.hd, t);
-                for (int i = 0; i < s.hd; i++) {
-                    const float y = got[t * width + at + i];
-                    if (kv_only && part < s.group)
-                        assert_true(isnan(y));
-                    else
-                        assert_near(y, v[i], is_half() ? 2e-2 : 1e-4, 0, "qkv", t, at + i);
-                }
+                for (int i = 0; i < s.hd; i++)
+                    assert_near(got[t * width + at + i], v[i], is_half() ? 2e-2 : 1e-4, 0, "qkv", t, at + i);
             }
         }
     }
 }
 
-static void run_qkv(shape s, const void *x, int64_t n, const fkv_weight *w, bool kv_only, void *qkv)
+static void run_qkv(shape s, const void *x, const fkv_pack *pack, const fkv_weight *w, void *qkv)
 {
+    const int64_t n = pack->n_rows;
     const int64_t width = (int64_t)PREFILL_HEADS * (s.group + 2) * s.hd;
     for (int64_t i = 0; i < n; i += TILE) {
         const int64_t m = n - i < TILE ? n - i : TILE;
-        b->prefill_qkv(dev, (const char *)x + i * HIDDEN * info.act_bytes, m, i, w, PREFILL_HEADS, s.group,
-                       kv_only, (char *)qkv + i * width * info.act_bytes);
+        b->prefill_qkv(dev, (const char *)x + i * HIDDEN * info.act_bytes, m, TILE, pack->dev_positions + i,
+                       w, PREFILL_HEADS, s.group, (char *)qkv + i * width * info.act_bytes);
     }
 }
 
@@ -94,16 +90,15 @@ static void check_prefill(shape s, const float *w, const fkv_weight *weight, int
     void *dx = activations(x, (size_t)(n * HIDDEN)), *dqkv = activations(NULL, n_qkv),
          *dout = activations(NULL, n_out);
     poison(dqkv, n_qkv * (size_t)info.act_bytes);
-    run_qkv(s, dx, n, weight, true, dqkv);
+    packed p;
+    pack_prompts(&p, &n, NULL, 1);
+    run_qkv(s, dx, &p.pack, weight, dqkv);
     get(qkv, dqkv, n_qkv);
-    check_qkv(s, x, w, n, qkv, true);
-    run_qkv(s, dx, n, weight, false, dqkv);
-    get(qkv, dqkv, n_qkv);
-    check_qkv(s, x, w, n, qkv, false);
+    check_qkv(s, x, w, n, qkv);
     for (int last = 0; last < 2; last++) {
         const int64_t q0 = last ? n - 1 : 0;
         poison(dout, n_out * (size_t)info.act_bytes);
-        b->prefill_attention(dev, dqkv, n, q0, PREFILL_HEADS, s.group, dout, stride);
+        b->prefill_attention(dev, &p.pack, dqkv, last, PREFILL_HEADS, s.group, dout, stride);
         get(out, dout, n_out);
         check_attention(s, qkv, n, q0, out, stride);
         for (int64_t j = 0; j < stride; j++) assert_true(isnan(out[(n - q0) * stride + j]));

@@ -56,8 +56,10 @@ static void snapkv_scores_follow_the_definition(void **state)
     for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
         const int64_t n = lengths[l];
         double want[PROMPT];
-        b->prefill_attention(dev, dq, n, 0, HEADS, GROUP, out, HEADS * GROUP * HD);
-        b->snapkv_scores(dev, dq, n, HEADS, GROUP, WINDOW, KERNEL, ds, PROMPT);
+        packed p;
+        pack_prompts(&p, &n, NULL, 1);
+        b->prefill_attention(dev, &p.pack, dq, false, HEADS, GROUP, out, HEADS * GROUP * HD);
+        b->snapkv_scores(dev, &p.pack, dq, WINDOW, HEADS, GROUP, WINDOW, KERNEL, ds, PROMPT);
         fetch(got, ds, sizeof *got * HEADS * PROMPT);
         for (int h = 0; h < HEADS; h++) {
             reference_scores(qkv, n, h, want);
@@ -94,8 +96,12 @@ static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
     float *arena = malloc(sizeof *arena * page * HEADS * PAGES);
     void *dq = activations(NULL, PROMPT * WIDTH), *ds = device_memory(sizeof *scores * HEADS * PROMPT, NULL);
     void *da = activations(NULL, page * HEADS * PAGES);
-    int32_t table[HEADS * PAGES], owners[HEADS] = {0};
+    int32_t table[HEADS * PAGES];
+    const int16_t owner[HEADS] = {0};
     int64_t offset[HEADS];
+    const int64_t length = N;
+    packed p;
+    pack_prompts(&p, &length, NULL, 1);
     for (int i = 0; i < HEADS * PAGES; i++) table[i] = HEADS * PAGES - 1 - i; /* pages lie backwards */
     for (int h = 0; h < HEADS; h++) offset[h] = h * PAGES;
     const int32_t *dt = device_memory(sizeof table, table);
@@ -105,7 +111,7 @@ static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
         for (int i = 0; i < HEADS * PROMPT; i++) scores[i] = (float)(fkv_random_u64(9, s, (uint64_t)i) % 6);
         put(dq, qkv, PROMPT * WIDTH);
         b->upload(dev, ds, scores, sizeof *scores * HEADS * PROMPT);
-        const fkv_keep_args args = {.n_tokens = N,
+        const fkv_keep_args args = {.pack = &p.pack,
                                     .n_heads = HEADS,
                                     .n_kv_heads = HEADS,
                                     .group = GROUP,
@@ -114,7 +120,8 @@ static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
                                     .qkv = dq,
                                     .scores = ds,
                                     .score_stride = PROMPT,
-                                    .owners = owners,
+                                    .owner = owner,
+                                    .n_slots = 1,
                                     .kv = {&da, dt, HEADS * PAGES, offset, budget_sets[s]}};
         b->kv_keep(dev, &args);
         get(arena, da, page * HEADS * PAGES);
@@ -170,7 +177,7 @@ static void greedy_takes_the_lowest_of_equal_tokens_and_stops(void **state)
     b->upload(dev, s.slots.max_new + 2, &one, sizeof one); /* its last token */
     b->upload(dev, s.slots.active + 3, &zero, sizeof zero);
     float *dl = device_memory(sizeof logits, logits);
-    b->sample(dev, dl, VOCAB, 0, SLOTS, false, &s.slots, &p, VOCAB);
+    b->sample(dev, dl, VOCAB, SLOTS, false, &s.slots, &p, VOCAB);
     int32_t out[SLOTS], active[SLOTS], pos[SLOTS];
     fetch(out, s.slots.out, sizeof out);
     fetch(active, s.slots.active, sizeof active);
@@ -195,7 +202,7 @@ static void check_draws(const fkv_sampling *sampling, const float *logits, const
         for (int k = 0; k < SLOTS; k++) ordinals[k] = (uint64_t)(i * SLOTS + k);
         b->upload(dev, s.slots.ordinal, ordinals, sizeof ordinals);
         b->upload(dev, s.slots.n_new, zeros, sizeof zeros);
-        b->sample(dev, dl, VOCAB, 0, SLOTS, false, &s.slots, sampling, VOCAB);
+        b->sample(dev, dl, VOCAB, SLOTS, false, &s.slots, sampling, VOCAB);
         fetch(out, s.slots.out, sizeof out);
         for (int k = 0; k < SLOTS; k++) count[out[k]]++;
     }
@@ -254,7 +261,7 @@ static void draw_all(const float *logits, int vocab, int32_t (*tokens)[SLOTS])
             uint64_t ordinals[SLOTS];
             for (int i = 0; i < SLOTS; i++) ordinals[i] = (uint64_t)(round * SLOTS + i);
             b->upload(dev, s.slots.ordinal, ordinals, sizeof ordinals);
-            b->sample(dev, dl, vocab, 0, SLOTS, false, &s.slots, &kinds[k], vocab);
+            b->sample(dev, dl, vocab, SLOTS, false, &s.slots, &kinds[k], vocab);
             fetch(tokens[k * ROUNDS + round], s.slots.out, sizeof *tokens);
         }
     }

@@ -78,6 +78,12 @@ static fkv_status sync_device(fkv_device *dev, fkv_err *err)
     return cpu->sync(dev, err);
 }
 
+static fkv_status wait_device(fkv_device *dev, int64_t ticket, fkv_err *err)
+{
+    if (fails(dev, SYNC)) return fkv_fail(err, FKV_E_DEVICE, "it fell off the bus");
+    return cpu->wait(dev, ticket, err);
+}
+
 static fkv_status alloc_on_device(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
 {
     if (fails(dev, ALLOC)) return fkv_fail(err, FKV_E_DEVICE, "it has no memory");
@@ -259,6 +265,7 @@ int main(void)
     failing.open = open_device;
     failing.close = close_device;
     failing.sync = sync_device;
+    failing.wait = wait_device;
     failing.alloc = alloc_on_device;
     failing.gather_cols = gather_cols;
     failing.gather_heads = gather_heads;

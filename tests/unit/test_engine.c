@@ -69,9 +69,10 @@ static fkv_status on_finish(void *ctx, const fkv_request *q, const int32_t *ids,
     return FKV_OK;
 }
 
-static fkv_status on_reject(void *ctx, const fkv_request *q, const fkv_err *why, fkv_err *err)
+static fkv_status on_reject(void *ctx, const fkv_request *q, const char *code, const fkv_err *why,
+                            fkv_err *err)
 {
-    (void)ctx, (void)q;
+    (void)ctx, (void)q, (void)code;
     *err = *why;
     return why->status;
 }
@@ -117,7 +118,8 @@ static void run_trial(trial *t)
                                       fkv_cost_cpu(&model.config),
                                       -1};
     if (fkv_plan_solve(&problem, t->mode, &plan, &err)) fixture_die("plan", &err);
-    const fkv_status st = fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, MAX_NEW, &err);
+    const fkv_engine_kv_limits limits = {0};
+    const fkv_status st = fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, &limits, &err);
     const fkv_engine_io io = {t, next_prompt, on_token, on_finish, on_reject, stopping, on_logits};
     t->next = 0;
     if (t->refusal) {

@@ -1,0 +1,276 @@
+/* Prefill of packs, through the table: a prompt's Q, K, V, attention, scores, kept pages
+ * and last row have the same bits alone and at every place of a pack, beside whatever. */
+#include "backend_fixture.h"
+
+enum { HIDDEN = 64, HEADS = 2, GROUP = 3, HD = 64, PER = (GROUP + 2) * HD, WIDTH = HEADS * PER };
+enum { ATT = HEADS * GROUP * HD, WINDOW = 8, ROWS = 1400, SLOTS = 40, TILE = 512, LONGEST = 700, PAGES = 2 };
+enum { PAGE = 2 * FKV_PAGE_TOKENS * HD };
+
+static const int budgets[HEADS] = {40, 200};
+
+/* What one prompt gives. */
+typedef struct outcome {
+    float qkv[LONGEST * WIDTH], out[LONGEST * ATT], last[ATT], row[HIDDEN];
+    float scores[HEADS][LONGEST];
+    float pages[HEADS][PAGES * PAGE];
+} outcome;
+
+static fkv_weight *weight;
+static float *inputs; /* [ROWS][HIDDEN]: row t of prompt i is row (t + 37 i) */
+
+static const float *input_row(int prompt, int64_t t)
+{
+    return inputs + ((t + 37 * prompt) % ROWS) * HIDDEN;
+}
+
+/* Device memory of a run; made once. */
+static struct {
+    void *x, *qkv, *out, *last, *rows, *arena;
+    float *scores;
+    int32_t *table;
+} mem;
+
+static void make_memory(void)
+{
+    int32_t table[SLOTS * HEADS * PAGES];
+    for (int i = 0; i < SLOTS * HEADS * PAGES; i++) table[i] = (i * 7 + 3) % (SLOTS * HEADS * PAGES);
+    mem.x = activations(NULL, ROWS * HIDDEN);
+    mem.qkv = activations(NULL, ROWS * WIDTH);
+    mem.out = activations(NULL, ROWS * ATT);
+    mem.last = activations(NULL, SLOTS * ATT);
+    mem.rows = activations(NULL, SLOTS * HIDDEN);
+    mem.arena = activations(NULL, (size_t)SLOTS * HEADS * PAGES * PAGE);
+    mem.scores = device_memory(sizeof(float) * HEADS * ROWS, NULL);
+    mem.table = device_memory(sizeof table, table);
+}
+
+static int64_t length_of(int prompt)
+{
+    static const int64_t lengths[] = {65, 1, 128, 300, 7, 129, 8, 9, 255, 64, 2, 200, 127, 41, LONGEST};
+    return lengths[prompt];
+}
+
+/* Runs the pack of prompts[n] (prompt i in slot slots[i]) and reads what `wanted` gave. */
+static void run_pack(const int *prompts, const int *slots, int n, int wanted, outcome *got)
+{
+    int64_t lengths[FIXTURE_SEGMENTS], row0 = 0;
+    packed p;
+    const int64_t offset[HEADS] = {0, PAGES};
+    static int16_t owner[HEADS * SLOTS];
+    for (int i = 0; i < n; i++) lengths[i] = length_of(prompts[i]);
+    pack_prompts(&p, lengths, slots, n);
+    float *x = host_floats((size_t)p.pack.n_rows * HIDDEN);
+    for (int i = 0; i < n; i++)
+        for (int64_t t = 0; t < lengths[i]; t++, row0++)
+            memcpy(x + row0 * HIDDEN, input_row(prompts[i], t), HIDDEN * sizeof *x);
+    poison(mem.x, (size_t)(ROWS * HIDDEN * info.act_bytes));
+    poison(mem.qkv, (size_t)(ROWS * WIDTH * info.act_bytes));
+    poison(mem.scores, sizeof(float) * HEADS * ROWS);
+    poison(mem.arena, (size_t)SLOTS * HEADS * PAGES * PAGE * (size_t)info.act_bytes);
+    put(mem.x, x, (size_t)p.pack.n_rows * HIDDEN);
+    for (int64_t i = 0; i < p.pack.n_rows; i += TILE) {
+        const int64_t m = p.pack.n_rows - i < TILE ? p.pack.n_rows - i : TILE;
+        b->prefill_qkv(dev, (char *)mem.x + i * HIDDEN * info.act_bytes, m, TILE, p.pack.dev_positions + i,
+                       weight, HEADS, GROUP, (char *)mem.qkv + i * WIDTH * info.act_bytes);
+    }
+    b->prefill_attention(dev, &p.pack, mem.qkv, false, HEADS, GROUP, mem.out, ATT);
+    b->prefill_attention(dev, &p.pack, mem.qkv, true, HEADS, GROUP, mem.last, ATT);
+    b->snapkv_scores(dev, &p.pack, mem.qkv, 40, HEADS, GROUP, WINDOW, 7, mem.scores, ROWS);
+    const fkv_keep_args args = {.pack = &p.pack,
+                                .n_heads = HEADS,
+                                .n_kv_heads = HEADS,
+                                .group = GROUP,
+                                .head_dim = HD,
+                                .window = WINDOW,
+                                .qkv = mem.qkv,
+                                .scores = mem.scores,
+                                .score_stride = ROWS,
+                                .owner = owner,
+                                .n_slots = SLOTS,
+                                .kv = {&mem.arena, mem.table, HEADS * PAGES, offset, budgets}};
+    b->kv_keep(dev, &args);
+    b->last_rows(dev, &p.pack, mem.x, HIDDEN, mem.rows);
+
+    const fkv_segment *s = &p.segments[wanted];
+    const int64_t act = info.act_bytes;
+    memset(got, 0, sizeof *got);
+    get(got->qkv, (char *)mem.qkv + s->row0 * WIDTH * act, (size_t)s->n_tokens * WIDTH);
+    get(got->out, (char *)mem.out + s->row0 * ATT * act, (size_t)s->n_tokens * ATT);
+    get(got->last, (char *)mem.last + s->slot * ATT * act, ATT);
+    get(got->row, (char *)mem.rows + s->slot * HIDDEN * act, HIDDEN);
+    for (int h = 0; h < HEADS; h++) {
+        if (s->n_tokens > 40)
+            fetch(got->scores[h], mem.scores + h * ROWS + s->row0,
+                  sizeof(float) * (size_t)(s->n_tokens - WINDOW));
+        for (int i = 0; i < PAGES; i++) {
+            const int page = ((s->slot * HEADS * PAGES + h * PAGES + i) * 7 + 3) % (SLOTS * HEADS * PAGES);
+            get(got->pages[h] + i * PAGE, (char *)mem.arena + (int64_t)page * PAGE * act, PAGE);
+        }
+    }
+    free(x);
+}
+
+static void assert_same(const outcome *a, const outcome *other, int prompt, int place)
+{
+    const struct {
+        const char *what;
+        const void *a, *b;
+        size_t bytes;
+    } parts[] = {{"Q, K, V", a->qkv, other->qkv, sizeof a->qkv},
+                 {"attention", a->out, other->out, sizeof a->out},
+                 {"the last query's attention", a->last, other->last, sizeof a->last},
+                 {"the last row", a->row, other->row, sizeof a->row},
+                 {"scores", a->scores, other->scores, sizeof a->scores},
+                 {"kept pages", a->pages, other->pages, sizeof a->pages}};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (memcmp(parts[i].a, parts[i].b, parts[i].bytes))
+            fail_msg("prompt %d at place %d of a pack: %s differ from those alone", prompt, place,
+                     parts[i].what);
+}
+
+static void a_prompts_results_do_not_depend_on_its_pack(void **state)
+{
+    (void)state;
+    enum { PROMPTS = 13 };
+    outcome *alone = calloc(1, sizeof *alone), *beside = calloc(1, sizeof *beside);
+    for (int prompt = 0; prompt < PROMPTS; prompt++) {
+        const int slot = prompt;
+        run_pack(&prompt, &slot, 1, 0, alone);
+        for (int place = 0; place < PROMPTS; place += place < 4 ? 1 : 3) {
+            int order[PROMPTS], slots[PROMPTS];
+            for (int i = 0; i < PROMPTS; i++) {
+                order[(place + i) % PROMPTS] = (prompt + i) % PROMPTS;
+                slots[(place + i) % PROMPTS] = (prompt + i) % PROMPTS;
+            }
+            run_pack(order, slots, PROMPTS, place, beside);
+            assert_same(alone, beside, prompt, place);
+        }
+    }
+    free(alone);
+    free(beside);
+}
+
+static void a_long_prompt_is_the_same_behind_many_short_ones(void **state)
+{
+    (void)state;
+    enum { N = 39 };
+    int prompts[N], slots[N], only = 14, slot = 5;
+    outcome *alone = calloc(1, sizeof *alone), *beside = calloc(1, sizeof *beside);
+    run_pack(&only, &slot, 1, 0, alone);
+    for (int place = 0; place < N; place += 19) {
+        for (int i = 0; i < N; i++) {
+            prompts[i] = i == place ? only : i % 2 ? 4 : 10;
+            slots[i] = i == place ? slot : i < 5 ? i : i + 1;
+        }
+        if (place < 5)
+            for (int i = 0; i < N; i++) slots[i] = i == place ? slot : i >= 5 ? i + 1 : i;
+        run_pack(prompts, slots, N, place, beside);
+        assert_same(alone, beside, only, place);
+    }
+    free(alone);
+    free(beside);
+}
+
+static void slots_start_fresh(void **state)
+{
+    (void)state;
+    const int64_t lengths[] = {5, 9};
+    const int where[] = {3, 1};
+    int32_t *ints[7], host[4];
+    fkv_slots s;
+    int32_t **fields[] = {&s.token, &s.pos, &s.prompt_len, &s.n_new, &s.max_new, &s.active, &s.out};
+    uint64_t ordinals[4];
+    const int32_t sevens[4] = {7, 7, 7, 7};
+    const uint64_t wide[4] = {7, 7, 7, 7};
+    packed p;
+    for (int i = 0; i < 7; i++) *fields[i] = ints[i] = device_memory(sizeof sevens, sevens);
+    s.ordinal = device_memory(sizeof wide, wide);
+    pack_prompts(&p, lengths, where, 2);
+    b->start_slots(dev, &p.pack, &s);
+    fetch(host, s.pos, sizeof host);
+    assert_memory_equal(host, ((int32_t[]){7, 9, 7, 5}), sizeof host);
+    fetch(host, s.prompt_len, sizeof host);
+    assert_memory_equal(host, ((int32_t[]){7, 9, 7, 5}), sizeof host);
+    fetch(host, s.n_new, sizeof host);
+    assert_memory_equal(host, ((int32_t[]){7, 0, 7, 0}), sizeof host);
+    fetch(host, s.max_new, sizeof host);
+    assert_memory_equal(host, ((int32_t[]){7, 101, 7, 100}), sizeof host);
+    fetch(host, s.active, sizeof host);
+    assert_memory_equal(host, ((int32_t[]){7, FKV_SLOT_FRESH, 7, FKV_SLOT_FRESH}), sizeof host);
+    fetch(ordinals, s.ordinal, sizeof ordinals);
+    assert_memory_equal(ordinals, ((uint64_t[]){7, 1001, 7, 1000}), sizeof ordinals);
+}
+
+static void edits_set_what_they_name(void **state)
+{
+    (void)state;
+    enum { N = 3000 };
+    static int32_t got[N], want[N];
+    static fkv_edit edits[N / 2];
+    for (int i = 0; i < N; i++) want[i] = -i;
+    int32_t *dst = device_memory(sizeof want, want);
+    for (int i = 0; i < N / 2; i++) edits[i] = (fkv_edit){(i * 2 + 1) % N, 5 * i};
+    for (int i = 0; i < N / 2; i++) want[edits[i].index] = edits[i].value;
+    b->scatter(dev, dst, device_memory(sizeof edits, edits), N / 2);
+    fetch(got, dst, sizeof got);
+    assert_memory_equal(got, want, sizeof got);
+}
+
+/* Downloads are there after the wait for their ticket, whatever was enqueued since. */
+static void tickets_wait_for_what_came_before(void **state)
+{
+    (void)state;
+    enum { N = 1 << 16, STEPS = 40 };
+    int32_t *values = calloc(N, sizeof *values), *got[2] = {calloc(N, sizeof **got), calloc(N, sizeof **got)};
+    int32_t *dst = device_memory(N * sizeof *values, values);
+    int64_t tickets[2] = {0};
+    fkv_err err = {0};
+    for (int step = 0; step < STEPS; step++) {
+        for (int i = 0; i < N; i++) values[i] = step * N + i;
+        b->upload(dev, dst, values, N * sizeof *values);
+        b->download(dev, got[step % 2], dst, N * sizeof *values);
+        tickets[step % 2] = b->post(dev);
+        if (step == 0) continue;
+        assert_int_equal(b->wait(dev, tickets[(step + 1) % 2], &err), FKV_OK);
+        for (int i = 0; i < N; i++)
+            if (got[(step + 1) % 2][i] != (step - 1) * N + i)
+                fail_msg("step %d: element %d is not there", step, i);
+    }
+    assert_int_equal(b->sync(dev, &err), FKV_OK);
+    assert_int_equal(b->wait(dev, tickets[(STEPS + 1) % 2], &err), FKV_OK);
+    free(values), free(got[0]), free(got[1]);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_prompts_results_do_not_depend_on_its_pack),
+        cmocka_unit_test(a_long_prompt_is_the_same_behind_many_short_ones),
+        cmocka_unit_test(slots_start_fresh),
+        cmocka_unit_test(edits_set_what_they_name),
+        cmocka_unit_test(tickets_wait_for_what_came_before),
+    };
+    const int skipped = choose_backend(argc, argv);
+    if (skipped) return skipped;
+    device_open((fkv_device_limits){.n_slots = SLOTS,
+                                    .max_prompt = ROWS,
+                                    .max_positions = 2048,
+                                    .hidden = HIDDEN,
+                                    .n_heads = HEADS * GROUP,
+                                    .n_kv_heads = HEADS,
+                                    .head_dim = HD,
+                                    .vocab = 8,
+                                    .max_local_heads = HEADS,
+                                    .window = WINDOW});
+    float *w = host_floats(WIDTH * HIDDEN);
+    inputs = host_floats(ROWS * HIDDEN);
+    fill_uniform(w, WIDTH * HIDDEN, 0.25f);
+    fill_uniform(inputs, ROWS * HIDDEN, 1);
+    weight = load_weight(w, WIDTH, HIDDEN);
+    make_memory();
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    device_close();
+    free(w);
+    free(inputs);
+    return failed;
+}
