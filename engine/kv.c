@@ -47,13 +47,15 @@ static fkv_status alloc_tables(fkv_kv *kv, fkv_err *err)
     kv->changed = fkv_calloc(slots, sizeof *kv->changed);
     kv->phase = fkv_calloc(slots, (FKV_PAGE_TOKENS + 1) * sizeof *kv->phase);
     kv->slot_pages = fkv_calloc(owned, sizeof *kv->slot_pages);
+    kv->slot_heads = fkv_calloc(owned, sizeof *kv->slot_heads);
+    kv->slot_kept = fkv_calloc(owned, sizeof *kv->slot_kept);
     kv->n_pages = fkv_calloc(ranks, sizeof *kv->n_pages);
     kv->n_free = fkv_calloc(ranks, sizeof *kv->n_free);
     kv->free_at = fkv_calloc(ranks, sizeof *kv->free_at);
     kv->table = fkv_calloc(entries, sizeof *kv->table);
     if (!kv->owner || !kv->held || !kv->known || !kv->by_phase || !kv->class_of || !kv->n_tokens ||
-        !kv->changed || !kv->phase || !kv->slot_pages || !kv->n_pages || !kv->n_free || !kv->free_at ||
-        !kv->table)
+        !kv->changed || !kv->phase || !kv->slot_pages || !kv->slot_heads || !kv->slot_kept || !kv->n_pages ||
+        !kv->n_free || !kv->free_at || !kv->table)
         return fkv_fail_memory(err);
     return FKV_OK;
 }
@@ -71,6 +73,8 @@ static void set_owners(fkv_kv *kv, const fkv_plan *plan)
         for (int p = plan->first[i]; p < plan->first[i + 1]; p++)
             for (int s = plan->at[p].begin; s < plan->at[p].end; s++)
                 kv->owner[i * kv->n_slots + s] = (int16_t)plan->at[p].rank;
+    for (int64_t i = 0; i < n_heads_of(kv); i++)
+        for (int s = 0; s < kv->n_slots; s++) kv->slot_heads[(int64_t)s * kv->n_ranks + rank_of(kv, i, s)]++;
     /* Slots of a class lie side by side: placements are ranges. */
     for (int s = 1; s < kv->n_slots; s++)
         kv->class_of[s] = kv->class_of[s - 1] + (same_owners(kv, s, s - 1) ? 0 : 1);
@@ -244,15 +248,16 @@ static void sort_phases(fkv_kv *kv, int slot)
 void fkv_kv_put(fkv_kv *kv, int slot, int64_t n_tokens, int64_t beyond)
 {
     kv->n_tokens[slot] = n_tokens;
+    fkv_kv_kept(kv, slot, n_tokens, kv->slot_kept + (int64_t)slot * kv->n_ranks);
     sort_phases(kv, slot);
     for (int64_t i = 0; i < n_heads_of(kv); i++)
         grow(kv, slot, i, pages_for(kept_of(kv, i, n_tokens) + beyond));
 }
 
-void fkv_kv_more_need(const fkv_kv *kv, int slot, int64_t beyond, int64_t *need)
+void fkv_kv_kept(const fkv_kv *kv, int slot, int64_t n_tokens, int64_t *kept)
 {
-    fkv_kv_prompt_need(kv, slot, kv->n_tokens[slot], beyond, need);
-    for (int r = 0; r < kv->n_ranks; r++) need[r] -= kv->slot_pages[(int64_t)slot * kv->n_ranks + r];
+    memset(kept, 0, (size_t)kv->n_ranks * sizeof *kept);
+    for (int64_t i = 0; i < n_heads_of(kv); i++) kept[rank_of(kv, i, slot)] += kept_of(kv, i, n_tokens);
 }
 
 /* The heads whose token beyond (the beyond-th, from 1) is the first of a page: *n of them. */
@@ -320,6 +325,8 @@ void fkv_kv_close(fkv_kv *kv)
     free(kv->n_free);
     free(kv->n_pages);
     free(kv->slot_pages);
+    free(kv->slot_heads);
+    free(kv->slot_kept);
     free(kv->phase);
     free(kv->by_phase);
     free(kv->changed);

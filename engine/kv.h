@@ -30,6 +30,8 @@ typedef struct fkv_kv {
     int32_t **free_at;    /* [n_ranks][n_pages] stack of free pages */
     int64_t *n_free;      /* [n_ranks] */
     int64_t *slot_pages;  /* [n_slots][n_ranks] pages held */
+    int64_t *slot_heads;  /* [n_slots][n_ranks] heads that the rank decodes for the slot */
+    int64_t *slot_kept;   /* [n_slots][n_ranks] kept tokens of its prompt, summed over those */
     int64_t *n_tokens;    /* [n_slots] T of the prompt in it */
     int32_t *held;        /* [n_slots][n_layers * n_kv_heads] pages held */
     int32_t *known;       /* the same: pages that edits have told of */
@@ -71,9 +73,9 @@ void fkv_kv_prompt_need(const fkv_kv *kv, int slot, int64_t n_tokens, int64_t be
 /* Puts a prompt into an empty slot: takes the pages of what is kept of it and of the tokens
  * beyond, which must be free. */
 void fkv_kv_put(fkv_kv *kv, int slot, int64_t n_tokens, int64_t beyond);
-/* need[n_ranks]: pages more so that slot holds so many tokens beyond. */
-void fkv_kv_more_need(const fkv_kv *kv, int slot, int64_t beyond, int64_t *need);
-/* The same for one token more than beyond - 1, which it holds already; quick. */
+/* kept[n_ranks]: tokens that the heads of a rank would keep of a prompt in slot, summed. */
+void fkv_kv_kept(const fkv_kv *kv, int slot, int64_t n_tokens, int64_t *kept);
+/* need[n_ranks]: pages more so that slot holds so many tokens beyond, and beyond - 1 already. */
 void fkv_kv_step_need(const fkv_kv *kv, int slot, int64_t beyond, int64_t *need);
 /* Takes them. */
 void fkv_kv_step(fkv_kv *kv, int slot, int64_t beyond);

@@ -7,11 +7,17 @@
 
 #include "runner/base/mem.h"
 
-/* Before anything has ended, half an answer of half its limit counts as seen. */
+/* Before anything has ended, half an answer that stopped at half its limit counts as seen. */
 static const double prior_answers = 0.5, prior_share = 0.25;
 
-/* While nothing changes, another look at who could be admitted after so many commands. */
-enum { LOOK_AGAIN = 64, N_COMMANDS = 2 };
+/* LOOK_AGAIN: while nothing changes, another look at who could be admitted after so many commands.
+ * STRETCHES: into which the steps until the last one in flight must end are cut. */
+enum { LOOK_AGAIN = 64, N_COMMANDS = 2, STRETCHES = 32 };
+
+/* Pages that a rank is expected to hold in a stretch of the steps to come. */
+typedef struct demand {
+    double mean, variance;
+} demand;
 
 struct fkv_schedule {
     fkv_kv *kv;
@@ -28,10 +34,13 @@ struct fkv_schedule {
     int64_t rows;       /* of those */
     int64_t idle_steps; /* that their slots have waited, all together */
     bool ended, draining, look;
-    int64_t *need, *reserve; /* [n_ranks] */
-    int32_t *stopped;        /* slots to be stopped by the next command */
+    int64_t *need, *kept;  /* [n_ranks] */
+    demand *flights, *own; /* [n_ranks][STRETCHES] of all in flight; of one more */
+    double stretch;        /* steps */
+    int32_t *stopped;      /* slots to be stopped by the next command */
     int n_stopped;
     double share_ended; /* of their limits that finished answers used, summed */
+    int64_t n_early;    /* answers that ended before their limits */
     int64_t n_commands, n_runs;
     fkv_command commands[N_COMMANDS];
     fkv_schedule_stats stats;
@@ -64,10 +73,12 @@ fkv_status fkv_schedule_open(fkv_kv *kv, const fkv_schedule_limits *limits, fkv_
     s->flight = fkv_calloc(n_slots, sizeof *s->flight);
     s->busy = fkv_calloc(n_slots, sizeof *s->busy);
     s->need = fkv_calloc(ranks, sizeof *s->need);
-    s->reserve = fkv_calloc(ranks, sizeof *s->reserve);
+    s->kept = fkv_calloc(ranks, sizeof *s->kept);
+    s->flights = fkv_calloc(ranks * STRETCHES, sizeof *s->flights);
+    s->own = fkv_calloc(ranks * STRETCHES, sizeof *s->own);
     s->stopped = fkv_calloc(n_slots, sizeof *s->stopped);
-    if (!s->pool || !s->unused || !s->line || !s->flight || !s->busy || !s->need || !s->reserve ||
-        !s->stopped)
+    if (!s->pool || !s->unused || !s->line || !s->flight || !s->busy || !s->need || !s->kept || !s->flights ||
+        !s->own || !s->stopped)
         return fkv_fail_memory(err);
     for (size_t i = 0; i < n; i++) s->unused[s->n_unused++] = &s->pool[n - 1 - i];
     for (int i = 0; i < N_COMMANDS; i++) {
@@ -162,42 +173,69 @@ bool fkv_schedule_idle(const fkv_schedule *s)
 
 /* --- admission ------------------------------------------------------------- */
 
-/* The share of its limit that an answer is expected to use: what was generated over the
- * answers that ended, those in flight counted by what they have so far. */
-static double expected_share(const fkv_schedule *s)
+/* The mean length of answers in units of their limits, as if each token were the last with the
+ * same probability: what was generated over the answers that stopped early. */
+static double mean_share(const fkv_schedule *s)
 {
     double sum = prior_share + s->share_ended;
     for (int i = 0; i < s->n_flight; i++)
         sum += (double)s->flight[i]->launched / (double)s->flight[i]->request.max_new;
-    return fmin(1, sum / (prior_answers + (double)s->stats.n_finished));
+    return sum / (prior_answers + (double)s->n_early);
 }
 
-/* Tokens that w is expected to have at its end, done of them known. */
-static int64_t expected_tokens(const fkv_work *w, double share, int64_t done)
+/* Adds w's pages over the stretches to all: heads and kept tokens of every rank as in slot. It grows by
+ * a token a step until its limit, or stops earlier by chance; a stretch counts what it has at the end
+ * of it if it is alive at its start. */
+static void add_demand(const fkv_schedule *s, const fkv_work *w, int slot, const int64_t *kept, double share,
+                       demand *all)
 {
-    const int64_t limit = w->request.max_new, more = (int64_t)ceil(share * (double)limit);
-    return more < limit - done ? done + more : limit;
-}
-
-/* Pages that those in flight are expected to need beside what they hold. */
-static void find_reserve(fkv_schedule *s, double share)
-{
-    const int n_ranks = s->kv->n_ranks;
-    memset(s->reserve, 0, (size_t)n_ranks * sizeof *s->reserve);
-    for (int i = 0; i < s->n_flight; i++) {
-        const fkv_work *w = s->flight[i];
-        fkv_kv_more_need(s->kv, w->slot, expected_tokens(w, share, w->launched), s->need);
-        for (int r = 0; r < n_ranks; r++) s->reserve[r] += s->need[r];
+    const int64_t *heads = s->kv->slot_heads + (int64_t)slot * s->kv->n_ranks;
+    const double limit = (double)w->request.max_new, left = limit - (double)w->launched;
+    const double surely = (double)(w->reached - w->launched); /* it got so far before */
+    for (int i = 0; i < STRETCHES && i * s->stretch < left; i++) {
+        const double start = i * s->stretch, end = fmin(start + s->stretch, left);
+        const double alive = start <= surely ? 1 : exp(-start / (share * limit));
+        for (int r = 0; r < s->kv->n_ranks; r++) {
+            const double tokens = (double)kept[r] + (double)heads[r] * ((double)w->launched + end);
+            const double pages =
+                tokens / FKV_PAGE_TOKENS + 0.5 * (double)heads[r]; /* half of the last ones */
+            all[r * STRETCHES + i].mean += alive * pages;
+            all[r * STRETCHES + i].variance += alive * (1 - alive) * pages * pages;
+        }
     }
 }
 
+static void find_demand(fkv_schedule *s, double share)
+{
+    int64_t longest = 1;
+    for (int i = 0; i < s->n_flight + s->n_line; i++) {
+        const fkv_work *w = i < s->n_flight ? s->flight[i] : s->line[i - s->n_flight];
+        if (w->request.max_new - w->launched > longest) longest = w->request.max_new - w->launched;
+    }
+    s->stretch = (double)longest / STRETCHES;
+    memset(s->flights, 0, (size_t)s->kv->n_ranks * STRETCHES * sizeof *s->flights);
+    for (int i = 0; i < s->n_flight; i++) {
+        const fkv_work *w = s->flight[i];
+        add_demand(s, w, w->slot, s->kv->slot_kept + (int64_t)w->slot * s->kv->n_ranks, share, s->flights);
+    }
+}
+
+/* Whether w's prompt fits now, and what is expected of all together at any time to come, with a
+ * standard deviation for chance. */
 static bool fits(fkv_schedule *s, const fkv_work *w, int slot, double share)
 {
-    int64_t beyond = expected_tokens(w, share, 0);
-    if (beyond < w->reached) beyond = w->reached;
-    fkv_kv_prompt_need(s->kv, slot, w->request.n_ids, beyond, s->need);
-    for (int r = 0; r < s->kv->n_ranks; r++)
-        if (s->need[r] + s->reserve[r] > s->kv->n_free[r]) return false;
+    const int n_ranks = s->kv->n_ranks;
+    fkv_kv_prompt_need(s->kv, slot, w->request.n_ids, 0, s->need);
+    if (!fkv_kv_free(s->kv, s->need)) return false;
+    if (s->n_flight == 0) return true;
+    fkv_kv_kept(s->kv, slot, w->request.n_ids, s->kept);
+    memset(s->own, 0, (size_t)n_ranks * STRETCHES * sizeof *s->own);
+    add_demand(s, w, slot, s->kept, share, s->own);
+    for (int i = 0; i < n_ranks * STRETCHES; i++) {
+        const double mean = s->flights[i].mean + s->own[i].mean;
+        const double spread = sqrt(s->flights[i].variance + s->own[i].variance);
+        if (s->own[i].mean > 0 && mean + spread > (double)s->kv->n_pages[i / STRETCHES]) return false;
+    }
     return true;
 }
 
@@ -213,12 +251,10 @@ static int find_slot(fkv_schedule *s, const fkv_work *w, double share)
     return -1;
 }
 
-/* Behind fits, whose need is what w is expected to hold. */
-static void enter_slot(fkv_schedule *s, fkv_work *w, int slot)
+static void enter_slot(fkv_schedule *s, fkv_work *w, int slot, double share)
 {
-    const int64_t *held = s->kv->slot_pages + (int64_t)slot * s->kv->n_ranks;
     fkv_kv_put(s->kv, slot, w->request.n_ids, 0);
-    for (int r = 0; r < s->kv->n_ranks; r++) s->reserve[r] += s->need[r] - held[r];
+    add_demand(s, w, slot, s->kv->slot_kept + (int64_t)slot * s->kv->n_ranks, share, s->flights);
     remove_from(s->line, &s->n_line, w);
     insert_by_age(s->flight, &s->n_flight, w);
     s->busy[slot] = true;
@@ -231,15 +267,15 @@ static void enter_slot(fkv_schedule *s, fkv_work *w, int slot)
 static void admit(fkv_schedule *s)
 {
     const int64_t most_passed = 2 * (int64_t)s->limits.n_slots;
-    const double share = expected_share(s);
+    const double share = mean_share(s);
     s->look = false;
-    find_reserve(s, share);
+    find_demand(s, share);
     for (int i = 0; i < s->n_line && s->n_flight < s->limits.n_slots;) {
         fkv_work *w = s->line[i];
         const int slot = find_slot(s, w, share);
         if (slot >= 0) {
             for (int j = 0; j < i; j++) s->line[j]->passed++;
-            enter_slot(s, w, slot);
+            enter_slot(s, w, slot, share);
         } else if (w->passed >= most_passed) {
             return;
         } else {
@@ -422,6 +458,7 @@ void fkv_schedule_finish(fkv_schedule *s, fkv_work *w, bool decoding)
         leave_slot(s, w);
     }
     s->share_ended += (double)w->n / (double)w->request.max_new;
+    s->n_early += w->n < w->request.max_new;
     s->stats.n_finished++;
     w->run = 0;
 }
@@ -450,7 +487,9 @@ void fkv_schedule_close(fkv_schedule *s)
     for (int i = 0; s->pool && i < s->limits.n_waiting + (N_COMMANDS + 1) * s->limits.n_slots; i++)
         free(s->pool[i].ids);
     free(s->stopped);
-    free(s->reserve);
+    free(s->own);
+    free(s->flights);
+    free(s->kept);
     free(s->need);
     free(s->busy);
     free(s->flight);
