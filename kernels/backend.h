@@ -83,6 +83,9 @@ typedef enum fkv_epilogue {
     FKV_EPILOGUE_SWIGLU, /* weight loaded by weight_load_swiglu: silu(gate) * up */
 } fkv_epilogue;
 
+/* In place of a sampled token: the slot was not active; its logits were no numbers to draw from. */
+enum { FKV_TOKEN_NONE = -1, FKV_TOKEN_BAD_LOGITS = -2 };
+
 /* State of the slots, one element per slot, device memory. */
 typedef struct fkv_slots {
     int32_t *token;      /* to be processed next */
@@ -92,7 +95,7 @@ typedef struct fkv_slots {
     int32_t *max_new;
     int32_t *active;   /* 1: decode it */
     uint64_t *ordinal; /* of its record: the key of its random stream */
-    int32_t *out;      /* [n_slots] token of the last sample, -1 for none */
+    int32_t *out;      /* [n_slots] token of the last sample, or one of these */
 } fkv_slots;
 
 typedef struct fkv_sampling {
@@ -247,7 +250,9 @@ typedef struct fkv_backend {
     void (*decode_attention)(fkv_device *dev, const fkv_decode_args *args);
     /* Token of logits row i for slot slot0 + i (only where active), into slots.out and
      * slots.token; n_new and pos move on; a token of eos or n_new == max_new clears
-     * active. first: the row follows a prefill, so pos stays. */
+     * active. first: the row follows a prefill, so pos stays. A row that holds a NaN, or
+     * whose largest value is not finite: FKV_TOKEN_BAD_LOGITS into slots.out, and active is
+     * cleared; nothing else changes. */
     void (*sample)(fkv_device *dev, const float *logits, int64_t stride, int slot0, int n, bool first,
                    const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 

@@ -238,6 +238,52 @@ static void sampling_follows_temperature_top_k_and_top_p(void **state)
     check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = 0.5f, .seed = 8}, logits, cut);
 }
 
+static void check_bad_rows(const fkv_sampling *sampling, bool first)
+{
+    enum { WIDE = 5000 }; /* the device's vocabulary bounds a row, not what lies behind it */
+    const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    const int at[] = {0, VOCAB / 2, VOCAB - 1};
+    static float logits[SLOTS][WIDE];
+    float *dl = device_memory(sizeof logits, NULL);
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
+        for (size_t a = 0; a < sizeof at / sizeof *at; a++) {
+            sampling_state s = new_slots(), after;
+            const int32_t zero = 0;
+            for (int i = 0; i < SLOTS; i++)
+                for (int j = 0; j < WIDE; j++)
+                    logits[i][j] = j >= VOCAB ? NAN : i == 2 && bad[k] < 0 ? -INFINITY : (float)(j % 7);
+            logits[0][at[a]] = -INFINITY; /* one that is never drawn, among others */
+            logits[2][at[a]] = logits[3][at[a]] = bad[k];
+            b->upload(dev, dl, logits, sizeof logits);
+            b->upload(dev, s.slots.active + 3, &zero, sizeof zero);
+            b->sample(dev, dl, WIDE, 0, SLOTS, first, &s.slots, sampling, VOCAB);
+            const int32_t *from[] = {s.slots.token,   s.slots.pos,    s.slots.prompt_len, s.slots.n_new,
+                                     s.slots.max_new, s.slots.active, s.slots.out};
+            for (int i = 0; i < 7; i++) fetch(after.ints[i], from[i], sizeof after.ints[i]);
+            for (int i = 0; i < 2; i++) {
+                assert_in_range(after.ints[6][i], 0, VOCAB - 1);
+                assert_int_equal(after.ints[5][i], 1);
+            }
+            assert_int_not_equal(after.ints[6][0], at[a]);
+            assert_int_equal(after.ints[6][2], FKV_TOKEN_BAD_LOGITS);
+            assert_int_equal(after.ints[5][2], 0);
+            assert_int_equal(after.ints[6][3], FKV_TOKEN_NONE);
+            for (int i = 0; i < 5; i++) assert_int_equal(after.ints[i][2], s.ints[i][2]);
+        }
+    }
+}
+
+static void rows_of_logits_without_a_finite_maximum_give_no_token(void **state)
+{
+    (void)state;
+    const fkv_sampling kinds[] = {{.top_p = 1},
+                                  {.temperature = 1, .top_p = 1},
+                                  {.temperature = 1, .top_p = 0.9f},
+                                  {.temperature = 1, .top_p = 1, .top_k = 3},
+                                  {.temperature = 1, .top_p = 0.5f, .top_k = 7}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) check_bad_rows(&kinds[i], i % 2);
+}
+
 /* Tokens of SLOTS rows for every kind of sampling, drawn by this backend. */
 static void draw_all(const float *logits, int vocab, int32_t (*tokens)[SLOTS])
 {
@@ -296,6 +342,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_head_keeps_its_best_scores_and_the_window_in_order),
         cmocka_unit_test(greedy_takes_the_lowest_of_equal_tokens_and_stops),
         cmocka_unit_test(sampling_follows_temperature_top_k_and_top_p),
+        cmocka_unit_test(rows_of_logits_without_a_finite_maximum_give_no_token),
         cmocka_unit_test(large_vocabularies_are_sampled_as_the_cpu_backend_does),
     };
     const int skipped = choose_backend(argc, argv);
