@@ -159,6 +159,12 @@ typedef struct fkv_backend {
     /* --- devices and memory ------------------------------------------------ */
     /* Devices that a world can have here and that are of use side by side. */
     int (*n_devices)(void);
+    /* Whether n_devices of them can run a model of these limits together (inv_freq is not looked
+     * at): FKV_OK, or FKV_E_INPUT with a sentence about what can't be done. Needs no device; what
+     * it allows prepare does not refuse. */
+    fkv_status (*supports)(const fkv_device_limits *limits, int n_devices, fkv_err *err);
+    /* Whether n_devices of them can write each other's arenas: info.peers, before one is open. */
+    bool (*reach)(int n_devices);
     fkv_status (*world_open)(int n_devices, fkv_world **world, fkv_err *err);
     void (*world_close)(fkv_world *world);
     /* Ends every wait in a collective, now and later; safe from any thread. */
@@ -283,12 +289,13 @@ typedef struct fkv_backend {
 } fkv_backend;
 
 const fkv_backend *fkv_backend_cpu(void);
-/* In builds with CUDA: the table, and whether a GPU that it can run on is there. */
+/* In builds with CUDA: the table, and whether a GPU is there. */
 const fkv_backend *fkv_backend_cuda(void);
-bool fkv_backend_cuda_usable(void);
+bool fkv_backend_cuda_found(void);
 
 /* The backend of that name ("cpu", "cuda"); NULL where this build or this machine has
- * none (fkv_backend_why says which). "auto": cuda where a GPU is found, else cpu. */
+ * none (fkv_backend_why says which). "auto": cuda where a GPU is found, else cpu; whether
+ * it can run the model is to be asked then (supports). */
 const fkv_backend *fkv_backend_find(const char *name);
 /* Why find gave NULL for name, as the end of a sentence. */
 const char *fkv_backend_why(const char *name);

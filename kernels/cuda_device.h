@@ -189,8 +189,17 @@ void cuda_decode_close(fkv_device *dev);
 void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int slot0, int n, bool first,
                  const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
+/* cuda_supports.cu */
+fkv_status cuda_supports(const fkv_device_limits *limits, int n_devices, fkv_err *err);
+bool cuda_reach(int n_devices);
+
 /* cuda_collective.cu */
+int cuda_count_gpus(void);
+/* Whether each of the first n GPUs can reach every other's memory. */
+bool cuda_all_peers(int n);
 int cuda_n_devices(void);
+/* Whether so many devices can be had and can meet. */
+fkv_status cuda_check_count(int n_devices, fkv_err *err);
 fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err);
 void cuda_world_close(fkv_world *world);
 void cuda_world_abort(fkv_world *world);
@@ -205,6 +214,7 @@ bool cuda_world_meet(fkv_device *dev);
 bool cuda_world_check(fkv_device *dev);
 /* Whether every device can write the others' memory. */
 bool cuda_world_peers(const fkv_world *world);
+int cuda_world_devices(const fkv_world *world);
 int cuda_world_gpu(const fkv_world *world, int index);
 int cuda_world_devices_per_gpu(const fkv_world *world);
 void cuda_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,

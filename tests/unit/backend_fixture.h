@@ -34,9 +34,11 @@ static uint64_t counter;
 static inline int choose_backend(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "cpu";
+    const fkv_device_limits least = {.n_slots = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64};
+    fkv_err err = {0};
     b = fkv_backend_find(name);
-    if (b) return 0;
-    printf("skipped: %s %s\n", name, fkv_backend_why(name));
+    if (b && !b->supports(&least, 1, &err)) return 0;
+    printf("skipped: %s %s\n", name, b ? err.message : fkv_backend_why(name));
     return 77;
 }
 
