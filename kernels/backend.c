@@ -33,6 +33,15 @@ const char *fkv_backend_why(const char *name)
 #endif
 }
 
+void fkv_backend_restrict(bool on)
+{
+#ifdef FKV_CUDA
+    fkv_backend_cuda_restrict(on);
+#else
+    (void)on;
+#endif
+}
+
 const char *fkv_backend_names(void)
 {
 #ifdef FKV_CUDA

@@ -292,6 +292,7 @@ const fkv_backend *fkv_backend_cpu(void);
 /* In builds with CUDA: the table, and whether a GPU is there. */
 const fkv_backend *fkv_backend_cuda(void);
 bool fkv_backend_cuda_found(void);
+void fkv_backend_cuda_restrict(bool on);
 
 /* The backend of that name ("cpu", "cuda"); NULL where this build or this machine has
  * none (fkv_backend_why says which). "auto": cuda where a GPU is found, else cpu; whether
@@ -299,6 +300,10 @@ bool fkv_backend_cuda_found(void);
 const fkv_backend *fkv_backend_find(const char *name);
 /* Why find gave NULL for name, as the end of a sentence. */
 const char *fkv_backend_why(const char *name);
+/* For tests: GPUs that are opened from now on hide what only some have, shared memory beyond
+ * 99 KiB a block, Hopper's own kernels, and libraries. Their code for sm_90a goes unused
+ * under CUDA_FORCE_PTX_JIT=1. */
+void fkv_backend_restrict(bool on);
 /* "cpu" or "cpu cuda": what this build has. */
 const char *fkv_backend_names(void);
 

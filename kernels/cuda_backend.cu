@@ -169,6 +169,8 @@ static fkv_status start(fkv_device *dev, fkv_err *err)
     if (!CUDA(dev, cudaGetDeviceProperties(&p, dev->gpu))) return cuda_status(dev, err);
     snprintf(dev->name, sizeof dev->name, "%.90s", p.name);
     dev->n_sms = p.multiProcessorCount;
+    dev->shared_bytes = cuda_shared_bytes(&p);
+    dev->restricted = cuda_restricted();
     if (!CUDA(dev, cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking)))
         return cuda_status(dev, err);
     return cuda_world_join(dev, err);

@@ -20,9 +20,10 @@ typedef __nv_bfloat16 bf16;
 enum {
     CUDA_STAGING_BYTES = 32 << 20, /* pinned, for everything that crosses */
     CUDA_PREFILL_TILE = 2048,      /* rows of a prefill tile */
-    CUDA_MAX_GROUP = 8,            /* query heads of a KV head */
+    CUDA_MAX_GROUP = 16,           /* query heads of a KV head */
     CUDA_MAX_SLOTS = 256,
     CUDA_RECORD_KEYS = 4,
+    CUDA_LEAST_SHARED = 99 << 10, /* bytes of shared memory a block that every kernel can do with */
     CUDA_CHUNK_PAGES = 2, /* pages that decode attention folds in one piece; fixed, so that results are */
 };
 
@@ -69,6 +70,8 @@ struct fkv_device {
     int index; /* of n_devices */
     int gpu;   /* CUDA ordinal; the world says which */
     int n_sms;
+    int shared_bytes; /* that a block may have */
+    bool restricted;  /* fkv_backend_restrict was on */
     char name[96];
     cudaStream_t stream;
     cublasLtHandle_t lt;
@@ -192,6 +195,9 @@ void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int slot0
 /* cuda_supports.cu */
 fkv_status cuda_supports(const fkv_device_limits *limits, int n_devices, fkv_err *err);
 bool cuda_reach(int n_devices);
+/* fkv_backend_restrict. */
+bool cuda_restricted(void);
+int cuda_shared_bytes(const cudaDeviceProp *p);
 
 /* cuda_collective.cu */
 int cuda_count_gpus(void);

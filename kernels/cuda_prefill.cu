@@ -52,16 +52,6 @@ static int64_t decode_parts(const fkv_device_limits *l, int group)
     return worst < fit ? worst : fit;
 }
 
-/* Decode attention keeps as many pages in flight as shared memory holds. */
-static fkv_status choose_decode_stages(fkv_device *dev, fkv_err *err)
-{
-    int bytes = 0;
-    if (!CUDA(dev, cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev->gpu)))
-        return cuda_status(dev, err);
-    dev->attention->decode_stages = bytes >= 226 << 10 ? 3 : 2;
-    return FKV_OK;
-}
-
 /* One array of the workspace: a x b x c elements of size bytes. */
 struct workspace_array {
     int64_t a, b, c;
@@ -130,7 +120,6 @@ fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
                                                                             f);
     CUDA_LAUNCHED(dev);
     a->wgmma = cuda_prefill_sm90_available(dev, a);
-    if ((st = choose_decode_stages(dev, err))) return st;
     return cuda_status(dev, err);
 }
 

@@ -4,7 +4,25 @@
 
 #include "kernels/cuda_attention.h"
 
-enum { LEAST_MAJOR = 8, LEAST_SHARED = 162 << 10 /* bytes a block */ };
+enum { LEAST_MAJOR = 8 };
+
+static bool restricted;
+
+void fkv_backend_cuda_restrict(bool on)
+{
+    restricted = on;
+}
+
+bool cuda_restricted(void)
+{
+    return restricted;
+}
+
+int cuda_shared_bytes(const cudaDeviceProp *p)
+{
+    const int bytes = (int)p->sharedMemPerBlockOptin;
+    return restricted && bytes > CUDA_LEAST_SHARED ? CUDA_LEAST_SHARED : bytes;
+}
 
 static fkv_status check_model(const fkv_device_limits *l, fkv_err *err)
 {
@@ -34,10 +52,10 @@ static fkv_status check_gpu(int gpu, const cudaDeviceProp *p, fkv_err *err)
     if (p->major < LEAST_MAJOR)
         return fkv_fail(err, FKV_E_INPUT, "GPU %d (%s) has compute capability %d.%d; at least %d.0 is needed",
                         gpu, p->name, p->major, p->minor, LEAST_MAJOR);
-    if (p->sharedMemPerBlockOptin < LEAST_SHARED)
+    if (cuda_shared_bytes(p) < CUDA_LEAST_SHARED)
         return fkv_fail(err, FKV_E_INPUT,
                         "GPU %d (%s) has %d KiB of shared memory a block; at least %d are needed", gpu,
-                        p->name, (int)(p->sharedMemPerBlockOptin >> 10), LEAST_SHARED >> 10);
+                        p->name, cuda_shared_bytes(p) >> 10, CUDA_LEAST_SHARED >> 10);
     return FKV_OK;
 }
 
