@@ -195,8 +195,8 @@ static fkv_status make_columns(fkv_engine *e, fkv_err *err)
     if (!e->hidden_cols || !e->vocab_cols || !e->head_cols) return fkv_fail_memory(err);
     for (int d = 0; d <= o->n_devices; d++) {
         const int r = first_rank(o, d);
-        e->hidden_cols[d] = fkv_share(e->config.hidden, r, o->n_ranks);
-        e->vocab_cols[d] = fkv_share(e->config.vocab, r, o->n_ranks);
+        e->hidden_cols[d] = fkv_share_columns(e->config.hidden, r, o->n_ranks);
+        e->vocab_cols[d] = fkv_share_columns(e->config.vocab, r, o->n_ranks);
         e->head_cols[d] =
             fkv_share(e->config.n_kv_heads, r, o->n_ranks) * e->config.group * e->config.head_dim;
     }

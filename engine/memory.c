@@ -47,7 +47,7 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
     const int act = s->act_bytes, f32 = sizeof(float), home = max_home(s);
     const int64_t t = fkv_memory_max_rows(s), slots = s->n_slots, att = (int64_t)c->n_heads * c->head_dim;
     const int64_t rows = s->prefill_tile > s->n_slots ? s->prefill_tile : s->n_slots;
-    const int64_t share = c->intermediate / s->n_ranks + 1;
+    const int64_t share = fkv_share_columns(c->intermediate, 1, s->n_ranks); /* the largest */
     out[FKV_BUFFER_X] = (fkv_buffer_size){t, c->hidden, act};
     out[FKV_BUFFER_XN] = (fkv_buffer_size){t, c->hidden, act};
     out[FKV_BUFFER_QKV] = (fkv_buffer_size){t, (int64_t)home * (c->group + 2) * c->head_dim, act};
@@ -92,21 +92,21 @@ static int64_t head_bytes(const fkv_memory_shape *s)
     return (int64_t)(s->config->group + 2) * s->config->head_dim * s->config->hidden * s->weight_bytes;
 }
 
-static int64_t share_of(int64_t n, int rank, int n_ranks)
+static int64_t columns_of(int64_t n, int rank, int n_ranks)
 {
-    return fkv_share(n, rank + 1, n_ranks) - fkv_share(n, rank, n_ranks);
+    return fkv_share_columns(n, rank + 1, n_ranks) - fkv_share_columns(n, rank, n_ranks);
 }
 
 int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
 {
     const fkv_config *c = s->config;
-    const int64_t output = share_of(c->hidden, rank, s->n_ranks) * c->n_heads * c->head_dim;
-    const int64_t mlp = 3 * share_of(c->intermediate, rank, s->n_ranks) * c->hidden;
+    const int64_t output = columns_of(c->hidden, rank, s->n_ranks) * c->n_heads * c->head_dim;
+    const int64_t mlp = 3 * columns_of(c->intermediate, rank, s->n_ranks) * c->hidden;
     /* Embedding and head are loaded apart, tied or not. */
-    const int64_t vocab = 2 * share_of(c->vocab, rank, s->n_ranks) * c->hidden;
-    return c->n_layers * ((output + mlp) * s->weight_bytes +
-                          share_of(c->n_kv_heads, rank, s->n_ranks) * head_bytes(s)) +
-           vocab * s->weight_bytes;
+    const int64_t vocab = 2 * columns_of(c->vocab, rank, s->n_ranks) * c->hidden;
+    const int64_t heads =
+        fkv_share(c->n_kv_heads, rank + 1, s->n_ranks) - fkv_share(c->n_kv_heads, rank, s->n_ranks);
+    return c->n_layers * ((output + mlp) * s->weight_bytes + heads * head_bytes(s)) + vocab * s->weight_bytes;
 }
 
 fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)

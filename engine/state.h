@@ -102,10 +102,20 @@ struct fkv_engine {
     fkv_schedule_stats schedule_stats; /* of the last run */
 };
 
-/* Share r of R of n things: [fkv_share(n, r, R), fkv_share(n, r + 1, R)). */
+/* Share r of R of n heads: [fkv_share(n, r, R), fkv_share(n, r + 1, R)). */
 static inline int64_t fkv_share(int64_t n, int r, int n_ranks)
 {
     return n * r / n_ranks;
+}
+
+/* The same for columns of hidden, intermediate and vocabulary, in whole units of 128, which the
+ * fast products of a GPU and blocks of scales want; of 16 or 1 where there are too few for all
+ * ranks. Rank 0 has the largest share: fkv_share_columns(n, 1, R). */
+static inline int64_t fkv_share_columns(int64_t n, int r, int n_ranks)
+{
+    const int64_t unit = n / 128 >= n_ranks ? 128 : n / 16 >= n_ranks ? 16 : 1;
+    const int64_t units = (n + unit - 1) / unit, at = (units * r + n_ranks - 1) / n_ranks * unit;
+    return at < n ? at : n;
 }
 
 /* engine.c */

@@ -363,6 +363,12 @@ static bool sound(const parser *p, const char *section, const char *name)
     return i >= 0 && !p->settings[i].bad;
 }
 
+static bool given(const parser *p, const char *section, const char *name)
+{
+    const int i = fkv_key_find(section, strlen(section), name, strlen(name));
+    return i >= 0 && p->settings[i].set;
+}
+
 __attribute__((format(printf, 4, 5))) static void refuse(parser *p, const char *section, const char *name,
                                                          const char *fmt, ...)
 {
@@ -435,6 +441,7 @@ fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t 
     if ((st = read_job_file(&p, &err))) goto out;
     for (size_t i = 0; i < n_overrides; i++) take_override(&p, overrides[i]);
     for (size_t i = 0; i < fkv_n_keys; i++) parse_setting(&p, i, j);
+    j->plan.mode_given = given(&p, "plan", "mode");
     check_across(&p, j);
     if (errs->n > before) st = p.broken ? p.broken : FKV_E_INPUT;
 out:

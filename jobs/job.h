@@ -85,6 +85,7 @@ typedef struct fkv_job {
     } profile;
     struct {
         fkv_job_mode mode;
+        bool mode_given;    /* by the job file or -s; else it is the default */
         int64_t max_copies; /* per layer; -1: auto */
         char *calibration;  /* "auto", "measure", "stated", or a path */
     } plan;

@@ -6,7 +6,7 @@
 static const fkv_backend *cuda(void)
 {
 #ifdef FKV_CUDA
-    return fkv_backend_cuda_usable() ? fkv_backend_cuda() : NULL;
+    return fkv_backend_cuda_found() ? fkv_backend_cuda() : NULL;
 #else
     return NULL;
 #endif
@@ -24,12 +24,21 @@ const fkv_backend *fkv_backend_find(const char *name)
 const char *fkv_backend_why(const char *name)
 {
 #ifdef FKV_CUDA
-    if (!strcmp(name, "cuda")) return "needs a GPU of compute capability 8.0 or more; none is found";
+    if (!strcmp(name, "cuda")) return "needs a GPU; none is found";
     (void)name;
     return "is not in this build, which has: cpu cuda";
 #else
     (void)name;
     return "is not in this build, which has: cpu";
+#endif
+}
+
+void fkv_backend_restrict(bool on)
+{
+#ifdef FKV_CUDA
+    fkv_backend_cuda_restrict(on);
+#else
+    (void)on;
 #endif
 }
 

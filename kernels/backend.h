@@ -104,7 +104,7 @@ typedef struct fkv_slots {
     int32_t *max_new;
     int32_t *active;   /* fkv_slot_state */
     uint64_t *ordinal; /* of its record: the key of its random stream */
-    int32_t *out;      /* [n_slots] token of the last sample, -1 for none */
+    int32_t *out;      /* [n_slots] token of the last sample, or one of these */
 } fkv_slots;
 
 typedef struct fkv_sampling {
@@ -194,6 +194,12 @@ typedef struct fkv_backend {
     /* --- devices and memory ------------------------------------------------ */
     /* Devices that a world can have here and that are of use side by side. */
     int (*n_devices)(void);
+    /* Whether n_devices of them can run a model of these limits together (inv_freq is not looked
+     * at): FKV_OK, or FKV_E_INPUT with a sentence about what can't be done. Needs no device; what
+     * it allows prepare does not refuse. */
+    fkv_status (*supports)(const fkv_device_limits *limits, int n_devices, fkv_err *err);
+    /* Whether n_devices of them can write each other's arenas: info.peers, before one is open. */
+    bool (*reach)(int n_devices);
     fkv_status (*world_open)(int n_devices, fkv_world **world, fkv_err *err);
     void (*world_close)(fkv_world *world);
     /* Ends every wait in a collective, now and later; safe from any thread. */
@@ -299,7 +305,9 @@ typedef struct fkv_backend {
     void (*decode_attention)(fkv_device *dev, const fkv_decode_args *args);
     /* Token of logits row s for slot s, into slots.out and slots.token; n_new and pos move on; a
      * token of eos or n_new == max_new makes the slot IDLE. Only DECODING slots, or with first
-     * only FRESH ones, whose pos stays; others get FKV_TOKEN_NONE. */
+     * only FRESH ones, whose pos stays; others get FKV_TOKEN_NONE. A row that holds a NaN, or
+     * whose largest value is not finite: FKV_TOKEN_BAD_LOGITS into slots.out, and the slot is
+     * IDLE; nothing else changes. */
     void (*sample)(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
                    const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
@@ -330,15 +338,21 @@ typedef struct fkv_backend {
 } fkv_backend;
 
 const fkv_backend *fkv_backend_cpu(void);
-/* In builds with CUDA: the table, and whether a GPU that it can run on is there. */
+/* In builds with CUDA: the table, and whether a GPU is there. */
 const fkv_backend *fkv_backend_cuda(void);
-bool fkv_backend_cuda_usable(void);
+bool fkv_backend_cuda_found(void);
+void fkv_backend_cuda_restrict(bool on);
 
 /* The backend of that name ("cpu", "cuda"); NULL where this build or this machine has
- * none (fkv_backend_why says which). "auto": cuda where a GPU is found, else cpu. */
+ * none (fkv_backend_why says which). "auto": cuda where a GPU is found, else cpu; whether
+ * it can run the model is to be asked then (supports). */
 const fkv_backend *fkv_backend_find(const char *name);
 /* Why find gave NULL for name, as the end of a sentence. */
 const char *fkv_backend_why(const char *name);
+/* For tests: GPUs that are opened from now on hide what only some have, shared memory beyond
+ * 99 KiB a block, Hopper's own kernels, and libraries. Their code for sm_90a goes unused
+ * under CUDA_FORCE_PTX_JIT=1. */
+void fkv_backend_restrict(bool on);
 /* "cpu" or "cpu cuda": what this build has. */
 const char *fkv_backend_names(void);
 

@@ -157,13 +157,27 @@ static int64_t cpu_workspace_bytes(const fkv_device_limits *l, int n_threads)
     return bytes < 0x1p50 ? (int64_t)bytes : (int64_t)1 << 50;
 }
 
-static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_err *err)
+static fkv_status cpu_supports(const fkv_device_limits *l, int n_devices, fkv_err *err)
 {
-    workspace_array all[N_ARRAYS];
+    (void)n_devices;
     if (l->head_dim % CPU_PANEL || l->head_dim > CPU_MAX_HEAD_DIM)
         return fkv_fail(err, FKV_E_INPUT,
                         "the cpu backend needs a head_dim that is a multiple of %d and at most %d, not %d",
                         CPU_PANEL, CPU_MAX_HEAD_DIM, l->head_dim);
+    return FKV_OK;
+}
+
+static bool cpu_reach(int n_devices)
+{
+    (void)n_devices;
+    return true;
+}
+
+static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_err *err)
+{
+    workspace_array all[N_ARRAYS];
+    const fkv_status supported = cpu_supports(l, dev->world->n_devices, err);
+    if (supported) return supported;
     dev->limits = *l;
     list_arrays(dev, l, (size_t)cpu_pool_threads(dev->pool), all);
     for (int i = 0; i < N_ARRAYS; i++) {
@@ -289,6 +303,8 @@ const fkv_backend *fkv_backend_cpu(void)
     static const fkv_backend backend = {
         .name = "cpu",
         .n_devices = cpu_n_devices,
+        .supports = cpu_supports,
+        .reach = cpu_reach,
         .world_open = cpu_world_open,
         .world_close = cpu_world_close,
         .world_abort = cpu_world_abort,

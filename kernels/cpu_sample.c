@@ -8,12 +8,16 @@
 #include "kernels/cpu_device.h"
 #include "runner/base/hash.h"
 
+/* FKV_TOKEN_BAD_LOGITS where there is a NaN, or the largest is not finite. */
 static int32_t argmax(const float *x, int n)
 {
     int best = 0;
-    for (int i = 1; i < n; i++)
+    bool nan = false;
+    for (int i = 0; i < n; i++) {
+        nan |= isnan(x[i]);
         if (x[i] > x[best]) best = i;
-    return best;
+    }
+    return nan || !isfinite(x[best]) ? FKV_TOKEN_BAD_LOGITS : best;
 }
 
 /* Whether id a comes before b: larger logit, ties to the lower id. */
@@ -43,11 +47,10 @@ static double weight_of(const float *x, int32_t id, float max, float temperature
 
 /* Candidates in order from a heap, so that only as many are sorted as are needed.
  * The popped ids end up behind the heap: the i-th best at ids[n - 1 - i]. */
-static int32_t sample_candidates(const float *x, int n, const fkv_sampling *p, double u, float *weights,
-                                 int32_t *ids)
+static int32_t sample_candidates(const float *x, int n, float max, const fkv_sampling *p, double u,
+                                 float *weights, int32_t *ids)
 {
     const int limit = p->top_k > 0 && p->top_k < n ? p->top_k : n;
-    const float max = x[argmax(x, n)];
     double total = 0, kept = 0;
     for (int i = 0; i < n; i++) ids[i] = i;
     for (int i = n / 2 - 1; i >= 0; i--) sift(x, ids, n, i);
@@ -78,9 +81,8 @@ static int32_t sample_candidates(const float *x, int n, const fkv_sampling *p, d
     return ids[n - m];
 }
 
-static int32_t sample_all(const float *x, int n, const fkv_sampling *p, double u)
+static int32_t sample_all(const float *x, int n, float max, const fkv_sampling *p, double u)
 {
-    const float max = x[argmax(x, n)];
     double total = 0;
     for (int i = 0; i < n; i++) total += weight_of(x, i, max, p->temperature);
     double at = u * total;
@@ -111,17 +113,22 @@ static void sample_task(void *ctx, int64_t slot, int thread)
     s->out[slot] = FKV_TOKEN_NONE;
     if (s->active[slot] != (j->first ? FKV_SLOT_FRESH : FKV_SLOT_DECODING)) return;
     const float *x = j->logits + slot * j->stride;
-    int32_t token;
-    if (j->p->temperature <= 0) {
-        token = argmax(x, j->vocab);
-    } else {
+    int32_t token = argmax(x, j->vocab);
+    if (token == FKV_TOKEN_BAD_LOGITS) {
+        s->out[slot] = token;
+        s->active[slot] = FKV_SLOT_IDLE;
+        return;
+    }
+    if (j->p->temperature > 0) {
         const uint64_t bits = fkv_random_u64(j->p->seed, s->ordinal[slot], (uint64_t)s->n_new[slot]);
         const double u = (double)(bits >> 11) * 0x1p-53;
+        const float max = x[token];
         if (j->p->top_k > 0 || j->p->top_p < 1)
-            token = sample_candidates(x, j->vocab, j->p, u, j->dev->sample_work + (int64_t)thread * j->vocab,
-                                      j->dev->sample_ids + (int64_t)thread * j->vocab);
+            token =
+                sample_candidates(x, j->vocab, max, j->p, u, j->dev->sample_work + (int64_t)thread * j->vocab,
+                                  j->dev->sample_ids + (int64_t)thread * j->vocab);
         else
-            token = sample_all(x, j->vocab, j->p, u);
+            token = sample_all(x, j->vocab, max, j->p, u);
     }
     s->out[slot] = token;
     s->token[slot] = token;

@@ -51,7 +51,6 @@ struct cuda_attention {
     float *parts;      /* [max_parts][group][hd] sums of a chunk, not divided */
     float2 *part_stat; /* [max_parts][group] max (log2 units), sum */
     int64_t max_parts;
-    int decode_stages; /* pages in flight in an SM */
 };
 
 /* cuda_decode_qkv.cu. parts[n_heads][splits][n_slots][per] = x[n_slots, k] W^T of every placement's

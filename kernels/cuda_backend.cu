@@ -171,9 +171,8 @@ static fkv_status start(fkv_device *dev, fkv_err *err)
     if (!CUDA(dev, cudaGetDeviceProperties(&p, dev->gpu))) return cuda_status(dev, err);
     snprintf(dev->name, sizeof dev->name, "%.90s", p.name);
     dev->n_sms = p.multiProcessorCount;
-    if (p.major < 8)
-        return fkv_fail(err, FKV_E_DEVICE, "GPU %d (%s) has compute capability %d.%d; at least 8.0 is needed",
-                        dev->gpu, dev->name, p.major, p.minor);
+    dev->shared_bytes = cuda_shared_bytes(&p);
+    dev->restricted = cuda_restricted();
     if (!CUDA(dev, cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking)))
         return cuda_status(dev, err);
     return cuda_world_join(dev, err);
@@ -221,24 +220,9 @@ static void backend_numerics(const fkv_device *dev, char *out, size_t size)
     snprintf(out, size, "bf16 on %s, cuBLASLt %zu%s", dev->name, cublasLtGetVersion(), algorithms);
 }
 
-static fkv_status check_limits(const fkv_device_limits *l, fkv_err *err)
-{
-    if (l->head_dim != 64 && l->head_dim != 128)
-        return fkv_fail(err, FKV_E_INPUT, "the cuda backend needs a head_dim of 64 or 128, not %d",
-                        l->head_dim);
-    if (l->n_heads / l->n_kv_heads > CUDA_MAX_GROUP)
-        return fkv_fail(err, FKV_E_INPUT,
-                        "the cuda backend serves at most %d query heads per KV head, not %d", CUDA_MAX_GROUP,
-                        l->n_heads / l->n_kv_heads);
-    if (l->n_slots > CUDA_MAX_SLOTS)
-        return fkv_fail(err, FKV_E_INPUT, "the cuda backend serves at most %d slots, not %d", CUDA_MAX_SLOTS,
-                        l->n_slots);
-    return FKV_OK;
-}
-
 static fkv_status backend_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_err *err)
 {
-    fkv_status st = check_limits(l, err);
+    const fkv_status st = cuda_supports(l, cuda_world_devices(dev->world), err);
     if (st) return st;
     dev->limits = *l;
     memcpy(dev->inv_freq, l->inv_freq, (size_t)l->head_dim / 2 * sizeof *l->inv_freq);
@@ -246,13 +230,9 @@ static fkv_status backend_prepare(fkv_device *dev, const fkv_device_limits *l, f
     return cuda_attention_prepare(dev, err);
 }
 
-bool fkv_backend_cuda_usable(void)
+bool fkv_backend_cuda_found(void)
 {
-    int n = 0, major = 0;
-    const bool found = cudaGetDeviceCount(&n) == cudaSuccess && n > 0 &&
-                       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess;
-    cudaGetLastError();
-    return found && major >= 8;
+    return cuda_count_gpus() > 0;
 }
 
 const fkv_backend *fkv_backend_cuda(void)
@@ -260,6 +240,8 @@ const fkv_backend *fkv_backend_cuda(void)
     static const fkv_backend backend = {
         .name = "cuda",
         .n_devices = cuda_n_devices,
+        .supports = cuda_supports,
+        .reach = cuda_reach,
         .world_open = cuda_world_open,
         .world_close = cuda_world_close,
         .world_abort = cuda_world_abort,

@@ -26,7 +26,7 @@ static int devices_per_gpu(void)
     return n < 1 ? 1 : n > COLLECTIVE_MAX_DEVICES ? COLLECTIVE_MAX_DEVICES : n;
 }
 
-static int count_gpus(void)
+int cuda_count_gpus(void)
 {
     int n = 0;
     if (cudaGetDeviceCount(&n) != cudaSuccess) n = 0;
@@ -34,8 +34,7 @@ static int count_gpus(void)
     return n;
 }
 
-/* Whether each of the first n GPUs can reach every other's memory. */
-static bool all_peers(int n)
+bool cuda_all_peers(int n)
 {
     for (int a = 0; a < n; a++) {
         for (int b = 0; b < n; b++) {
@@ -51,19 +50,33 @@ static bool all_peers(int n)
 
 int cuda_n_devices(void)
 {
-    int n = count_gpus();
+    int n = cuda_count_gpus();
 #ifndef FKV_NCCL
-    if (!all_peers(n)) n = 1;
+    if (!cuda_all_peers(n)) n = 1;
 #endif
     n *= devices_per_gpu();
     return n < COLLECTIVE_MAX_DEVICES ? n : COLLECTIVE_MAX_DEVICES;
 }
 
-fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err)
+fkv_status cuda_check_count(int n_devices, fkv_err *err)
 {
-    const int n_gpus = count_gpus(), most = n_gpus * devices_per_gpu();
+    const int n_gpus = cuda_count_gpus(), most = n_gpus * devices_per_gpu();
     if (n_devices < 1 || n_devices > most || n_devices > COLLECTIVE_MAX_DEVICES)
         return fkv_fail(err, FKV_E_INPUT, "%d GPUs are asked for; %d are there", n_devices, most);
+#ifndef FKV_NCCL
+    if (!cuda_all_peers(n_devices < n_gpus ? n_devices : n_gpus))
+        return fkv_fail(err, FKV_E_INPUT,
+                        "%d GPUs that can't reach each other's memory need NCCL, which this build is without",
+                        n_devices);
+#endif
+    return FKV_OK;
+}
+
+fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err)
+{
+    const int n_gpus = cuda_count_gpus();
+    const fkv_status st = cuda_check_count(n_devices, err);
+    if (st) return st;
     fkv_world *w = (fkv_world *)calloc(1, sizeof *w);
     if (!w) return fkv_fail_memory(err);
     w->n_devices = n_devices;
@@ -73,7 +86,7 @@ fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err)
     *world = w;
     if (n_devices == 1) return FKV_OK;
     const char *way = getenv("FAIRKV_COLLECTIVES");
-    w->peers = all_peers(w->n_gpus);
+    w->peers = cuda_all_peers(w->n_gpus);
     w->by_peers = w->peers && (w->n_gpus < n_devices || !way || strcmp(way, "nccl") != 0);
     if (cudaHostAlloc((void **)&w->stop, sizeof *w->stop, cudaHostAllocPortable) != cudaSuccess) {
         cudaGetLastError();
@@ -84,10 +97,7 @@ fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err)
     const ncclResult_t e = w->by_peers ? ncclSuccess : ncclGetUniqueId(&w->id);
     if (e != ncclSuccess) return fkv_fail(err, FKV_E_DEVICE, "NCCL: %s", ncclGetErrorString(e));
 #else
-    if (!w->by_peers)
-        return fkv_fail(err, FKV_E_INPUT,
-                        "%d GPUs that can't reach each other's memory need NCCL, which this build is without",
-                        n_devices);
+    w->by_peers = true; /* there is no other way: cuda_check_count */
 #endif
     return FKV_OK;
 }
@@ -118,6 +128,11 @@ bool cuda_world_aborted(fkv_world *w)
 bool cuda_world_peers(const fkv_world *w)
 {
     return w->n_devices == 1 || w->peers;
+}
+
+int cuda_world_devices(const fkv_world *w)
+{
+    return w->n_devices;
 }
 
 int cuda_world_gpu(const fkv_world *w, int index)

@@ -26,10 +26,11 @@ enum {
     ATT_WARPS = 8,
     ATT_THREADS = ATT_WARPS * 32,
     WARP_TOKENS = FKV_PAGE_TOKENS / ATT_WARPS, /* of a page */
-    QUERIES = CUDA_MAX_GROUP,                  /* columns of a tile: the group, padded */
+    QUERIES = 8,                               /* columns of a tile: the group, padded */
 };
 
 static_assert(WARP_TOKENS == 16, "a warp's share of a page is one mma tile");
+static_assert(QUERIES == ATT_WARPS && CUDA_MAX_GROUP <= 2 * QUERIES, "warp g ends query g of a tile");
 
 struct decode_plan {
     cuda_decode_head *heads; /* device, [n_heads] */
@@ -430,8 +431,8 @@ static __device__ __forceinline__ void load_tokens(uint32_t stage, const attenti
     }
 }
 
-/* What a warp holds of a chunk: for its queries lane % 4 * 2 + {0, 1} the max and its lanes' sums, and
- * o[hd][query] as mma tiles. */
+/* What a warp holds of a chunk and a tile of queries: for queries lane % 4 * 2 + {0, 1} the max and its
+ * lanes' sums, and o[hd][query] as mma tiles. */
 template <int HD> struct warp_state {
     float m[2], sum[2], o[HD / 16][4];
 
@@ -444,6 +445,11 @@ template <int HD> struct warp_state {
     }
 };
 
+/* Queries of an entry, a tile of them, as columns of mma tiles. */
+template <int HD> struct query_tile {
+    uint32_t at[HD / 16][2];
+};
+
 /* The 8x8 tile of a register per lane, transposed. */
 static __device__ __forceinline__ uint32_t transpose8(uint32_t x)
 {
@@ -452,23 +458,12 @@ static __device__ __forceinline__ uint32_t transpose8(uint32_t x)
     return y;
 }
 
-/* Folds the first `tokens` (at least 1) of 16 tokens: scores s[16 keys][8 queries], online softmax
- * along the keys, o[hd][8] += values[hd][16] p[16][8]. q: fragments of the queries, columns of the
- * first product. */
+/* Scores s[16 keys][8 queries] become probabilities of the online softmax along the keys; by: what o of
+ * the two queries is scaled by. */
 template <int HD>
-static __device__ __forceinline__ void fold_tokens(warp_state<HD> &w, const uint32_t (&q)[HD / 16][2],
-                                                   uint32_t stage, int tokens, float scale, int lane)
+static __device__ __forceinline__ void fold_scores(warp_state<HD> &w, float (&s)[4], const float (&t)[4],
+                                                   float (&by)[2], int tokens, float scale, int lane)
 {
-    float s[4] = {0.0f, 0.0f, 0.0f, 0.0f}, t[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* two chains: half the latency */
-#pragma unroll
-    for (int kk = 0; kk < HD / 16; kk += 2) {
-        uint32_t k[4];
-        load_matrix4(k, stage + tile_offset<HD>(lane & 15, 2 * kk + (lane >> 4)));
-        mma16816(s, k, q[kk][0], q[kk][1]);
-        load_matrix4(k, stage + tile_offset<HD>(lane & 15, 2 * kk + 2 + (lane >> 4)));
-        mma16816(t, k, q[kk + 1][0], q[kk + 1][1]);
-    }
-    float by[2];
 #pragma unroll
     for (int c = 0; c < 2; c++) {
         s[c] = lane / 4 < tokens ? (s[c] + t[c]) * scale : -INFINITY;
@@ -483,36 +478,66 @@ static __device__ __forceinline__ void fold_tokens(warp_state<HD> &w, const uint
         w.sum[c] = fmaf(w.sum[c], by[c], s[c] + s[c + 2]);
         w.m[c] = top;
     }
-    const uint32_t p0 = transpose8(pack_bf16(s[0], s[1])), p1 = transpose8(pack_bf16(s[2], s[3]));
+}
+
+/* Folds the first `tokens` (at least 1) of 16 tokens, for every tile of queries: scores, softmax,
+ * o[hd][8] += values[hd][16] p[16][8]. A fragment of K or V is read once for all tiles. */
+template <int HD, int TILES>
+static __device__ __forceinline__ void fold_tokens(warp_state<HD> (&w)[TILES],
+                                                   const query_tile<HD> (&q)[TILES], uint32_t stage,
+                                                   int tokens, float scale, int lane)
+{
+    float s[TILES][4] = {}, t[TILES][4] = {}; /* two chains: half the latency */
+#pragma unroll
+    for (int kk = 0; kk < HD / 16; kk += 2) {
+        uint32_t k[4];
+        load_matrix4(k, stage + tile_offset<HD>(lane & 15, 2 * kk + (lane >> 4)));
+#pragma unroll
+        for (int j = 0; j < TILES; j++) mma16816(s[j], k, q[j].at[kk][0], q[j].at[kk][1]);
+        load_matrix4(k, stage + tile_offset<HD>(lane & 15, 2 * kk + 2 + (lane >> 4)));
+#pragma unroll
+        for (int j = 0; j < TILES; j++) mma16816(t[j], k, q[j].at[kk + 1][0], q[j].at[kk + 1][1]);
+    }
+    float by[TILES][2];
+    uint32_t p[TILES][2];
+#pragma unroll
+    for (int j = 0; j < TILES; j++) {
+        fold_scores(w[j], s[j], t[j], by[j], tokens, scale, lane);
+        p[j][0] = transpose8(pack_bf16(s[j][0], s[j][1]));
+        p[j][1] = transpose8(pack_bf16(s[j][2], s[j][3]));
+    }
     const uint32_t values = stage + WARP_TOKENS * HD * 2;
     const int row = (lane & 7) + (lane >> 4) * 8, piece = lane >> 3 & 1;
 #pragma unroll
     for (int i = 0; i < HD / 16; i++) {
         uint32_t v[4];
         load_matrix4_trans(v, values + tile_offset<HD>(row, 2 * i + piece));
-        w.o[i][0] *= by[0];
-        w.o[i][1] *= by[1];
-        w.o[i][2] *= by[0];
-        w.o[i][3] *= by[1];
-        mma16816(w.o[i], v, p0, p1);
+#pragma unroll
+        for (int j = 0; j < TILES; j++) {
+            w[j].o[i][0] *= by[j][0];
+            w[j].o[i][1] *= by[j][1];
+            w[j].o[i][2] *= by[j][0];
+            w[j].o[i][3] *= by[j][1];
+            mma16816(w[j].o[i], v, p[j][0], p[j][1]);
+        }
     }
 }
 
-/* Queries of an entry as columns of mma tiles; those beyond the group are zeros. */
+/* Queries from first on; those beyond the group are zeros. */
 template <int HD>
-static __device__ __forceinline__ void load_queries(uint32_t (&q)[HD / 16][2], const attention_params &a,
-                                                    int row, int lane)
+static __device__ __forceinline__ void load_queries(query_tile<HD> &q, const attention_params &a, int row,
+                                                    int first, int lane)
 {
-    const int g = lane / 4;
+    const int g = first + lane / 4;
     const bf16 *from = a.q + ((int64_t)row * (a.group + 2) + g) * HD + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < HD / 16; i++) {
-        q[i][0] = g < a.group ? *(const uint32_t *)(from + i * 16) : 0;
-        q[i][1] = g < a.group ? *(const uint32_t *)(from + i * 16 + 8) : 0;
+        q.at[i][0] = g < a.group ? *(const uint32_t *)(from + i * 16) : 0;
+        q.at[i][1] = g < a.group ? *(const uint32_t *)(from + i * 16 + 8) : 0;
     }
 }
 
-/* Where the warps meet at a chunk's end. */
+/* Where the warps meet at a chunk's end, with one tile of queries after the other. */
 template <int HD> struct merge_buffer {
     float o[ATT_WARPS][QUERIES][HD + 4]; /* padded: a store touches every bank once */
     float2 stat[ATT_WARPS][QUERIES];     /* max, sum */
@@ -536,8 +561,9 @@ static __device__ __forceinline__ void share_state(merge_buffer<HD> *b, warp_sta
     }
 }
 
-/* Query g's chunk from the warps' pieces, in warp order: columns [lane * N, lane * N + N). Page 0 of a
- * chunk has tokens for warp 0, so the maximum is finite; a warp without tokens has max -inf and adds 0. */
+/* Query g of a tile, its chunk from the warps' pieces in warp order: columns [lane * N, lane * N + N). Page 0
+ * of a chunk has tokens for warp 0, so the maximum is finite; a warp without tokens has max -inf and adds 0.
+ */
 template <int HD, int N>
 static __device__ __forceinline__ void merge_warps(const merge_buffer<HD> *b, int g, int lane, float &m,
                                                    float &sum, float (&a)[N])
@@ -573,7 +599,7 @@ static __device__ __forceinline__ void end_chunk(const attention_params &a, cons
 {
     constexpr int N = HD / 32;
     query_state<HD> c;
-    merge_warps<HD, N>(buffer, g, lane, c.m, c.sum, c.o);
+    merge_warps<HD, N>(buffer, g % QUERIES, lane, c.m, c.sum, c.o);
     if (first)
         item = c;
     else
@@ -590,11 +616,17 @@ static __device__ __forceinline__ void end_chunk(const attention_params &a, cons
     if (lane == 0) a.part_stat[at] = make_float2(item.m, item.sum);
 }
 
+template <int HD, int STAGES> static constexpr int shared_bytes(void)
+{
+    return ATT_WARPS * STAGES * 2 * WARP_TOKENS * HD * 2 + (int)sizeof(merge_buffer<HD>);
+}
+
 /* Ragged attention of one rank in one layer: see the head of the file. Grid: one CTA an SM; 8 warps,
- * warp g also ends query g. Shared: every warp's own ring of STAGES x (K, V of 16 tokens), filled by
- * cp.async across item borders (no barrier until a chunk's end), and the merge buffer. Bound by
- * memory: reads 4 * hd bytes a token. */
-template <int HD, int STAGES>
+ * warp g also ends query g of each of the TILES tiles that the group fills. Shared: every warp's own
+ * ring of STAGES x (K, V of 16 tokens), filled by cp.async across item borders (no barrier until a
+ * chunk's end), and the merge buffer; how many stages there are changes no bit. Bound by memory: reads
+ * 4 * hd bytes a token. */
+template <int HD, int STAGES, int TILES>
 static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel(const attention_params a)
 {
     constexpr int STAGE = 2 * WARP_TOKENS * HD * 2;
@@ -624,31 +656,37 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel
     };
     for (int i = 0; i < STAGES; i++) load_next(i);
 
-    uint32_t q[HD / 16][2];
-    warp_state<HD> w;
-    w.clear();
-    query_state<HD> item = {};
+    query_tile<HD> q[TILES];
+    warp_state<HD> w[TILES];
+#pragma unroll
+    for (int j = 0; j < TILES; j++) w[j].clear();
+    query_state<HD> item[TILES] = {};
     int row = -1, stage = 0, first_page = now.page;
     while (!now.done()) {
         if (now.entry.row != row) {
             row = now.entry.row;
-            load_queries<HD>(q, a, row, lane);
+#pragma unroll
+            for (int j = 0; j < TILES; j++) load_queries<HD>(q[j], a, row, j * QUERIES, lane);
         }
         copy_wait<STAGES - 1>();
         __syncwarp();
         const int tokens = now.entry.n_tokens - now.page * FKV_PAGE_TOKENS - warp * WARP_TOKENS;
-        if (tokens > 0) fold_tokens<HD>(w, q, ring + (uint32_t)(stage * STAGE), tokens, a.scale, lane);
+        if (tokens > 0) fold_tokens<HD, TILES>(w, q, ring + (uint32_t)(stage * STAGE), tokens, a.scale, lane);
         __syncwarp();
         load_next(stage);
         stage = stage + 1 == STAGES ? 0 : stage + 1;
         const int chunk = now.page / CUDA_CHUNK_PAGES;
         if (now.page + 1 == now.item_end || (now.page + 1) % CUDA_CHUNK_PAGES == 0) {
-            share_state<HD>(buffer, w, warp, lane);
-            w.clear();
-            __syncthreads();
-            if (warp < a.group)
-                end_chunk<HD>(a, buffer, item, now, chunk == first_page / CUDA_CHUNK_PAGES, warp, lane);
-            __syncthreads();
+#pragma unroll
+            for (int j = 0; j < TILES; j++) {
+                const int g = j * QUERIES + warp;
+                share_state<HD>(buffer, w[j], warp, lane);
+                w[j].clear();
+                __syncthreads();
+                if (g < a.group)
+                    end_chunk<HD>(a, buffer, item[j], now, chunk == first_page / CUDA_CHUNK_PAGES, g, lane);
+                __syncthreads();
+            }
         }
         const bool item_ends = now.page + 1 == now.item_end;
         now.step(a.entries);
@@ -657,16 +695,12 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel
     copy_wait<0>();
 }
 
-/* Merges the stored chunks of an entry in order. Grid: entries (fixed, the most there can be); a warp
- * a query. Bound by L2: (hd + 2) * 4 bytes a chunk and query. */
+/* One query of merge_chunks_kernel; a warp. */
 template <int HD>
-static __global__ void __launch_bounds__(ATT_THREADS) merge_chunks_kernel(const attention_params a)
+static __device__ __forceinline__ void merge_chunks(const attention_params &a, const cuda_decode_entry &e,
+                                                    int g, int lane)
 {
     constexpr int N = HD / 32;
-    if ((int)blockIdx.x >= *a.n_entries) return;
-    const cuda_decode_entry e = a.entries[blockIdx.x];
-    const int lane = (int)threadIdx.x % 32, g = (int)threadIdx.x / 32;
-    if (e.part < 0 || g >= a.group) return;
     const int pages = (e.n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
     const int chunks = (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
     float m = 0.0f, sum = 0.0f, o[N];
@@ -691,16 +725,43 @@ static __global__ void __launch_bounds__(ATT_THREADS) merge_chunks_kernel(const 
     store_row<N>(a.out + ((int64_t)e.out_head * a.group + g) * HD + lane * N, o, sum);
 }
 
-template <int HD, int STAGES>
-static void run_attention(fkv_device *dev, const attention_params &p, int n_entries)
+/* Merges the stored chunks of an entry in order. Grid: entries (fixed, the most there can be); warps
+ * take the queries in turns. Bound by L2: (hd + 2) * 4 bytes a chunk and query. */
+template <int HD>
+static __global__ void __launch_bounds__(ATT_THREADS) merge_chunks_kernel(const attention_params a)
 {
-    const int bytes = ATT_WARPS * STAGES * 2 * WARP_TOKENS * HD * 2 + (int)sizeof(merge_buffer<HD>);
-    if (!CUDA(dev, cudaFuncSetAttribute(decode_attention_kernel<HD, STAGES>,
+    if ((int)blockIdx.x >= *a.n_entries) return;
+    const cuda_decode_entry e = a.entries[blockIdx.x];
+    if (e.part < 0) return;
+    for (int g = (int)threadIdx.x / 32; g < a.group; g += (int)blockDim.x / 32)
+        merge_chunks<HD>(a, e, g, (int)threadIdx.x % 32);
+}
+
+template <int HD, int STAGES, int TILES> static void launch(fkv_device *dev, const attention_params &p)
+{
+    constexpr int bytes = shared_bytes<HD, STAGES>();
+    if (!CUDA(dev, cudaFuncSetAttribute(decode_attention_kernel<HD, STAGES, TILES>,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
         return;
-    decode_attention_kernel<HD, STAGES><<<dev->n_sms, ATT_THREADS, bytes, dev->stream>>>(p);
+    decode_attention_kernel<HD, STAGES, TILES><<<dev->n_sms, ATT_THREADS, bytes, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
-    merge_chunks_kernel<HD><<<n_entries, 32 * p.group, 0, dev->stream>>>(p);
+}
+
+/* As many pages in flight as shared memory holds: Hopper's, Ampere's data-centre GPUs', any other's. */
+template <int HD, int TILES>
+static void run_attention(fkv_device *dev, const attention_params &p, int n_entries)
+{
+    constexpr int MOST = HD == 128 ? 3 : 6, SOME = HD == 128 ? 2 : 4, LEAST = HD == 128 ? 1 : 2;
+    static_assert(shared_bytes<HD, LEAST>() <= CUDA_LEAST_SHARED, "it fits every GPU");
+    if (shared_bytes<HD, MOST>() <= dev->shared_bytes)
+        launch<HD, MOST, TILES>(dev, p);
+    else if (shared_bytes<HD, SOME>() <= dev->shared_bytes)
+        launch<HD, SOME, TILES>(dev, p);
+    else
+        launch<HD, LEAST, TILES>(dev, p);
+    if (dev->failed) return;
+    const int warps = p.group < ATT_WARPS ? p.group : ATT_WARPS;
+    merge_chunks_kernel<HD><<<n_entries, 32 * warps, 0, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
 }
 
@@ -723,13 +784,13 @@ void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *a)
     int n = 0; /* the most entries there can be */
     for (int i = 0; i < a->n_heads_served; i++) n += a->heads[i].end - a->heads[i].begin;
     if (n == 0) return;
-    const bool big = att->decode_stages >= 3; /* shared memory of Hopper, or of Ampere */
-    if (a->head_dim == 128 && big)
-        run_attention<128, 3>(dev, p, n);
+    const bool one_tile = a->group <= QUERIES;
+    if (a->head_dim == 128 && one_tile)
+        run_attention<128, 1>(dev, p, n);
     else if (a->head_dim == 128)
         run_attention<128, 2>(dev, p, n);
-    else if (big)
-        run_attention<64, 6>(dev, p, n);
+    else if (one_tile)
+        run_attention<64, 1>(dev, p, n);
     else
-        run_attention<64, 4>(dev, p, n);
+        run_attention<64, 2>(dev, p, n);
 }

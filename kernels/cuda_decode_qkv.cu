@@ -15,7 +15,6 @@
 enum {
     CHUNK = 64, /* of K: a row of a tile is 128 bytes */
     COLS = 128,
-    STAGES = 4,
     MIN_CHUNKS = 4, /* of a split */
 };
 
@@ -131,8 +130,15 @@ struct tile_product { /* a warp has 32 rows x 64 columns */
 };
 #endif
 
-/* A block does ROWS rows x COLS columns of one split of one head. */
-template <int ROWS> static __global__ void __launch_bounds__(2 * ROWS) qkv_kernel(const qkv_params a)
+static constexpr int shared_bytes(int rows, int stages)
+{
+    return stages * (rows + COLS) * CHUNK * 2;
+}
+
+/* A block does ROWS rows x COLS columns of one split of one head. Shared: STAGES chunks of K of both;
+ * how many they are changes no bit. */
+template <int ROWS, int STAGES>
+static __global__ void __launch_bounds__(2 * ROWS) qkv_kernel(const qkv_params a)
 {
     constexpr int THREADS = 2 * ROWS, X_BYTES = ROWS * CHUNK * 2, STAGE = X_BYTES + COLS * CHUNK * 2;
     extern __shared__ __align__(1024) char stages[];
@@ -190,15 +196,15 @@ int cuda_qkv_splits(int64_t k)
     return most < 1 ? 1 : most < CUDA_QKV_SPLITS ? most : CUDA_QKV_SPLITS;
 }
 
-template <int ROWS> static void launch(fkv_device *dev, const qkv_params &p, int n_heads)
+template <int ROWS, int STAGES> static void launch(fkv_device *dev, const qkv_params &p, int n_heads)
 {
-    constexpr int bytes = STAGES * (ROWS + COLS) * CHUNK * 2;
+    constexpr int bytes = shared_bytes(ROWS, STAGES);
     const dim3 grid((unsigned)(p.n_tiles * p.n_splits), (unsigned)n_heads,
                     (unsigned)((p.n_slots + ROWS - 1) / ROWS));
-    if (!CUDA(dev,
-              cudaFuncSetAttribute(qkv_kernel<ROWS>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
+    if (!CUDA(dev, cudaFuncSetAttribute(qkv_kernel<ROWS, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        bytes)))
         return;
-    qkv_kernel<ROWS><<<grid, 2 * ROWS, bytes, dev->stream>>>(p);
+    qkv_kernel<ROWS, STAGES><<<grid, 2 * ROWS, bytes, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
 }
 
@@ -214,8 +220,12 @@ void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_h
                           .n_tiles = (per + COLS - 1) / COLS,
                           .n_chunks = chunks_of(k),
                           .n_splits = cuda_qkv_splits(k)};
+    static_assert(shared_bytes(64, 4) <= CUDA_LEAST_SHARED && shared_bytes(128, 3) <= CUDA_LEAST_SHARED,
+                  "they fit every GPU");
     if (n_slots <= 64)
-        launch<64>(dev, p, n_heads);
+        launch<64, 4>(dev, p, n_heads);
+    else if (shared_bytes(128, 4) <= dev->shared_bytes)
+        launch<128, 4>(dev, p, n_heads);
     else
-        launch<128>(dev, p, n_heads);
+        launch<128, 3>(dev, p, n_heads);
 }

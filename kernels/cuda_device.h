@@ -22,9 +22,10 @@ enum {
     CUDA_PENDING = 256,            /* downloads under way */
     CUDA_PREFILL_TILE = 2048,      /* rows of a prefill tile */
     CUDA_WORTH_ROWS = 512, /* 88% of the rate of 8k rows, by the products' waves over 132 multiprocessors */
-    CUDA_MAX_GROUP = 8,    /* query heads of a KV head */
+    CUDA_MAX_GROUP = 16,   /* query heads of a KV head */
     CUDA_MAX_SLOTS = 256,
     CUDA_RECORD_KEYS = 4,
+    CUDA_LEAST_SHARED = 99 << 10, /* bytes of shared memory a block that every kernel can do with */
     CUDA_CHUNK_PAGES = 2, /* pages that decode attention folds in one piece; fixed, so that results are */
 };
 
@@ -78,6 +79,8 @@ struct fkv_device {
     int index; /* of n_devices */
     int gpu;   /* CUDA ordinal; the world says which */
     int n_sms;
+    int shared_bytes; /* that a block may have */
+    bool restricted;  /* fkv_backend_restrict was on */
     char name[96];
     cudaStream_t stream;
     cublasLtHandle_t lt;
@@ -204,8 +207,20 @@ void cuda_decode_close(fkv_device *dev);
 void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
                  const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
+/* cuda_supports.cu */
+fkv_status cuda_supports(const fkv_device_limits *limits, int n_devices, fkv_err *err);
+bool cuda_reach(int n_devices);
+/* fkv_backend_restrict. */
+bool cuda_restricted(void);
+int cuda_shared_bytes(const cudaDeviceProp *p);
+
 /* cuda_collective.cu */
+int cuda_count_gpus(void);
+/* Whether each of the first n GPUs can reach every other's memory. */
+bool cuda_all_peers(int n);
 int cuda_n_devices(void);
+/* Whether so many devices can be had and can meet. */
+fkv_status cuda_check_count(int n_devices, fkv_err *err);
 fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err);
 void cuda_world_close(fkv_world *world);
 void cuda_world_abort(fkv_world *world);
@@ -220,6 +235,7 @@ bool cuda_world_meet(fkv_device *dev);
 bool cuda_world_check(fkv_device *dev);
 /* Whether every device can write the others' memory. */
 bool cuda_world_peers(const fkv_world *world);
+int cuda_world_devices(const fkv_world *world);
 int cuda_world_gpu(const fkv_world *world, int index);
 int cuda_world_devices_per_gpu(const fkv_world *world);
 void cuda_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,

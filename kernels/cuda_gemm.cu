@@ -236,6 +236,10 @@ static void run(fkv_device *dev, const gemm_call *c)
 {
     gemm_layouts l;
     const gemm_key key = key_of(c);
+    if (dev->restricted && !dev->failed) {
+        run_plain(dev, c);
+        return;
+    }
     if (dev->failed || !set_layouts(dev, c, &l)) return;
     gemm_entry *e = entry_of(dev, &key);
     if (!e) {
@@ -315,7 +319,8 @@ fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_r
 {
     const bool swiglu = epilogue == FKV_EPILOGUE_SWIGLU;
     gemm_key key = aligned_key(n_rows, w->n, w->k);
-    for (key.f32_out = 0; w->n > 0 && key.f32_out < (swiglu ? 1 : 2); key.f32_out++) {
+    const int kinds = w->n <= 0 || dev->restricted ? 0 : swiglu ? 1 : 2;
+    for (key.f32_out = 0; key.f32_out < kinds; key.f32_out++) {
         const fkv_status st = prepare(dev, &key, err);
         if (st) return st;
     }

@@ -52,40 +52,6 @@ static int64_t decode_parts(const fkv_device_limits *l, int group)
     return worst < fit ? worst : fit;
 }
 
-static fkv_status check_limits(const fkv_device_limits *l, fkv_err *err)
-{
-    if (l->head_dim != 64 && l->head_dim != 128)
-        return fkv_fail(err, FKV_E_INPUT, "the cuda backend needs a head_dim of 64 or 128, not %d",
-                        l->head_dim);
-    if (l->n_kv_heads < 1 || l->n_heads % l->n_kv_heads || l->n_heads / l->n_kv_heads > CUDA_MAX_GROUP)
-        return fkv_fail(
-            err, FKV_E_INPUT,
-            "the cuda backend serves at most %d query heads for each KV head; the model has %d and %d",
-            CUDA_MAX_GROUP, l->n_heads, l->n_kv_heads);
-    if (l->hidden % 8)
-        return fkv_fail(err, FKV_E_INPUT,
-                        "the cuda backend needs a hidden size that is a multiple of 8, not %d", l->hidden);
-    if (l->window < 0 || l->window > CUDA_MAX_WINDOW)
-        return fkv_fail(err, FKV_E_INPUT,
-                        "the cuda backend scores with a window of at most %d tokens, not %d", CUDA_MAX_WINDOW,
-                        l->window);
-    return FKV_OK;
-}
-
-/* Decode attention keeps as many pages in flight as shared memory holds. */
-static fkv_status choose_decode_stages(fkv_device *dev, fkv_err *err)
-{
-    int bytes = 0;
-    if (!CUDA(dev, cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev->gpu)))
-        return cuda_status(dev, err);
-    if (bytes < 162 << 10)
-        return fkv_fail(err, FKV_E_DEVICE,
-                        "%s: the cuda backend needs 162 KiB of shared memory a block, not %d", dev->name,
-                        bytes >> 10);
-    dev->attention->decode_stages = bytes >= 226 << 10 ? 3 : 2;
-    return FKV_OK;
-}
-
 /* One array of the workspace: a x b x c elements of size bytes. */
 struct workspace_array {
     int64_t a, b, c;
@@ -140,8 +106,7 @@ fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
 {
     const fkv_device_limits *l = &dev->limits;
     workspace_array all[N_ARRAYS];
-    fkv_status st = check_limits(l, err);
-    if (st) return st;
+    fkv_status st;
     cuda_attention *a = (cuda_attention *)calloc(1, sizeof *a);
     if (!a) return fkv_fail_memory(err);
     dev->attention = a;
@@ -156,7 +121,6 @@ fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
                                                                             f);
     CUDA_LAUNCHED(dev);
     a->wgmma = cuda_prefill_sm90_available(dev, a);
-    if ((st = choose_decode_stages(dev, err))) return st;
     return cuda_status(dev, err);
 }
 

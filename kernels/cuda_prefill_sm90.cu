@@ -347,9 +347,10 @@ bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att)
     cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
     int major = 0;
     const bool ok =
+        !dev->restricted &&
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev->gpu) == cudaSuccess &&
         major == 9 && cudaFuncGetAttributes(&f, prefill_sm90_kernel<128>) == cudaSuccess &&
-        f.binaryVersion == 90 &&
+        f.binaryVersion == 90 && f.ptxVersion >= 90 && /* not made from other PTX as it was loaded */
         cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &att->encode, 12000, cudaEnableDefault,
                                          &found) == cudaSuccess &&
         found == cudaDriverEntryPointSuccess;

@@ -34,10 +34,10 @@ static __device__ uint64_t random_u64(uint64_t seed, uint64_t stream, uint64_t i
     return mix(key + (i + 1) * golden);
 }
 
-/* Order of logits as integers; NaN is the least, both zeros are one. */
+/* Order of logits as integers; both zeros are one, NaN is above all. */
 static __device__ uint32_t order_of(float x)
 {
-    if (x != x) return 0;
+    if (x != x) return ~0u;
     const uint32_t bits = __float_as_uint(x + 0.0f);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
@@ -45,6 +45,12 @@ static __device__ uint32_t order_of(float x)
 static __device__ float logit_of(uint32_t order)
 {
     return __uint_as_float(order & 0x80000000u ? order & 0x7fffffffu : ~order);
+}
+
+static __device__ bool is_finite(uint32_t order)
+{
+    const uint32_t infinity = 0xff800000u; /* its order; the complement is that of -infinity */
+    return order < infinity && order > ~infinity;
 }
 
 /* One row of logits and how its weights are counted. */
@@ -59,7 +65,6 @@ struct row_view {
 
 static __device__ uint64_t mass_of(const row_view &r, uint32_t order)
 {
-    if (order == 0) return 0;
     double w = order == r.max ? 1.0 : exp(((double)logit_of(order) - r.max_logit) / r.temperature);
     if (r.single) w = (float)w;
     return __double2ull_rn(w * r.unit);
@@ -209,7 +214,8 @@ static __device__ int sample_row(shared_state &sh, row_view r, int top_k, double
 {
     const uint64_t best = argmax_key(sh, r.x, r.n);
     r.max = (uint32_t)(best >> 32);
-    if (r.temperature <= 0 || r.max == 0) return (int)~(uint32_t)best;
+    if (!is_finite(r.max)) return FKV_TOKEN_BAD_LOGITS;
+    if (r.temperature <= 0) return (int)~(uint32_t)best;
     r.max_logit = (double)logit_of(r.max);
     const bool limited = top_k > 0 && top_k < r.n;
     r.single = top_k > 0 || top_p < 1;
@@ -251,6 +257,11 @@ __global__ void __launch_bounds__(THREADS, 1)
     const int token = sample_row(sh, r, p.top_k, (double)p.top_p, random);
     __syncthreads(); /* all have read the slot's state */
     if (threadIdx.x) return;
+    if (token < 0) {
+        s.out[slot] = token;
+        s.active[slot] = 0;
+        return;
+    }
     bool stop = n_new + 1 >= s.max_new[slot];
     for (int e = 0; e < p.n_eos; e++) stop |= token == p.eos[e];
     s.out[slot] = s.token[slot] = token;

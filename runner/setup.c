@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/budget.h"
+#include "engine/memory.h"
 #include "jobs/archive.h"
 #include "jobs/output.h"
 #include "runner/base/file.h"
@@ -76,17 +77,90 @@ static int devices_of(const fkv_setup *s)
     return found < 1 ? 1 : found < ranks ? found : (int)ranks;
 }
 
+static void set_sizes(fkv_setup *s, int n_devices)
+{
+    const fkv_job *j = s->job;
+    s->auto_ranks = !j->engine.tensor_parallel;
+    s->auto_slots = !j->engine.slots;
+    s->n_devices = n_devices;
+    s->n_ranks = s->auto_ranks ? s->n_devices : (int)j->engine.tensor_parallel;
+    s->n_slots = s->auto_slots ? 1 : (int)j->engine.slots;
+}
+
+/* Whether the backend can run the model on so many devices; as_asked: with what the job sets, too. */
+static bool supported(const fkv_setup *s, int n_devices, bool as_asked, fkv_err *err)
+{
+    const fkv_memory_shape shape = {.config = &s->config,
+                                    .n_ranks = s->n_ranks,
+                                    .n_devices = n_devices,
+                                    .n_slots = as_asked ? s->n_slots : 1,
+                                    .max_prompt = 1,
+                                    .window = as_asked ? (int)s->job->profile.window : 1};
+    const fkv_device_limits limits = fkv_memory_device_limits(&shape);
+    *err = (fkv_err){0};
+    return !s->backend->supports(&limits, n_devices, err);
+}
+
+/* Where the job leaves the number of devices to us: the most that can work together. */
+static bool find_devices(fkv_setup *s, fkv_err *why)
+{
+    fkv_err err = {0};
+    if (supported(s, s->n_devices, true, why)) return true;
+    if (s->job->engine.devices || !supported(s, 1, true, &err)) return false;
+    const int found = s->n_devices;
+    for (int n = found - 1; n > 0; n--) {
+        set_sizes(s, n);
+        if (supported(s, n, true, &err)) break;
+    }
+    fkv_log("engine.devices = auto takes %d of %d: %s", s->n_devices, found, why->message);
+    return true;
+}
+
+/* The backend must be able to run the model; auto takes one that is. What the job itself asks
+ * too much of is no reason to leave the GPU. */
+static void choose_backend(fkv_setup *s, fkv_errs *errs)
+{
+    fkv_err err = {0}, why = {0};
+    set_sizes(s, devices_of(s));
+    if (!s->backend || find_devices(s, &why)) return;
+    if (s->job->engine.backend == FKV_JOB_BACKEND_AUTO && !supported(s, 1, false, &err)) {
+        fkv_log("engine.backend = auto takes cpu: %s", why.message);
+        s->backend = fkv_backend_find("cpu");
+        set_sizes(s, devices_of(s));
+        if (find_devices(s, &why)) return;
+    }
+    err = (fkv_err){0};
+    fkv_fail_at(&err, FKV_E_INPUT, s->job->path, 0, "engine.backend", "%s", why.message);
+    add_error(errs, &err);
+}
+
+/* What a head keeps can't go to a device that is out of reach of the one that prefills it. */
+static void check_reach(fkv_setup *s, fkv_errs *errs)
+{
+    fkv_job *j = s->job;
+    fkv_err err = {0};
+    if (!s->backend || s->backend->reach(s->n_devices)) return;
+    if (j->plan.mode == FKV_JOB_STANDARD || j->plan.max_copies == 0) return;
+    if (j->plan.mode_given) {
+        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "plan.mode",
+                    "moves heads between devices, and the %d here can't reach each other's memory: use "
+                    "standard, or engine.devices = 1",
+                    s->n_devices);
+        add_error(errs, &err);
+        return;
+    }
+    fkv_log("plan.mode is standard: the %d devices can't reach each other's memory", s->n_devices);
+    j->plan.mode = FKV_JOB_STANDARD;
+}
+
 /* What needs both the job and the model. */
 static void check_against_model(fkv_setup *s, fkv_errs *errs)
 {
     const fkv_job *j = s->job;
     const fkv_config *c = &s->config;
     fkv_err err = {0};
-    s->auto_ranks = !j->engine.tensor_parallel;
-    s->auto_slots = !j->engine.slots;
-    s->n_devices = devices_of(s);
-    s->n_ranks = s->auto_ranks ? s->n_devices : (int)j->engine.tensor_parallel;
-    s->n_slots = s->auto_slots ? 1 : (int)j->engine.slots;
+    choose_backend(s, errs);
+    check_reach(s, errs);
     if (s->n_ranks > c->n_kv_heads) {
         fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.tensor_parallel",
                     "more ranks (%d) than the model's KV heads (%d) is not supported", s->n_ranks,

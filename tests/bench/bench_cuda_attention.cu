@@ -431,18 +431,19 @@ static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::v
     }
 }
 
-/* The same bits however chunks are shared out: one CTA an entry, fewer CTAs, fewer pages in flight. */
+/* The same bits however chunks are shared out: one CTA an entry, fewer CTAs, fewer pages in flight
+ * as on other GPUs. */
 static void check_schedules(fkv_device *dev, const fkv_decode_args &args, const std::vector<bf16> &out)
 {
     char what[128];
     const cuda_attention a = *dev->attention;
-    const int n_sms = dev->n_sms;
-    for (int way = 0; way < 4; way++) {
+    const int n_sms = dev->n_sms, shared_bytes = dev->shared_bytes;
+    for (int way = 0; way < 5; way++) {
         *dev->attention = a;
         dev->n_sms = way == 1 ? 1 : way == 2 ? 7 : n_sms;
         if (way == 0) dev->attention->max_parts = 0;
         if (way == 1) dev->attention->max_parts = 9;
-        if (way == 3) dev->attention->decode_stages = 2;
+        if (way >= 3) dev->shared_bytes = (way == 3 ? 163 : 99) << 10;
         must(cudaMemsetAsync(args.out, 0, out.size() * sizeof(bf16), dev->stream));
         cuda_decode_qkv(dev, &args);
         cuda_decode_attention(dev, &args);
@@ -453,6 +454,7 @@ static void check_schedules(fkv_device *dev, const fkv_decode_args &args, const 
     }
     *dev->attention = a;
     dev->n_sms = n_sms;
+    dev->shared_bytes = shared_bytes;
 }
 
 static void check_decode(fkv_device *dev, int hd, int group)
@@ -751,10 +753,11 @@ int main(int argc, char **argv)
     fkv_device *dev = (fkv_device *)calloc(1, sizeof *dev);
     if (!dev) return 1;
     dev->n_sms = prop.multiProcessorCount;
+    dev->shared_bytes = (int)prop.sharedMemPerBlockOptin;
     snprintf(dev->name, sizeof dev->name, "%.95s", prop.name);
     must(cudaStreamCreateWithFlags(&dev->stream, cudaStreamDefault));
 
-    const int shapes[][2] = {{128, 4}, {128, 1}, {128, 8}, {64, 2}, {64, 7}};
+    const int shapes[][2] = {{128, 4}, {128, 1}, {128, 8}, {128, 12}, {128, 16}, {64, 2}, {64, 7}, {64, 16}};
     for (const auto &s : shapes) {
         for (int n : {1, 64, 129, 300, 520}) check_prefill(dev, s[0], s[1], 2, n);
         check_compress(dev, s[0], s[1], 5, 700, 32, 7);
@@ -773,6 +776,7 @@ int main(int argc, char **argv)
         time_decode(dev, "1 head 64 slots 1024", 128, 8, 1, 64, 1024, 16, false, bandwidth);
         time_decode(dev, "8 heads 8 slots 32k", 128, 4, 8, 8, 32768, 2, false, bandwidth);
         time_decode(dev, "8 heads 64 slots 1024 hd 64", 64, 4, 8, 64, 1024, 4, false, bandwidth);
+        time_decode(dev, "8 heads 64 slots 1024 group 16", 128, 16, 8, 64, 1024, 4, false, bandwidth);
         for (const int heads : {1, 2, 3}) {
             char name[64];
             snprintf(name, sizeof name, "70B, %d of its heads, 128 slots", heads);

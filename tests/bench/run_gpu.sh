@@ -2,12 +2,12 @@
 # Everything that needs a GPU, in one call: correctness first, then speed; a short
 # table last. Full logs go to $OUT (default: build/gpu).
 #
-# usage: run_gpu.sh BUILD_DIR [STEP]...     steps: ops engine attention speed conformance sanitize
+# usage: run_gpu.sh BUILD_DIR [STEP]...     steps: ops small engine attention speed conformance sanitize
 #   BUILD_DIR  holds runner/fairkv-batch and tests/ as CMake built them with FKV_CUDA=ON
 #   SHARED     (environment) the folder with conformance/, models/, prompts/, profiles/
 set -u
 build=$1; shift
-steps=${*:-ops engine attention speed conformance sanitize}
+steps=${*:-ops small engine attention speed conformance sanitize}
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-build/gpu}
 mkdir -p "$out"
@@ -25,6 +25,11 @@ wants() { [[ " $steps " == *" $1 "* ]]; }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$summary"
 wants ops && step ops 120 "$build/tests/test_backend_ops" cuda
+if wants small; then # as on a GPU with little shared memory and no code made for it
+  for name in ops rows attention; do
+    step "small-$name" 180 env FKV_TEST_GPU=small CUDA_FORCE_PTX_JIT=1 "$build/tests/test_backend_$name" cuda
+  done
+fi
 wants engine && step engine 120 "$build/tests/test_engine" cuda
 if wants attention; then
   step attention 120 "$build/tests/bench_cuda_attention"

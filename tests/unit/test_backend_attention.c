@@ -10,7 +10,8 @@ typedef struct shape {
     int hd, group;
 } shape;
 
-static const shape shapes[] = {{64, 1}, {64, 4}, {64, 8}, {128, 1}, {128, 4}, {128, 8}};
+static const shape shapes[] = {{64, 1},  {64, 3},  {64, 4},  {64, 7},  {64, 8},   {64, 16},
+                               {128, 1}, {128, 4}, {128, 5}, {128, 8}, {128, 12}, {128, 16}};
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 static void open_for(shape s, int n_kv_heads, int n_slots)
@@ -284,7 +285,7 @@ static void check_row(const decode_trial *t, int slot, int head)
 {
     const int c = t->order[slot], hd = t->s.hd, group = t->s.group;
     const int n = kept(c, head) + contents[c].made + 1;
-    double qkv[10 * 128], want[128];
+    double qkv[(16 + 2) * 128], want[128];
     float *k = host_floats((size_t)(n * hd)), *v = host_floats((size_t)(n * hd));
     reference_qkv(t, slot, head, qkv);
     for (int i = 0; i < n; i++) {

@@ -5,13 +5,13 @@ enum { HD = 64, GROUP = 2, HEADS = 3, WINDOW = 8, KERNEL = 7, PROMPT = 300, VOCA
 enum { KINDS = 6, ROUNDS = 8 };
 enum { PER = (GROUP + 2) * HD, WIDTH = HEADS * PER };
 
-static void open_device(int vocab)
+static void open_device(int vocab, int group)
 {
     device_open((fkv_device_limits){.n_slots = SLOTS,
                                     .max_prompt = PROMPT,
                                     .max_positions = 1024,
                                     .hidden = 32,
-                                    .n_heads = GROUP * HEADS,
+                                    .n_heads = group * HEADS,
                                     .n_kv_heads = HEADS,
                                     .head_dim = HD,
                                     .vocab = vocab,
@@ -19,22 +19,23 @@ static void open_device(int vocab)
                                     .window = WINDOW});
 }
 
-static void reference_scores(const float *qkv, int64_t n, int h, double *pooled)
+static void reference_scores(const float *qkv, int64_t n, int h, int group, double *pooled)
 {
+    const int64_t per = (group + 2) * HD, width = HEADS * per;
     double *sum = calloc((size_t)n, sizeof *sum), *s = calloc((size_t)n, sizeof *s);
     for (int64_t t = n - WINDOW; t < n; t++) {
-        for (int g = 0; g < GROUP; g++) {
+        for (int g = 0; g < group; g++) {
             double total = 0, max = -INFINITY;
             for (int64_t j = 0; j <= t; j++) {
                 s[j] = 0;
                 for (int i = 0; i < HD; i++)
-                    s[j] += (double)qkv[t * WIDTH + h * PER + g * HD + i] *
-                            qkv[j * WIDTH + h * PER + GROUP * HD + i];
+                    s[j] += (double)qkv[t * width + h * per + g * HD + i] *
+                            qkv[j * width + h * per + group * HD + i];
                 s[j] /= sqrt(HD);
                 max = fmax(max, s[j]);
             }
             for (int64_t j = 0; j <= t; j++) total += exp(s[j] - max);
-            for (int64_t j = 0; j <= t; j++) sum[j] += exp(s[j] - max) / total / (WINDOW * GROUP);
+            for (int64_t j = 0; j <= t; j++) sum[j] += exp(s[j] - max) / total / (WINDOW * group);
         }
     }
     for (int64_t j = 0; j < n - WINDOW; j++) {
@@ -45,29 +46,42 @@ static void reference_scores(const float *qkv, int64_t n, int h, double *pooled)
     free(sum), free(s);
 }
 
-static void snapkv_scores_follow_the_definition(void **state)
+static void check_scores(int group)
 {
-    (void)state;
     const int64_t lengths[] = {WINDOW + 1, WINDOW + 3, 100, PROMPT};
-    float *qkv = malloc(sizeof *qkv * PROMPT * WIDTH), *got = malloc(sizeof *got * HEADS * PROMPT);
-    fill_uniform(qkv, PROMPT * WIDTH, 2);
-    void *dq = activations(qkv, PROMPT * WIDTH), *out = activations(NULL, PROMPT * WIDTH);
+    const size_t all = (size_t)(PROMPT * HEADS * (group + 2) * HD);
+    float *qkv = host_floats(all), *got = malloc(sizeof *got * HEADS * PROMPT);
+    fill_uniform(qkv, all, 2);
+    void *dq = activations(qkv, all), *out = activations(NULL, all);
     float *ds = device_memory(sizeof *got * HEADS * PROMPT, NULL);
     for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
         const int64_t n = lengths[l];
         double want[PROMPT];
         packed p;
         pack_prompts(&p, &n, NULL, 1);
-        b->prefill_attention(dev, &p.pack, dq, false, HEADS, GROUP, out, HEADS * GROUP * HD);
-        b->snapkv_scores(dev, &p.pack, dq, WINDOW, HEADS, GROUP, WINDOW, KERNEL, ds, PROMPT);
+        b->prefill_attention(dev, &p.pack, dq, false, HEADS, group, out, HEADS * group * HD);
+        b->snapkv_scores(dev, &p.pack, dq, WINDOW, HEADS, group, WINDOW, KERNEL, ds, PROMPT);
         fetch(got, ds, sizeof *got * HEADS * PROMPT);
         for (int h = 0; h < HEADS; h++) {
-            reference_scores(qkv, n, h, want);
+            reference_scores(qkv, n, h, group, want);
             for (int64_t j = 0; j < n - WINDOW; j++)
                 assert_near(got[h * PROMPT + j], want[j], 1e-6, is_half() ? 1e-3 : 0, "score", h, j);
         }
     }
     free(qkv), free(got);
+}
+
+static void snapkv_scores_follow_the_definition(void **state)
+{
+    (void)state;
+    static const int groups[] = {1, 3, GROUP, 7, 12, 16};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        device_close();
+        open_device(VOCAB, groups[i]);
+        check_scores(groups[i]);
+    }
+    device_close();
+    open_device(VOCAB, GROUP);
 }
 
 /* Positions that head h keeps, by the definition and the slow way. */
@@ -245,6 +259,54 @@ static void sampling_follows_temperature_top_k_and_top_p(void **state)
     check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = 0.5f, .seed = 8}, logits, cut);
 }
 
+static void check_bad_rows(const fkv_sampling *sampling, bool first)
+{
+    enum { WIDE = 5000 }; /* the device's vocabulary bounds a row, not what lies behind it */
+    const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    const int at[] = {0, VOCAB / 2, VOCAB - 1};
+    static float logits[SLOTS][WIDE];
+    float *dl = device_memory(sizeof logits, NULL);
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
+        for (size_t a = 0; a < sizeof at / sizeof *at; a++) {
+            sampling_state s = new_slots(), after;
+            const int32_t zero = 0;
+            for (int i = 0; i < SLOTS; i++)
+                for (int j = 0; j < WIDE; j++)
+                    logits[i][j] = j >= VOCAB ? NAN : i == 2 && bad[k] < 0 ? -INFINITY : (float)(j % 7);
+            logits[0][at[a]] = -INFINITY; /* one that is never drawn, among others */
+            logits[2][at[a]] = logits[3][at[a]] = bad[k];
+            b->upload(dev, dl, logits, sizeof logits);
+            const int32_t working = first ? FKV_SLOT_FRESH : FKV_SLOT_DECODING;
+            const int32_t active[SLOTS] = {working, working, working, zero};
+            b->upload(dev, s.slots.active, active, sizeof active);
+            b->sample(dev, dl, WIDE, SLOTS, first, &s.slots, sampling, VOCAB);
+            const int32_t *from[] = {s.slots.token,   s.slots.pos,    s.slots.prompt_len, s.slots.n_new,
+                                     s.slots.max_new, s.slots.active, s.slots.out};
+            for (int i = 0; i < 7; i++) fetch(after.ints[i], from[i], sizeof after.ints[i]);
+            for (int i = 0; i < 2; i++) {
+                assert_in_range(after.ints[6][i], 0, VOCAB - 1);
+                assert_int_equal(after.ints[5][i], 1);
+            }
+            assert_int_not_equal(after.ints[6][0], at[a]);
+            assert_int_equal(after.ints[6][2], FKV_TOKEN_BAD_LOGITS);
+            assert_int_equal(after.ints[5][2], 0);
+            assert_int_equal(after.ints[6][3], FKV_TOKEN_NONE);
+            for (int i = 0; i < 5; i++) assert_int_equal(after.ints[i][2], s.ints[i][2]);
+        }
+    }
+}
+
+static void rows_of_logits_without_a_finite_maximum_give_no_token(void **state)
+{
+    (void)state;
+    const fkv_sampling kinds[] = {{.top_p = 1},
+                                  {.temperature = 1, .top_p = 1},
+                                  {.temperature = 1, .top_p = 0.9f},
+                                  {.temperature = 1, .top_p = 1, .top_k = 3},
+                                  {.temperature = 1, .top_p = 0.5f, .top_k = 7}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) check_bad_rows(&kinds[i], i % 2);
+}
+
 /* Tokens of SLOTS rows for every kind of sampling, drawn by this backend. */
 static void draw_all(const float *logits, int vocab, int32_t (*tokens)[SLOTS])
 {
@@ -277,15 +339,15 @@ static void large_vocabularies_are_sampled_as_the_cpu_backend_does(void **state)
     fill_uniform(logits, SLOTS * LARGE, 4); /* rounded to bf16: many ties */
     for (int i = 0; i < 20; i++) logits[(i % SLOTS) * LARGE + i * 1471] = 9 + (float)(i % 3);
     device_close();
-    open_device(LARGE);
+    open_device(LARGE, GROUP);
     draw_all(logits, LARGE, got);
     device_close();
     b = fkv_backend_find("cpu");
-    open_device(LARGE);
+    open_device(LARGE, GROUP);
     draw_all(logits, LARGE, want);
     device_close();
     b = tested;
-    open_device(VOCAB);
+    open_device(VOCAB, GROUP);
     for (int k = 0; k < KINDS * ROUNDS; k++)
         for (int i = 0; i < SLOTS; i++)
             if (got[k][i] != want[k][i])
@@ -303,11 +365,12 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_head_keeps_its_best_scores_and_the_window_in_order),
         cmocka_unit_test(greedy_takes_the_lowest_of_equal_tokens_and_stops),
         cmocka_unit_test(sampling_follows_temperature_top_k_and_top_p),
+        cmocka_unit_test(rows_of_logits_without_a_finite_maximum_give_no_token),
         cmocka_unit_test(large_vocabularies_are_sampled_as_the_cpu_backend_does),
     };
     const int skipped = choose_backend(argc, argv);
     if (skipped) return skipped;
-    open_device(VOCAB);
+    open_device(VOCAB, GROUP);
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     device_close();
     return failed;

@@ -34,6 +34,7 @@ typedef struct trial {
     float temperature;
     uint64_t seed;
     const char *refusal; /* of the plan, or NULL */
+    float *first;        /* logits of the first tokens, [N_PROMPTS][vocab]; or NULL */
     int next;
     uint64_t logits[N_PROMPTS][MAX_NEW]; /* hash of the bits */
     int32_t ids[N_PROMPTS][MAX_NEW];
@@ -87,6 +88,7 @@ static void on_logits(void *ctx, const fkv_request *q, int64_t n, const float *l
 {
     trial *t = ctx;
     t->logits[q->ordinal][n] = fkv_hash(logits, (size_t)n_vocab * sizeof *logits, 0);
+    if (n == 0 && t->first) memcpy(t->first + q->ordinal * n_vocab, logits, (size_t)n_vocab * sizeof *logits);
 }
 
 static void run_trial(trial *t)
@@ -260,6 +262,71 @@ static void a_budget_as_long_as_the_prompt_changes_nothing(void **state)
     free(b);
 }
 
+/* Eight KV heads, and columns in as many units as make uneven shares. */
+static const fkv_config eight_heads = {.n_layers = 2,
+                                       .n_heads = 8,
+                                       .n_kv_heads = 8,
+                                       .head_dim = 64,
+                                       .group = 1,
+                                       .hidden = 896,
+                                       .intermediate = 1024,
+                                       .vocab = 1024,
+                                       .max_positions = 2048,
+                                       .rope_theta = 10000,
+                                       .rms_eps = 1e-5f};
+
+static void assert_close(const float *a, const float *b, int64_t n, int ranks)
+{
+    double most = 0, largest = 0;
+    for (int64_t i = 0; i < n; i++) {
+        most = fmax(most, fabs((double)a[i] - (double)b[i]));
+        largest = fmax(largest, fabs((double)a[i]));
+    }
+    /* activations may be bf16 */
+    if (!(most <= 0.03 * largest))
+        fail_msg("%d ranks change logits by %g; the largest is %g", ranks, most, largest);
+}
+
+static void odd_numbers_of_ranks_share_columns_and_heads(void **state)
+{
+    (void)state;
+    enum { N = 2, VOCAB = 1024 };
+    static float one[N_PROMPTS * VOCAB], many[N_PROMPTS * VOCAB];
+    static const int ranks[] = {3, 5, 6, 7};
+    const fixture real = model;
+    const int real_heads = n_heads;
+    fkv_err err = {0};
+    trial *t = calloc(1, sizeof *t), *other = calloc(1, sizeof *other);
+    model.config = eight_heads;
+    n_heads = 16;
+    if (fkv_safetensors_open_dummy(1, 1024 * 896, 896, &model.weights, &err)) fixture_die("weights", &err);
+    *t = base();
+    t->ranks = 1;
+    t->n = N;
+    t->first = one;
+    run_trial(t);
+    for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++) {
+        *t = base();
+        t->ranks = ranks[i];
+        t->n = N;
+        t->first = many;
+        run_trial(t);
+        assert_close(one, many, N * VOCAB, ranks[i]);
+        *other = base();
+        other->ranks = ranks[i];
+        other->devices = 2;
+        other->n = N;
+        other->mode = FKV_PLAN_FAIR_COPYING;
+        run_trial(other);
+        assert_same(t, other, "another mode on two devices");
+    }
+    fkv_safetensors_close(model.weights);
+    model = real;
+    n_heads = real_heads;
+    free(t);
+    free(other);
+}
+
 static void more_ranks_than_heads_are_refused(void **state)
 {
     (void)state;
@@ -309,6 +376,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(logits_do_not_depend_on_a_resume),
         cmocka_unit_test(sampled_tokens_follow_seed_and_record_alone),
         cmocka_unit_test(a_budget_as_long_as_the_prompt_changes_nothing),
+        cmocka_unit_test(odd_numbers_of_ranks_share_columns_and_heads),
         cmocka_unit_test(more_ranks_than_heads_are_refused),
         cmocka_unit_test(copies_out_of_reach_are_refused),
     };
