@@ -4,7 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "runner/base/file.h"
 #include "runner/base/json.h"
@@ -56,7 +55,6 @@ static double mean_tokens(const fkv_setup *s, const fkv_profile *profile, fkv_er
 static fkv_status task_of(const fkv_setup *s, const fkv_profile *profile, fkv_calibration_task *out,
                           fkv_err *err)
 {
-    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
     fkv_status st = FKV_OK;
     *out = (fkv_calibration_task){
         .backend = s->backend,
@@ -64,8 +62,7 @@ static fkv_status task_of(const fkv_setup *s, const fkv_profile *profile, fkv_ca
         .n_ranks = s->n_ranks,
         .n_devices = s->n_devices,
         .n_slots = s->n_slots,
-        /* CPU devices share the cores. */
-        .n_threads = s->n_devices > 1 && cores > 0 ? (int)((cores + s->n_devices - 1) / s->n_devices) : 0,
+        .n_threads = fkv_setup_threads(s),
         .mean_tokens = mean_tokens(s, profile, err, &st),
         .again = !strcmp(s->job->plan.calibration, "measure")};
     return st;

@@ -9,6 +9,7 @@
 #include "jobs/output.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
+#include "runner/base/machine.h"
 #include "runner/base/mem.h"
 
 int fkv_report_error(const fkv_err *err)
@@ -216,6 +217,13 @@ void fkv_setup_close(fkv_setup *s)
     *s = (fkv_setup){0};
 }
 
+int fkv_setup_threads(const fkv_setup *s)
+{
+    const int64_t asked = s->job->engine.threads;
+    const int all = asked ? (int)asked : fkv_machine_processors();
+    return all > s->n_devices ? all / s->n_devices : 1;
+}
+
 fkv_engine_options fkv_setup_engine_options(const fkv_setup *s)
 {
     const fkv_job *j = s->job;
@@ -226,6 +234,7 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s)
                             .max_prompt = fkv_prompt_limit(&s->limits, 1),
                             .window = (int)j->profile.window,
                             .kernel = (int)j->profile.kernel,
+                            .n_threads = fkv_setup_threads(s),
                             .sampling = {.temperature = (float)j->sampling.temperature,
                                          .top_p = (float)j->sampling.top_p,
                                          .top_k = (int)j->sampling.top_k,

@@ -29,6 +29,10 @@ typedef struct fkv_setup {
 int fkv_setup_open(int argc, char **argv, const char *usage, bool takes_output, fkv_setup *setup);
 void fkv_setup_close(fkv_setup *setup);
 
+/* Host threads of a device: engine.threads, else the processors that this process may use,
+ * shared among the devices. */
+int fkv_setup_threads(const fkv_setup *setup);
+
 fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup);
 
 /* Prints an error as every subcommand does and returns its exit code. */
