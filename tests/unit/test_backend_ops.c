@@ -238,6 +238,20 @@ static void sampling_follows_temperature_top_k_and_top_p(void **state)
     check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = 0.5f, .seed = 8}, logits, cut);
 }
 
+/* The job file's 1e-60 is 0 as a float: no candidate was taken, and one behind the last given. */
+static void a_top_p_below_float32_takes_the_best_token(void **state)
+{
+    (void)state;
+    float logits[VOCAB];
+    double p[VOCAB] = {0};
+    for (int j = 0; j < VOCAB; j++) logits[j] = (float)((j * 7) % VOCAB) / 8;
+    for (int j = 0; j < VOCAB; j++)
+        if ((j * 7) % VOCAB == VOCAB - 1) p[j] = 1;
+    check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = (float)1e-60, .seed = 9}, logits, p);
+    check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = (float)1e-40, .seed = 9}, logits, p);
+    check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = (float)1e-60, .top_k = 3}, logits, p);
+}
+
 /* Tokens of SLOTS rows for every kind of sampling, drawn by this backend. */
 static void draw_all(const float *logits, int vocab, int32_t (*tokens)[SLOTS])
 {
@@ -296,6 +310,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_head_keeps_its_best_scores_and_the_window_in_order),
         cmocka_unit_test(greedy_takes_the_lowest_of_equal_tokens_and_stops),
         cmocka_unit_test(sampling_follows_temperature_top_k_and_top_p),
+        cmocka_unit_test(a_top_p_below_float32_takes_the_best_token),
         cmocka_unit_test(large_vocabularies_are_sampled_as_the_cpu_backend_does),
     };
     const int skipped = choose_backend(argc, argv);
