@@ -57,6 +57,7 @@ int fkv_cmd_plan(int argc, char **argv)
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
     int code = fkv_setup_open(argc, argv, usage, true, &setup);
     if (code >= 0) goto out;
+    fkv_setup_log_sharing(&setup);
     fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;
     if (!st) st = fkv_output_open(setup.job, &output, &err);
     if (!st) fkv_output_stop_when(output, fkv_interrupt_asked);

@@ -112,6 +112,7 @@ static fkv_status load(run *r, fkv_err *err)
 static fkv_status run_job(run *r, fkv_err *err)
 {
     int64_t n_input = 0;
+    fkv_setup_log_sharing(&r->setup);
     fkv_status st = fkv_planning_make(&r->setup, r->output, &r->engine, &r->planning, err);
     if (st) return st;
     if ((st = load(r, err))) return st;

@@ -56,15 +56,14 @@ static fkv_status task_of(const fkv_setup *s, const fkv_profile *profile, fkv_ca
                           fkv_err *err)
 {
     fkv_status st = FKV_OK;
-    *out = (fkv_calibration_task){
-        .backend = s->backend,
-        .config = &s->config,
-        .n_ranks = s->n_ranks,
-        .n_devices = s->n_devices,
-        .n_slots = s->n_slots,
-        .n_threads = fkv_setup_threads(s),
-        .mean_tokens = mean_tokens(s, profile, err, &st),
-        .again = !strcmp(s->job->plan.calibration, "measure")};
+    *out = (fkv_calibration_task){.backend = s->backend,
+                                  .config = &s->config,
+                                  .n_ranks = s->n_ranks,
+                                  .n_devices = s->n_devices,
+                                  .n_slots = s->n_slots,
+                                  .n_threads = fkv_setup_threads(s),
+                                  .mean_tokens = mean_tokens(s, profile, err, &st),
+                                  .again = !strcmp(s->job->plan.calibration, "measure")};
     return st;
 }
 

@@ -224,6 +224,14 @@ int fkv_setup_threads(const fkv_setup *s)
     return all > s->n_devices ? all / s->n_devices : 1;
 }
 
+void fkv_setup_log_sharing(const fkv_setup *s)
+{
+    if (s->auto_ranks || s->n_ranks <= s->n_devices) return;
+    fkv_log("engine.tensor_parallel: %d ranks share %d %s and take turns: that costs speed, no plan gains it "
+            "back, and the plan's figures are for ranks with a device each",
+            s->n_ranks, s->n_devices, s->n_devices == 1 ? "device" : "devices");
+}
+
 fkv_engine_options fkv_setup_engine_options(const fkv_setup *s)
 {
     const fkv_job *j = s->job;

@@ -33,6 +33,9 @@ void fkv_setup_close(fkv_setup *setup);
  * shared among the devices. */
 int fkv_setup_threads(const fkv_setup *setup);
 
+/* Where the job puts several ranks on a device: a line in the log that they gain nothing. */
+void fkv_setup_log_sharing(const fkv_setup *setup);
+
 fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup);
 
 /* Prints an error as every subcommand does and returns its exit code. */
