@@ -20,7 +20,7 @@
 
 /* Identity. Not in it: where things lie (job.output, paths), how far and how
  * carefully a run goes (max_errors, retry_errors, restart, grace), which shards
- * this process does (part), where it computes (backend and devices: the caller
+ * this process does (part), where it computes (backend, devices, threads: the caller
  * pins the kind of device), and what changes who computes but no answer
  * (plan.*, data_parallel). Ranks and slots change rounding, so they are in it. */
 const fkv_key fkv_keys[] = {
@@ -303,6 +303,14 @@ const fkv_key fkv_keys[] = {
      .lo = 1,
      .hi = 4096,
      .help = "records decoded at the same time"},
+    {.section = "engine",
+     .name = "threads",
+     .type = FKV_KEY_AUTO,
+     .offset = AT(engine.threads),
+     .fallback = "auto",
+     .lo = 1,
+     .hi = 4096,
+     .help = "host threads that compute, of all devices together; auto: the processors that it may use"},
     {.section = "engine",
      .name = "max_new_tokens",
      .type = FKV_KEY_INT,

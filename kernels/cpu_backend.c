@@ -8,11 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "kernels/cpu_device.h"
 #include "runner/base/clock.h"
+#include "runner/base/machine.h"
 #include "runner/base/mem.h"
 
 fkv_status cpu_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
@@ -62,10 +61,7 @@ static fkv_status cpu_open(fkv_world *world, int index, int n_threads, fkv_devic
     dev->world = world;
     dev->index = index;
     dev->k = cpu_kernels();
-    if (n_threads <= 0) {
-        const long n = sysconf(_SC_NPROCESSORS_ONLN);
-        n_threads = (int)(n > 0 ? n : 1) / world->n_devices;
-    }
+    if (n_threads <= 0) n_threads = fkv_machine_processors() / world->n_devices;
     const fkv_status st = cpu_pool_open(n_threads > 1 ? n_threads : 1, &dev->pool, err);
     if (st) {
         cpu_close(dev);
@@ -73,33 +69,6 @@ static fkv_status cpu_open(fkv_world *world, int index, int n_threads, fkv_devic
     }
     *out = dev;
     return FKV_OK;
-}
-
-/* The number behind name in a file of lines "name: number kB", in bytes; 0: not there. */
-static int64_t kib_of(const char *path, const char *name)
-{
-    const size_t n = strlen(name);
-    char line[128];
-    int64_t bytes = 0;
-    FILE *f = fopen(path, "re");
-    while (f && !bytes && fgets(line, sizeof line, f))
-        if (!strncmp(line, name, n)) bytes = strtoll(line + n, NULL, 10) * 1024;
-    if (f) fclose(f);
-    return bytes;
-}
-
-/* MemAvailable, as the kernel estimates it, and what the limit on this process's
- * address space (ulimit -v, batch systems) leaves. */
-static int64_t available_bytes(void)
-{
-    struct rlimit limit;
-    int64_t bytes = kib_of("/proc/meminfo", "MemAvailable:");
-    if (bytes <= 0) bytes = (int64_t)1 << 30;
-    if (!getrlimit(RLIMIT_AS, &limit) && limit.rlim_cur != RLIM_INFINITY) {
-        const int64_t left = (int64_t)limit.rlim_cur - kib_of("/proc/self/status", "VmSize:");
-        if (left < bytes) bytes = left > 0 ? left : 0;
-    }
-    return bytes;
 }
 
 static void cpu_info(const fkv_device *dev, fkv_device_info *info)
@@ -112,7 +81,7 @@ static void cpu_info(const fkv_device *dev, fkv_device_info *info)
                               .arena_share = 0.6,
                               .peers = true};
     snprintf(info->name, sizeof info->name, "CPU, %d threads, %s", cpu_pool_threads(dev->pool), dev->k->name);
-    info->memory_bytes = available_bytes() / dev->world->n_devices;
+    info->memory_bytes = fkv_machine_memory() / dev->world->n_devices;
 }
 
 /* One array of the workspace: rows x cols of so many bytes each. */

@@ -56,8 +56,8 @@ static int32_t sample_candidates(const float *x, int n, float max, const fkv_sam
     for (int i = n / 2 - 1; i >= 0; i--) sift(x, ids, n, i);
     if (limit == n)
         for (int i = 0; i < n; i++) total += weight_of(x, i, max, p->temperature);
-    int m = 0; /* candidates taken */
-    while (m < limit && (limit < n || kept < (double)p->top_p * total)) {
+    int m = 0; /* candidates taken; one at least, for a top_p that is 0 as a float */
+    while (m < limit && (m == 0 || limit < n || kept < (double)p->top_p * total)) {
         const int32_t best = ids[0];
         ids[0] = ids[n - 1 - m];
         ids[n - 1 - m] = best;

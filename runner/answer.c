@@ -31,6 +31,15 @@ static const char *find_stop(const fkv_job *job, const fkv_buf *text)
     return first;
 }
 
+/* How many of n ids are text: the token that ended the record is not, whether
+ * tokenizer.json calls it special or not. */
+static size_t without_stop_token(const fkv_config *c, const int32_t *ids, size_t n)
+{
+    for (int i = 0; n && i < c->n_eos; i++)
+        if (ids[n - 1] == c->eos[i]) return n - 1;
+    return n;
+}
+
 bool fkv_answer_stops(fkv_answer_maker *m, const int32_t *ids, size_t n)
 {
     if (!m->longest_stop) return false;
@@ -48,6 +57,7 @@ fkv_status fkv_answer_text(fkv_answer_maker *m, const int32_t *ids, size_t n, co
 {
     fkv_buf_clear(&m->text);
     fkv_status st = fkv_buf_reserve(&m->text, 16, err);
+    n = without_stop_token(&m->setup->config, ids, n);
     if (!st) st = fkv_tokenizer_decode(m->setup->tokenizer, ids, n, true, &m->text, err);
     if (st) return st;
     const char *stop = find_stop(m->setup->job, &m->text);

@@ -17,7 +17,7 @@ void fkv_answer_maker_close(fkv_answer_maker *maker);
 /* Whether the last of n ids completed a stop string. */
 bool fkv_answer_stops(fkv_answer_maker *maker, const int32_t *ids, size_t n);
 
-/* The text without special tokens, cut at the first stop string (*stopped tells);
+/* The text without special tokens and without the stop token, cut at the first stop string (*stopped tells);
  * borrowed until the next call. */
 fkv_status fkv_answer_text(fkv_answer_maker *maker, const int32_t *ids, size_t n, const char **text,
                            size_t *n_text, bool *stopped, fkv_err *err);

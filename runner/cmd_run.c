@@ -10,6 +10,7 @@
 #include "runner/commands.h"
 #include "runner/interrupt.h"
 #include "runner/planning.h"
+#include "runner/preflight.h"
 #include "runner/stream.h"
 
 static const char usage[] = "usage: fairkv-batch run JOB.ini [-s section.key=value]...\n"
@@ -113,6 +114,7 @@ static fkv_status load(run *r, fkv_err *err)
 static fkv_status run_job(run *r, fkv_err *err)
 {
     int64_t n_input = 0;
+    fkv_setup_log_sharing(&r->setup);
     fkv_status st = fkv_planning_make(&r->setup, r->output, &r->engine, &r->planning, err);
     if (st) return st;
     if ((st = load(r, err))) return st;
@@ -185,7 +187,9 @@ int fkv_cmd_run(int argc, char **argv)
     run r = {.start = fkv_seconds()};
     fkv_err err = {0};
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
-    int code = fkv_setup_open(argc, argv, usage, true, &r.setup);
+    fkv_preflight found;
+    int code = fkv_preflight_open(argc, argv, usage, &r.setup, &found);
+    fkv_preflight_close(&found);
     if (code < 0) {
         code = start(&r);
         fkv_engine_close(r.engine);

@@ -4,7 +4,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "runner/base/file.h"
 #include "runner/base/json.h"
@@ -56,18 +55,15 @@ static double mean_tokens(const fkv_setup *s, const fkv_profile *profile, fkv_er
 static fkv_status task_of(const fkv_setup *s, const fkv_profile *profile, fkv_calibration_task *out,
                           fkv_err *err)
 {
-    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
     fkv_status st = FKV_OK;
-    *out = (fkv_calibration_task){
-        .backend = s->backend,
-        .config = &s->config,
-        .n_ranks = s->n_ranks,
-        .n_devices = s->n_devices,
-        .n_slots = s->n_slots,
-        /* CPU devices share the cores. */
-        .n_threads = s->n_devices > 1 && cores > 0 ? (int)((cores + s->n_devices - 1) / s->n_devices) : 0,
-        .mean_tokens = mean_tokens(s, profile, err, &st),
-        .again = !strcmp(s->job->plan.calibration, "measure")};
+    *out = (fkv_calibration_task){.backend = s->backend,
+                                  .config = &s->config,
+                                  .n_ranks = s->n_ranks,
+                                  .n_devices = s->n_devices,
+                                  .n_slots = s->n_slots,
+                                  .n_threads = fkv_setup_threads(s),
+                                  .mean_tokens = mean_tokens(s, profile, err, &st),
+                                  .again = !strcmp(s->job->plan.calibration, "measure")};
     return st;
 }
 
@@ -141,6 +137,20 @@ fkv_status fkv_constants_rates(const fkv_setup *s, const fkv_profile *profile, i
     }
     if (!st && found.key.n_ranks) *out = fkv_split_rates_measured(out, &found);
     return st;
+}
+
+fkv_status fkv_constants_check(const fkv_setup *s, fkv_err *err)
+{
+    fkv_calibration ignored;
+    if (source_of(s) != NAMED) return FKV_OK;
+    const fkv_calibration_task task = {.backend = s->backend,
+                                       .config = &s->config,
+                                       .n_ranks = s->auto_ranks ? 0 : s->n_ranks,
+                                       .n_devices = s->n_devices,
+                                       .n_slots = s->auto_slots ? 0 : s->n_slots,
+                                       .n_threads = fkv_setup_threads(s),
+                                       .mean_tokens = 1};
+    return fkv_calibration_pinned(&task, s->job->plan.calibration, &ignored, err);
 }
 
 fkv_status fkv_constants_put(const fkv_constants *c, fkv_buf *out, fkv_err *err)

@@ -102,8 +102,10 @@ static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_exp
     const double common = any->n_layers * p->cost.common_us;
     const double copy =
         (s->config.group + 2.0) * s->config.head_dim * s->config.hidden * p->sizing.shape.weight_bytes;
-    fprintf(out, "modelled decode step, us%9s %10s %13s %7s %11s %9s\n", "segment", "step", "fullest/mean",
-            "copies", "copies MiB", "slots fit");
+    fprintf(out,
+            "modelled decode step, us, each rank on a device of its own\n"
+            "  %-16s %14s %10s %13s %7s %11s %9s\n",
+            "", "segment", "step", "fullest/mean", "copies", "copies MiB", "slots fit");
     for (int m = 0; m < 3; m++) {
         const int copies = fkv_plan_copies(&x->modes[m]);
         fprintf(out, "%c %-16s %14.1f %10.1f %13.2f %7d %11.1f %9d\n",

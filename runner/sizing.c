@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
@@ -53,7 +52,6 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_profile *p, fkv_sizing *z)
         if (p->prompt_tokens[i] > longest) longest = p->prompt_tokens[i];
     if (longest == 0 || longest > largest) longest = largest;
     z->lengths = (fkv_memory_lengths){longest, mean > s->limits.max_new ? mean : s->limits.max_new};
-    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
     z->shape.config = &s->config;
     z->shape.n_ranks = s->n_ranks;
     z->shape.n_devices = s->n_devices;
@@ -62,7 +60,7 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_profile *p, fkv_sizing *z)
     z->shape.max_prompt = on_cpu(s) ? longest : largest;
     z->shape.window = (int)s->job->profile.window;
     z->shape.backend = s->backend;
-    z->shape.n_threads = (int)(cores > 0 ? cores : 1);
+    z->shape.n_threads = fkv_setup_threads(s);
 }
 
 fkv_status fkv_sizing_check_model(const fkv_setup *s, const fkv_sizing *z, fkv_err *err)

@@ -115,4 +115,24 @@ def made_up_weights_need_no_files_and_are_the_same_each_time():
     assert all(ids for _, ids in runs[0])
 
 
+@test
+def a_stop_token_that_is_not_flagged_special_is_no_text():
+    """It counts in completion_tokens and ids."""
+    folder = os.path.join(cli.WORK, "plain-stop")
+    shutil.copytree(cli.TINY, folder)
+    path = os.path.join(folder, "tokenizer.json")
+    tokenizer = cli.load(path)
+    stop = cli.load(os.path.join(folder, "config.json"))["eos_token_id"]
+    for token in tokenizer["added_tokens"]:
+        if token["id"] == stop:
+            token["special"] = False
+    cli.write("plain-stop/tokenizer.json", tokenizer)
+    want = Job("special-stop", "job.limit=8").run()
+    rows = Job("plain-stop-job", "job.limit=8", "model.path=" + folder).run()
+    assert any(r["finish_reason"] == "stop" and r["ids"][-1] == stop for r in rows), rows
+    for row, other in zip(rows, want):
+        assert row["usage"]["completion_tokens"] == len(row["ids"])
+        assert (row["text"], row["ids"], row["usage"]) == (other["text"], other["ids"], other["usage"])
+
+
 cli.main()

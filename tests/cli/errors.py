@@ -336,10 +336,11 @@ def an_input_without_records_is_refused():
 
 
 @test
-def an_output_that_can_t_be_made_is_a_system_error():
+def an_output_that_can_t_be_made_is_refused():
     file = cli.write("a-file", "x")
     for name, output in (("under-a-file", file + "/out"), ("a-file", file)):
-        Job("output-" + name, output=output).command("run").must(3, output)
+        for which in ("run", "check"):
+            Job("output-" + name, output=output).command(which).must(2, "error: " + output)
     assert open(file).read() == "x"
 
 

@@ -307,6 +307,20 @@ static void rows_of_logits_without_a_finite_maximum_give_no_token(void **state)
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) check_bad_rows(&kinds[i], i % 2);
 }
 
+/* The job file's 1e-60 is 0 as a float: no candidate was taken, and one behind the last given. */
+static void a_top_p_below_float32_takes_the_best_token(void **state)
+{
+    (void)state;
+    float logits[VOCAB];
+    double p[VOCAB] = {0};
+    for (int j = 0; j < VOCAB; j++) logits[j] = (float)((j * 7) % VOCAB) / 8;
+    for (int j = 0; j < VOCAB; j++)
+        if ((j * 7) % VOCAB == VOCAB - 1) p[j] = 1;
+    check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = (float)1e-60, .seed = 9}, logits, p);
+    check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = (float)1e-40, .seed = 9}, logits, p);
+    check_draws(&(fkv_sampling){.temperature = 0.8f, .top_p = (float)1e-60, .top_k = 3}, logits, p);
+}
+
 /* Tokens of SLOTS rows for every kind of sampling, drawn by this backend. */
 static void draw_all(const float *logits, int vocab, int32_t (*tokens)[SLOTS])
 {
@@ -366,6 +380,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(greedy_takes_the_lowest_of_equal_tokens_and_stops),
         cmocka_unit_test(sampling_follows_temperature_top_k_and_top_p),
         cmocka_unit_test(rows_of_logits_without_a_finite_maximum_give_no_token),
+        cmocka_unit_test(a_top_p_below_float32_takes_the_best_token),
         cmocka_unit_test(large_vocabularies_are_sampled_as_the_cpu_backend_does),
     };
     const int skipped = choose_backend(argc, argv);

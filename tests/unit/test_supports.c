@@ -126,8 +126,12 @@ static int set_up(fkv_setup *s, const char *const overrides[MAX_OVERRIDES])
 {
     char job[PATH_SIZE], *argv[2 + 2 * MAX_OVERRIDES];
     const int argc = arguments(argv, job, overrides);
+    fkv_errs errs = {0};
     hide();
-    const int code = fkv_setup_open(argc, argv, "", false, s);
+    int code = fkv_setup_parse(argc, argv, "", s, &errs);
+    if (code < 0) fkv_setup_load(s, &errs);
+    if (code < 0 && errs.n) code = fkv_report_errors(&errs);
+    fkv_errs_free(&errs);
     show();
     return code;
 }
