@@ -6,6 +6,7 @@
 #include "runner/base/log.h"
 #include "runner/commands.h"
 #include "runner/explain.h"
+#include "runner/hold.h"
 #include "runner/interrupt.h"
 
 static const char usage[] =
@@ -55,6 +56,7 @@ int fkv_cmd_plan(int argc, char **argv)
         return fkv_exit_code(FKV_E_INPUT);
     }
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
+    fkv_hold("start", 0, NULL, NULL);
     int code = fkv_setup_open(argc, argv, usage, true, &setup);
     if (code >= 0) goto out;
     fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;
