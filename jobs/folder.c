@@ -519,10 +519,13 @@ fkv_status fkv_folder_with_lock(const fkv_folder *f, const char *what, bool (*as
 {
     fkv_status st;
     int fd = -1;
+    bool told = false;
     char *path = NULL;
     if (asprintf(&path, "%s/lock-%s", f->path, what) < 0) return fkv_fail_memory(err);
     for (;;) {
         if ((st = try_lock(path, &fd, err)) || fd >= 0) break;
+        if (!told) fkv_log("waiting: another process holds %s", path);
+        told = true;
         if (asked && asked()) {
             st = fkv_fail(err, FKV_E_INTERRUPTED, "stopped while waiting for %s", path);
             break;

@@ -6,6 +6,7 @@
 #include "runner/base/log.h"
 #include "runner/commands.h"
 #include "runner/explain.h"
+#include "runner/hold.h"
 #include "runner/interrupt.h"
 #include "runner/preflight.h"
 
@@ -56,6 +57,7 @@ int fkv_cmd_plan(int argc, char **argv)
         return fkv_exit_code(FKV_E_INPUT);
     }
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
+    fkv_hold("start", 0, NULL, NULL);
     fkv_preflight found;
     int code = fkv_preflight_open(argc, argv, usage, &setup, &found);
     fkv_preflight_close(&found);

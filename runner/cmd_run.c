@@ -8,6 +8,7 @@
 #include "runner/base/clock.h"
 #include "runner/base/log.h"
 #include "runner/commands.h"
+#include "runner/hold.h"
 #include "runner/interrupt.h"
 #include "runner/planning.h"
 #include "runner/preflight.h"
@@ -159,6 +160,7 @@ static int start(run *r)
     fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;
     if (!st) st = fkv_output_open(r->setup.job, &r->output, &err);
     if (!st) fkv_output_stop_when(r->output, fkv_interrupt_asked);
+    if (!st) fkv_hold("output", 0, NULL, NULL);
     if (!st && !(log_path = fkv_output_path(r->output, "log", true))) st = fkv_fail_memory(&err);
     if (!st) st = fkv_log_open(log_path, &err);
     if (!st) {
@@ -187,6 +189,7 @@ int fkv_cmd_run(int argc, char **argv)
     run r = {.start = fkv_seconds()};
     fkv_err err = {0};
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
+    fkv_hold("start", 0, NULL, NULL);
     fkv_preflight found;
     int code = fkv_preflight_open(argc, argv, usage, &r.setup, &found);
     fkv_preflight_close(&found);

@@ -11,6 +11,7 @@
 #include "runner/base/json.h"
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
+#include "runner/hold.h"
 #include "runner/interrupt.h"
 #include "runner/preflight.h"
 #include "runner/sample.h"
@@ -49,6 +50,7 @@ static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fk
     if (!*m->engine) st = fkv_engine_open(c, s->weights, &options, m->engine, err);
     for (int64_t i = 0; !st && i < sample->n; i++) {
         const fkv_ids *ids = &sample->records[i].ids;
+        fkv_hold("profile", i, NULL, NULL);
         if (fkv_interrupt_signal()) st = fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
         if (st || (int64_t)ids->len <= b) continue;
         st =
@@ -207,6 +209,7 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
     const double t = fkv_seconds();
     fkv_status st = FKV_OK;
     if (!path) return fkv_fail_memory(err);
+    fkv_hold("plan", 0, NULL, NULL);
     if (fkv_file_exists(path)) {
         if ((st = fkv_plan_read(path, &m->p->plan, &found, err))) goto out;
         m->p->plan_loaded = !strcmp(found, m->plan_print);

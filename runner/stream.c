@@ -12,6 +12,7 @@
 #include "runner/base/clock.h"
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
+#include "runner/hold.h"
 #include "runner/interrupt.h"
 #include "runner/queue.h"
 
@@ -43,6 +44,8 @@ typedef struct stream {
     pthread_mutex_t lock; /* for err */
     fkv_err err;          /* the first failure of reader or writer */
     atomic_llong n_input, read_bytes, all_bytes;
+    int64_t n_answered; /* of the engine's thread, like told */
+    bool told;          /* that a signal came */
     bool reader_started, writer_started;
     pthread_t reader_id, writer_id;
 } stream;
@@ -239,6 +242,25 @@ static bool on_token(void *ctx, const fkv_request *request, const int32_t *ids, 
     return fkv_answer_stops(&s->maker, ids, (size_t)n);
 }
 
+static fkv_stopping stopping(void *ctx)
+{
+    stream *s = ctx;
+    const int sig = fkv_interrupt_signal();
+    if (atomic_load(&s->failed)) return FKV_STOP_NOW;
+    if (!sig) return FKV_GO_ON;
+    const int64_t grace = s->setup->job->job.grace_s;
+    if (!s->told)
+        fkv_log("signal %d: no more records are begun; those in flight have %lld s to end (job.grace)", sig,
+                (long long)grace);
+    s->told = true;
+    return fkv_interrupt_age() < (double)grace ? FKV_DRAIN : FKV_STOP_NOW;
+}
+
+static bool stops_now(void *ctx)
+{
+    return stopping(ctx) == FKV_STOP_NOW;
+}
+
 static fkv_status on_finish(void *ctx, const fkv_request *request, const int32_t *ids, int64_t n,
                             fkv_finish why, fkv_err *err)
 {
@@ -254,6 +276,7 @@ static fkv_status on_finish(void *ctx, const fkv_request *request, const int32_t
     it->out.len = (size_t)n;
     it->why = why;
     fkv_queue_push(s->done, it);
+    fkv_hold("records", ++s->n_answered, stops_now, s);
     return FKV_OK;
 }
 
@@ -266,14 +289,6 @@ static fkv_status on_reject(void *ctx, const fkv_request *request, const char *c
     fkv_record_set_error(&it->record, code, "%s", why->message);
     fkv_queue_push(s->done, it);
     return FKV_OK;
-}
-
-static fkv_stopping stopping(void *ctx)
-{
-    const stream *s = ctx;
-    if (atomic_load(&s->failed)) return FKV_STOP_NOW;
-    if (!fkv_interrupt_signal()) return FKV_GO_ON;
-    return fkv_interrupt_age() < (double)s->setup->job->job.grace_s ? FKV_DRAIN : FKV_STOP_NOW;
 }
 
 /* --- all of it -------------------------------------------------------------- */
@@ -334,6 +349,7 @@ fkv_status fkv_stream_run(const fkv_setup *setup, fkv_output *output, fkv_engine
                               .stopping = stopping};
     fkv_err run_err = {0};
     fkv_status st = start(&s, err);
+    if (!st) fkv_hold("records", 0, stops_now, &s);
     if (!st) st = fkv_engine_run(engine, &io, &run_err);
     finish(&s);
     if (s.err.status) { /* the cause; the engine only noticed */

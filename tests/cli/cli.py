@@ -135,32 +135,82 @@ def zstd(data, level="-3"):
     return subprocess.run(["zstd", "-cq", level], input=data, stdout=subprocess.PIPE, check=True).stdout
 
 
-class Running:
-    """A run in the background, to be stopped halfway."""
+def wait_until(condition, what):
+    """Looks until condition() is true. Only a test that fails gets to the end of this time."""
+    end = time.time() + TIMEOUT_S
+    while not condition():
+        assert time.time() < end, "no %s in %d s" % (what, TIMEOUT_S)
+        time.sleep(0.002)
 
-    def __init__(self, job, *args, which="run", log=".log"):
+
+class Hold:
+    """Where a run waits: a stage and its number, see runner/hold.h. How fast it gets there, and what
+    else the machine does meanwhile, is then no matter."""
+
+    def __init__(self, where, path):
+        self.where, self.path = where, path
+        if self.reached():
+            os.unlink(path)  # a killed run left it there
+
+    def environment(self):
+        return dict(os.environ, FAIRKV_TEST_HOLD="%s %s" % (self.where, self.path))
+
+    def reached(self):
+        return os.path.exists(self.path)
+
+    def go_on(self):
+        os.unlink(self.path)
+
+
+class Running:
+    """A run in the background, to be stopped halfway. hold: where it waits, such as "records 3"."""
+
+    def __init__(self, job, *args, which="run", log=".log", hold="nowhere 0"):
+        self.hold = Hold(hold, job.path + log + ".held")
         self.log = open(job.path + log, "w+b")
         self.process = subprocess.Popen(
-            [BINARY, which, job.path, *args], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
+            [BINARY, which, job.path, *args],
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
+            env=self.hold.environment(),
         )
         self.pid = self.process.pid
         _running.append(self.process)
 
+    def ended(self):
+        return self.process.poll() is not None
+
     def until(self, condition, what):
         """Waits until condition() is true while the process runs."""
-        end = time.time() + TIMEOUT_S
-        while not condition():
-            ended = self.process.poll() is not None
-            if ended and condition():
-                return
-            assert not ended, "the run ended before %s:\n%s" % (what, self.text())
-            assert time.time() < end, "no %s in %d s" % (what, TIMEOUT_S)
-            time.sleep(0.005)
+
+        def true():
+            ended = self.ended()
+            there = condition()
+            assert there or not ended, "the run ended before %s:\n%s" % (what, self.text())
+            return there
+
+        wait_until(true, what)
+
+    def until_held(self):
+        self.until(self.hold.reached, "where it waits, " + self.hold.where)
+        return self
+
+    def go_on(self):
+        self.hold.go_on()
+
+    def send(self, sig):
+        self.process.send_signal(sig)
 
     def stop(self, sig):
         """Sends the signal; returns the exit code."""
-        self.process.send_signal(sig)
+        self.send(sig)
         return self.wait()
+
+    def interrupt(self, sig):
+        """Sends the signal to a run that is answering records, and waits until it says that it has it."""
+        self.send(sig)
+        self.until(lambda: "signal %d: no more records are begun" % sig in self.text(), "word of the signal")
 
     def wait(self):
         code = self.process.wait(TIMEOUT_S)

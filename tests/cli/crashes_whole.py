@@ -15,9 +15,9 @@ outputs.in_memory()
 def the_demo_killed_200_times_ends_with_the_same_bytes():
     os.environ["XDG_CACHE_HOME"] = os.path.join(cli.WORK, "cache")
     settings = ["plan.calibration=auto"]
-    timed = killing.Timed(killing.demo_job("demo-whole", 60, *settings))
+    whole, seconds = killing.uninterrupted(killing.demo_job("demo-whole", 60, *settings))
     os.environ["XDG_CACHE_HOME"] = os.path.join(cli.WORK, "other-cache")
-    tally = killing.chain(killing.demo_job("demo", 60, *settings), timed, 200, seed=2)
+    tally = killing.chain(killing.demo_job("demo", 60, *settings), whole, seconds, 200, seed=2)
     assert sum(tally.values()) == 200, tally
     for what in ("before the profile", "before the plan", "at start-up", "before the first row"):
         assert tally[what] >= 5, tally

@@ -61,32 +61,24 @@ def remove(job):
     shutil.rmtree(job.output, ignore_errors=True)
 
 
-class Timed:
-    """An uninterrupted run, and when (in seconds from its start) it came how far."""
-
-    def __init__(self, job):
-        start = time.time()
-        run = Running(job)
-        self.at = {}
-        for what, there in (
-            ("open", lambda: os.path.exists(job.file("manifest.json"))),
-            ("profile", lambda: os.path.exists(job.file("profile.json"))),
-            ("plan", lambda: os.path.exists(job.file("plan.json"))),
-            ("row", lambda: outputs.rows_written(job) > 0),
-        ):
-            run.until(there, what)
-            self.at[what] = time.time() - start
-        assert run.wait() == 0, run.text()
-        self.at["end"] = time.time() - start
-        self.whole = Whole(job)
-        outputs.must_be_whole(job, self.whole)
+def uninterrupted(job):
+    """What a run of job writes that nothing stops; and how many seconds it takes to begin with records."""
+    start = time.time()
+    run = Running(job, hold="records 0").until_held()
+    seconds = time.time() - start
+    run.go_on()
+    assert run.wait() == 0, run.text()
+    whole = Whole(job)
+    outputs.must_be_whole(job, whole)
+    return whole, seconds
 
 
 class Victim:
-    """A run that is about to be killed, under strace where a call is to kill it."""
+    """A run that is about to be killed: by one of its calls, under strace, or where it waits."""
 
-    def __init__(self, job, call=None):
+    def __init__(self, job, call=None, hold="nowhere 0"):
         self.job, self.log = job, open(job.path + ".log", "w+b")
+        self.hold = cli.Hold(hold, job.path + ".held")
         argv = [cli.BINARY, "run", job.path]
         if call:
             argv = strace.argv(job, call[0], "signal=KILL", call[1])
@@ -96,7 +88,7 @@ class Victim:
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
-            env=strace.environment() if call else None,
+            env=dict(self.hold.environment(), **(strace.environment() if call else {})),
         )
         cli._running.append(self.process)
 
@@ -113,28 +105,30 @@ class Victim:
             return f.read().decode("utf-8", "replace")
 
 
-def choose(rng, timed, job, share, may, left):
-    """When to kill the next run: a name, seconds, new rows, and a call (or None). share: of the kills
-    that are done; may: rows that it may finish; left: rows that the job lacks."""
-    at = timed.at
-    to_row = at["row"] - at["plan"] + at["open"]
+BEGINNING = ("start 0", "output 0")
+
+
+def choose(rng, job, share, may, left):
+    """How to kill the next run: a name, where it waits at the latest, and a call that is to kill it before
+    that (or None). share: of the kills that are done; may: rows that it may finish; left: rows that the job
+    lacks."""
     if share < 0.1 and not os.path.exists(job.file("profile.json")):
-        return "time", rng.uniform(0, 0.9 * at["profile"]), 1, None
+        return "begin", rng.choice(BEGINNING + tuple("profile %d" % i for i in range(8))), None
     if share < 0.15 and not os.path.exists(job.file("plan.json")):
-        return "plan", rng.uniform(0, 0.9 * (at["plan"] - at["profile"])), 1, None
+        return "plan", "plan 0", None
     if rng.random() < 0.1:
-        return "time", rng.uniform(0, at["open"]), 1, None
+        return "begin", rng.choice(BEGINNING), None
     by_call = strace.there() and rng.random() < (0.7 if may > 0 else 0.3)
-    if may <= 0:  # before the first row, all the more so the further the chain is ahead
+    if may <= 0:  # before the first row
         if by_call:
-            return "call", 1e9, 1, rng.choice((("write", rng.randint(1, 6)), ("rename", 1)))
-        return "time", rng.uniform(0, max(0.1, 0.8 + 0.1 * may) * to_row), 1, None
+            return "call", "records 1", rng.choice((("write", rng.randint(1, 6)), ("rename", 1)))
+        return rng.choice(("moment", "begin")), "records 0", None
     rows = rng.randint(1, may)
     if by_call:
         # A resume renames job.ini; then come a shard and the manifest, by turns.
         call = rng.choice((("write", rng.randint(1, 24)), ("rename", rng.randint(1, 3))))
-        return "call", 1e9, rows + 3 if left > 16 else rows, call
-    return "rows", 1e9, rows, None
+        return "call", "records %d" % (rows + 3 if left > 16 else rows), call
+    return "rows", "records %d" % rows, None
 
 
 def what_was_cut(job, whole, text, new):
@@ -156,30 +150,27 @@ def what_was_cut(job, whole, text, new):
     return "between rows" if new else "before the first row"
 
 
-def chain(job, timed, n_kills, seed):
+def chain(job, whole, seconds, n_kills, seed):
     """Kills n_kills runs of job, each the resume of the one before, then lets it end. How often
-    which part of a run was cut, by name."""
-    rng, whole, tally = random.Random(seed), timed.whole, collections.Counter()
+    which part of a run was cut, by name. seconds: what a run takes to begin with records."""
+    rng, tally = random.Random(seed), collections.Counter()
     n_records, spare = len(whole.rows), 10  # rows that no kill waits for
     assert n_records > spare
     print("%s: %d kills, seed %d" % (job.name, n_kills, seed))
     done = outputs.check(job, whole)
     for i in range(n_kills):
         may = (n_records - spare) * (i + 1) // n_kills - len(done)
-        kind, seconds, rows, call = choose(rng, timed, job, i / n_kills, may, n_records - len(done))
-        start, seen = time.time(), set()
-        victim = Victim(job, call)
-        if kind == "plan":  # seconds count from the moment that the profile is there
-            while not os.path.exists(job.file("profile.json")) and victim.process.poll() is None:
-                time.sleep(0.0005)
-            seconds += time.time() - start
-        while victim.process.poll() is None and time.time() - start < seconds:
-            seen.update(e[0] for e in outputs.entries_of(job.file("journal")))
-            if len(seen - done) >= rows:
-                time.sleep(rng.uniform(0, 0.002))
-                break
-            time.sleep(0.0005)
-        after = time.time() - start
+        kind, hold, call = choose(rng, job, i / n_kills, may, n_records - len(done))
+        # No run ends before it is killed: it waits at the hold. These seconds only make the kills meet
+        # it at other points too: before it waits, or while its last rows are written.
+        moment = time.time() + rng.uniform(0, seconds) if kind == "moment" else float("inf")
+        victim = Victim(job, call, hold)
+        cli.wait_until(
+            lambda: victim.process.poll() is not None or victim.hold.reached() or time.time() > moment,
+            "kill of a run",
+        )
+        if kind == "rows":
+            time.sleep(rng.uniform(0, 0.002))
         victim.kill()
         text = victim.text()
         resumed = outputs.resumed_in(text)
@@ -189,8 +180,8 @@ def chain(job, timed, n_kills, seed):
         cut = what_was_cut(job, whole, text, len(kept) > len(done))
         tally[cut] += 1
         print(
-            "%3d %-4s %6.3f s%s: %d + %d records, %s"
-            % (i + 1, kind, after, " %s %d" % call if call else "", len(done), len(kept - done), cut)
+            "%3d %s, %s%s: %d + %d records, %s"
+            % (i + 1, kind, hold, " or %s %d" % call if call else "", len(done), len(kept - done), cut)
         )
         done = kept
     assert len(done) < n_records
@@ -217,16 +208,12 @@ def half_done(job, whole):
     """A function that puts the same half-done output in place: a shard, rows in the journal with a
     torn one behind them, and files that the killed run was writing."""
     saved = job.output + ".half"
-    for _ in range(10):  # a busy machine may let the run end before it is killed
-        remove(job)
-        run = Running(job)
-        run.until(lambda: len(job.shards()) >= 1, "a shard")
-        run.stop(signal.SIGKILL)
-        outputs.wait_for_the_lock(job)
-        kept = len(outputs.check(job, whole))
-        if 3 <= kept < len(whole.rows):
-            break
-    assert 3 <= kept < len(whole.rows)
+    remove(job)
+    run = outputs.held_at(job, 5)
+    assert run.stop(signal.SIGKILL) == KILLED
+    outputs.wait_for_the_lock(job)
+    kept = outputs.check(job, whole)
+    assert len(kept) == 5 and len(job.shards()) == 1, kept
     with open(job.file("journal"), "ab") as f:
         f.write(outputs.ENTRY_MAGIC + b"torn")
     for name in ("manifest.json.tmp", "shards/shard-000001.jsonl.zst.tmp"):

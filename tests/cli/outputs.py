@@ -1,6 +1,7 @@
 """What an output folder must hold at any moment, whatever stopped the run that wrote it."""
 
 import fcntl
+import glob
 import io
 import json
 import os
@@ -9,7 +10,6 @@ import re
 import struct
 import tarfile
 import tempfile
-import time
 
 import cli
 
@@ -127,20 +127,38 @@ def errors_in(text):
 
 def wait_for_the_lock(job):
     """A killed run's lock goes with its last thread, a moment after its parent hears of it."""
-    path, end = job.file("lock"), time.time() + 30
-    while os.path.exists(path):
-        with open(path, "rb") as f:
-            try:
+
+    def free():
+        try:
+            with open(job.file("lock"), "rb") as f:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                assert time.time() < end, "the lock of a killed run is still held"
-        time.sleep(0.001)
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            return False
+        return True
+
+    cli.wait_until(free, "end of a killed run's lock")
 
 
 def rows_written(job):
-    """Rows that runs have put into the journal since it was last rewritten."""
-    return len(entries_of(job.file("journal")))
+    """The records whose rows are in shards or journals, of all parts. The journals are looked at first:
+    what leaves them is in a shard."""
+    found = glob.glob(job.file("journal*"))
+    done = {ordinal for path in found for ordinal, _, _ in entries_of(path)}
+    for path in glob.glob(job.file("manifest*.json")):
+        for shard in cli.load(path)["shards"]:
+            done.update(range(shard["first"], shard["first"] + shard["count"]))
+    return done
+
+
+def held_at(job, n, *args, **options):
+    """A run of job that has answered n records (more than an earlier run did), whose rows are all
+    written, and waits there."""
+    before = len(rows_written(job))
+    run = cli.Running(job, *args, hold="records %d" % n, **options).until_held()
+    run.until(lambda: len(rows_written(job)) >= before + n, "%d rows" % n)
+    return run
 
 
 def with_ballast(member, n, n_bytes):
