@@ -18,7 +18,7 @@ enum { N_PROMPTS = 5 }; /* which makes everything thirty times slower */
 #else
 enum { N_PROMPTS = 14 };
 #endif
-enum { MAX_NEW = 6, MAX_HEADS = 512 };
+enum { MAX_NEW = 6, LONG_NEW = 240, MAX_HEADS = 512 };
 
 static fixture model;
 static const fkv_backend *backend;
@@ -35,10 +35,13 @@ typedef struct trial {
     uint64_t seed;
     const char *refusal; /* of the plan, or NULL */
     float *first;        /* logits of the first tokens, [N_PROMPTS][vocab]; or NULL */
+    bool tight;          /* arenas with room for one of the largest records, whose answers are long */
+    bool async;          /* tokens are read a command late, whatever the backend says of itself */
     int next;
     uint64_t logits[N_PROMPTS][MAX_NEW]; /* hash of the bits */
     int32_t ids[N_PROMPTS][MAX_NEW];
     int64_t n_ids[N_PROMPTS];
+    uint64_t all_logits[N_PROMPTS]; /* one hash of those of every token */
     fkv_engine_stats stats;
 } trial;
 
@@ -49,15 +52,16 @@ static fkv_status next_prompt(void *ctx, bool wait, fkv_request *q, fkv_err *err
     (void)err;
     if (t->next == t->n) return FKV_END;
     const int i = t->order[t->next++];
-    *q =
-        (fkv_request){i, model.prompts[i].ids.data, (int64_t)model.prompts[i].ids.len, MAX_NEW - i % 3, NULL};
+    const int64_t limit = t->tight ? LONG_NEW - 40 * (i % 3) : MAX_NEW - i % 3;
+    *q = (fkv_request){i, model.prompts[i].ids.data, (int64_t)model.prompts[i].ids.len, limit, NULL};
     return FKV_OK;
 }
 
 static bool on_token(void *ctx, const fkv_request *q, const int32_t *ids, int64_t n)
 {
-    (void)ctx, (void)q, (void)ids, (void)n;
-    return false;
+    const trial *t = ctx;
+    (void)ids;
+    return t->tight && q->ordinal % 4 == 1 && n == 100; /* a stop string */
 }
 
 static fkv_status on_finish(void *ctx, const fkv_request *q, const int32_t *ids, int64_t n, fkv_finish why,
@@ -65,7 +69,7 @@ static fkv_status on_finish(void *ctx, const fkv_request *q, const int32_t *ids,
 {
     trial *t = ctx;
     (void)why, (void)err;
-    memcpy(t->ids[q->ordinal], ids, (size_t)n * sizeof *ids);
+    memcpy(t->ids[q->ordinal], ids, (size_t)(n < MAX_NEW ? n : MAX_NEW) * sizeof *ids);
     t->n_ids[q->ordinal] = n;
     return FKV_OK;
 }
@@ -87,8 +91,16 @@ static fkv_stopping stopping(void *ctx)
 static void on_logits(void *ctx, const fkv_request *q, int64_t n, const float *logits, int n_vocab)
 {
     trial *t = ctx;
-    t->logits[q->ordinal][n] = fkv_hash(logits, (size_t)n_vocab * sizeof *logits, 0);
+    const uint64_t before = n ? t->all_logits[q->ordinal] : 0;
+    t->all_logits[q->ordinal] = fkv_hash(logits, (size_t)n_vocab * sizeof *logits, before);
+    if (n < MAX_NEW) t->logits[q->ordinal][n] = fkv_hash(logits, (size_t)n_vocab * sizeof *logits, 0);
     if (n == 0 && t->first) memcpy(t->first + q->ordinal * n_vocab, logits, (size_t)n_vocab * sizeof *logits);
+}
+
+static void info_of_late(const fkv_device *dev, fkv_device_info *info)
+{
+    backend->info(dev, info);
+    info->async = true;
 }
 
 static void run_trial(trial *t)
@@ -98,15 +110,20 @@ static void run_trial(trial *t)
     fkv_plan plan = {0};
     fkv_profile profile = {0};
     double tokens[MAX_HEADS];
-    const fkv_engine_options o = {
-        .backend = backend,
-        .n_ranks = t->ranks,
-        .n_devices = t->devices,
-        .n_slots = t->slots,
-        .max_prompt = 1024,
-        .window = 32,
-        .kernel = 7,
-        .sampling = {.temperature = t->temperature, .top_p = 1, .seed = t->seed, .eos = {1}, .n_eos = 1}};
+    fkv_backend late = *backend;
+    late.info = info_of_late;
+    const fkv_engine_options o = {.backend = t->async ? &late : backend,
+                                  .n_ranks = t->ranks,
+                                  .n_devices = t->devices,
+                                  .n_slots = t->slots,
+                                  .max_prompt = 1024,
+                                  .window = 32,
+                                  .kernel = 7,
+                                  .sampling = {.temperature = t->temperature,
+                                               .top_p = 1,
+                                               .seed = t->seed,
+                                               .eos = {1},
+                                               .n_eos = t->tight ? 0 : 1}};
     if (fkv_engine_open(&model.config, model.weights, &o, &engine, &err)) fixture_die("engine", &err);
     if (fkv_profile_init(&profile, model.config.n_layers, model.config.n_kv_heads, &err))
         fixture_die("profile", &err);
@@ -120,7 +137,9 @@ static void run_trial(trial *t)
                                       fkv_cost_cpu(&model.config),
                                       -1};
     if (fkv_plan_solve(&problem, t->mode, &plan, &err)) fixture_die("plan", &err);
-    const fkv_engine_kv_limits limits = {0};
+    fkv_engine_kv_limits limits = {0};
+    if (t->tight) limits = fkv_engine_limits_for(&plan, t->budgets, o.max_prompt, LONG_NEW);
+    if (t->tight) limits.arena_pages = 1; /* no more than the largest record needs */
     const fkv_status st = fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, &limits, &err);
     const fkv_engine_io io = {t, next_prompt, on_token, on_finish, on_reject, stopping, on_logits};
     t->next = 0;
@@ -146,9 +165,10 @@ static void assert_same(const trial *a, const trial *b, const char *what)
 {
     for (int i = 0; i < N_PROMPTS; i++) {
         if (b->n_ids[i] == 0) continue;
-        if (a->n_ids[i] != b->n_ids[i] ||
-            memcmp(a->ids[i], b->ids[i], (size_t)a->n_ids[i] * sizeof a->ids[i][0]) ||
-            memcmp(a->logits[i], b->logits[i], (size_t)a->n_ids[i] * sizeof a->logits[i][0]))
+        const size_t n = (size_t)(a->n_ids[i] < MAX_NEW ? a->n_ids[i] : MAX_NEW);
+        if (a->n_ids[i] != b->n_ids[i] || memcmp(a->ids[i], b->ids[i], n * sizeof a->ids[i][0]) ||
+            memcmp(a->logits[i], b->logits[i], n * sizeof a->logits[i][0]) ||
+            a->all_logits[i] != b->all_logits[i])
             fail_msg("%s changes record %d", what, i);
     }
 }
@@ -206,6 +226,59 @@ static void logits_do_not_depend_on_a_resume(void **state)
     }
     free(reference);
     free(other);
+}
+
+static void tokens_that_are_read_late_are_the_same(void **state)
+{
+    (void)state;
+    trial *at_once = calloc(1, sizeof *at_once), *late = calloc(1, sizeof *late);
+    *at_once = base();
+    run_trial(at_once);
+    *late = base();
+    late->async = true;
+    late->order = reversed;
+    late->devices = 2;
+    late->mode = FKV_PLAN_FAIR_COPYING;
+    run_trial(late);
+    assert_same(at_once, late, "reading tokens a command late");
+    free(at_once);
+    free(late);
+}
+
+/* Records that had to yield their pages start again and end the same. */
+static void logits_do_not_depend_on_the_arena(void **state)
+{
+    (void)state;
+    trial *alone = calloc(1, sizeof *alone), *tight = calloc(1, sizeof *tight);
+    int64_t restarts = 0;
+    for (int i = 0; i < N_PROMPTS; i++) { /* one by one: nobody ever yields */
+        trial one = base();
+        one.tight = true;
+        one.order = &in_order[i];
+        one.n = 1;
+        run_trial(&one);
+        assert_int_equal(one.stats.restarts, 0);
+        alone->n_ids[i] = one.n_ids[i];
+        alone->all_logits[i] = one.all_logits[i];
+        memcpy(alone->ids[i], one.ids[i], sizeof one.ids[i]);
+        memcpy(alone->logits[i], one.logits[i], sizeof one.logits[i]);
+    }
+    for (int late = 0; late < 2; late++) {
+        for (int mode = FKV_PLAN_STANDARD; mode <= FKV_PLAN_FAIR_COPYING; mode += 2) {
+            *tight = base();
+            tight->tight = true;
+            tight->async = late;
+            tight->mode = (fkv_plan_mode)mode;
+            tight->order = late ? reversed : in_order;
+            tight->devices = 1 + late;
+            run_trial(tight);
+            assert_same(alone, tight, "a tight arena");
+            restarts += tight->stats.restarts;
+        }
+    }
+    assert_true(restarts > 0);
+    free(alone);
+    free(tight);
 }
 
 static void sampled_tokens_follow_seed_and_record_alone(void **state)
@@ -374,6 +447,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(logits_do_not_depend_on_slots_modes_or_devices),
         cmocka_unit_test(logits_do_not_depend_on_a_resume),
+        cmocka_unit_test(tokens_that_are_read_late_are_the_same),
+        cmocka_unit_test(logits_do_not_depend_on_the_arena),
         cmocka_unit_test(sampled_tokens_follow_seed_and_record_alone),
         cmocka_unit_test(a_budget_as_long_as_the_prompt_changes_nothing),
         cmocka_unit_test(odd_numbers_of_ranks_share_columns_and_heads),
