@@ -45,26 +45,20 @@ static fkv_status buffer(fkv_engine_device *d, fkv_buffer_size size, void *out, 
     return st;
 }
 
-/* With a device's own info: while devices open side by side e->info is being written. */
-static fkv_memory_shape memory_shape(const fkv_engine *e, const fkv_device_info *info, int tile)
+fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
 {
     return (fkv_memory_shape){.config = &e->config,
                               .n_ranks = e->options.n_ranks,
                               .n_devices = e->options.n_devices,
                               .n_slots = e->options.n_slots,
                               .max_prompt = e->options.max_prompt,
-                              .act_bytes = info->act_bytes,
-                              .kv_bytes = info->kv_bytes,
-                              .weight_bytes = info->weight_bytes,
-                              .prefill_tile = tile,
+                              .act_bytes = e->info.act_bytes,
+                              .kv_bytes = e->info.kv_bytes,
+                              .weight_bytes = e->info.weight_bytes,
+                              .prefill_tile = e->tile,
                               .window = e->options.window,
                               .backend = e->options.backend,
                               .n_threads = e->options.n_threads};
-}
-
-fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
-{
-    return memory_shape(e, &e->info, e->tile);
 }
 
 static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
@@ -133,19 +127,14 @@ static fkv_status open_device(void *ctx, int index, fkv_err *err)
     fkv_engine *e = a->engine;
     fkv_engine_device *d = &e->devices[index];
     const fkv_backend *b = e->options.backend;
-    float inv_freq[512];
     fkv_status s = b->open(e->world, index, e->options.n_threads, &d->dev, err);
     if (s) return s;
-    fkv_config_rope_frequencies(&e->config, inv_freq);
     fkv_device_info info;
     b->info(d->dev, &info);
-    const fkv_memory_shape shape = memory_shape(e, &info, info.prefill_tile);
-    fkv_device_limits limits = fkv_memory_device_limits(&shape);
-    limits.inv_freq = inv_freq;
-    if ((s = b->prepare(d->dev, &limits, err))) return s;
-    b->info(d->dev, &info);
     if (index == 0) e->info = info;
-    return FKV_OK;
+    s = fkv_weights_load_home(d, a->weights, err);
+    d->home = b->mark(d->dev);
+    return s;
 }
 
 /* Products that every step or tile has, so that what they need is chosen and allocated
@@ -171,14 +160,24 @@ static fkv_status prepare_products(const fkv_engine_device *d, fkv_err *err)
     return s;
 }
 
-static fkv_status load_device(void *ctx, int index, fkv_err *err)
+/* All that depends on the number of slots or the longest prompt, anew. */
+static fkv_status size_device(void *ctx, int index, fkv_err *err)
 {
     const open_args *a = ctx;
-    fkv_engine_device *d = &a->engine->devices[index];
-    fkv_status s = make_buffers(d, err);
-    if (!s) s = fkv_weights_load_home(d, a->weights, err);
+    fkv_engine *e = a->engine;
+    fkv_engine_device *d = &e->devices[index];
+    const fkv_backend *b = e->options.backend;
+    const fkv_memory_shape shape = fkv_engine_memory_shape(e);
+    fkv_device_limits limits = fkv_memory_device_limits(&shape);
+    float inv_freq[512];
+    fkv_config_rope_frequencies(&e->config, inv_freq);
+    limits.inv_freq = inv_freq;
+    b->release(d->dev, d->home);
+    fkv_status s = b->prepare(d->dev, &limits, err);
+    if (!s) s = make_buffers(d, err);
     if (!s) s = prepare_products(d, err);
-    d->loaded = a->engine->options.backend->mark(d->dev);
+    if (index == 0 && !s) b->info(d->dev, &e->info);
+    d->sized = b->mark(d->dev);
     return s;
 }
 
@@ -242,7 +241,20 @@ fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weig
     open_args args = {e, weights, NULL};
     if ((s = fkv_team_run(e->team, open_device, &args, err))) return s;
     e->tile = e->info.prefill_tile;
-    return fkv_team_run(e->team, load_device, &args, err);
+    return fkv_team_run(e->team, size_device, &args, err);
+}
+
+fkv_status fkv_engine_resize(fkv_engine *e, int n_slots, int64_t max_prompt, fkv_err *err)
+{
+    fkv_engine_options o = e->options;
+    open_args args = {e, NULL, NULL};
+    if (e->planned) return fkv_fail(err, FKV_E_INPUT, "the engine has a plan");
+    o.n_slots = n_slots;
+    o.max_prompt = max_prompt;
+    const fkv_status s = check_options(&e->config, &o, err);
+    if (s || (n_slots == e->options.n_slots && max_prompt == e->options.max_prompt)) return s;
+    e->options = o;
+    return fkv_team_run(e->team, size_device, &args, err);
 }
 
 void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info)
@@ -405,7 +417,7 @@ static fkv_status release_device(void *ctx, int index, fkv_err *err)
     const open_args *a = ctx;
     fkv_engine_device *d = &a->engine->devices[index];
     (void)err;
-    a->engine->options.backend->release(d->dev, d->loaded);
+    a->engine->options.backend->release(d->dev, d->sized);
     return FKV_OK;
 }
 
@@ -425,7 +437,8 @@ static void free_plan(fkv_engine *e)
     free(e->arenas);
     e->device_of = NULL;
     e->arenas = NULL;
-    e->arena_bytes = e->copy_bytes = 0;
+    e->arena_bytes = e->copy_bytes = e->decode_steps = 0;
+    e->prefill_seconds = e->decode_seconds = 0;
     e->planned = false;
 }
 

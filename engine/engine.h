@@ -1,7 +1,9 @@
 /* The engine: a model on R ranks over D devices, prompts in, tokens out.
  *
  * Order of calls: open (loads each rank's home slices), profile any number of
- * prompts, set_plan once (loads the copies, makes the KV arenas), run, close.
+ * prompts, set_plan (loads the copies, makes the KV arenas), run, close. Between
+ * open and set_plan resize gives it other slots; clear_plan goes back to before
+ * set_plan. The home slices are loaded once whatever is called.
  * All calls come from one thread. What a record's tokens are depends on the
  * record, the model, the numbers of ranks and slots, and the seed alone.
  *
@@ -86,6 +88,11 @@ void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info);
  * numerics), once there is a plan: a part of a run's fingerprint. */
 void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size);
 
+/* Gives an engine without a plan another number of slots and another longest prompt; the
+ * weights stay. What it answers then is what one opened with these gives, bit by bit. After
+ * a failure of a device or for want of memory close is the only call left. */
+fkv_status fkv_engine_resize(fkv_engine *engine, int n_slots, int64_t max_prompt, fkv_err *err);
+
 /* Adds the Ada-KV counts of one prompt longer than b to sums[n_layers][n_kv_heads]
  * (fkv_budget_ada_count). */
 fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_ids, int64_t b, double alpha,
@@ -96,7 +103,8 @@ fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_
 fkv_status fkv_engine_set_plan(fkv_engine *engine, const fkv_safetensors *weights, const int32_t *budgets,
                                const fkv_plan *plan, int64_t max_new, fkv_err *err);
 
-/* Gives everything that set_plan made back, so that another plan can be set. */
+/* Gives everything that set_plan made back, so that another plan can be set. The stats
+ * begin anew. */
 void fkv_engine_clear_plan(fkv_engine *engine);
 
 /* Decodes requests until next says FKV_END. FKV_E_INTERRUPTED when stopping ended it. */

@@ -34,7 +34,8 @@ typedef struct fkv_engine_device {
     fkv_engine *engine;
     fkv_device *dev;
     int index;
-    fkv_mark loaded; /* what open made; the rest is the plan's */
+    fkv_mark home;  /* home weights; behind it what depends on slots and prompts */
+    fkv_mark sized; /* behind it the plan's */
     fkv_rank *ranks;
     int rank0, n_ranks;
     float **norms;  /* [2 * n_layers + 1]: attention and MLP norm of each layer, then the last: [hidden] */

@@ -57,7 +57,7 @@ typedef struct fkv_mark {
     int64_t n_blocks, n_weights; /* that there were */
 } fkv_mark;
 
-/* What fixes a device's workspace; given once, before the first op. */
+/* What fixes a device's workspace. */
 typedef struct fkv_device_limits {
     int n_slots;
     int max_prompt; /* tokens of the longest prompt */
@@ -167,6 +167,8 @@ typedef struct fkv_backend {
     /* What the bits of results depend on beside the inputs, in one line: device, libraries,
      * and the algorithms of what was prepared. Where the line is another, so may the bits be. */
     void (*numerics)(const fkv_device *dev, char *out, size_t size);
+    /* Makes the workspace for these limits: before the first op, and again once release has
+     * given the last one back. Weights may be loaded before. */
     fkv_status (*prepare)(fkv_device *dev, const fkv_device_limits *limits, fkv_err *err);
     /* Bytes that a device with these limits takes beside what is allocated and loaded through
      * this table. n_threads: host threads of the device. Needs no device. */
@@ -174,7 +176,8 @@ typedef struct fkv_backend {
     /* Zeroed memory, aligned to 256 bytes, until close. */
     fkv_status (*alloc)(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
     /* What is allocated and loaded from mark on can be given back together: release frees
-     * those buffers and weights and forgets recorded steps. The device is idle then. */
+     * those buffers and weights and forgets recorded steps and the spans' times. The device
+     * is idle then. */
     fkv_mark (*mark)(const fkv_device *dev);
     void (*release)(fkv_device *dev, fkv_mark mark);
     void (*upload)(fkv_device *dev, void *dst, const void *host, size_t bytes);

@@ -158,6 +158,7 @@ static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_e
                         "the cpu backend needs a head_dim that is a multiple of %d and at most %d, not %d",
                         CPU_PANEL, CPU_MAX_HEAD_DIM, l->head_dim);
     dev->limits = *l;
+    dev->rope_filled = 0;
     list_arrays(dev, l, (size_t)cpu_pool_threads(dev->pool), all);
     for (int i = 0; i < N_ARRAYS; i++) {
         const fkv_status st = alloc_array(dev, all[i].rows, all[i].cols, all[i].size, all[i].out, err);
@@ -192,6 +193,7 @@ static void cpu_release(fkv_device *dev, fkv_mark mark)
         const cpu_block *b = &dev->blocks[--dev->n_blocks];
         munmap(b->data, b->bytes);
     }
+    memset(dev->span_seconds, 0, sizeof dev->span_seconds);
 }
 
 static void cpu_copy(fkv_device *dev, void *dst, const void *src, size_t bytes)

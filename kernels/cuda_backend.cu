@@ -113,6 +113,8 @@ static void backend_release(fkv_device *dev, fkv_mark mark)
     fkv_mark now = backend_mark(dev);
     cudaStreamSynchronize(dev->stream);
     cuda_record_forget(dev);
+    memset(dev->span_waiting, 0, sizeof dev->span_waiting);
+    memset(dev->span_seconds, 0, sizeof dev->span_seconds);
     for (; now.n_weights > mark.n_weights; now.n_weights--) {
         fkv_weight *w = dev->weights;
         dev->weights = w->next;
@@ -239,6 +241,7 @@ static fkv_status backend_prepare(fkv_device *dev, const fkv_device_limits *l, f
     dev->limits = *l;
     memcpy(dev->inv_freq, l->inv_freq, (size_t)l->head_dim / 2 * sizeof *l->inv_freq);
     dev->limits.inv_freq = dev->inv_freq;
+    cuda_gemm_forget(dev); /* products of other limits are not this run's */
     return cuda_attention_prepare(dev, err);
 }
 
