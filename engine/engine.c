@@ -262,6 +262,16 @@ void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info)
     *info = engine->info;
 }
 
+int fkv_engine_ranks(const fkv_engine *engine)
+{
+    return engine->options.n_ranks;
+}
+
+int fkv_engine_devices(const fkv_engine *engine)
+{
+    return engine->options.n_devices;
+}
+
 void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size)
 {
     engine->options.backend->numerics(engine->devices[0].dev, out, size);

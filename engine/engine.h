@@ -84,6 +84,8 @@ fkv_status fkv_engine_check_weights(const fkv_config *config, const fkv_safetens
 fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weights,
                            const fkv_engine_options *options, fkv_engine **engine, fkv_err *err);
 void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info);
+int fkv_engine_ranks(const fkv_engine *engine);
+int fkv_engine_devices(const fkv_engine *engine);
 /* What the bits of answers depend on beside model, ranks, slots and seed (backend.h:
  * numerics), once there is a plan: a part of a run's fingerprint. */
 void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size);

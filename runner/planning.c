@@ -15,7 +15,7 @@
 #include "runner/sample.h"
 
 typedef struct making {
-    fkv_setup *setup;
+    const fkv_setup *setup;
     fkv_output *output;
     fkv_engine **engine;
     fkv_planning *p;
@@ -36,16 +36,26 @@ static int64_t mean_budget(const fkv_setup *s, const fkv_sample *sample)
     return b > j->profile.window ? b : j->profile.window;
 }
 
+/* An engine of the layout: *engine where it has its ranks and devices, else a new one. */
+static fkv_status fit_engine(const fkv_setup *s, const fkv_layout *layout, fkv_engine **engine, fkv_err *err)
+{
+    const fkv_engine_options o = fkv_setup_engine_options(s, layout);
+    if (*engine && fkv_engine_ranks(*engine) == o.n_ranks && fkv_engine_devices(*engine) == o.n_devices)
+        return fkv_engine_resize(*engine, o.n_slots, o.max_prompt, err);
+    fkv_engine_close(*engine);
+    *engine = NULL;
+    return fkv_engine_open(&s->config, s->weights, &o, engine, err);
+}
+
 static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fkv_err *err)
 {
     const fkv_setup *s = m->setup;
     const fkv_config *c = &s->config;
-    const fkv_engine_options options = fkv_setup_engine_options(s);
     int64_t measured = 0;
     fkv_status st = FKV_OK;
     double *sums = fkv_calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *sums);
     if (!sums) return fkv_fail_memory(err);
-    if (!*m->engine) st = fkv_engine_open(c, s->weights, &options, m->engine, err);
+    st = fit_engine(s, &m->p->layout, m->engine, err);
     for (int64_t i = 0; !st && i < sample->n; i++) {
         const fkv_ids *ids = &sample->records[i].ids;
         if (fkv_interrupt_signal()) st = fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
@@ -58,10 +68,6 @@ static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fk
     if (!st)
         fkv_log("profile: %lld of %lld sampled prompts are longer than the budget of %lld",
                 (long long)measured, (long long)sample->n, (long long)b);
-    if (s->auto_ranks || s->auto_slots) {
-        fkv_engine_close(*m->engine);
-        *m->engine = NULL;
-    }
     free(sums);
     return st;
 }
@@ -152,12 +158,12 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
     double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
     if (!tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(&m->p->profile, tokens);
-    if ((st = fkv_constants_choose(s, &m->p->profile, &m->p->constants, err))) goto out;
+    if ((st = fkv_constants_choose(s, &m->p->layout, &m->p->profile, &m->p->constants, err))) goto out;
     m->p->cost = m->p->constants.cost;
     const fkv_plan_problem problem = {.n_layers = s->config.n_layers,
                                       .n_kv_heads = s->config.n_kv_heads,
-                                      .n_ranks = s->n_ranks,
-                                      .n_slots = s->n_slots,
+                                      .n_ranks = m->p->layout.ranks,
+                                      .n_slots = m->p->layout.slots,
                                       .tokens = tokens,
                                       .cost = m->p->cost,
                                       .max_copies = (int)s->job->plan.max_copies};
@@ -166,7 +172,7 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
     if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
     if ((st =
              fkv_buf_printf(&extra, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\",\n\"device\":",
-                            s->backend->name, s->n_devices, FKV_VERSION)))
+                            s->backend->name, m->p->layout.devices, FKV_VERSION)))
         goto out;
     const fkv_sizing *z = &m->p->sizing;
     if ((st = fkv_json_put_string(&extra, z->device, strlen(z->device), err))) goto out;
@@ -184,13 +190,13 @@ out:
 /* What the job left to the plan comes from the plan. */
 static void use_sizes(making *m)
 {
-    fkv_setup *s = m->setup;
-    if (s->auto_slots) s->n_slots = m->p->plan.n_slots;
-    if (s->auto_ranks) {
-        s->n_ranks = m->p->plan.n_ranks;
-        if (s->n_devices > s->n_ranks) s->n_devices = s->n_ranks;
+    fkv_layout *layout = &m->p->layout;
+    if (m->setup->auto_slots) layout->slots = m->p->plan.n_slots;
+    if (m->setup->auto_ranks) {
+        layout->ranks = m->p->plan.n_ranks;
+        if (layout->devices > layout->ranks) layout->devices = layout->ranks;
     }
-    fkv_sizing_update(s, &m->p->profile, &m->p->sizing);
+    fkv_sizing_update(m->setup, layout, &m->p->profile, &m->p->sizing);
 }
 
 /* Records of this process's part; 0: unknown. */
@@ -218,7 +224,8 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
         }
         fkv_plan_free(&m->p->plan);
     }
-    if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), &m->p->sizing, err))) goto out;
+    if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), &m->p->layout, &m->p->sizing, err)))
+        goto out;
     st = solve(m, path, err);
 out:
     m->p->plan_seconds = fkv_seconds() - t;
@@ -257,8 +264,8 @@ static fkv_status pin_sizes(const making *m, bool planned, fkv_err *err)
     const fkv_setup *s = m->setup;
     char ranks[16], slots[16];
     fkv_status st = FKV_OK;
-    snprintf(ranks, sizeof ranks, "%d", s->n_ranks);
-    snprintf(slots, sizeof slots, "%d", s->n_slots);
+    snprintf(ranks, sizeof ranks, "%d", m->p->layout.ranks);
+    snprintf(slots, sizeof slots, "%d", m->p->layout.slots);
     if (planned || !s->auto_ranks) st = fkv_output_pin(m->output, "engine.tensor_parallel", ranks, err);
     if (!st && (planned || !s->auto_slots)) st = fkv_output_pin(m->output, "engine.slots", slots, err);
     return st;
@@ -280,16 +287,16 @@ static fkv_status pin_all(const making *m, fkv_err *err)
     return fkv_output_pin(m->output, "plan.max_copies", copies, err);
 }
 
-fkv_status fkv_planning_make(fkv_setup *setup, fkv_output *output, fkv_engine **engine,
+fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,
                              fkv_planning *planning, fkv_err *err)
 {
     making m = {.setup = setup, .output = output, .engine = engine, .p = planning};
-    *planning = (fkv_planning){0};
+    *planning = (fkv_planning){.layout = fkv_setup_layout(setup)};
     fkv_status st;
-    fkv_constants_stated(setup, &planning->constants);
+    fkv_constants_stated(setup, &planning->layout, &planning->constants);
     planning->cost = planning->constants.cost;
     if ((st = fkv_sizing_probe(setup, &planning->sizing, err))) return st;
-    fkv_sizing_update(setup, &planning->profile, &planning->sizing);
+    fkv_sizing_update(setup, &planning->layout, &planning->profile, &planning->sizing);
     if ((st = fkv_sizing_check_model(setup, &planning->sizing, err))) return st;
     if ((st = pin_all(&m, err))) return st;
     if ((st = make_prints(&m, false, err))) return st;
@@ -298,6 +305,14 @@ fkv_status fkv_planning_make(fkv_setup *setup, fkv_output *output, fkv_engine **
     if ((st = fkv_output_with_lock(output, "plan", make_plan, &m, err))) return st;
     if ((st = pin_sizes(&m, true, err))) return st;
     return fkv_output_pin(output, "plan", m.plan_print, err);
+}
+
+fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *p, fkv_engine **engine, fkv_err *err)
+{
+    const fkv_status st = fit_engine(setup, &p->layout, engine, err);
+    return st ? st
+              : fkv_engine_set_plan(*engine, setup->weights, p->profile.budgets, &p->plan,
+                                    fkv_planning_max_new(setup, p), err);
 }
 
 void fkv_planning_free(fkv_planning *p)

@@ -17,10 +17,17 @@ typedef struct fkv_setup {
     fkv_safetensors *weights;
     fkv_tokenizer *tokenizer;
     const fkv_backend *backend;
-    bool auto_ranks, auto_slots;     /* the plan decides; until then ranks are those that profile */
-    int n_ranks, n_devices, n_slots; /* until the plan is there, 1 slot stands for auto */
+    bool auto_ranks, auto_slots;     /* planning decides */
+    int n_ranks, n_devices, n_slots; /* as the job says; auto: a rank for every device, 1 slot */
     fkv_prompt_limits limits;
 } fkv_setup;
+
+/* Where a run's work is done: what planning makes of a setup. */
+typedef struct fkv_layout {
+    int replicas; /* 1 in this build */
+    int ranks, devices, slots;
+    int64_t max_prompt; /* tokens that the prefill buffers hold */
+} fkv_layout;
 
 /* Parses argv ("JOB.ini [-s section.key=value]..."; argv[0] is the subcommand's
  * name, usage is printed for --help) and opens everything. Prints every error.
@@ -29,7 +36,9 @@ typedef struct fkv_setup {
 int fkv_setup_open(int argc, char **argv, const char *usage, bool takes_output, fkv_setup *setup);
 void fkv_setup_close(fkv_setup *setup);
 
-fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup);
+/* The layout before planning: it profiles, and stands for what the job says. */
+fkv_layout fkv_setup_layout(const fkv_setup *setup);
+fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup, const fkv_layout *layout);
 
 /* Prints an error as every subcommand does and returns its exit code. */
 int fkv_report_error(const fkv_err *err);

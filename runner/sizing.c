@@ -45,7 +45,7 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
     return st;
 }
 
-void fkv_sizing_update(const fkv_setup *s, const fkv_profile *p, fkv_sizing *z)
+void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *p, fkv_sizing *z)
 {
     const int64_t largest = fkv_prompt_limit(&s->limits, 1), mean = (int64_t)ceil(p->mean_output);
     int64_t longest = 0;
@@ -55,11 +55,11 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_profile *p, fkv_sizing *z)
     z->lengths = (fkv_memory_lengths){longest, mean > s->limits.max_new ? mean : s->limits.max_new};
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
     z->shape.config = &s->config;
-    z->shape.n_ranks = s->n_ranks;
-    z->shape.n_devices = s->n_devices;
-    z->shape.n_slots = s->n_slots;
+    z->shape.n_ranks = layout->ranks;
+    z->shape.n_devices = layout->devices;
+    z->shape.n_slots = layout->slots;
     /* On the CPU what no prompt touches costs nothing. */
-    z->shape.max_prompt = on_cpu(s) ? longest : largest;
+    z->shape.max_prompt = on_cpu(s) ? longest : layout->max_prompt;
     z->shape.window = (int)s->job->profile.window;
     z->shape.backend = s->backend;
     z->shape.n_threads = (int)(cores > 0 ? cores : 1);
@@ -118,7 +118,8 @@ fkv_status fkv_sizing_slots(const fkv_sizing *z, const fkv_plan *plan, const int
 /* ---- choosing ---- */
 
 typedef struct choice {
-    fkv_setup *setup;
+    const fkv_setup *setup;
+    fkv_layout *layout;
     const fkv_profile *profile;
     fkv_sizing *z;
     fkv_split_rates rates;
@@ -136,13 +137,13 @@ static double mean_prompt(const choice *c)
 
 static int slots_guess(const choice *c)
 {
-    if (!c->setup->auto_slots) return c->setup->n_slots;
+    if (!c->setup->auto_slots) return c->layout->slots;
     return (int)(c->most < SLOTS_GUESS ? c->most : SLOTS_GUESS);
 }
 
 static fkv_status choose_ranks(choice *c, fkv_err *err)
 {
-    fkv_setup *s = c->setup;
+    const fkv_setup *s = c->setup;
     fkv_sizing *z = c->z;
     const fkv_split_job job = {.config = &s->config,
                                .tokens = c->tokens,
@@ -151,7 +152,7 @@ static fkv_status choose_ranks(choice *c, fkv_err *err)
                                .n_slots = slots_guess(c),
                                .max_copies = (int)s->job->plan.max_copies,
                                .mode = (fkv_plan_mode)s->job->plan.mode};
-    fkv_status st = fkv_split_candidates(&c->rates, &job, s->n_devices, z->splits, &z->n_splits, err);
+    fkv_status st = fkv_split_candidates(&c->rates, &job, c->layout->devices, z->splits, &z->n_splits, err);
     for (int i = 0; !st && i < z->n_splits; i++) {
         fkv_sizing one = *z;
         int fit;
@@ -164,8 +165,8 @@ static fkv_status choose_ranks(choice *c, fkv_err *err)
     z->best = fkv_split_best(z->splits, z->n_splits, false);
     z->best_groups = fkv_split_best(z->splits, z->n_splits, true);
     if (s->auto_ranks && z->best >= 0) {
-        s->n_ranks = s->n_devices = z->splits[z->best].tensor_parallel;
-        fkv_sizing_update(s, c->profile, z);
+        c->layout->ranks = c->layout->devices = z->splits[z->best].tensor_parallel;
+        fkv_sizing_update(s, c->layout, c->profile, z);
     }
     return FKV_OK;
 }
@@ -178,10 +179,11 @@ static fkv_status try_slots(const choice *c, int n_slots, int *fit, double *reco
     fkv_plan plan;
     const fkv_plan_problem problem = {.n_layers = s->config.n_layers,
                                       .n_kv_heads = s->config.n_kv_heads,
-                                      .n_ranks = s->n_ranks,
+                                      .n_ranks = c->layout->ranks,
                                       .n_slots = n_slots,
                                       .tokens = c->tokens,
-                                      .cost = fkv_split_cost(&c->rates, &s->config, s->n_ranks, n_slots),
+                                      .cost =
+                                          fkv_split_cost(&c->rates, &s->config, c->layout->ranks, n_slots),
                                       .max_copies = (int)s->job->plan.max_copies};
     fkv_status st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &plan, err);
     if (st) return st;
@@ -189,7 +191,7 @@ static fkv_status try_slots(const choice *c, int n_slots, int *fit, double *reco
     st = fkv_sizing_even(&z, &problem, c->profile->budgets, &plan, err);
     if (!st) st = fkv_sizing_slots(&z, &plan, c->profile->budgets, fit, err);
     *record_us =
-        fkv_split_record_us(fkv_split_prefill_us(&c->rates, &s->config, c->prompt_tokens, s->n_ranks),
+        fkv_split_record_us(fkv_split_prefill_us(&c->rates, &s->config, c->prompt_tokens, c->layout->ranks),
                             plan.step_us, c->profile->mean_output, n_slots);
     fkv_plan_free(&plan);
     return st;
@@ -197,7 +199,7 @@ static fkv_status try_slots(const choice *c, int n_slots, int *fit, double *reco
 
 static int next_slots(const choice *c, int n)
 {
-    const int64_t size = (int64_t)c->setup->config.n_layers * c->setup->config.n_kv_heads * c->setup->n_ranks;
+    const int64_t size = (int64_t)c->setup->config.n_layers * c->setup->config.n_kv_heads * c->layout->ranks;
     int next = fkv_split_next_slots(n);
     while (size > LARGE_PROBLEM && next && next < 2 * n) next = fkv_split_next_slots(next);
     return next <= c->most ? next : 0;
@@ -222,29 +224,33 @@ static fkv_status choose_slots(choice *c, fkv_err *err)
         best = n;
         least = us;
     }
-    c->setup->n_slots = best;
+    c->layout->slots = best;
     return FKV_OK;
 }
 
-fkv_status fkv_sizing_choose(fkv_setup *s, const fkv_profile *p, int64_t n_input, fkv_sizing *z, fkv_err *err)
+fkv_status fkv_sizing_choose(const fkv_setup *s, const fkv_profile *p, int64_t n_input, fkv_layout *layout,
+                             fkv_sizing *z, fkv_err *err)
 {
     const int64_t cap = on_cpu(s) ? CPU_SLOTS_MAX : FKV_PLAN_MAX_SLOTS;
     double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
     if (!tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(p, tokens);
-    fkv_sizing_update(s, p, z);
+    fkv_sizing_update(s, layout, p, z);
     choice c = {.setup = s,
+                .layout = layout,
                 .profile = p,
                 .z = z,
                 .tokens = tokens,
                 .most = n_input > 0 && n_input < cap ? n_input : cap};
     c.prompt_tokens = mean_prompt(&c);
-    const bool ranks = s->auto_ranks || s->n_devices > 1;
+    const bool ranks = s->auto_ranks || layout->devices > 1;
     fkv_status st = FKV_OK;
-    if (ranks || s->auto_slots) st = fkv_constants_rates(s, p, s->n_ranks, slots_guess(&c), &c.rates, err);
+    fkv_layout guess = *layout;
+    guess.slots = slots_guess(&c);
+    if (ranks || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &c.rates, err);
     if (!st && ranks) st = choose_ranks(&c, err);
     if (!st && s->auto_slots) st = choose_slots(&c, err);
-    if (!st) fkv_sizing_update(s, p, z);
+    if (!st) fkv_sizing_update(s, layout, p, z);
     free(tokens);
     return st;
 }

@@ -9,7 +9,7 @@
 typedef struct fkv_sizing {
     char device[96], numerics[256]; /* of the first device: fkv_device_info and backend.h say what */
     fkv_memory_limit limit;         /* of each device */
-    fkv_memory_shape shape;         /* of the setup, its ranks and slots */
+    fkv_memory_shape shape;         /* of the layout */
     fkv_memory_lengths lengths;
     fkv_device_split splits[FKV_SPLITS_MAX]; /* of the job's devices */
     int n_splits;
@@ -18,8 +18,9 @@ typedef struct fkv_sizing {
 
 /* Opens a device, asks what it has, closes it. Before any engine is open. */
 fkv_status fkv_sizing_probe(const fkv_setup *setup, fkv_sizing *sizing, fkv_err *err);
-/* Sets the shape and lengths from the setup and the sample. */
-void fkv_sizing_update(const fkv_setup *setup, const fkv_profile *profile, fkv_sizing *sizing);
+/* Sets the shape and lengths from the layout and the sample. */
+void fkv_sizing_update(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
+                       fkv_sizing *sizing);
 
 /* Whether the model can be loaded with the job's slots and one token be worked on. */
 fkv_status fkv_sizing_check_model(const fkv_setup *setup, const fkv_sizing *sizing, fkv_err *err);
@@ -30,10 +31,10 @@ fkv_status fkv_sizing_even(const fkv_sizing *sizing, const fkv_plan_problem *pro
 fkv_status fkv_sizing_check_plan(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,
                                  fkv_err *err);
 
-/* Compares the splits of the devices, and where the job says auto, sets the
- * setup's ranks and slots. n_input: records to answer; 0: unknown. */
-fkv_status fkv_sizing_choose(fkv_setup *setup, const fkv_profile *profile, int64_t n_input,
-                             fkv_sizing *sizing, fkv_err *err);
+/* Compares the splits of the devices, and where the job says auto, chooses the layout's
+ * ranks and slots. n_input: records to answer; 0: unknown. */
+fkv_status fkv_sizing_choose(const fkv_setup *setup, const fkv_profile *profile, int64_t n_input,
+                             fkv_layout *layout, fkv_sizing *sizing, fkv_err *err);
 
 /* Slots that fit with a plan of the sizing's shape; NULL: every head at home. */
 fkv_status fkv_sizing_slots(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,

@@ -31,6 +31,7 @@ typedef struct item {
 
 typedef struct stream {
     const fkv_setup *setup;
+    const fkv_layout *layout;
     fkv_output *output;
     fkv_engine *engine;
     fkv_reader *reader;
@@ -281,7 +282,7 @@ static fkv_status start(stream *s, fkv_err *err)
 {
     fkv_errs errs = {0};
     fkv_status st;
-    s->n_items = (size_t)s->setup->n_slots + READ_AHEAD;
+    s->n_items = (size_t)s->layout->slots + READ_AHEAD;
     s->items = fkv_calloc(s->n_items, sizeof *s->items);
     if (!s->items) return fkv_fail_memory(err);
     if ((st = fkv_queue_open(s->n_items, &s->idle, err))) return st;
@@ -320,10 +321,10 @@ static void finish(stream *s)
     pthread_mutex_destroy(&s->lock);
 }
 
-fkv_status fkv_stream_run(const fkv_setup *setup, fkv_output *output, fkv_engine *engine, int64_t *n_input,
-                          fkv_err *err)
+fkv_status fkv_stream_run(const fkv_setup *setup, const fkv_layout *layout, fkv_output *output,
+                          fkv_engine *engine, int64_t *n_input, fkv_err *err)
 {
-    stream s = {.setup = setup, .output = output, .engine = engine};
+    stream s = {.setup = setup, .layout = layout, .output = output, .engine = engine};
     pthread_mutex_init(&s.lock, NULL);
     const fkv_engine_io io = {.ctx = &s,
                               .next = next_request,
