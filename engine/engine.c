@@ -132,8 +132,16 @@ static fkv_status open_device(void *ctx, int index, fkv_err *err)
     fkv_device_info info;
     b->info(d->dev, &info);
     if (index == 0) e->info = info;
-    s = fkv_weights_load_home(d, a->weights, err);
-    d->home = b->mark(d->dev);
+    return FKV_OK;
+}
+
+/* When all devices are there. */
+static fkv_status load_device(void *ctx, int index, fkv_err *err)
+{
+    const open_args *a = ctx;
+    fkv_engine_device *d = &a->engine->devices[index];
+    const fkv_status s = fkv_weights_load_home(d, a->weights, err);
+    d->home = a->engine->options.backend->mark(d->dev);
     return s;
 }
 
@@ -241,6 +249,7 @@ fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weig
     open_args args = {e, weights, NULL};
     if ((s = fkv_team_run(e->team, open_device, &args, err))) return s;
     e->tile = e->info.prefill_tile;
+    if ((s = fkv_team_run(e->team, load_device, &args, err))) return s;
     return fkv_team_run(e->team, size_device, &args, err);
 }
 

@@ -301,6 +301,91 @@ fkv_status fkv_memory_even(const fkv_memory_shape *s, const fkv_memory_limit *li
     return st;
 }
 
+int64_t fkv_memory_nominal(int64_t total_bytes, int64_t free_bytes, double most_share)
+{
+    const double most = most_share * (double)total_bytes;
+    const double bytes = (double)free_bytes < most ? (double)free_bytes : most,
+                 part = (double)total_bytes / 32;
+    return part > 0 && bytes > 0 ? (int64_t)(floor(bytes / part + 1e-9) * part) : 0;
+}
+
+/* Pages that device d may have beside everything else. */
+static int64_t room_pages(const fkv_memory_shape *s, const fkv_memory *m, int d,
+                          const fkv_memory_limit *limit)
+{
+    const double pages = room_of(&m->device[d], limit) / (double)fkv_memory_page_bytes(s);
+    return pages > 0 ? (int64_t)pages : 0;
+}
+
+/* Pages of the fullest rank that every device has room for, its ranks being as full. */
+static fkv_status pages_at_home(const fkv_memory_shape *s, const fkv_memory_limit *limit,
+                                const int32_t *budgets, int64_t *pages, fkv_err *err)
+{
+    static const fkv_memory_lengths nothing = {0, 0};
+    fkv_memory m;
+    const fkv_status st = fkv_memory_predict(s, NULL, budgets, &nothing, &m, err);
+    if (st) return st;
+    *pages = INT64_MAX;
+    for (int d = 0; d < s->n_devices; d++) {
+        const int n = fkv_memory_first_rank(s->n_ranks, s->n_devices, d + 1) -
+                      fkv_memory_first_rank(s->n_ranks, s->n_devices, d);
+        const int64_t fit = room_pages(s, &m, d, limit) / n;
+        if (fit < *pages) *pages = fit;
+    }
+    fkv_memory_free(&m);
+    return FKV_OK;
+}
+
+fkv_status fkv_memory_record_limit(const fkv_memory_shape *s, const fkv_memory_limit *nominal,
+                                   const int32_t *budgets, fkv_record_limit *out, fkv_err *err)
+{
+    const fkv_config *c = s->config;
+    const fkv_record_shape record = {c->n_layers, c->n_kv_heads, s->n_ranks, budgets};
+    const int64_t largest = fkv_record_pages(&record, 1, c->max_positions - 1);
+    int64_t fit;
+    fkv_memory_shape longer = *s;
+    *out = (fkv_record_limit){.positions = c->max_positions, .prompt = s->max_prompt};
+    fkv_status st = pages_at_home(s, nominal, budgets, &fit, err);
+    if (st) return st;
+    fit = (int64_t)((double)fit * 7 / 8);
+    out->pages = largest < fit ? largest : fit;
+    for (int64_t over = c->max_positions + (int64_t)1; over - out->prompt > 1;) {
+        longer.max_prompt = out->prompt + (over - out->prompt) / 2;
+        if ((st = pages_at_home(&longer, nominal, budgets, &fit, err))) return st;
+        if (fit >= out->pages && out->pages > 0)
+            out->prompt = longer.max_prompt;
+        else
+            over = longer.max_prompt;
+    }
+    return FKV_OK;
+}
+
+fkv_status fkv_memory_holds(const fkv_memory_shape *s, const fkv_memory_limit *limit, const fkv_plan *plan,
+                            const int32_t *budgets, const fkv_record_limit *record, int *short_of,
+                            fkv_err *err)
+{
+    static const fkv_memory_lengths nothing = {0, 0};
+    const fkv_config *c = s->config;
+    const fkv_record_shape shape = {c->n_layers, c->n_kv_heads, s->n_ranks, budgets};
+    const size_t n = (size_t)s->n_ranks;
+    fkv_memory m;
+    fkv_status st = fkv_memory_predict(s, plan, budgets, &nothing, &m, err);
+    if (st) return st;
+    int64_t *one = fkv_calloc(n, sizeof *one), *all = fkv_calloc(n, sizeof *all);
+    int64_t *pages = fkv_calloc(n, sizeof *pages), *room = fkv_calloc((size_t)s->n_devices, sizeof *room);
+    st = one && all && pages && room ? fkv_record_demand(record, &shape, plan, one, all, err)
+                                     : fkv_fail_memory(err);
+    for (int d = 0; !st && d < s->n_devices; d++) room[d] = room_pages(s, &m, d, limit);
+    *short_of = -1;
+    if (!st) fkv_record_arenas(one, all, s->n_ranks, s->n_devices, room, pages, short_of);
+    free(room);
+    free(pages);
+    free(all);
+    free(one);
+    fkv_memory_free(&m);
+    return st;
+}
+
 static double mib(double bytes)
 {
     return bytes / (1 << 20);

@@ -48,6 +48,8 @@ typedef struct fkv_device_info {
     int weight_bytes;
     int prefill_tile;     /* rows of a prefill tile; fixed, so that results are */
     int64_t memory_bytes; /* free for this engine when info was called */
+    int64_t total_bytes;  /* its memory, free or not */
+    double nominal_share; /* of total_bytes that a plan may count on, whoever else is there */
     double arena_share;   /* of memory_bytes that KV arenas may take once weights and buffers are there */
     bool replays;         /* recorded steps are replayed as a whole, with their spans (recorded_spans) */
     bool peers;           /* devices can write each other's arenas (kv_keep) */

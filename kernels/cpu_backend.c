@@ -109,9 +109,10 @@ static void cpu_info(const fkv_device *dev, fkv_device_info *info)
                               .weight_bytes = 4,
                               .prefill_tile = 1024,
                               .arena_share = 0.6,
+                              .nominal_share = 0.5,
                               .peers = true};
     snprintf(info->name, sizeof info->name, "CPU, %d threads, %s", cpu_pool_threads(dev->pool), dev->k->name);
-    info->memory_bytes = available_bytes() / dev->world->n_devices;
+    info->memory_bytes = info->total_bytes = available_bytes() / dev->world->n_devices;
 }
 
 /* One array of the workspace: rows x cols of so many bytes each. */

@@ -203,11 +203,14 @@ static void backend_info(const fkv_device *dev, fkv_device_info *info)
     info->act_bytes = info->kv_bytes = info->weight_bytes = 2;
     info->prefill_tile = CUDA_PREFILL_TILE;
     info->arena_share = 0.9;
+    info->nominal_share = 15.0 / 16;
     info->replays = true;
     info->peers = cuda_world_peers(dev->world);
     snprintf(info->name, sizeof info->name, "%s", dev->name);
+    const int n = cuda_world_devices_per_gpu(dev->world);
     if (cudaMemGetInfo(&available, &all) == cudaSuccess && (int64_t)available > reserve_bytes)
-        info->memory_bytes = ((int64_t)available - reserve_bytes) / cuda_world_devices_per_gpu(dev->world);
+        info->memory_bytes = ((int64_t)available - reserve_bytes) / n;
+    info->total_bytes = (int64_t)all / n;
     cudaGetLastError();
 }
 

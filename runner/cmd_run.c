@@ -117,7 +117,7 @@ static fkv_status run_job(run *r, fkv_err *err)
     /* On the CPU timing a step's parts costs nothing; elsewhere steps are replayed whole. */
     if (!strcmp(r->setup.backend->name, "cpu") && (st = fkv_engine_trace_start(r->engine, err))) return st;
     const double t = fkv_seconds();
-    st = fkv_stream_run(&r->setup, &r->planning.layout, r->output, r->engine, &n_input, err);
+    st = fkv_stream_run(&r->setup, &r->planning, r->output, r->engine, &n_input, err);
     r->stream_seconds = fkv_seconds() - t;
     /* The manifest says last that the job is finished, after which no run comes back to
      * what is missing. */

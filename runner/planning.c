@@ -12,6 +12,7 @@
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 #include "runner/interrupt.h"
+#include "runner/layout.h"
 #include "runner/sample.h"
 
 typedef struct making {
@@ -150,6 +151,57 @@ out:
 
 static const char *const mode_names[] = {"standard", "best-effort", "fair-copying"};
 
+/* Most copies of a layer. */
+static int copies_of_a_layer(const fkv_plan *plan)
+{
+    int most = 0;
+    for (int l = 0; l < plan->n_layers; l++) {
+        int n = 0;
+        for (int h = 0; h < plan->n_kv_heads; h++) {
+            const int lh = l * plan->n_kv_heads + h, home = fkv_plan_home(h, plan->n_kv_heads, plan->n_ranks);
+            for (int i = plan->first[lh]; i < plan->first[lh + 1]; i++) n += plan->at[i].rank != home;
+        }
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+/* The plan of the job's mode; with fewer copies where it could not hold the largest record. */
+static fkv_status solve_to_fit(making *m, fkv_plan_problem problem, fkv_err *err)
+{
+    fkv_planning *p = m->p;
+    for (;;) {
+        bool holds = false;
+        fkv_status st = fkv_plan_solve(&problem, (fkv_plan_mode)m->setup->job->plan.mode, &p->plan, err);
+        if (!st) st = fkv_sizing_even(&p->sizing, &problem, p->profile.budgets, &p->plan, err);
+        if (!st)
+            st = fkv_sizing_holds(&p->sizing, &p->plan, p->profile.budgets, &p->layout.record, &holds, err);
+        const int most = st ? 0 : copies_of_a_layer(&p->plan);
+        if (st || holds || most == 0) return st;
+        problem.max_copies = most / 2;
+        fkv_log("plan: with %d copied heads a layer the largest record would not fit every slot; at most %d",
+                most, problem.max_copies);
+        fkv_plan_free(&p->plan);
+    }
+}
+
+/* Members of plan.json beside the plan's own. */
+static fkv_status put_extra(const making *m, fkv_buf *out, fkv_err *err)
+{
+    const fkv_sizing *z = &m->p->sizing;
+    const fkv_layout *layout = &m->p->layout;
+    fkv_status st =
+        fkv_buf_printf(out, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\",\n\"device\":",
+                       m->setup->backend->name, layout->devices, FKV_VERSION);
+    if (!st) st = fkv_json_put_string(out, z->device, strlen(z->device), err);
+    if (!st) st = fkv_buf_puts(out, ",\"numerics\":", err);
+    if (!st) st = fkv_json_put_string(out, z->numerics, strlen(z->numerics), err);
+    if (!st) st = fkv_buf_puts(out, ",\n", err);
+    if (!st) st = fkv_layout_put(layout, out, err);
+    if (!st) st = fkv_buf_puts(out, ",\n", err);
+    return st ? st : fkv_constants_put(&m->p->constants, out, err);
+}
+
 static fkv_status solve(making *m, const char *path, fkv_err *err)
 {
     const fkv_setup *s = m->setup;
@@ -167,19 +219,9 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
                                       .tokens = tokens,
                                       .cost = m->p->cost,
                                       .max_copies = (int)s->job->plan.max_copies};
-    if ((st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &m->p->plan, err))) goto out;
-    if ((st = fkv_sizing_even(&m->p->sizing, &problem, m->p->profile.budgets, &m->p->plan, err))) goto out;
+    if ((st = solve_to_fit(m, problem, err))) goto out;
     if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
-    if ((st =
-             fkv_buf_printf(&extra, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\",\n\"device\":",
-                            s->backend->name, m->p->layout.devices, FKV_VERSION)))
-        goto out;
-    const fkv_sizing *z = &m->p->sizing;
-    if ((st = fkv_json_put_string(&extra, z->device, strlen(z->device), err))) goto out;
-    if ((st = fkv_buf_puts(&extra, ",\"numerics\":", err))) goto out;
-    if ((st = fkv_json_put_string(&extra, z->numerics, strlen(z->numerics), err))) goto out;
-    if ((st = fkv_buf_puts(&extra, ",\n", err))) goto out;
-    if ((st = fkv_constants_put(&m->p->constants, &extra, err))) goto out;
+    if ((st = put_extra(m, &extra, err))) goto out;
     st = fkv_plan_write(&m->p->plan, m->plan_print, extra.data, path, err);
 out:
     fkv_buf_free(&extra);
@@ -187,16 +229,22 @@ out:
     return st;
 }
 
-/* What the job left to the plan comes from the plan. */
-static void use_sizes(making *m)
+/* What the job left to the plan comes from the plan, and so does what may not change. */
+static fkv_status use_loaded(making *m, const char *path, fkv_err *err)
 {
-    fkv_layout *layout = &m->p->layout;
+    fkv_planning *p = m->p;
+    fkv_layout *layout = &p->layout;
+    fkv_status st = fkv_layout_read(path, layout, err);
+    if (st) return st;
     if (m->setup->auto_slots) layout->slots = m->p->plan.n_slots;
     if (m->setup->auto_ranks) {
         layout->ranks = m->p->plan.n_ranks;
         if (layout->devices > layout->ranks) layout->devices = layout->ranks;
     }
-    fkv_sizing_update(m->setup, layout, &m->p->profile, &m->p->sizing);
+    fkv_sizing_update(m->setup, layout, &p->profile, &p->sizing);
+    if ((st = fkv_constants_read(path, &p->constants, err))) return st;
+    p->cost = p->constants.cost;
+    return fkv_sizing_check_loaded(&p->sizing, &p->plan, p->profile.budgets, &layout->record, err);
 }
 
 /* Records of this process's part; 0: unknown. */
@@ -217,16 +265,15 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
         if ((st = fkv_plan_read(path, &m->p->plan, &found, err))) goto out;
         m->p->plan_loaded = !strcmp(found, m->plan_print);
         if (m->p->plan_loaded) {
-            use_sizes(m);
-            st = fkv_constants_read(path, &m->p->constants, err);
-            m->p->cost = m->p->constants.cost;
+            st = use_loaded(m, path, err);
             goto out;
         }
         fkv_plan_free(&m->p->plan);
     }
     if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), &m->p->layout, &m->p->sizing, err)))
         goto out;
-    st = solve(m, path, err);
+    st = fkv_sizing_record_limit(&m->p->sizing, m->p->profile.budgets, &m->p->layout.record, err);
+    if (!st) st = solve(m, path, err);
 out:
     m->p->plan_seconds = fkv_seconds() - t;
     free(found);

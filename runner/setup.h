@@ -5,6 +5,7 @@
 #define FKV_RUNNER_SETUP_H
 
 #include "engine/engine.h"
+#include "engine/record_limit.h"
 #include "jobs/job.h"
 #include "jobs/record.h"
 #include "runner/prompt.h"
@@ -26,7 +27,8 @@ typedef struct fkv_setup {
 typedef struct fkv_layout {
     int replicas; /* 1 in this build */
     int ranks, devices, slots;
-    int64_t max_prompt; /* tokens that the prefill buffers hold */
+    int64_t max_prompt;      /* tokens that the prefill buffers hold */
+    fkv_record_limit record; /* larger ones are too_large; 0 pages: not known yet */
 } fkv_layout;
 
 /* Parses argv ("JOB.ini [-s section.key=value]..."; argv[0] is the subcommand's

@@ -32,9 +32,10 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
         s->backend->info(dev, &info);
         s->backend->numerics(dev, z->numerics, sizeof z->numerics);
         snprintf(z->device, sizeof z->device, "%s", info.name);
-        /* CPU devices share the machine; every GPU has memory of its own. */
-        z->limit = (fkv_memory_limit){on_cpu(s) ? info.memory_bytes / s->n_devices : info.memory_bytes,
-                                      info.arena_share};
+        z->free_bytes = info.memory_bytes;
+        z->total_bytes = info.total_bytes;
+        z->nominal_share = info.nominal_share;
+        z->limit.arena_share = info.arena_share;
         z->shape = (fkv_memory_shape){.act_bytes = info.act_bytes,
                                       .kv_bytes = info.kv_bytes,
                                       .weight_bytes = info.weight_bytes,
@@ -47,12 +48,19 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
 
 void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *p, fkv_sizing *z)
 {
-    const int64_t largest = fkv_prompt_limit(&s->limits, 1), mean = (int64_t)ceil(p->mean_output);
+    const int64_t mean_new = (int64_t)ceil(p->n_sample ? p->mean_output : (double)s->limits.max_new);
     int64_t longest = 0;
-    for (int i = 0; i < p->n_sample; i++)
+    double sum = 0;
+    for (int i = 0; i < p->n_sample; i++) {
+        sum += p->prompt_tokens[i];
         if (p->prompt_tokens[i] > longest) longest = p->prompt_tokens[i];
-    if (longest == 0 || longest > largest) longest = largest;
-    z->lengths = (fkv_memory_lengths){longest, mean > s->limits.max_new ? mean : s->limits.max_new};
+    }
+    if (longest == 0 || longest > layout->max_prompt) longest = layout->max_prompt;
+    const int64_t mean =
+        p->n_sample ? (int64_t)(sum / p->n_sample) : fkv_prompt_limit(&s->limits, s->limits.max_new);
+    z->lengths = (fkv_memory_lengths){mean > 0 ? mean : 1, mean_new};
+    /* CPU devices share the machine; every GPU has memory of its own. */
+    z->limit.bytes = z->free_bytes / (on_cpu(s) ? layout->devices : 1);
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
     z->shape.config = &s->config;
     z->shape.n_ranks = layout->ranks;
@@ -86,6 +94,49 @@ fkv_status fkv_sizing_even(const fkv_sizing *z, const fkv_plan_problem *problem,
                            fkv_plan *plan, fkv_err *err)
 {
     return fkv_memory_even(&z->shape, &z->limit, budgets, &z->lengths, problem, plan, err);
+}
+
+fkv_status fkv_sizing_record_limit(const fkv_sizing *z, const int32_t *budgets, fkv_record_limit *out,
+                                   fkv_err *err)
+{
+    /* As many devices share what is free as share the whole. */
+    const double share = z->free_bytes > 0 ? (double)z->limit.bytes / (double)z->free_bytes : 1;
+    const fkv_memory_limit nominal = {
+        fkv_memory_nominal((int64_t)(share * (double)z->total_bytes), z->limit.bytes, z->nominal_share),
+        z->limit.arena_share};
+    const fkv_config *c = z->shape.config;
+    const fkv_record_shape record = {c->n_layers, c->n_kv_heads, z->shape.n_ranks, budgets};
+    const fkv_status st = fkv_memory_record_limit(&z->shape, &nominal, budgets, out, err);
+    return st ? st : fkv_record_check(out, &record, z->lengths.prompt, z->lengths.max_new, err);
+}
+
+static fkv_status find_short(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
+                             int64_t max_prompt, const fkv_record_limit *record, int *device, fkv_err *err)
+{
+    fkv_memory_shape shape = z->shape;
+    shape.max_prompt = max_prompt;
+    return fkv_memory_holds(&shape, &z->limit, plan, budgets, record, device, err);
+}
+
+fkv_status fkv_sizing_holds(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
+                            const fkv_record_limit *record, bool *holds, fkv_err *err)
+{
+    int device;
+    const fkv_status st = find_short(z, plan, budgets, record->prompt, record, &device, err);
+    *holds = !st && device < 0;
+    return st;
+}
+
+fkv_status fkv_sizing_check_loaded(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
+                                   const fkv_record_limit *record, fkv_err *err)
+{
+    int device;
+    const fkv_status st = find_short(z, plan, budgets, z->shape.max_prompt, record, &device, err);
+    if (st || device < 0) return st;
+    return fkv_fail(err, FKV_E_DEVICE,
+                    "device %d has %lld MiB free, less than plan.json counts on: free some of its memory, or "
+                    "go on where there is more",
+                    device, (long long)z->limit.bytes >> 20);
 }
 
 fkv_status fkv_sizing_check_plan(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,

@@ -31,7 +31,7 @@ typedef struct item {
 
 typedef struct stream {
     const fkv_setup *setup;
-    const fkv_layout *layout;
+    const fkv_planning *planning;
     fkv_output *output;
     fkv_engine *engine;
     fkv_reader *reader;
@@ -84,6 +84,17 @@ static void recycle(stream *s, item *it)
 
 /* --- reader ---------------------------------------------------------------- */
 
+/* What no slot can take is known here already. */
+static void check_size(const stream *s, item *it)
+{
+    const fkv_planning *p = s->planning;
+    const fkv_record_shape shape = {p->profile.n_layers, p->profile.n_kv_heads, p->layout.ranks,
+                                    p->profile.budgets};
+    fkv_err why = {0};
+    if (fkv_record_check(&p->layout.record, &shape, (int64_t)it->ids.len, it->max_new, &why))
+        fkv_record_set_error(&it->record, "too_large", "%s", why.message);
+}
+
 static fkv_status read_one(stream *s, const fkv_line *line, fkv_tokenizer_scratch *scratch, fkv_err *err)
 {
     bool ended;
@@ -94,6 +105,7 @@ static fkv_status read_one(stream *s, const fkv_line *line, fkv_tokenizer_scratc
         st = fkv_prompt_prepare(s->setup->tokenizer, scratch, &s->setup->limits, &it->record, &it->ids,
                                 &it->max_new, &it->truncated, err);
     if (st) return st;
+    if (!it->record.error_code[0]) check_size(s, it);
     trim(&it->record.prompt);
     return fkv_queue_push(it->record.error_code[0] ? s->done : s->ready, it) ? FKV_OK : FKV_END;
 }
@@ -282,7 +294,7 @@ static fkv_status start(stream *s, fkv_err *err)
 {
     fkv_errs errs = {0};
     fkv_status st;
-    s->n_items = (size_t)s->layout->slots + READ_AHEAD;
+    s->n_items = (size_t)s->planning->layout.slots + READ_AHEAD;
     s->items = fkv_calloc(s->n_items, sizeof *s->items);
     if (!s->items) return fkv_fail_memory(err);
     if ((st = fkv_queue_open(s->n_items, &s->idle, err))) return st;
@@ -321,10 +333,10 @@ static void finish(stream *s)
     pthread_mutex_destroy(&s->lock);
 }
 
-fkv_status fkv_stream_run(const fkv_setup *setup, const fkv_layout *layout, fkv_output *output,
+fkv_status fkv_stream_run(const fkv_setup *setup, const fkv_planning *planning, fkv_output *output,
                           fkv_engine *engine, int64_t *n_input, fkv_err *err)
 {
-    stream s = {.setup = setup, .layout = layout, .output = output, .engine = engine};
+    stream s = {.setup = setup, .planning = planning, .output = output, .engine = engine};
     pthread_mutex_init(&s.lock, NULL);
     const fkv_engine_io io = {.ctx = &s,
                               .next = next_request,
