@@ -52,6 +52,7 @@ fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
                               .n_devices = e->options.n_devices,
                               .n_slots = e->options.n_slots,
                               .max_prompt = e->options.max_prompt,
+                              .max_tokens = e->options.max_tokens,
                               .act_bytes = e->info.act_bytes,
                               .kv_bytes = e->info.kv_bytes,
                               .weight_bytes = e->info.weight_bytes,
@@ -218,9 +219,11 @@ static fkv_status check_options(const fkv_config *c, const fkv_engine_options *o
                         o->n_devices, o->n_ranks);
     if (o->n_devices > 255 || (o->n_ranks + o->n_devices - 1) / o->n_devices > FKV_MAX_LOCAL_RANKS)
         return fkv_fail(err, FKV_E_INPUT, "too many ranks (%d) or devices (%d)", o->n_ranks, o->n_devices);
-    if (o->max_prompt < 1 || o->max_prompt > c->max_positions)
-        return fkv_fail(err, FKV_E_INPUT, "prompts of %lld tokens don't fit the model's %d positions",
-                        (long long)o->max_prompt, c->max_positions);
+    if (o->max_prompt < 1 || o->max_prompt > c->max_positions || o->max_tokens < o->max_prompt ||
+        o->max_tokens > c->max_positions)
+        return fkv_fail(err, FKV_E_INPUT,
+                        "prompts of %lld tokens, records of %lld and %d positions don't fit together",
+                        (long long)o->max_prompt, (long long)o->max_tokens, c->max_positions);
     return FKV_OK;
 }
 
@@ -228,16 +231,19 @@ fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weig
                            const fkv_engine_options *options, fkv_engine **engine, fkv_err *err)
 {
     const fkv_backend *b = options->backend;
-    fkv_status s = check_options(config, options, err);
+    fkv_engine_options o = *options;
+    if (!o.max_tokens) o.max_tokens = config->max_positions;
+    fkv_status s = check_options(config, &o, err);
     if (s) return s;
     fkv_engine *e = calloc(1, sizeof *e);
     if (!e) return fkv_fail_memory(err);
     *engine = e;
     e->config = *config;
-    e->options = *options;
+    e->options = o;
     e->max_home = (config->n_kv_heads + options->n_ranks - 1) / options->n_ranks;
     e->devices = fkv_calloc((size_t)options->n_devices, sizeof *e->devices);
-    if (!e->devices) return fkv_fail_memory(err);
+    e->rank_seconds = fkv_calloc((size_t)options->n_ranks, sizeof *e->rank_seconds);
+    if (!e->devices || !e->rank_seconds) return fkv_fail_memory(err);
     if ((s = b->world_open(options->n_devices, &e->world, err))) return s;
     if ((s = fkv_team_open(options->n_devices, abort_world, e, &e->team, err))) return s;
     if ((s = make_columns(e, err))) return s;
@@ -253,15 +259,18 @@ fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weig
     return fkv_team_run(e->team, size_device, &args, err);
 }
 
-fkv_status fkv_engine_resize(fkv_engine *e, int n_slots, int64_t max_prompt, fkv_err *err)
+fkv_status fkv_engine_resize(fkv_engine *e, int n_slots, int64_t max_prompt, int64_t max_tokens, fkv_err *err)
 {
     fkv_engine_options o = e->options;
     open_args args = {e, NULL, NULL};
     if (e->planned) return fkv_fail(err, FKV_E_INPUT, "the engine has a plan");
     o.n_slots = n_slots;
     o.max_prompt = max_prompt;
+    o.max_tokens = max_tokens ? max_tokens : e->config.max_positions;
     const fkv_status s = check_options(&e->config, &o, err);
-    if (s || (n_slots == e->options.n_slots && max_prompt == e->options.max_prompt)) return s;
+    if (s || (n_slots == e->options.n_slots && max_prompt == e->options.max_prompt &&
+              o.max_tokens == e->options.max_tokens))
+        return s;
     e->options = o;
     return fkv_team_run(e->team, size_device, &args, err);
 }
@@ -294,8 +303,8 @@ static fkv_status size_arenas(fkv_engine *e, int64_t max_new, int64_t page_bytes
     int64_t *one = fkv_calloc((size_t)n_ranks, sizeof *one);
     fkv_status s = FKV_OK;
     if (!one) return fkv_fail_memory(err);
-    if (max_new > e->config.max_positions - e->options.max_prompt)
-        max_new = e->config.max_positions - e->options.max_prompt;
+    if (max_new > e->options.max_tokens - e->options.max_prompt)
+        max_new = e->options.max_tokens - e->options.max_prompt;
     fkv_kv_demand(&e->kv, e->options.max_prompt, max_new, pages, one);
     for (int i = 0; i < e->options.n_devices; i++) {
         const fkv_engine_device *d = &e->devices[i];
@@ -401,7 +410,7 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
         plan->n_ranks != e->options.n_ranks || plan->n_slots != e->options.n_slots)
         return fkv_fail(err, FKV_E_INPUT,
                         "the plan is for another model, number of ranks or number of slots");
-    if ((s = fkv_kv_open(plan, budgets, e->config.max_positions, &e->kv, err))) return s;
+    if ((s = fkv_kv_open(plan, budgets, e->options.max_tokens, &e->kv, err))) return s;
     e->device_of = fkv_calloc((size_t)(n_lh * plan->n_slots), 1);
     e->arenas = fkv_calloc((size_t)plan->n_ranks, sizeof *e->arenas);
     int64_t *pages = fkv_calloc((size_t)plan->n_ranks, sizeof *pages);
@@ -456,24 +465,42 @@ static void free_plan(fkv_engine *e)
     free(e->arenas);
     e->device_of = NULL;
     e->arenas = NULL;
-    e->arena_bytes = e->copy_bytes = e->decode_steps = 0;
-    e->prefill_seconds = e->decode_seconds = 0;
+    e->arena_bytes = e->copy_bytes = 0;
     e->planned = false;
+}
+
+static int64_t page_bytes_of(const fkv_engine *e)
+{
+    return (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
+}
+
+/* What release forgets. */
+static void keep_stats(fkv_engine *e)
+{
+    const int64_t peak = e->kv.peak * page_bytes_of(e);
+    if (peak > e->kv_peak_bytes) e->kv_peak_bytes = peak;
+    for (int i = 0; i < e->options.n_devices; i++) {
+        const fkv_engine_device *d = &e->devices[i];
+        double seconds[FKV_MAX_LOCAL_RANKS];
+        e->options.backend->span_seconds(d->dev, seconds, d->n_ranks);
+        for (int r = 0; r < d->n_ranks && !e->options.solo; r++) e->rank_seconds[d->rank0 + r] += seconds[r];
+    }
 }
 
 void fkv_engine_clear_plan(fkv_engine *e)
 {
     open_args args = {e, NULL, NULL};
     fkv_err ignored = {0};
+    keep_stats(e);
     fkv_team_run(e->team, release_device, &args, &ignored);
     free_plan(e);
 }
 
 void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
 {
-    const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
+    const int64_t peak = e->kv.peak * page_bytes_of(e);
     *stats = (fkv_engine_stats){.decode_steps = e->decode_steps,
-                                .kv_bytes = e->kv.peak * page_bytes,
+                                .kv_bytes = peak > e->kv_peak_bytes ? peak : e->kv_peak_bytes,
                                 .kv_arena_bytes = e->arena_bytes,
                                 .weight_bytes = fkv_engine_weight_bytes(&e->config, e->info.weight_bytes),
                                 .copy_bytes = e->copy_bytes,
@@ -483,6 +510,14 @@ void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
         const fkv_engine_device *d = &e->devices[i];
         e->options.backend->span_seconds(d->dev, stats->rank_attention_seconds + d->rank0, d->n_ranks);
     }
+    for (int r = 0; r < e->options.n_ranks; r++) stats->rank_attention_seconds[r] += e->rank_seconds[r];
+}
+
+void fkv_engine_stats_reset(fkv_engine *e)
+{
+    e->decode_steps = e->kv_peak_bytes = 0;
+    e->prefill_seconds = e->decode_seconds = 0;
+    memset(e->rank_seconds, 0, (size_t)e->options.n_ranks * sizeof *e->rank_seconds);
 }
 
 void fkv_engine_close(fkv_engine *e)
@@ -500,6 +535,7 @@ void fkv_engine_close(fkv_engine *e)
     }
     if (e->world) e->options.backend->world_close(e->world);
     free(e->devices);
+    free(e->rank_seconds);
     free(e->hidden_cols);
     free(e->vocab_cols);
     free(e->head_cols);

@@ -25,6 +25,7 @@ typedef struct fkv_engine_options {
     int n_ranks, n_devices; /* n_devices <= n_ranks <= n_kv_heads */
     int n_slots;
     int64_t max_prompt; /* tokens; longer requests are an error of the caller */
+    int64_t max_tokens; /* of a request, prompt and new ones; 0: the model's positions */
     int window, kernel;
     int n_threads; /* host threads per device; 0: an equal share of all */
     bool solo;     /* benchmarks: one device holds rank solo_rank alone of n_ranks; results mean nothing */
@@ -90,10 +91,12 @@ int fkv_engine_devices(const fkv_engine *engine);
  * numerics), once there is a plan: a part of a run's fingerprint. */
 void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size);
 
-/* Gives an engine without a plan another number of slots and another longest prompt; the
- * weights stay. What it answers then is what one opened with these gives, bit by bit. After
- * a failure of a device or for want of memory close is the only call left. */
-fkv_status fkv_engine_resize(fkv_engine *engine, int n_slots, int64_t max_prompt, fkv_err *err);
+/* Gives an engine without a plan another number of slots and other lengths (as in the
+ * options); the weights stay. What it answers then is what one opened with these gives, bit
+ * by bit; lengths never change an answer. After a failure of a device or for want of memory
+ * close is the only call left. */
+fkv_status fkv_engine_resize(fkv_engine *engine, int n_slots, int64_t max_prompt, int64_t max_tokens,
+                             fkv_err *err);
 
 /* Adds the Ada-KV counts of one prompt longer than b to sums[n_layers][n_kv_heads]
  * (fkv_budget_ada_count). */
@@ -105,8 +108,7 @@ fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_
 fkv_status fkv_engine_set_plan(fkv_engine *engine, const fkv_safetensors *weights, const int32_t *budgets,
                                const fkv_plan *plan, int64_t max_new, fkv_err *err);
 
-/* Gives everything that set_plan made back, so that another plan can be set. The stats
- * begin anew. */
+/* Gives everything that set_plan made back, so that another plan can be set. */
 void fkv_engine_clear_plan(fkv_engine *engine);
 
 /* Decodes requests until next says FKV_END. FKV_E_INTERRUPTED when stopping ended it. */
@@ -148,7 +150,9 @@ bool fkv_engine_trace_get(const fkv_engine *engine, fkv_engine_trace *out);
 /* Mean step: over the layers the slowest rank's segment, and the common part. */
 double fkv_engine_trace_step_us(const fkv_engine_trace *trace);
 
+/* Over all plans since open, or since the last reset. */
 void fkv_engine_stats_get(fkv_engine *engine, fkv_engine_stats *stats);
+void fkv_engine_stats_reset(fkv_engine *engine);
 void fkv_engine_close(fkv_engine *engine);
 
 #endif

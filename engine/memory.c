@@ -68,10 +68,15 @@ fkv_buffer_size fkv_memory_queries(const fkv_memory_shape *s, int served)
                              (int64_t)(s->config->group + 2) * s->config->head_dim, s->act_bytes};
 }
 
+static int64_t max_tokens(const fkv_memory_shape *s)
+{
+    return s->max_tokens ? s->max_tokens : s->config->max_positions;
+}
+
 fkv_buffer_size fkv_memory_table(const fkv_memory_shape *s)
 {
     const int64_t pairs = (int64_t)s->config->n_layers * s->config->n_kv_heads;
-    return (fkv_buffer_size){s->n_slots, pairs * pages_for(s->config->max_positions), sizeof(int32_t)};
+    return (fkv_buffer_size){s->n_slots, pairs * pages_for(max_tokens(s)), sizeof(int32_t)};
 }
 
 int64_t fkv_memory_page_bytes(const fkv_memory_shape *s)
@@ -109,7 +114,7 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
     fkv_memory_buffers(s, 1, sizes);
     return (fkv_device_limits){.n_slots = s->n_slots,
                                .max_prompt = (int)s->max_prompt,
-                               .max_positions = c->max_positions,
+                               .max_positions = (int)max_tokens(s),
                                .hidden = c->hidden,
                                .n_heads = c->n_heads,
                                .n_kv_heads = c->n_kv_heads,
@@ -202,8 +207,9 @@ static fkv_status check_shape(const fkv_memory_shape *s, const fkv_memory_length
         return fkv_fail(err, FKV_E_INPUT, "%d ranks on %d devices for %d KV heads", s->n_ranks, s->n_devices,
                         c->n_kv_heads);
     if (s->n_slots < 1 || s->n_slots > FKV_PLAN_MAX_SLOTS || s->max_prompt < 1 ||
-        s->max_prompt > c->max_positions || lengths->prompt < 0 || lengths->max_new < 0 ||
-        lengths->prompt > FKV_BUDGET_MAX || lengths->max_new > FKV_BUDGET_MAX)
+        s->max_prompt > c->max_positions || s->max_tokens < 0 || s->max_tokens > c->max_positions ||
+        lengths->prompt < 0 || lengths->max_new < 0 || lengths->prompt > FKV_BUDGET_MAX ||
+        lengths->max_new > FKV_BUDGET_MAX)
         return fkv_fail(err, FKV_E_INPUT, "%d slots, prompts of %lld and %lld new tokens", s->n_slots,
                         (long long)lengths->prompt, (long long)lengths->max_new);
     return FKV_OK;
@@ -343,9 +349,10 @@ fkv_status fkv_memory_record_limit(const fkv_memory_shape *s, const fkv_memory_l
     const fkv_record_shape record = {c->n_layers, c->n_kv_heads, s->n_ranks, budgets};
     const int64_t largest = fkv_record_pages(&record, 1, c->max_positions - 1);
     int64_t fit;
-    fkv_memory_shape longer = *s;
+    fkv_memory_shape longer = *s; /* and with tables for all that the model can do */
+    longer.max_tokens = 0;
     *out = (fkv_record_limit){.positions = c->max_positions, .prompt = s->max_prompt};
-    fkv_status st = pages_at_home(s, nominal, budgets, &fit, err);
+    fkv_status st = pages_at_home(&longer, nominal, budgets, &fit, err);
     if (st) return st;
     fit = (int64_t)((double)fit * 7 / 8);
     out->pages = largest < fit ? largest : fit;

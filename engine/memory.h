@@ -49,6 +49,7 @@ typedef struct fkv_memory_shape {
     const fkv_config *config;
     int n_ranks, n_devices, n_slots;
     int64_t max_prompt; /* tokens that the prefill buffers hold */
+    int64_t max_tokens; /* of a record, prompt and new ones; 0: the model's positions */
     int act_bytes, kv_bytes, weight_bytes, prefill_tile;
     int window;
     const fkv_backend *backend; /* for its workspace; NULL: none */

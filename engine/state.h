@@ -89,8 +89,10 @@ struct fkv_engine {
     fkv_trace *trace; /* NULL: not tracing */
     bool trace_off;   /* the next step is not one to trace */
 
-    int64_t decode_steps;
+    /* stats; of plans that were cleared */
+    int64_t decode_steps, kv_peak_bytes;
     double prefill_seconds, decode_seconds;
+    double *rank_seconds; /* [n_ranks] */
 };
 
 /* Share r of R of n things: [fkv_share(n, r, R), fkv_share(n, r + 1, R)). */

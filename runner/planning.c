@@ -20,7 +20,6 @@ typedef struct making {
     fkv_output *output;
     fkv_engine **engine;
     fkv_planning *p;
-    int64_t n_input; /* records of the input; 0: the sample was not taken by this run */
     char profile_print[17], plan_print[17]; /* fingerprints */
 } making;
 
@@ -42,7 +41,7 @@ static fkv_status fit_engine(const fkv_setup *s, const fkv_layout *layout, fkv_e
 {
     const fkv_engine_options o = fkv_setup_engine_options(s, layout);
     if (*engine && fkv_engine_ranks(*engine) == o.n_ranks && fkv_engine_devices(*engine) == o.n_devices)
-        return fkv_engine_resize(*engine, o.n_slots, o.max_prompt, err);
+        return fkv_engine_resize(*engine, o.n_slots, o.max_prompt, o.max_tokens, err);
     fkv_engine_close(*engine);
     *engine = NULL;
     return fkv_engine_open(&s->config, s->weights, &o, engine, err);
@@ -103,6 +102,39 @@ static fkv_status fill_budgets(making *m, const fkv_sample *sample, fkv_err *err
     return FKV_OK;
 }
 
+/* What the sample says about the input's lengths. */
+static fkv_status take_lengths(making *m, const fkv_sample *sample, fkv_err *err)
+{
+    fkv_profile *p = &m->p->profile;
+    const fkv_prompt_limits *limits = &m->setup->limits;
+    const int64_t dataset = fkv_record_parser_largest_limit(m->setup->parser);
+    double outputs = 0;
+    p->prompt_tokens = fkv_calloc((size_t)sample->n, sizeof *p->prompt_tokens);
+    p->new_tokens = fkv_calloc((size_t)sample->n, sizeof *p->new_tokens);
+    if (!p->prompt_tokens || !p->new_tokens) return fkv_fail_memory(err);
+    p->longest_new = dataset > limits->max_new ? dataset : limits->max_new;
+    for (int64_t i = 0; i < sample->n; i++) {
+        const fkv_sample_record *r = &sample->records[i];
+        p->prompt_tokens[i] = (int32_t)r->ids.len;
+        p->new_tokens[i] = (int32_t)r->max_new;
+        outputs += (double)r->max_new;
+        if (r->max_new > p->longest_new) p->longest_new = r->max_new;
+    }
+    p->n_sample = (int)sample->n;
+    p->n_input = sample->n_input;
+    p->longest_prompt = fkv_sample_longest(sample);
+    p->mean_output = sample->n ? outputs / (double)sample->n : (double)limits->max_new;
+    return FKV_OK;
+}
+
+/* Buffers and tables as the input needs them. */
+static void reach_lengths(making *m)
+{
+    const fkv_profile *p = &m->p->profile;
+    fkv_layout_reach(m->setup, p->longest_prompt, p->longest_new, m->p->sizing.shape.prefill_tile,
+                     &m->p->layout);
+}
+
 static fkv_status make_profile(void *ctx, fkv_err *err)
 {
     making *m = ctx;
@@ -116,6 +148,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     if (fkv_file_exists(path)) {
         if ((st = fkv_profile_read(path, p, &found, err))) goto out;
         m->p->profile_loaded = !strcmp(found, m->profile_print) && p->n_layers == c->n_layers;
+        if (m->p->profile_loaded) reach_lengths(m);
         if (m->p->profile_loaded) goto out;
         fkv_profile_free(p);
         if ((st = fkv_profile_init(p, c->n_layers, c->n_kv_heads, err))) goto out;
@@ -126,19 +159,8 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
                          "no record in the input: does it match what the archives hold?");
         goto out;
     }
-    p->prompt_tokens = fkv_calloc((size_t)sample.n, sizeof *p->prompt_tokens);
-    if (!p->prompt_tokens) {
-        st = fkv_fail_memory(err);
-        goto out;
-    }
-    double outputs = 0;
-    for (int64_t i = 0; i < sample.n; i++) {
-        p->prompt_tokens[i] = (int32_t)sample.records[i].ids.len;
-        outputs += (double)sample.records[i].max_new;
-    }
-    p->n_sample = (int)sample.n;
-    m->n_input = sample.n_input;
-    p->mean_output = sample.n ? outputs / (double)sample.n : (double)m->setup->limits.max_new;
+    if ((st = take_lengths(m, &sample, err))) goto out;
+    reach_lengths(m);
     if ((st = fill_budgets(m, &sample, err))) goto out;
     st = fkv_profile_write(p, m->setup->job->model.path, m->profile_print, path, err);
 out:
@@ -251,7 +273,7 @@ static fkv_status use_loaded(making *m, const char *path, fkv_err *err)
 static int64_t my_records(const making *m)
 {
     const int64_t n_parts = m->setup->job->input.n_parts;
-    return (m->n_input + n_parts - 1) / n_parts;
+    return (m->p->profile.n_input + n_parts - 1) / n_parts;
 }
 
 static fkv_status make_plan(void *ctx, fkv_err *err)
@@ -362,6 +384,22 @@ fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *p, fkv_
                                     fkv_planning_max_new(setup, p), err);
 }
 
+fkv_status fkv_planning_grow(const fkv_setup *setup, fkv_planning *p, int64_t prompt, int64_t new_tokens,
+                             fkv_engine *engine, fkv_err *err)
+{
+    fkv_layout *l = &p->layout;
+    const int64_t longest = prompt > l->max_prompt ? prompt + prompt / 4 : l->max_prompt;
+    const int64_t left = l->max_tokens - l->max_prompt; /* what records had for new tokens until now */
+    fkv_layout_reach(setup, longest, new_tokens > left ? new_tokens : left, p->sizing.shape.prefill_tile, l);
+    /* Beside longer prompts the arenas might not hold the largest record. */
+    if (l->max_prompt > l->record.prompt) l->max_prompt = l->record.prompt;
+    fkv_log("a record of %lld prompt and %lld new tokens is longer than the sample let expect: buffers are "
+            "made anew, for prompts of %lld and records of %lld",
+            (long long)prompt, (long long)new_tokens, (long long)l->max_prompt, (long long)l->max_tokens);
+    fkv_engine_clear_plan(engine);
+    return fkv_planning_load(setup, p, &engine, err);
+}
+
 void fkv_planning_free(fkv_planning *p)
 {
     fkv_plan_free(&p->plan);
@@ -382,8 +420,10 @@ double fkv_planning_kept_share(const fkv_planning *p)
 
 int64_t fkv_planning_max_new(const fkv_setup *setup, const fkv_planning *p)
 {
-    const int64_t mean = (int64_t)ceil(p->profile.mean_output);
-    return mean > setup->limits.max_new ? mean : setup->limits.max_new;
+    const int64_t mean = (int64_t)ceil(p->profile.mean_output),
+                  left = p->layout.max_tokens - p->layout.max_prompt;
+    const int64_t most = mean > setup->limits.max_new ? mean : setup->limits.max_new;
+    return most > left ? most : left;
 }
 
 double fkv_planning_balance(const fkv_planning *p, bool standard)

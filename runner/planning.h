@@ -28,6 +28,10 @@ fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_eng
  * weights are loaded once, unless it has other ranks or devices. */
 fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *planning, fkv_engine **engine,
                              fkv_err *err);
+/* The same for records longer than the layout's buffers and tables hold; nothing is in
+ * flight. No answer depends on it. */
+fkv_status fkv_planning_grow(const fkv_setup *setup, fkv_planning *planning, int64_t prompt,
+                             int64_t new_tokens, fkv_engine *engine, fkv_err *err);
 void fkv_planning_free(fkv_planning *planning);
 
 /* Mean over the sample of the share of its prompts' K and V that is kept; 1 without a sample. */

@@ -222,7 +222,8 @@ fkv_layout fkv_setup_layout(const fkv_setup *s)
                         .ranks = s->n_ranks,
                         .devices = s->n_devices,
                         .slots = s->n_slots,
-                        .max_prompt = fkv_prompt_limit(&s->limits, 1)};
+                        .max_prompt = fkv_prompt_limit(&s->limits, 1),
+                        .max_tokens = s->config.max_positions};
 }
 
 fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout *layout)
@@ -233,6 +234,7 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
                             .n_devices = layout->devices,
                             .n_slots = layout->slots,
                             .max_prompt = layout->max_prompt,
+                            .max_tokens = layout->max_tokens,
                             .window = (int)j->profile.window,
                             .kernel = (int)j->profile.kernel,
                             .sampling = {.temperature = (float)j->sampling.temperature,

@@ -27,7 +27,8 @@ typedef struct fkv_setup {
 typedef struct fkv_layout {
     int replicas; /* 1 in this build */
     int ranks, devices, slots;
-    int64_t max_prompt;      /* tokens that the prefill buffers hold */
+    int64_t max_prompt;      /* tokens that the prefill buffers hold; longer prompts make them grow */
+    int64_t max_tokens;      /* of a record, prompt and new ones, that the page table holds; the same */
     fkv_record_limit record; /* larger ones are too_large; 0 pages: not known yet */
 } fkv_layout;
 

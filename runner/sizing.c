@@ -49,13 +49,8 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
 void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *p, fkv_sizing *z)
 {
     const int64_t mean_new = (int64_t)ceil(p->n_sample ? p->mean_output : (double)s->limits.max_new);
-    int64_t longest = 0;
     double sum = 0;
-    for (int i = 0; i < p->n_sample; i++) {
-        sum += p->prompt_tokens[i];
-        if (p->prompt_tokens[i] > longest) longest = p->prompt_tokens[i];
-    }
-    if (longest == 0 || longest > layout->max_prompt) longest = layout->max_prompt;
+    for (int i = 0; i < p->n_sample; i++) sum += p->prompt_tokens[i];
     const int64_t mean =
         p->n_sample ? (int64_t)(sum / p->n_sample) : fkv_prompt_limit(&s->limits, s->limits.max_new);
     z->lengths = (fkv_memory_lengths){mean > 0 ? mean : 1, mean_new};
@@ -66,8 +61,8 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_p
     z->shape.n_ranks = layout->ranks;
     z->shape.n_devices = layout->devices;
     z->shape.n_slots = layout->slots;
-    /* On the CPU what no prompt touches costs nothing. */
-    z->shape.max_prompt = on_cpu(s) ? longest : layout->max_prompt;
+    z->shape.max_prompt = layout->max_prompt;
+    z->shape.max_tokens = layout->max_tokens;
     z->shape.window = (int)s->job->profile.window;
     z->shape.backend = s->backend;
     z->shape.n_threads = (int)(cores > 0 ? cores : 1);
@@ -82,7 +77,7 @@ fkv_status fkv_sizing_check_model(const fkv_setup *s, const fkv_sizing *z, fkv_e
     int32_t *budgets = fkv_calloc(n, sizeof *budgets);
     if (!budgets) return fkv_fail_memory(err);
     for (size_t i = 0; i < n; i++) budgets[i] = 1;
-    if (on_cpu(s)) shape.max_prompt = 1;
+    shape.max_prompt = shape.max_tokens = 1;
     fkv_status st = fkv_memory_predict(&shape, NULL, budgets, &lengths, &m, err);
     if (!st) st = fkv_memory_check(&m, &z->limit, &lengths, err);
     fkv_memory_free(&m);
@@ -106,8 +101,12 @@ fkv_status fkv_sizing_record_limit(const fkv_sizing *z, const int32_t *budgets, 
         z->limit.arena_share};
     const fkv_config *c = z->shape.config;
     const fkv_record_shape record = {c->n_layers, c->n_kv_heads, z->shape.n_ranks, budgets};
+    fkv_err why = {0};
     const fkv_status st = fkv_memory_record_limit(&z->shape, &nominal, budgets, out, err);
-    return st ? st : fkv_record_check(out, &record, z->lengths.prompt, z->lengths.max_new, err);
+    if (st || !fkv_record_check(out, &record, z->lengths.prompt, z->lengths.max_new, &why)) return st;
+    return fkv_fail(err, FKV_E_INPUT,
+                    "too little memory: a plan counts on %lld of a device's %lld MiB: %.600s",
+                    (long long)nominal.bytes >> 20, (long long)z->limit.bytes >> 20, why.message);
 }
 
 static fkv_status find_short(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
@@ -115,6 +114,7 @@ static fkv_status find_short(const fkv_sizing *z, const fkv_plan *plan, const in
 {
     fkv_memory_shape shape = z->shape;
     shape.max_prompt = max_prompt;
+    if (max_prompt > z->shape.max_prompt) shape.max_tokens = 0;
     return fkv_memory_holds(&shape, &z->limit, plan, budgets, record, device, err);
 }
 

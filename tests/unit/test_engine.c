@@ -111,13 +111,15 @@ static void work_and_resize(fkv_engine *engine, const trial *t, const fkv_engine
     if (fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, MAX_NEW, &err))
         fixture_die("set_plan", &err);
     if (fkv_engine_time_decode(engine, 100, 2, seconds, &err)) fixture_die("time_decode", &err);
-    assert_int_equal(fkv_engine_resize(engine, t->slots, 1024, &err), FKV_E_INPUT); /* it has a plan */
+    assert_int_equal(fkv_engine_resize(engine, t->slots, 1024, 0, &err), FKV_E_INPUT); /* it has a plan */
     err = (fkv_err){0};
     fkv_engine_clear_plan(engine);
     fkv_plan_free(&plan);
-    assert_int_equal(fkv_engine_resize(engine, t->slots, model.config.max_positions + 1, &err), FKV_E_INPUT);
+    assert_int_equal(fkv_engine_resize(engine, t->slots, model.config.max_positions + 1, 0, &err),
+                     FKV_E_INPUT);
     err = (fkv_err){0};
-    if (fkv_engine_resize(engine, t->slots, 1024, &err)) fixture_die("resize", &err);
+    fkv_engine_stats_reset(engine);
+    if (fkv_engine_resize(engine, t->slots, 1024, 1024 + 128, &err)) fixture_die("resize", &err);
 }
 
 static void run_trial(trial *t)

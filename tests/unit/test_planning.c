@@ -15,10 +15,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/memory.h"
 #include "kernels/backend.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
 #include "runner/commands.h"
+#include "runner/layout.h"
+#include "runner/sample.h"
 
 enum { PATH_SIZE = 300, MOST_SETTINGS = 8 };
 
@@ -194,12 +197,109 @@ static void a_resume_with_less_memory_fails_instead_of_refusing_records(void **s
     memory_bytes = 0;
 }
 
+static void a_plan_without_a_layout_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *from, *to;
+    } damages[] = {{"\"layout\"", "\"layers2\""},
+                   {"\"largest_record\"", "\"large\""},
+                   {"\"pages\":", "\"pages\":-"},
+                   {"\"max_tokens\":", "\"max_tokens\":0,\"x\":"}};
+    const char *settings[MOST_SETTINGS] = {NULL};
+    fkv_err err = {0};
+    write_mixed();
+    memcpy(settings, mixed, sizeof mixed);
+    settings[5] = "job.max_errors=1"; /* ends at the large one */
+    memory_bytes = (int64_t)60 << 20;
+    for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
+        char path[PATH_SIZE];
+        fkv_buf plan = {0}, damaged = {0};
+        remove_output();
+        assert_int_equal(run(settings), 2);
+        read_output("plan.json", &plan);
+        const char *at = strstr(plan.data, damages[i].from);
+        assert_non_null(at);
+        fkv_buf_append(&damaged, plan.data, (size_t)(at - plan.data), &err);
+        fkv_buf_printf(&damaged, &err, "%s%s", damages[i].to, at + strlen(damages[i].from));
+        snprintf(path, sizeof path, "%s/out/plan.json", dir);
+        assert_int_equal(fkv_file_replace(path, damaged.data, damaged.len, &err), FKV_OK);
+        assert_int_equal(run(mixed), 2);
+        fkv_buf_free(&plan);
+        fkv_buf_free(&damaged);
+    }
+    memory_bytes = 0;
+}
+
+static void the_longest_prompt_is_expected_from_lines_bytes(void **state)
+{
+    (void)state;
+    fkv_sample_record records[] = {{.n_tokens = 900, .n_bytes = 3600},
+                                   {.n_tokens = 1000, .n_bytes = 5000},
+                                   {.n_tokens = 400, .n_bytes = 300}}; /* a short line: a template's tokens */
+    fkv_sample s = {.records = records, .n = 3, .n_input = 100, .max_line_bytes = 16000};
+    assert_int_equal(fkv_sample_longest(&s), 4500); /* a quarter of a token a byte, and an eighth */
+    s.n_input = 3;
+    assert_int_equal(fkv_sample_longest(&s), 1000);
+    s.n_input = 100;
+    s.max_line_bytes = 100;
+    assert_int_equal(fkv_sample_longest(&s), 1000);
+    s.max_line_bytes = INT64_MAX / 2;
+    assert_int_equal(fkv_sample_longest(&s), 1 << 30);
+    s.n = 0;
+    assert_int_equal(fkv_sample_longest(&s), 0);
+}
+
+static void buffers_follow_the_input_and_not_the_models_positions(void **state)
+{
+    (void)state;
+    static const fkv_config shape_8b = {.n_layers = 32,
+                                        .n_heads = 32,
+                                        .n_kv_heads = 8,
+                                        .head_dim = 128,
+                                        .group = 4,
+                                        .hidden = 4096,
+                                        .intermediate = 14336,
+                                        .vocab = 128256,
+                                        .max_positions = 131072};
+    static const int32_t budgets[256] = {1};
+    static const fkv_memory_lengths nothing = {0, 0};
+    const fkv_setup setup = {.config = shape_8b, .limits = {.max_positions = 131072}};
+    int64_t bytes[2];
+    for (int i = 0; i < 2; i++) {
+        fkv_layout layout = {0};
+        fkv_memory m;
+        fkv_err err = {0};
+        fkv_layout_reach(&setup, i ? 0 : 28000, i ? 0 : 512, 2048, &layout);
+        assert_int_equal(layout.max_prompt, i ? 131071 : 28672);
+        assert_int_equal(layout.max_tokens, i ? 131072 : 28672 + 512);
+        const fkv_memory_shape shape = {.config = &shape_8b,
+                                        .n_ranks = 1,
+                                        .n_devices = 1,
+                                        .n_slots = 64,
+                                        .max_prompt = layout.max_prompt,
+                                        .max_tokens = layout.max_tokens,
+                                        .act_bytes = 2,
+                                        .kv_bytes = 2,
+                                        .weight_bytes = 2,
+                                        .prefill_tile = 2048};
+        assert_int_equal(fkv_memory_predict(&shape, NULL, budgets, &nothing, &m, &err), FKV_OK);
+        bytes[i] = m.device[0].buffer_bytes;
+        fkv_memory_free(&m);
+    }
+    if (bytes[0] > (int64_t)1300 << 20 || bytes[1] < (int64_t)4600 << 20)
+        fail_msg("%lld and %lld bytes", (long long)bytes[0], (long long)bytes[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_record_too_large_is_one_error_row),
         cmocka_unit_test(the_largest_record_is_one_for_every_mode),
         cmocka_unit_test(a_resume_with_less_memory_fails_instead_of_refusing_records),
+        cmocka_unit_test(a_plan_without_a_layout_is_refused),
+        cmocka_unit_test(the_longest_prompt_is_expected_from_lines_bytes),
+        cmocka_unit_test(buffers_follow_the_input_and_not_the_models_positions),
         cmocka_unit_test(weights_are_loaded_once_whatever_is_measured),
     };
     char path[PATH_SIZE];
