@@ -29,6 +29,7 @@ fkv_status fkv_profile_init(fkv_profile *p, int n_layers, int n_kv_heads, fkv_er
 void fkv_profile_free(fkv_profile *p)
 {
     free(p->prompt_tokens);
+    free(p->new_tokens);
     free(p->budgets);
     *p = (fkv_profile){0};
 }

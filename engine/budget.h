@@ -18,8 +18,12 @@ typedef struct fkv_profile {
     int64_t mean_budget;    /* b; 0 when it came from a budgets file */
     int32_t *budgets;       /* [n_layers][n_kv_heads] */
     int32_t *prompt_tokens; /* [n_sample], the sample's prompt lengths after truncation */
+    int32_t *new_tokens;    /* [n_sample], their limits of new tokens; NULL: not known */
     int n_sample;
     double mean_output; /* E[output]: the sample's mean new-token limit */
+    /* Of the whole input; 0: not known. Lengths are what records are expected to have at the
+     * most; longer ones may come. */
+    int64_t n_input, longest_prompt, longest_new;
 } fkv_profile;
 
 /* Every budget 0, no sample. */

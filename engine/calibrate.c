@@ -362,7 +362,8 @@ static fkv_status fit_prefill(const scratch *s, fkv_calibration *out, fkv_err *e
     for (int i = 0; !st && i < 3; i++) {
         if ((st = b->sync(d->dev, err))) break;
         const double start = fkv_seconds();
-        b->prefill_attention(d->dev, &pack, d->qkv, false, d->ranks[0].n_home, c->group, d->att, (int64_t)att);
+        b->prefill_attention(d->dev, &pack, d->qkv, false, d->ranks[0].n_home, c->group, d->att,
+                             (int64_t)att);
         st = b->sync(d->dev, err);
         attention = fmin(attention, fkv_seconds() - start);
     }

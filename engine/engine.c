@@ -33,6 +33,11 @@ static int first_rank(const fkv_engine_options *o, int d)
     return fkv_memory_first_rank(o->n_ranks, o->n_devices, d);
 }
 
+static int64_t page_bytes_of(const fkv_engine *e)
+{
+    return (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
+}
+
 static fkv_status buffer(fkv_engine_device *d, fkv_buffer_size size, void *out, fkv_err *err)
 {
     size_t bytes;
@@ -45,26 +50,21 @@ static fkv_status buffer(fkv_engine_device *d, fkv_buffer_size size, void *out, 
     return st;
 }
 
-/* With a device's own info: while devices open side by side e->info is being written. */
-static fkv_memory_shape memory_shape(const fkv_engine *e, const fkv_device_info *info, int tile)
+fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
 {
     return (fkv_memory_shape){.config = &e->config,
                               .n_ranks = e->options.n_ranks,
                               .n_devices = e->options.n_devices,
                               .n_slots = e->options.n_slots,
                               .max_prompt = e->options.max_prompt,
-                              .act_bytes = info->act_bytes,
-                              .kv_bytes = info->kv_bytes,
-                              .weight_bytes = info->weight_bytes,
-                              .prefill_tile = tile,
+                              .max_tokens = e->options.max_tokens,
+                              .act_bytes = e->info.act_bytes,
+                              .kv_bytes = e->info.kv_bytes,
+                              .weight_bytes = e->info.weight_bytes,
+                              .prefill_tile = e->tile,
                               .window = e->options.window,
                               .backend = e->options.backend,
                               .n_threads = e->options.n_threads};
-}
-
-fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
-{
-    return memory_shape(e, &e->info, e->tile);
 }
 
 static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
@@ -136,19 +136,22 @@ static fkv_status open_device(void *ctx, int index, fkv_err *err)
     fkv_engine *e = a->engine;
     fkv_engine_device *d = &e->devices[index];
     const fkv_backend *b = e->options.backend;
-    float inv_freq[512];
     fkv_status s = b->open(e->world, index, e->options.n_threads, &d->dev, err);
     if (s) return s;
-    fkv_config_rope_frequencies(&e->config, inv_freq);
     fkv_device_info info;
-    b->info(d->dev, &info);
-    const fkv_memory_shape shape = memory_shape(e, &info, info.prefill_tile);
-    fkv_device_limits limits = fkv_memory_device_limits(&shape);
-    limits.inv_freq = inv_freq;
-    if ((s = b->prepare(d->dev, &limits, err))) return s;
     b->info(d->dev, &info);
     if (index == 0) e->info = info;
     return FKV_OK;
+}
+
+/* When all devices are there. */
+static fkv_status load_device(void *ctx, int index, fkv_err *err)
+{
+    const open_args *a = ctx;
+    fkv_engine_device *d = &a->engine->devices[index];
+    const fkv_status s = fkv_weights_load_home(d, a->weights, err);
+    d->home = a->engine->options.backend->mark(d->dev);
+    return s;
 }
 
 /* Products that every step or tile has, so that what they need is chosen and allocated
@@ -173,15 +176,39 @@ static fkv_status prepare_products(const fkv_engine_device *d, fkv_err *err)
     return s;
 }
 
-static fkv_status load_device(void *ctx, int index, fkv_err *err)
+/* All that depends on the number of slots or the longest prompt, anew. */
+static fkv_status size_device(void *ctx, int index, fkv_err *err)
 {
     const open_args *a = ctx;
-    fkv_engine_device *d = &a->engine->devices[index];
-    fkv_status s = make_buffers(d, err);
-    if (!s) s = fkv_weights_load_home(d, a->weights, err);
+    fkv_engine *e = a->engine;
+    fkv_engine_device *d = &e->devices[index];
+    const fkv_backend *b = e->options.backend;
+    const fkv_memory_shape shape = fkv_engine_memory_shape(e);
+    fkv_device_limits limits = fkv_memory_device_limits(&shape);
+    float inv_freq[512];
+    fkv_config_rope_frequencies(&e->config, inv_freq);
+    limits.inv_freq = inv_freq;
+    b->release(d->dev, d->home);
+    fkv_status s = b->prepare(d->dev, &limits, err);
+    if (!s) s = make_buffers(d, err);
     if (!s) s = prepare_products(d, err);
-    d->loaded = a->engine->options.backend->mark(d->dev);
+    if (index == 0 && !s) b->info(d->dev, &e->info);
+    d->sized = b->mark(d->dev);
     return s;
+}
+
+/* Buffers of all devices, and the host's of a pack. */
+static fkv_status size_engine(fkv_engine *e, fkv_err *err)
+{
+    const fkv_memory_shape shape = fkv_engine_memory_shape(e);
+    open_args args = {e, NULL, NULL};
+    e->max_rows = fkv_memory_max_rows(&shape);
+    free(e->pack_tokens);
+    free(e->pack_positions);
+    e->pack_tokens = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_tokens);
+    e->pack_positions = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_positions);
+    if (!e->pack_tokens || !e->pack_positions) return fkv_fail_memory(err);
+    return fkv_team_run(e->team, size_device, &args, err);
 }
 
 /* Column boundaries per device, so that gathers know who wrote what. */
@@ -213,9 +240,11 @@ static fkv_status check_options(const fkv_config *c, const fkv_engine_options *o
                         o->n_devices, o->n_ranks);
     if (o->n_devices > 255 || (o->n_ranks + o->n_devices - 1) / o->n_devices > FKV_MAX_LOCAL_RANKS)
         return fkv_fail(err, FKV_E_INPUT, "too many ranks (%d) or devices (%d)", o->n_ranks, o->n_devices);
-    if (o->max_prompt < 1 || o->max_prompt > c->max_positions)
-        return fkv_fail(err, FKV_E_INPUT, "prompts of %lld tokens don't fit the model's %d positions",
-                        (long long)o->max_prompt, c->max_positions);
+    if (o->max_prompt < 1 || o->max_prompt > c->max_positions || o->max_tokens < o->max_prompt ||
+        o->max_tokens > c->max_positions)
+        return fkv_fail(err, FKV_E_INPUT,
+                        "prompts of %lld tokens, records of %lld and %d positions don't fit together",
+                        (long long)o->max_prompt, (long long)o->max_tokens, c->max_positions);
     return FKV_OK;
 }
 
@@ -223,16 +252,19 @@ fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weig
                            const fkv_engine_options *options, fkv_engine **engine, fkv_err *err)
 {
     const fkv_backend *b = options->backend;
-    fkv_status s = check_options(config, options, err);
+    fkv_engine_options o = *options;
+    if (!o.max_tokens) o.max_tokens = config->max_positions;
+    fkv_status s = check_options(config, &o, err);
     if (s) return s;
     fkv_engine *e = calloc(1, sizeof *e);
     if (!e) return fkv_fail_memory(err);
     *engine = e;
     e->config = *config;
-    e->options = *options;
+    e->options = o;
     e->max_home = (config->n_kv_heads + options->n_ranks - 1) / options->n_ranks;
     e->devices = fkv_calloc((size_t)options->n_devices, sizeof *e->devices);
-    if (!e->devices) return fkv_fail_memory(err);
+    e->rank_seconds = fkv_calloc((size_t)options->n_ranks, sizeof *e->rank_seconds);
+    if (!e->devices || !e->rank_seconds) return fkv_fail_memory(err);
     if ((s = b->world_open(options->n_devices, &e->world, err))) return s;
     if ((s = fkv_team_open(options->n_devices, abort_world, e, &e->team, err))) return s;
     if ((s = make_columns(e, err))) return s;
@@ -244,12 +276,23 @@ fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weig
     open_args args = {e, weights, NULL};
     if ((s = fkv_team_run(e->team, open_device, &args, err))) return s;
     e->tile = e->info.prefill_tile;
-    const fkv_memory_shape shape = fkv_engine_memory_shape(e);
-    e->max_rows = fkv_memory_max_rows(&shape);
-    e->pack_tokens = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_tokens);
-    e->pack_positions = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_positions);
-    if (!e->pack_tokens || !e->pack_positions) return fkv_fail_memory(err);
-    return fkv_team_run(e->team, load_device, &args, err);
+    if ((s = fkv_team_run(e->team, load_device, &args, err))) return s;
+    return size_engine(e, err);
+}
+
+fkv_status fkv_engine_resize(fkv_engine *e, int n_slots, int64_t max_prompt, int64_t max_tokens, fkv_err *err)
+{
+    fkv_engine_options o = e->options;
+    if (e->planned) return fkv_fail(err, FKV_E_INPUT, "the engine has a plan");
+    o.n_slots = n_slots;
+    o.max_prompt = max_prompt;
+    o.max_tokens = max_tokens ? max_tokens : e->config.max_positions;
+    const fkv_status s = check_options(&e->config, &o, err);
+    if (s || (n_slots == e->options.n_slots && max_prompt == e->options.max_prompt &&
+              o.max_tokens == e->options.max_tokens))
+        return s;
+    e->options = o;
+    return size_engine(e, err);
 }
 
 void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info)
@@ -257,44 +300,49 @@ void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info)
     *info = engine->info;
 }
 
+int fkv_engine_ranks(const fkv_engine *engine)
+{
+    return engine->options.n_ranks;
+}
+
+int fkv_engine_devices(const fkv_engine *engine)
+{
+    return engine->options.n_devices;
+}
+
 void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size)
 {
     engine->options.backend->numerics(engine->devices[0].dev, out, size);
 }
 
-/* Pages of every rank: what all slots can need, or what its device has left. */
-static fkv_status size_arenas(fkv_engine *e, const fkv_engine_kv_limits *limits, int64_t page_bytes,
-                              int64_t *pages, fkv_err *err)
+/* Pages of every rank: what the accepted records can ask of all slots, or what its device has left. */
+static fkv_status size_arenas(fkv_engine *e, const fkv_plan *plan, int64_t arena_pages, int64_t *pages,
+                              fkv_err *err)
 {
-    const int n_ranks = e->options.n_ranks;
-    int64_t *one = fkv_calloc((size_t)n_ranks, sizeof *one);
-    fkv_status s = FKV_OK;
-    if (!one) return fkv_fail_memory(err);
-    fkv_kv_demand(&e->kv, e->options.max_prompt, pages, one);
-    for (int i = 0; i < e->options.n_devices; i++) {
-        const fkv_engine_device *d = &e->devices[i];
-        double want = 0;
-        for (int r = d->rank0; r < d->rank0 + d->n_ranks; r++) want += (double)pages[r] * (double)page_bytes;
-        const double scale = want > (double)d->arena_budget ? (double)d->arena_budget / want : 1;
-        for (int r = d->rank0; r < d->rank0 + d->n_ranks; r++) {
-            pages[r] = (int64_t)((double)pages[r] * scale);
-            if (pages[r] > INT32_MAX) pages[r] = INT32_MAX;
-            if (pages[r] >= one[r]) {
-                const int64_t most = limits->arena_pages > one[r] ? limits->arena_pages : one[r];
-                if (limits->arena_pages > 0 && pages[r] > most) pages[r] = most;
-                continue;
-            }
-            s = fkv_fail(
-                err, FKV_E_DEVICE,
-                "the KV cache of the largest record that is accepted needs %lld MiB on rank %d; %lld MiB "
-                "are free there",
-                (long long)(one[r] * page_bytes >> 20), r, (long long)(pages[r] * page_bytes >> 20));
-            goto out;
-        }
+    const fkv_engine_options *o = &e->options;
+    const fkv_record_shape shape = fkv_kv_shape(&e->kv);
+    const int64_t page = page_bytes_of(e);
+    int64_t *one = fkv_calloc((size_t)o->n_ranks, sizeof *one),
+            *all = fkv_calloc((size_t)o->n_ranks, sizeof *all);
+    int64_t *room = fkv_calloc((size_t)o->n_devices, sizeof *room);
+    int short_of = 0;
+    fkv_status s = one && all && room ? FKV_OK : fkv_fail_memory(err);
+    if (!s) s = fkv_record_demand(&e->kv.record, &shape, plan, one, all, err);
+    for (int d = 0; !s && d < o->n_devices; d++) room[d] = e->devices[d].arena_budget / page;
+    for (int r = 0; !s && r < o->n_ranks; r++) {
+        if (o->solo && r != o->solo_rank) one[r] = all[r] = 0; /* on no device */
+        if (arena_pages > 0 && all[r] > arena_pages) all[r] = arena_pages > one[r] ? arena_pages : one[r];
+        if (all[r] > INT32_MAX) all[r] = INT32_MAX;
     }
-    /* Ranks of no device hold nothing. */
-    for (int r = 0; e->options.solo && r < n_ranks; r++) pages[r] = pages[e->options.solo_rank];
-out:
+    if (!s && !fkv_record_arenas(one, all, o->n_ranks, o->n_devices, room, pages, &short_of))
+        s = fkv_fail(
+            err, FKV_E_DEVICE,
+            "the KV cache of the largest record that is accepted does not fit device %d, which has %lld "
+            "MiB left",
+            short_of, (long long)(room[short_of] * page >> 20));
+    for (int r = 0; !s && o->solo && r < o->n_ranks; r++) pages[r] = pages[o->solo_rank];
+    free(room);
+    free(all);
     free(one);
     return s;
 }
@@ -303,8 +351,9 @@ fkv_engine_kv_limits fkv_engine_limits_for(const fkv_plan *plan, const int32_t *
                                            int64_t max_new)
 {
     const int n_lh = plan->n_layers * plan->n_kv_heads;
-    fkv_engine_kv_limits limits = {.record_pages = fkv_record_pages(budgets, plan->n_layers, plan->n_kv_heads,
-                                                                    plan->n_ranks, n_tokens, max_new)};
+    const fkv_record_shape shape = {plan->n_layers, plan->n_kv_heads, plan->n_ranks, budgets};
+    fkv_engine_kv_limits limits = {
+        .record = {n_tokens + max_new, n_tokens, fkv_record_pages(&shape, n_tokens, max_new)}};
     for (int r = 0; r < plan->n_ranks; r++) {
         int64_t pages = 0;
         for (int i = 0; i < n_lh; i++)
@@ -346,7 +395,7 @@ static fkv_status make_arenas(void *ctx, int index, fkv_err *err)
     const open_args *a = ctx;
     fkv_engine *e = a->engine;
     fkv_engine_device *d = &e->devices[index];
-    const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
+    const int64_t page_bytes = page_bytes_of(e);
     fkv_status s = FKV_OK;
     for (int r = d->rank0; !s && r < d->rank0 + d->n_ranks; r++)
         s = buffer(d, (fkv_buffer_size){e->kv.n_pages[r], page_bytes, 1}, &e->arenas[r], err);
@@ -388,7 +437,7 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
                                const fkv_plan *plan, const fkv_engine_kv_limits *limits, fkv_err *err)
 {
     const int64_t n_lh = (int64_t)plan->n_layers * plan->n_kv_heads;
-    const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
+    const int64_t page_bytes = page_bytes_of(e);
     const int64_t qkv_bytes =
         (int64_t)(e->config.group + 2) * e->config.head_dim * e->config.hidden * e->info.weight_bytes;
     fkv_status s;
@@ -396,8 +445,7 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
         plan->n_ranks != e->options.n_ranks || plan->n_slots != e->options.n_slots)
         return fkv_fail(err, FKV_E_INPUT,
                         "the plan is for another model, number of ranks or number of slots");
-    if ((s = fkv_kv_open(plan, budgets, e->config.max_positions, limits->record_pages, &e->kv, err)))
-        return s;
+    if ((s = fkv_kv_open(plan, budgets, e->options.max_tokens, &limits->record, &e->kv, err))) return s;
     e->device_of = fkv_calloc((size_t)(n_lh * plan->n_slots), 1);
     e->arenas = fkv_calloc((size_t)plan->n_ranks, sizeof *e->arenas);
     int64_t *pages = fkv_calloc((size_t)plan->n_ranks, sizeof *pages);
@@ -415,7 +463,7 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
     }
     open_args args = {e, weights, plan};
     if ((s = fkv_team_run(e->team, plan_device, &args, err))) goto out;
-    if ((s = size_arenas(e, limits, page_bytes, pages, err))) goto out;
+    if ((s = size_arenas(e, plan, limits->arena_pages, pages, err))) goto out;
     if ((s = fkv_kv_set_arenas(&e->kv, pages, err))) goto out;
     if ((s = fkv_team_run(e->team, make_arenas, &args, err))) goto out;
     if ((s = fkv_team_run(e->team, prepare_device, &args, err))) goto out;
@@ -432,7 +480,7 @@ static fkv_status release_device(void *ctx, int index, fkv_err *err)
     const open_args *a = ctx;
     fkv_engine_device *d = &a->engine->devices[index];
     (void)err;
-    a->engine->options.backend->release(d->dev, d->loaded);
+    a->engine->options.backend->release(d->dev, d->sized);
     return FKV_OK;
 }
 
@@ -456,17 +504,31 @@ static void free_plan(fkv_engine *e)
     e->planned = false;
 }
 
+/* What release forgets. */
+static void keep_stats(fkv_engine *e)
+{
+    const int64_t peak = e->kv.peak * page_bytes_of(e);
+    if (peak > e->kv_peak_bytes) e->kv_peak_bytes = peak;
+    for (int i = 0; i < e->options.n_devices; i++) {
+        const fkv_engine_device *d = &e->devices[i];
+        double seconds[FKV_MAX_LOCAL_RANKS];
+        e->options.backend->span_seconds(d->dev, seconds, d->n_ranks);
+        for (int r = 0; r < d->n_ranks && !e->options.solo; r++) e->rank_seconds[d->rank0 + r] += seconds[r];
+    }
+}
+
 void fkv_engine_clear_plan(fkv_engine *e)
 {
     open_args args = {e, NULL, NULL};
     fkv_err ignored = {0};
+    keep_stats(e);
     fkv_team_run(e->team, release_device, &args, &ignored);
     free_plan(e);
 }
 
 void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
 {
-    const int64_t page_bytes = (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
+    const int64_t peak = e->kv.peak * page_bytes_of(e);
     const fkv_schedule_stats *t = &e->schedule_stats;
     *stats = (fkv_engine_stats){.decode_steps = e->decode_steps,
                                 .busy_slot_steps = t->busy_slot_steps,
@@ -474,7 +536,7 @@ void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
                                 .restarted_tokens = t->restarted_tokens,
                                 .prefill_passes = t->n_passes,
                                 .prefill_rows = t->n_rows,
-                                .kv_bytes = e->kv.peak * page_bytes,
+                                .kv_bytes = peak > e->kv_peak_bytes ? peak : e->kv_peak_bytes,
                                 .kv_arena_bytes = e->arena_bytes,
                                 .weight_bytes = fkv_engine_weight_bytes(&e->config, e->info.weight_bytes),
                                 .copy_bytes = e->copy_bytes,
@@ -484,6 +546,14 @@ void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
         const fkv_engine_device *d = &e->devices[i];
         e->options.backend->span_seconds(d->dev, stats->rank_attention_seconds + d->rank0, d->n_ranks);
     }
+    for (int r = 0; r < e->options.n_ranks; r++) stats->rank_attention_seconds[r] += e->rank_seconds[r];
+}
+
+void fkv_engine_stats_reset(fkv_engine *e)
+{
+    e->decode_steps = e->kv_peak_bytes = 0;
+    e->prefill_seconds = e->decode_seconds = 0;
+    memset(e->rank_seconds, 0, (size_t)e->options.n_ranks * sizeof *e->rank_seconds);
 }
 
 void fkv_engine_close(fkv_engine *e)
@@ -503,6 +573,7 @@ void fkv_engine_close(fkv_engine *e)
     free(e->devices);
     free(e->pack_tokens);
     free(e->pack_positions);
+    free(e->rank_seconds);
     free(e->hidden_cols);
     free(e->vocab_cols);
     free(e->head_cols);

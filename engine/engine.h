@@ -1,7 +1,9 @@
 /* The engine: a model on R ranks over D devices, prompts in, tokens out.
  *
  * Order of calls: open (loads each rank's home slices), profile any number of
- * prompts, set_plan once (loads the copies, makes the KV arenas), run, close.
+ * prompts, set_plan (loads the copies, makes the KV arenas), run, close. Between
+ * open and set_plan resize gives it other slots; clear_plan goes back to before
+ * set_plan. The home slices are loaded once whatever is called.
  * All calls come from one thread. What a record's tokens are depends on the
  * record, the model, the numbers of ranks and slots, and the seed alone.
  *
@@ -13,6 +15,7 @@
 #include "engine/budget.h"
 #include "engine/config.h"
 #include "engine/plan.h"
+#include "engine/record_limit.h"
 #include "engine/safetensors.h"
 #include "kernels/backend.h"
 
@@ -23,6 +26,7 @@ typedef struct fkv_engine_options {
     int n_ranks, n_devices; /* n_devices <= n_ranks <= n_kv_heads */
     int n_slots;
     int64_t max_prompt; /* tokens; longer requests are an error of the caller */
+    int64_t max_tokens; /* of a request, prompt and new ones; 0: the model's positions */
     int window, kernel;
     int n_threads; /* host threads per device; 0: an equal share of all */
     bool solo;     /* benchmarks: one device holds rank solo_rank alone of n_ranks; results mean nothing */
@@ -93,20 +97,28 @@ fkv_status fkv_engine_check_weights(const fkv_config *config, const fkv_safetens
 fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weights,
                            const fkv_engine_options *options, fkv_engine **engine, fkv_err *err);
 void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info);
+int fkv_engine_ranks(const fkv_engine *engine);
+int fkv_engine_devices(const fkv_engine *engine);
 /* What the bits of answers depend on beside model, ranks, slots and seed (backend.h:
  * numerics), once there is a plan: a part of a run's fingerprint. */
 void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size);
+
+/* Gives an engine without a plan another number of slots and other lengths (as in the
+ * options); the weights stay. What it answers then is what one opened with these gives, bit
+ * by bit; lengths never change an answer. After a failure of a device or for want of memory
+ * close is the only call left. */
+fkv_status fkv_engine_resize(fkv_engine *engine, int n_slots, int64_t max_prompt, int64_t max_tokens,
+                             fkv_err *err);
 
 /* Adds the Ada-KV counts of one prompt longer than b to sums[n_layers][n_kv_heads]
  * (fkv_budget_ada_count). */
 fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_ids, int64_t b, double alpha,
                               double *sums, fkv_err *err);
 
-/* record_pages: the largest record that is accepted (kv.h); 0: what the model's positions allow.
- * arena_pages: a rank's arena at the most, but room for that record; 0: what its device has left,
- * up to what all slots can need. */
 typedef struct fkv_engine_kv_limits {
-    int64_t record_pages, arena_pages;
+    fkv_record_limit record; /* the largest one that is accepted; 0 pages: what the buffers were made for */
+    int64_t arena_pages;     /* a rank's arena at the most, but room for that record; 0: what its device has
+                                left, up to what all slots can need */
 } fkv_engine_kv_limits;
 
 /* For measurements: just what all slots need for prompts of n_tokens and max_new new tokens. */
@@ -159,7 +171,9 @@ bool fkv_engine_trace_get(const fkv_engine *engine, fkv_engine_trace *out);
 /* Mean step: over the layers the slowest rank's segment, and the common part. */
 double fkv_engine_trace_step_us(const fkv_engine_trace *trace);
 
+/* Over all plans since open, or since the last reset. */
 void fkv_engine_stats_get(fkv_engine *engine, fkv_engine_stats *stats);
+void fkv_engine_stats_reset(fkv_engine *engine);
 void fkv_engine_close(fkv_engine *engine);
 
 #endif

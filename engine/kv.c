@@ -35,9 +35,10 @@ static fkv_status alloc_tables(fkv_kv *kv, fkv_err *err)
         return fkv_fail_memory(err);
     /* an edit names its entry by 32 bits */
     if (entries > INT32_MAX)
-        return fkv_fail(err, FKV_E_INPUT,
-                        "a page table of %d slots and %lld positions is too large: use fewer engine.slots",
-                        kv->n_slots, (long long)kv->max_positions);
+        return fkv_fail(
+            err, FKV_E_INPUT,
+            "a page table of %d slots and records of %lld tokens is too large: use fewer engine.slots",
+            kv->n_slots, (long long)kv->max_tokens);
     kv->owner = fkv_calloc(all, sizeof *kv->owner);
     kv->held = fkv_calloc(all, sizeof *kv->held);
     kv->known = fkv_calloc(all, sizeof *kv->known);
@@ -80,18 +81,19 @@ static void set_owners(fkv_kv *kv, const fkv_plan *plan)
         kv->class_of[s] = kv->class_of[s - 1] + (same_owners(kv, s, s - 1) ? 0 : 1);
 }
 
-fkv_status fkv_kv_open(const fkv_plan *plan, const int32_t *budgets, int64_t max_positions,
-                       int64_t record_pages, fkv_kv *kv, fkv_err *err)
+fkv_status fkv_kv_open(const fkv_plan *plan, const int32_t *budgets, int64_t max_tokens,
+                       const fkv_record_limit *record, fkv_kv *kv, fkv_err *err)
 {
     *kv = (fkv_kv){.n_layers = plan->n_layers,
                    .n_kv_heads = plan->n_kv_heads,
                    .n_ranks = plan->n_ranks,
                    .n_slots = plan->n_slots,
-                   .max_positions = max_positions,
-                   .record_pages = record_pages};
+                   .max_tokens = max_tokens,
+                   .record = *record};
+    if (record->pages <= 0) kv->record = (fkv_record_limit){max_tokens, max_tokens, INT64_MAX / 2};
     const size_t n_lh = (size_t)n_heads_of(kv);
-    int64_t most = pages_for(max_positions); /* of a head; no position has more than one token of it */
-    if (record_pages > 0 && record_pages < most) most = record_pages;
+    int64_t most = pages_for(max_tokens); /* of a head; no position has more than one token of it */
+    if (kv->record.pages < most) most = kv->record.pages;
     kv->budgets = fkv_calloc(n_lh, sizeof *kv->budgets);
     kv->offset = fkv_calloc(n_lh, sizeof *kv->offset);
     if (!kv->budgets || !kv->offset) return fkv_fail_memory(err);
@@ -105,63 +107,18 @@ fkv_status fkv_kv_open(const fkv_plan *plan, const int32_t *budgets, int64_t max
     return st;
 }
 
-int64_t fkv_head_pages(int32_t budget, int64_t n_tokens, int64_t max_new)
+fkv_record_shape fkv_kv_shape(const fkv_kv *kv)
 {
-    return pages_for((n_tokens < budget ? n_tokens : budget) + max_new);
-}
-
-int64_t fkv_record_pages(const int32_t *budgets, int n_layers, int n_kv_heads, int n_ranks, int64_t n_tokens,
-                         int64_t max_new)
-{
-    int64_t fullest = 0, pages = 0;
-    /* A rank's home heads are a run of h in every layer. */
-    for (int h = 0, rank = 0; h < n_kv_heads; h++) {
-        const int home = fkv_plan_home(h, n_kv_heads, n_ranks);
-        if (home != rank) pages = 0;
-        rank = home;
-        for (int l = 0; l < n_layers; l++)
-            pages += fkv_head_pages(budgets[(int64_t)l * n_kv_heads + h], n_tokens, max_new);
-        if (pages > fullest) fullest = pages;
-    }
-    return fullest;
-}
-
-static int64_t record_pages(const fkv_kv *kv, int64_t n_tokens, int64_t max_new)
-{
-    return fkv_record_pages(kv->budgets, kv->n_layers, kv->n_kv_heads, kv->n_ranks, n_tokens, max_new);
+    return (fkv_record_shape){kv->n_layers, kv->n_kv_heads, kv->n_ranks, kv->budgets};
 }
 
 fkv_status fkv_kv_accepts(const fkv_kv *kv, int64_t n_tokens, int64_t max_new, fkv_err *err)
 {
-    if (n_tokens + max_new > kv->max_positions)
-        return fkv_fail(err, FKV_E_INPUT,
-                        "%lld prompt and %lld new tokens are more than the model's %lld positions",
-                        (long long)n_tokens, (long long)max_new, (long long)kv->max_positions);
-    const int64_t pages = kv->record_pages > 0 ? record_pages(kv, n_tokens, max_new) : 0;
-    if (pages > kv->record_pages)
-        return fkv_fail(
-            err, FKV_E_INPUT,
-            "%lld prompt and %lld new tokens need %lld KV pages on a rank, and a record may have %lld "
-            "(plan.json: record_pages): lower profile.budget or the record's new-token limit, or use "
-            "fewer engine.slots or more GPUs",
-            (long long)n_tokens, (long long)max_new, (long long)pages, (long long)kv->record_pages);
-    return FKV_OK;
-}
-
-/* The largest new-token limit of an accepted record with a prompt of n_tokens; -1: none is. */
-static int64_t largest_limit(const fkv_kv *kv, int64_t n_tokens)
-{
-    int64_t lo = 0, hi = kv->max_positions - n_tokens; /* lo is accepted */
-    if (kv->record_pages <= 0 || record_pages(kv, n_tokens, hi) <= kv->record_pages) return hi;
-    if (record_pages(kv, n_tokens, lo) > kv->record_pages) return -1;
-    while (lo + 1 < hi) {
-        const int64_t mid = lo + (hi - lo) / 2;
-        if (record_pages(kv, n_tokens, mid) <= kv->record_pages)
-            lo = mid;
-        else
-            hi = mid;
-    }
-    return lo;
+    const fkv_record_shape shape = fkv_kv_shape(kv);
+    const fkv_status st = fkv_record_check(&kv->record, &shape, n_tokens, max_new, err);
+    if (st || n_tokens + max_new <= kv->max_tokens) return st;
+    return fkv_fail(err, FKV_E_INPUT, "%lld prompt and %lld new tokens are more than the page table's %lld",
+                    (long long)n_tokens, (long long)max_new, (long long)kv->max_tokens);
 }
 
 void fkv_kv_prompt_need(const fkv_kv *kv, int slot, int64_t n_tokens, int64_t beyond, int64_t *need)
@@ -169,30 +126,6 @@ void fkv_kv_prompt_need(const fkv_kv *kv, int slot, int64_t n_tokens, int64_t be
     memset(need, 0, (size_t)kv->n_ranks * sizeof *need);
     for (int64_t i = 0; i < n_heads_of(kv); i++)
         need[rank_of(kv, i, slot)] += pages_for(kept_of(kv, i, n_tokens) + beyond);
-}
-
-void fkv_kv_demand(const fkv_kv *kv, int64_t max_prompt, int64_t *pages, int64_t *one)
-{
-    int64_t longest = 0;
-    memset(pages, 0, (size_t)kv->n_ranks * sizeof *pages);
-    memset(one, 0, (size_t)kv->n_ranks * sizeof *one);
-    for (int64_t i = 0; i < n_heads_of(kv); i++)
-        if (kept_of(kv, i, max_prompt) > longest) longest = kept_of(kv, i, max_prompt);
-    /* A longer prompt keeps no more and leaves fewer positions. In steps of a page: what the longest
-     * prompt of a step keeps, with what the shortest may generate. */
-    for (int64_t t = 1; t <= longest; t += FKV_PAGE_TOKENS) {
-        const int64_t end = t + FKV_PAGE_TOKENS - 1 < longest ? t + FKV_PAGE_TOKENS - 1 : longest;
-        const int64_t limit = largest_limit(kv, t);
-        for (int s = 0; limit >= 0 && s < kv->n_slots; s++) {
-            if (s && kv->class_of[s] == kv->class_of[s - 1]) continue;
-            int64_t *need = kv->slot_pages; /* of no slot yet */
-            fkv_kv_prompt_need(kv, s, end, limit, need);
-            for (int r = 0; r < kv->n_ranks; r++)
-                if (need[r] > one[r]) one[r] = need[r];
-            memset(need, 0, (size_t)kv->n_ranks * sizeof *need);
-        }
-    }
-    for (int r = 0; r < kv->n_ranks; r++) pages[r] = one[r] * kv->n_slots;
 }
 
 fkv_status fkv_kv_set_arenas(fkv_kv *kv, const int64_t *n_pages, fkv_err *err)

@@ -14,28 +14,29 @@
 
 #include "engine/budget.h"
 #include "engine/plan.h"
+#include "engine/record_limit.h"
 #include "kernels/backend.h"
 
 typedef struct fkv_kv {
     int n_layers, n_kv_heads, n_ranks, n_slots;
-    int64_t max_positions;
-    int64_t record_pages; /* see fkv_kv_open */
-    int32_t *budgets;     /* [n_layers * n_kv_heads] */
-    int16_t *owner;       /* [n_layers * n_kv_heads][n_slots] rank */
-    int *class_of;        /* [n_slots] slots of a class have the same owners */
-    int64_t slot_stride;  /* table entries of a slot */
-    int64_t *offset;      /* [n_layers * n_kv_heads] first entry of (l, h) in a slot's part */
-    int32_t *table;       /* [n_slots][slot_stride] pages; host's copy */
-    int64_t *n_pages;     /* [n_ranks] of the arena */
-    int32_t **free_at;    /* [n_ranks][n_pages] stack of free pages */
-    int64_t *n_free;      /* [n_ranks] */
-    int64_t *slot_pages;  /* [n_slots][n_ranks] pages held */
-    int64_t *slot_heads;  /* [n_slots][n_ranks] heads that the rank decodes for the slot */
-    int64_t *slot_kept;   /* [n_slots][n_ranks] kept tokens of its prompt, summed over those */
-    int64_t *n_tokens;    /* [n_slots] T of the prompt in it */
-    int32_t *held;        /* [n_slots][n_layers * n_kv_heads] pages held */
-    int32_t *known;       /* the same: pages that edits have told of */
-    bool *changed;        /* [n_slots] some held is not known */
+    int64_t max_tokens;      /* prompt and new ones of a record, which the table can hold */
+    fkv_record_limit record; /* the largest that is accepted */
+    int32_t *budgets;        /* [n_layers * n_kv_heads] */
+    int16_t *owner;          /* [n_layers * n_kv_heads][n_slots] rank */
+    int *class_of;           /* [n_slots] slots of a class have the same owners */
+    int64_t slot_stride;     /* table entries of a slot */
+    int64_t *offset;         /* [n_layers * n_kv_heads] first entry of (l, h) in a slot's part */
+    int32_t *table;          /* [n_slots][slot_stride] pages; host's copy */
+    int64_t *n_pages;        /* [n_ranks] of the arena */
+    int32_t **free_at;       /* [n_ranks][n_pages] stack of free pages */
+    int64_t *n_free;         /* [n_ranks] */
+    int64_t *slot_pages;     /* [n_slots][n_ranks] pages held */
+    int64_t *slot_heads;     /* [n_slots][n_ranks] heads that the rank decodes for the slot */
+    int64_t *slot_kept;      /* [n_slots][n_ranks] kept tokens of its prompt, summed over those */
+    int64_t *n_tokens;       /* [n_slots] T of the prompt in it */
+    int32_t *held;           /* [n_slots][n_layers * n_kv_heads] pages held */
+    int32_t *known;          /* the same: pages that edits have told of */
+    bool *changed;           /* [n_slots] some held is not known */
     int32_t
         *by_phase;  /* [n_slots][n_layers * n_kv_heads] heads, those that fill a page together side by side */
     int32_t *phase; /* [n_slots][FKV_PAGE_TOKENS + 1] where in by_phase those with kept % page == p start */
@@ -44,26 +45,15 @@ typedef struct fkv_kv {
     int64_t in_use, peak;
 } fkv_kv;
 
-/* Pages of a head that keeps at most budget tokens of a prompt of n_tokens, and max_new more. */
-int64_t fkv_head_pages(int32_t budget, int64_t n_tokens, int64_t max_new);
-/* Pages of a record on the fullest rank of the standard placement. budgets: [n_layers][n_kv_heads]. */
-int64_t fkv_record_pages(const int32_t *budgets, int n_layers, int n_kv_heads, int n_ranks, int64_t n_tokens,
-                         int64_t max_new);
-
-/* Tables for a plan and its budgets; no record exceeds max_positions tokens. record_pages: the
- * largest record that is accepted, as pages that it needs on the fullest rank of the standard
- * placement (fkv_record_pages), whatever the plan; 0: what positions allow. */
-fkv_status fkv_kv_open(const fkv_plan *plan, const int32_t *budgets, int64_t max_positions,
-                       int64_t record_pages, fkv_kv *kv, fkv_err *err);
-
+/* Tables for a plan and its budgets, for records of at most max_tokens prompt and new tokens.
+ * record: larger ones are refused; 0 pages: none that has at most max_tokens. */
+fkv_status fkv_kv_open(const fkv_plan *plan, const int32_t *budgets, int64_t max_tokens,
+                       const fkv_record_limit *record, fkv_kv *kv, fkv_err *err);
+/* What a record's pages depend on beside its lengths; kv's budgets. */
+fkv_record_shape fkv_kv_shape(const fkv_kv *kv);
 /* Whether a record is accepted at all: FKV_OK or FKV_E_INPUT, and err says why not. The same
  * for every slot and plan. */
 fkv_status fkv_kv_accepts(const fkv_kv *kv, int64_t n_tokens, int64_t max_new, fkv_err *err);
-
-/* Pages that rank r needs so that all its slots can hold the largest record (pages[n_ranks]), and
- * what the largest one needs of it in any slot (one[n_ranks]). Prompts have at most max_prompt
- * tokens. */
-void fkv_kv_demand(const fkv_kv *kv, int64_t max_prompt, int64_t *pages, int64_t *one);
 
 /* Gives every rank an arena of n_pages[r] pages, all free. */
 fkv_status fkv_kv_set_arenas(fkv_kv *kv, const int64_t *n_pages, fkv_err *err);

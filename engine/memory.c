@@ -75,10 +75,15 @@ fkv_buffer_size fkv_memory_queries(const fkv_memory_shape *s, int served)
                              (int64_t)(s->config->group + 2) * s->config->head_dim, s->act_bytes};
 }
 
+static int64_t max_tokens(const fkv_memory_shape *s)
+{
+    return s->max_tokens ? s->max_tokens : s->config->max_positions;
+}
+
 fkv_buffer_size fkv_memory_table(const fkv_memory_shape *s)
 {
     const int64_t pairs = (int64_t)s->config->n_layers * s->config->n_kv_heads;
-    return (fkv_buffer_size){s->n_slots, pairs * pages_for(s->config->max_positions), sizeof(int32_t)};
+    return (fkv_buffer_size){s->n_slots, pairs * pages_for(max_tokens(s)), sizeof(int32_t)};
 }
 
 int64_t fkv_memory_page_bytes(const fkv_memory_shape *s)
@@ -116,7 +121,7 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
     fkv_memory_buffers(s, 1, sizes);
     return (fkv_device_limits){.n_slots = s->n_slots,
                                .max_prompt = (int)fkv_memory_max_rows(s),
-                               .max_positions = c->max_positions,
+                               .max_positions = (int)max_tokens(s),
                                .hidden = c->hidden,
                                .n_heads = c->n_heads,
                                .n_kv_heads = c->n_kv_heads,
@@ -209,8 +214,9 @@ static fkv_status check_shape(const fkv_memory_shape *s, const fkv_memory_length
         return fkv_fail(err, FKV_E_INPUT, "%d ranks on %d devices for %d KV heads", s->n_ranks, s->n_devices,
                         c->n_kv_heads);
     if (s->n_slots < 1 || s->n_slots > FKV_PLAN_MAX_SLOTS || s->max_prompt < 1 ||
-        s->max_prompt > c->max_positions || lengths->prompt < 0 || lengths->max_new < 0 ||
-        lengths->prompt > FKV_BUDGET_MAX || lengths->max_new > FKV_BUDGET_MAX)
+        s->max_prompt > c->max_positions || s->max_tokens < 0 || s->max_tokens > c->max_positions ||
+        lengths->prompt < 0 || lengths->max_new < 0 || lengths->prompt > FKV_BUDGET_MAX ||
+        lengths->max_new > FKV_BUDGET_MAX)
         return fkv_fail(err, FKV_E_INPUT, "%d slots, prompts of %lld and %lld new tokens", s->n_slots,
                         (long long)lengths->prompt, (long long)lengths->max_new);
     return FKV_OK;
@@ -304,6 +310,92 @@ fkv_status fkv_memory_even(const fkv_memory_shape *s, const fkv_memory_limit *li
     if (!st) st = fkv_plan_even_memory(problem, &memory, plan, err);
     free(base);
     free(slot_bytes);
+    fkv_memory_free(&m);
+    return st;
+}
+
+int64_t fkv_memory_nominal(int64_t total_bytes, int64_t free_bytes, double most_share)
+{
+    const double most = most_share * (double)total_bytes;
+    const double bytes = (double)free_bytes < most ? (double)free_bytes : most,
+                 part = (double)total_bytes / 32;
+    return part > 0 && bytes > 0 ? (int64_t)(floor(bytes / part + 1e-9) * part) : 0;
+}
+
+/* Pages that device d may have beside everything else. */
+static int64_t room_pages(const fkv_memory_shape *s, const fkv_memory *m, int d,
+                          const fkv_memory_limit *limit)
+{
+    const double pages = room_of(&m->device[d], limit) / (double)fkv_memory_page_bytes(s);
+    return pages > 0 ? (int64_t)pages : 0;
+}
+
+/* Pages of the fullest rank that every device has room for, its ranks being as full. */
+static fkv_status pages_at_home(const fkv_memory_shape *s, const fkv_memory_limit *limit,
+                                const int32_t *budgets, int64_t *pages, fkv_err *err)
+{
+    static const fkv_memory_lengths nothing = {0, 0};
+    fkv_memory m;
+    const fkv_status st = fkv_memory_predict(s, NULL, budgets, &nothing, &m, err);
+    if (st) return st;
+    *pages = INT64_MAX;
+    for (int d = 0; d < s->n_devices; d++) {
+        const int n = fkv_memory_first_rank(s->n_ranks, s->n_devices, d + 1) -
+                      fkv_memory_first_rank(s->n_ranks, s->n_devices, d);
+        const int64_t fit = room_pages(s, &m, d, limit) / n;
+        if (fit < *pages) *pages = fit;
+    }
+    fkv_memory_free(&m);
+    return FKV_OK;
+}
+
+fkv_status fkv_memory_record_limit(const fkv_memory_shape *s, const fkv_memory_limit *nominal,
+                                   const int32_t *budgets, fkv_record_limit *out, fkv_err *err)
+{
+    const fkv_config *c = s->config;
+    const fkv_record_shape record = {c->n_layers, c->n_kv_heads, s->n_ranks, budgets};
+    const int64_t largest = fkv_record_pages(&record, 1, c->max_positions - 1);
+    int64_t fit;
+    fkv_memory_shape longer = *s; /* and with tables for all that the model can do */
+    longer.max_tokens = 0;
+    *out = (fkv_record_limit){.positions = c->max_positions, .prompt = s->max_prompt};
+    fkv_status st = pages_at_home(&longer, nominal, budgets, &fit, err);
+    if (st) return st;
+    fit = (int64_t)((double)fit * 7 / 8);
+    out->pages = largest < fit ? largest : fit;
+    for (int64_t over = c->max_positions + (int64_t)1; over - out->prompt > 1;) {
+        longer.max_prompt = out->prompt + (over - out->prompt) / 2;
+        if ((st = pages_at_home(&longer, nominal, budgets, &fit, err))) return st;
+        if (fit >= out->pages && out->pages > 0)
+            out->prompt = longer.max_prompt;
+        else
+            over = longer.max_prompt;
+    }
+    return FKV_OK;
+}
+
+fkv_status fkv_memory_holds(const fkv_memory_shape *s, const fkv_memory_limit *limit, const fkv_plan *plan,
+                            const int32_t *budgets, const fkv_record_limit *record, int *short_of,
+                            fkv_err *err)
+{
+    static const fkv_memory_lengths nothing = {0, 0};
+    const fkv_config *c = s->config;
+    const fkv_record_shape shape = {c->n_layers, c->n_kv_heads, s->n_ranks, budgets};
+    const size_t n = (size_t)s->n_ranks;
+    fkv_memory m;
+    fkv_status st = fkv_memory_predict(s, plan, budgets, &nothing, &m, err);
+    if (st) return st;
+    int64_t *one = fkv_calloc(n, sizeof *one), *all = fkv_calloc(n, sizeof *all);
+    int64_t *pages = fkv_calloc(n, sizeof *pages), *room = fkv_calloc((size_t)s->n_devices, sizeof *room);
+    st = one && all && pages && room ? fkv_record_demand(record, &shape, plan, one, all, err)
+                                     : fkv_fail_memory(err);
+    for (int d = 0; !st && d < s->n_devices; d++) room[d] = room_pages(s, &m, d, limit);
+    *short_of = -1;
+    if (!st) fkv_record_arenas(one, all, s->n_ranks, s->n_devices, room, pages, short_of);
+    free(room);
+    free(pages);
+    free(all);
+    free(one);
     fkv_memory_free(&m);
     return st;
 }

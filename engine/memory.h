@@ -9,6 +9,7 @@
 
 #include "engine/config.h"
 #include "engine/plan.h"
+#include "engine/record_limit.h"
 #include "kernels/backend.h"
 
 /* Buffers of one device; state.h says what each holds. */
@@ -51,6 +52,7 @@ typedef struct fkv_memory_shape {
     const fkv_config *config;
     int n_ranks, n_devices, n_slots;
     int64_t max_prompt; /* tokens that the prefill buffers hold */
+    int64_t max_tokens; /* of a record, prompt and new ones; 0: the model's positions */
     int act_bytes, kv_bytes, weight_bytes, prefill_tile;
     int window;
     const fkv_backend *backend; /* for its workspace; NULL: none */
@@ -116,6 +118,21 @@ int64_t fkv_memory_home_bytes(const fkv_memory_shape *shape, int rank);
 fkv_status fkv_memory_predict(const fkv_memory_shape *shape, const fkv_plan *plan, const int32_t *budgets,
                               const fkv_memory_lengths *lengths, fkv_memory *out, fkv_err *err);
 void fkv_memory_free(fkv_memory *m);
+
+/* Memory of a device that accepted records are fixed by: what is free now, but at most
+ * most_share of all, rounded down to a 32nd of all, so that it is the same in every run of an
+ * idle device. */
+int64_t fkv_memory_nominal(int64_t total_bytes, int64_t free_bytes, double most_share);
+/* The largest record with that much on every device, heads at home: the largest there can
+ * be at all, or what seven eighths of the fullest device's arena hold. Prompts may be as long
+ * as the buffers beside such an arena. 0 pages: not even one token fits. */
+fkv_status fkv_memory_record_limit(const fkv_memory_shape *shape, const fkv_memory_limit *nominal,
+                                   const int32_t *budgets, fkv_record_limit *out, fkv_err *err);
+/* Whether a plan's arenas hold the limit's largest record in every slot (fkv_record_demand):
+ * *short_of is a device that can't, or -1. */
+fkv_status fkv_memory_holds(const fkv_memory_shape *shape, const fkv_memory_limit *limit,
+                            const fkv_plan *plan, const int32_t *budgets, const fkv_record_limit *record,
+                            int *short_of, fkv_err *err);
 
 /* Evens the plan's memory out over the devices, under the limit where that can be:
  * fkv_plan_even_memory with the bytes of this file. */

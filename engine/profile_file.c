@@ -5,7 +5,8 @@
  *  "n_kv_heads":2,"budget":64,"budgets":[
  *   [100,28],
  *   [64,64]
- *  ],"sample":{"prompt_tokens":[915,954],"mean_output":12}}
+ *  ],"sample":{"prompt_tokens":[915,954],"new_tokens":[12,12],"mean_output":12},
+ *  "input":{"records":160,"longest_prompt":1100,"longest_new":12}}
  */
 #include <math.h>
 #include <stdlib.h>
@@ -192,8 +193,15 @@ static fkv_status put_sample(fkv_buf *b, const fkv_profile *p, fkv_err *err)
     fkv_status st = fkv_buf_puts(b, "\"sample\":{\"prompt_tokens\":[", err);
     for (int i = 0; !st && i < p->n_sample; i++)
         st = fkv_buf_printf(b, err, i ? ",%d" : "%d", (int)p->prompt_tokens[i]);
+    if (!st && p->new_tokens) st = fkv_buf_puts(b, "],\"new_tokens\":[", err);
+    for (int i = 0; !st && p->new_tokens && i < p->n_sample; i++)
+        st = fkv_buf_printf(b, err, i ? ",%d" : "%d", (int)p->new_tokens[i]);
     /* 17 digits give the same double back. */
-    return st ? st : fkv_buf_printf(b, err, "],\"mean_output\":%.17g}}\n", p->mean_output);
+    if (!st) st = fkv_buf_printf(b, err, "],\"mean_output\":%.17g},\n", p->mean_output);
+    return st ? st
+              : fkv_buf_printf(
+                    b, err, "\"input\":{\"records\":%lld,\"longest_prompt\":%lld,\"longest_new\":%lld}}\n",
+                    (long long)p->n_input, (long long)p->longest_prompt, (long long)p->longest_new);
 }
 
 fkv_status fkv_profile_write(const fkv_profile *p, const char *model, const char *fingerprint,
@@ -222,24 +230,55 @@ out:
     return st;
 }
 
+/* Whole numbers from 0 on, as many as list has. */
+static fkv_status read_lengths(const json_t *list, const char *name, const char *path, int32_t **out,
+                               fkv_err *err)
+{
+    const size_t n = json_array_size(list);
+    char key[KEY_SIZE];
+    int32_t *tokens = fkv_calloc(n, sizeof *tokens);
+    if (!tokens) return fkv_fail_memory(err);
+    free(*out);
+    *out = tokens;
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < n; i++) {
+        snprintf(key, sizeof key, "%s[%zu]", name, i);
+        st = integer_in(json_array_get(list, i), 0, MAX_PROMPT_TOKENS, path, key, &tokens[i], err);
+    }
+    return st;
+}
+
+static fkv_status read_new_tokens(const json_t *sample, const char *path, fkv_profile *p, fkv_err *err)
+{
+    const json_t *list = json_object_get(sample, "new_tokens");
+    if (!list) return FKV_OK;
+    if (!json_is_array(list)) return fkv_fail_at(err, FKV_E_INPUT, path, 0, "new_tokens", "must be an array");
+    if (json_array_size(list) != (size_t)p->n_sample)
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "new_tokens", "has %zu elements for %d prompts",
+                           json_array_size(list), p->n_sample);
+    return read_lengths(list, "new_tokens", path, &p->new_tokens, err);
+}
+
+/* What is said about the whole input, where it is. */
+static fkv_status read_input(const json_t *o, const char *path, fkv_profile *p, fkv_err *err)
+{
+    const json_t *input = json_object_get(o, "input");
+    if (!input) return FKV_OK;
+    if (!json_is_object(input)) return fkv_fail_at(err, FKV_E_INPUT, path, 0, "input", "must be an object");
+    fkv_status st = fkv_json_i64(input, "records", 0, (int64_t)1 << 53, path, &p->n_input, err);
+    if (!st) st = fkv_json_i64(input, "longest_prompt", 0, MAX_PROMPT_TOKENS, path, &p->longest_prompt, err);
+    return st ? st : fkv_json_i64(input, "longest_new", 0, INT32_MAX, path, &p->longest_new, err);
+}
+
 static fkv_status read_sample(const json_t *o, const char *path, fkv_profile *p, fkv_err *err)
 {
     const json_t *sample = json_object_get(o, "sample"), *list;
-    char key[KEY_SIZE];
     if (!json_is_object(sample)) return fkv_fail_at(err, FKV_E_INPUT, path, 0, "sample", "must be an object");
     fkv_status st = array_of(sample, "prompt_tokens", -1, path, &list, err);
     if (st) return st;
-    const size_t n = json_array_size(list);
-    int32_t *tokens = fkv_calloc(n, sizeof *tokens);
-    if (!tokens) return fkv_fail_memory(err);
-    free(p->prompt_tokens);
-    p->prompt_tokens = tokens;
-    p->n_sample = (int)n; /* a file of at most 16 MiB can't hold more than an int counts */
-    for (size_t i = 0; i < n; i++) {
-        snprintf(key, sizeof key, "prompt_tokens[%zu]", i);
-        if ((st = integer_in(json_array_get(list, i), 0, MAX_PROMPT_TOKENS, path, key, &tokens[i], err)))
-            return st;
-    }
+    if ((st = read_lengths(list, "prompt_tokens", path, &p->prompt_tokens, err))) return st;
+    p->n_sample = (int)json_array_size(list); /* a file of at most 16 MiB has no more than an int counts */
+    if ((st = read_new_tokens(sample, path, p, err))) return st;
     if (!json_is_number(json_object_get(sample, "mean_output")))
         return fkv_fail_at(err, FKV_E_INPUT, path, 0, "mean_output", "must be a number");
     return fkv_json_f64_or(sample, "mean_output", 0, 1e300, 0, path, &p->mean_output, err);
@@ -254,7 +293,7 @@ fkv_status fkv_profile_read(const char *path, fkv_profile *p, char **fingerprint
     if ((st = load_object(path, &o, err)) || (st = read_head(o, path, p, err)) ||
         (st = fkv_json_i64(o, "budget", 0, FKV_BUDGET_MAX, path, &p->mean_budget, err)) ||
         (st = read_budgets(o, path, p, err)) || (st = read_sample(o, path, p, err)) ||
-        (st = fkv_json_str(o, "fingerprint", path, &print, err)))
+        (st = read_input(o, path, p, err)) || (st = fkv_json_str(o, "fingerprint", path, &print, err)))
         goto out;
     *fingerprint = strdup(print);
     if (!*fingerprint) st = fkv_fail_memory(err);

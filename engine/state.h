@@ -38,7 +38,8 @@ typedef struct fkv_engine_device {
     fkv_engine *engine;
     fkv_device *dev;
     int index;
-    fkv_mark loaded; /* what open made; the rest is the plan's */
+    fkv_mark home;  /* home weights; behind it what depends on slots and prompts */
+    fkv_mark sized; /* behind it the plan's */
     fkv_rank *ranks;
     int rank0, n_ranks;
     float **norms;  /* [2 * n_layers + 1]: attention and MLP norm of each layer, then the last: [hidden] */
@@ -97,9 +98,11 @@ struct fkv_engine {
     fkv_trace *trace; /* NULL: not tracing */
     bool trace_off;   /* the next step is not one to trace */
 
-    int64_t decode_steps;
+    /* stats; of plans that were cleared */
+    int64_t decode_steps, kv_peak_bytes;
     double prefill_seconds, decode_seconds;
     fkv_schedule_stats schedule_stats; /* of the last run */
+    double *rank_seconds;              /* [n_ranks] */
 };
 
 /* Share r of R of n heads: [fkv_share(n, r, R), fkv_share(n, r + 1, R)). */

@@ -85,6 +85,18 @@ void fkv_record_parser_close(fkv_record_parser *parser)
     free(parser);
 }
 
+int64_t fkv_record_parser_largest_limit(const fkv_record_parser *parser)
+{
+    int64_t largest = 0;
+    const char *dataset;
+    json_t *value;
+    json_object_foreach(parser->limits, dataset, value)
+    {
+        if (json_integer_value(value) > largest) largest = json_integer_value(value);
+    }
+    return largest;
+}
+
 void fkv_record_set_error(fkv_record *record, const char *code, const char *fmt, ...)
 {
     char text[sizeof record->error_message];

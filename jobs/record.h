@@ -29,6 +29,8 @@ typedef struct fkv_record_parser fkv_record_parser;
 
 fkv_status fkv_record_parser_open(const fkv_job *job, fkv_record_parser **parser, fkv_errs *errs);
 void fkv_record_parser_close(fkv_record_parser *parser);
+/* The largest new-token limit of a dataset; 0: there is none. */
+int64_t fkv_record_parser_largest_limit(const fkv_record_parser *parser);
 
 /* Fills *record (zero-initialised once, reused for any number of calls). A bad
  * line sets error_code ("bad_json", "bad_utf8", "not_object", "missing_field",

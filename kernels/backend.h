@@ -53,6 +53,8 @@ typedef struct fkv_device_info {
     int prefill_tile;     /* rows of a prefill tile; fixed, so that results are */
     int worth_rows;       /* from so many rows on a prefill pass is about as fast a row as a long one */
     int64_t memory_bytes; /* free for this engine when info was called */
+    int64_t total_bytes;  /* its memory, free or not */
+    double nominal_share; /* of total_bytes that a plan may count on, whoever else is there */
     double arena_share;   /* of memory_bytes that KV arenas may take once weights and buffers are there */
     bool replays;         /* recorded steps are replayed as a whole, with their spans (recorded_spans) */
     bool async;           /* enqueued work goes on by itself; else it is done when an op returns */
@@ -63,7 +65,7 @@ typedef struct fkv_mark {
     int64_t n_blocks, n_weights; /* that there were */
 } fkv_mark;
 
-/* What fixes a device's workspace; given once, before the first op. */
+/* What fixes a device's workspace. */
 typedef struct fkv_device_limits {
     int n_slots;
     int max_prompt; /* rows of the largest pack */
@@ -211,6 +213,8 @@ typedef struct fkv_backend {
     /* What the bits of results depend on beside the inputs, in one line: device, libraries,
      * and the algorithms of what was prepared. Where the line is another, so may the bits be. */
     void (*numerics)(const fkv_device *dev, char *out, size_t size);
+    /* Makes the workspace for these limits: before the first op, and again once release has
+     * given the last one back. Weights may be loaded before. */
     fkv_status (*prepare)(fkv_device *dev, const fkv_device_limits *limits, fkv_err *err);
     /* Bytes that a device with these limits takes beside what is allocated and loaded through
      * this table. n_threads: host threads of the device. Needs no device. */
@@ -218,7 +222,8 @@ typedef struct fkv_backend {
     /* Zeroed memory, aligned to 256 bytes, until close. */
     fkv_status (*alloc)(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
     /* What is allocated and loaded from mark on can be given back together: release frees
-     * those buffers and weights and forgets recorded steps. The device is idle then. */
+     * those buffers and weights and forgets recorded steps and the spans' times. The device
+     * is idle then. */
     fkv_mark (*mark)(const fkv_device *dev);
     void (*release)(fkv_device *dev, fkv_mark mark);
     void (*upload)(fkv_device *dev, void *dst, const void *host, size_t bytes);

@@ -79,9 +79,10 @@ static void cpu_info(const fkv_device *dev, fkv_device_info *info)
                               .prefill_tile = 1024,
                               .worth_rows = 64,
                               .arena_share = 0.6,
+                              .nominal_share = 0.5,
                               .peers = true};
     snprintf(info->name, sizeof info->name, "CPU, %d threads, %s", cpu_pool_threads(dev->pool), dev->k->name);
-    info->memory_bytes = fkv_machine_memory() / dev->world->n_devices;
+    info->memory_bytes = info->total_bytes = fkv_machine_memory() / dev->world->n_devices;
 }
 
 /* One array of the workspace: rows x cols of so many bytes each. */
@@ -148,6 +149,7 @@ static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_e
     const fkv_status supported = cpu_supports(l, dev->world->n_devices, err);
     if (supported) return supported;
     dev->limits = *l;
+    dev->rope_filled = 0;
     list_arrays(dev, l, (size_t)cpu_pool_threads(dev->pool), all);
     for (int i = 0; i < N_ARRAYS; i++) {
         const fkv_status st = alloc_array(dev, all[i].rows, all[i].cols, all[i].size, all[i].out, err);
@@ -182,6 +184,7 @@ static void cpu_release(fkv_device *dev, fkv_mark mark)
         const cpu_block *b = &dev->blocks[--dev->n_blocks];
         munmap(b->data, b->bytes);
     }
+    memset(dev->span_seconds, 0, sizeof dev->span_seconds);
 }
 
 static void cpu_copy(fkv_device *dev, void *dst, const void *src, size_t bytes)

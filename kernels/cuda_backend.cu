@@ -113,6 +113,8 @@ static void backend_release(fkv_device *dev, fkv_mark mark)
     fkv_mark now = backend_mark(dev);
     cudaStreamSynchronize(dev->stream);
     cuda_record_forget(dev);
+    memset(dev->span_waiting, 0, sizeof dev->span_waiting);
+    memset(dev->span_seconds, 0, sizeof dev->span_seconds);
     for (; now.n_weights > mark.n_weights; now.n_weights--) {
         fkv_weight *w = dev->weights;
         dev->weights = w->next;
@@ -203,12 +205,15 @@ static void backend_info(const fkv_device *dev, fkv_device_info *info)
     info->prefill_tile = CUDA_PREFILL_TILE;
     info->worth_rows = CUDA_WORTH_ROWS;
     info->arena_share = 0.97;
+    info->nominal_share = 15.0 / 16;
     info->replays = true;
     info->async = true;
     info->peers = cuda_world_peers(dev->world);
     snprintf(info->name, sizeof info->name, "%s", dev->name);
+    const int n = cuda_world_devices_per_gpu(dev->world);
     if (cudaMemGetInfo(&available, &all) == cudaSuccess && (int64_t)available > reserve_bytes)
-        info->memory_bytes = ((int64_t)available - reserve_bytes) / cuda_world_devices_per_gpu(dev->world);
+        info->memory_bytes = ((int64_t)available - reserve_bytes) / n;
+    info->total_bytes = (int64_t)all / n;
     cudaGetLastError();
 }
 
@@ -227,6 +232,7 @@ static fkv_status backend_prepare(fkv_device *dev, const fkv_device_limits *l, f
     dev->limits = *l;
     memcpy(dev->inv_freq, l->inv_freq, (size_t)l->head_dim / 2 * sizeof *l->inv_freq);
     dev->limits.inv_freq = dev->inv_freq;
+    cuda_gemm_forget(dev); /* products of other limits are not this run's */
     return cuda_attention_prepare(dev, err);
 }
 

@@ -171,6 +171,8 @@ void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows,
                const bf16 *w, int64_t k, int64_t n_out, void *y, int64_t y_stride, bool f32_out);
 /* Of the algorithms that were prepared, whatever their order; 0: none was. */
 uint64_t cuda_gemm_fingerprint(const fkv_device *dev);
+/* None was prepared; what was chosen stays chosen. */
+void cuda_gemm_forget(fkv_device *dev);
 void cuda_gemm_close(fkv_device *dev);
 
 /* cuda_ops.cu */
@@ -184,7 +186,7 @@ void cuda_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t 
 void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf16 *out, int64_t out_stride);
 
 /* cuda_prefill.cu. prepare fills the RoPE table and allocates what attention and compression need, by
- * dev->limits; called once by the table's prepare. */
+ * dev->limits; called by the table's prepare, again after a release. */
 int64_t cuda_workspace_bytes(const fkv_device_limits *limits, int n_threads);
 fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err);
 void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t class_rows, const int32_t *positions,

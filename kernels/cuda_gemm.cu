@@ -358,6 +358,12 @@ uint64_t cuda_gemm_fingerprint(const fkv_device *dev)
     return all;
 }
 
+void cuda_gemm_forget(fkv_device *dev)
+{
+    for (int i = 0; dev->gemms && i < BUCKETS; i++)
+        for (gemm_entry *e = dev->gemms->buckets[i]; e; e = e->next) e->prepared = false;
+}
+
 void cuda_gemm_close(fkv_device *dev)
 {
     for (int i = 0; dev->gemms && i < BUCKETS; i++) {

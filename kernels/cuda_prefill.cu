@@ -109,6 +109,7 @@ fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
     fkv_status st;
     cuda_attention *a = (cuda_attention *)calloc(1, sizeof *a);
     if (!a) return fkv_fail_memory(err);
+    free(dev->attention); /* of other limits */
     dev->attention = a;
     list_arrays(l, a, &dev->rope, all);
     for (int i = 0; i < N_ARRAYS; i++)

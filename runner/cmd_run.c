@@ -55,7 +55,7 @@ static fkv_status write_stats(const run *r, bool complete, fkv_err *err)
                                   {"prefill", e.prefill_seconds},
                                   {"decode", e.decode_seconds}},
                        .rank_attention_seconds = e.rank_attention_seconds,
-                       .n_ranks = r->setup.n_ranks,
+                       .n_ranks = r->planning.layout.ranks,
                        .backend = r->setup.backend->name,
                        .versions = "{\"fairkv-batch\":\"" FKV_VERSION "\"}"};
     fkv_engine_trace trace;
@@ -89,20 +89,14 @@ static void print_summary(const run *r)
     fkv_log(
         "balance: the fullest of %d ranks reads %.2fx the mean of the cache, with %d copied heads; standard "
         "placement: %.2fx",
-        r->setup.n_ranks, fkv_planning_balance(&r->planning, false), fkv_plan_copies(&r->planning.plan),
-        fkv_planning_balance(&r->planning, true));
+        r->planning.layout.ranks, fkv_planning_balance(&r->planning, false),
+        fkv_plan_copies(&r->planning.plan), fkv_planning_balance(&r->planning, true));
 }
 
 static fkv_status load(run *r, fkv_err *err)
 {
-    const fkv_engine_options options = fkv_setup_engine_options(&r->setup);
     const double t = fkv_seconds();
-    fkv_status st = FKV_OK;
-    if (!r->engine) st = fkv_engine_open(&r->setup.config, r->setup.weights, &options, &r->engine, err);
-    const fkv_engine_kv_limits limits = {0};
-    if (!st)
-        st = fkv_engine_set_plan(r->engine, r->setup.weights, r->planning.profile.budgets, &r->planning.plan,
-                                 &limits, err);
+    fkv_status st = fkv_planning_load(&r->setup, &r->planning, &r->engine, err);
     if (!st) {
         char numerics[256];
         fkv_engine_numerics(r->engine, numerics, sizeof numerics);
@@ -122,11 +116,11 @@ static fkv_status run_job(run *r, fkv_err *err)
     fkv_device_info info;
     fkv_engine_info(r->engine, &info);
     fkv_log("model: %s on %s; %d ranks, %d slots, %d copies", r->setup.job->model.path, info.name,
-            r->setup.n_ranks, r->setup.n_slots, fkv_plan_copies(&r->planning.plan));
+            r->planning.layout.ranks, r->planning.layout.slots, fkv_plan_copies(&r->planning.plan));
     /* On the CPU timing a step's parts costs nothing; elsewhere steps are replayed whole. */
     if (!strcmp(r->setup.backend->name, "cpu") && (st = fkv_engine_trace_start(r->engine, err))) return st;
     const double t = fkv_seconds();
-    st = fkv_stream_run(&r->setup, r->output, r->engine, &n_input, err);
+    st = fkv_stream_run(&r->setup, &r->planning, r->output, r->engine, &n_input, err);
     r->stream_seconds = fkv_seconds() - t;
     /* The manifest says last that the job is finished, after which no run comes back to
      * what is missing. */

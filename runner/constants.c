@@ -33,10 +33,10 @@ static fkv_split_rates stated_rates(const fkv_setup *s)
                                            : fkv_split_rates_cpu(&s->config);
 }
 
-void fkv_constants_stated(const fkv_setup *s, fkv_constants *out)
+void fkv_constants_stated(const fkv_setup *s, const fkv_layout *layout, fkv_constants *out)
 {
     const fkv_split_rates rates = stated_rates(s);
-    *out = (fkv_constants){.cost = fkv_split_cost(&rates, &s->config, s->n_ranks, s->n_slots),
+    *out = (fkv_constants){.cost = fkv_split_cost(&rates, &s->config, layout->ranks, layout->slots),
                            .origin = FKV_ORIGIN_STATED};
 }
 
@@ -52,15 +52,15 @@ static double mean_tokens(const fkv_setup *s, const fkv_profile *profile, fkv_er
     return sum / (double)n;
 }
 
-static fkv_status task_of(const fkv_setup *s, const fkv_profile *profile, fkv_calibration_task *out,
-                          fkv_err *err)
+static fkv_status task_of(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *profile,
+                          fkv_calibration_task *out, fkv_err *err)
 {
     fkv_status st = FKV_OK;
     *out = (fkv_calibration_task){.backend = s->backend,
                                   .config = &s->config,
-                                  .n_ranks = s->n_ranks,
-                                  .n_devices = s->n_devices,
-                                  .n_slots = s->n_slots,
+                                  .n_ranks = layout->ranks,
+                                  .n_devices = layout->devices,
+                                  .n_slots = layout->slots,
                                   .n_threads = fkv_setup_threads(s),
                                   .mean_tokens = mean_tokens(s, profile, err, &st),
                                   .again = !strcmp(s->job->plan.calibration, "measure")};
@@ -88,15 +88,15 @@ static source source_of(const fkv_setup *s)
     return !strcmp(how, "auto") || !strcmp(how, "measure") ? MACHINE : NAMED;
 }
 
-fkv_status fkv_constants_choose(const fkv_setup *s, const fkv_profile *profile, fkv_constants *out,
-                                fkv_err *err)
+fkv_status fkv_constants_choose(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *profile,
+                                fkv_constants *out, fkv_err *err)
 {
     const source from = source_of(s);
     fkv_calibration_task task;
-    fkv_constants_stated(s, out);
+    fkv_constants_stated(s, layout, out);
     if (from == STATED) return FKV_OK;
-    if (from == MACHINE && (s->n_ranks == 1 || s->job->plan.mode == FKV_JOB_STANDARD)) return FKV_OK;
-    fkv_status st = task_of(s, profile, &task, err);
+    if (from == MACHINE && (layout->ranks == 1 || s->job->plan.mode == FKV_JOB_STANDARD)) return FKV_OK;
+    fkv_status st = task_of(s, layout, profile, &task, err);
     if (st) return st;
     if (from == NAMED) {
         if (s->auto_ranks) task.n_ranks = 0;
@@ -112,12 +112,12 @@ fkv_status fkv_constants_choose(const fkv_setup *s, const fkv_profile *profile, 
     const fkv_split_rates rates = fkv_split_rates_measured(&stated, &out->calibration);
     out->cost = out->calibration.cost;
     /* Ranks on one device gather by plain writes, which the common part holds. */
-    if (s->n_devices > 1)
-        out->cost.common_us += fkv_split_collectives_us(&rates, &s->config, s->n_slots, s->n_devices);
+    if (layout->devices > 1)
+        out->cost.common_us += fkv_split_collectives_us(&rates, &s->config, layout->slots, layout->devices);
     return FKV_OK;
 }
 
-fkv_status fkv_constants_rates(const fkv_setup *s, const fkv_profile *profile, int n_ranks, int n_slots,
+fkv_status fkv_constants_rates(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *profile,
                                fkv_split_rates *out, fkv_err *err)
 {
     fkv_calibration_task task;
@@ -125,14 +125,12 @@ fkv_status fkv_constants_rates(const fkv_setup *s, const fkv_profile *profile, i
     *out = stated_rates(s);
     const source from = source_of(s);
     if (from == STATED) return FKV_OK;
-    fkv_status st = task_of(s, profile, &task, err);
+    fkv_status st = task_of(s, layout, profile, &task, err);
     if (st) return st;
     if (from == NAMED) {
         task.n_ranks = task.n_slots = 0;
         st = fkv_calibration_pinned(&task, s->job->plan.calibration, &found, err);
     } else {
-        task.n_ranks = n_ranks;
-        task.n_slots = n_slots;
         measured(&task, &found);
     }
     if (!st && found.key.n_ranks) *out = fkv_split_rates_measured(out, &found);

@@ -22,17 +22,16 @@ typedef struct fkv_constants {
     fkv_calibration calibration; /* zero for stated ones */
 } fkv_constants;
 
-void fkv_constants_stated(const fkv_setup *setup, fkv_constants *out);
-/* For the setup's ranks and slots and the profile's tokens. plan.calibration = auto measures
+void fkv_constants_stated(const fkv_setup *setup, const fkv_layout *layout, fkv_constants *out);
+/* For the layout's ranks and slots and the profile's tokens. plan.calibration = auto measures
  * nothing where no plan depends on it: one rank, or mode standard; and takes stated rates,
  * with a line in the log, where measuring fails. Takes memory beside an open engine. */
-fkv_status fkv_constants_choose(const fkv_setup *setup, const fkv_profile *profile, fkv_constants *out,
-                                fkv_err *err);
+fkv_status fkv_constants_choose(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
+                                fkv_constants *out, fkv_err *err);
 
-/* Rates by which ranks and slots are chosen: measured with so many ranks and slots, on the
- * setup's devices, under the same rules as choose; stated ones for plan.calibration =
- * stated. */
-fkv_status fkv_constants_rates(const fkv_setup *setup, const fkv_profile *profile, int n_ranks, int n_slots,
+/* Rates by which ranks and slots are chosen: measured with the layout's ranks and slots,
+ * under the same rules as choose; stated ones for plan.calibration = stated. */
+fkv_status fkv_constants_rates(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
                                fkv_split_rates *out, fkv_err *err);
 
 /* Whether a calibration file that the job names can be read and is for this job. */

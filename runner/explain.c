@@ -171,10 +171,11 @@ static void print_memory(const fkv_setup *s, const fkv_planning *p, const fkv_ex
     fkv_memory_free(&m);
 }
 
-static void print_splits(const fkv_setup *s, const fkv_sizing *z, FILE *out)
+static void print_splits(const fkv_setup *s, const fkv_planning *p, FILE *out)
 {
+    const fkv_sizing *z = &p->sizing;
     if (!z->n_splits) {
-        if (s->auto_ranks) fprintf(out, "ranks: %d (auto)\n", s->n_ranks);
+        if (s->auto_ranks) fprintf(out, "ranks: %d (auto)\n", p->layout.ranks);
         return;
     }
     fprintf(out, "split of the devices %15s %14s %14s %14s\n", "data_parallel", "prefill ms", "step ms",
@@ -188,7 +189,8 @@ static void print_splits(const fkv_setup *s, const fkv_sizing *z, FILE *out)
     if (z->best_groups >= 0 && z->splits[z->best_groups].data_parallel > 1)
         fprintf(out, "this build has data_parallel = 1 alone; with %d it would choose tensor_parallel = %d\n",
                 z->splits[z->best_groups].data_parallel, z->splits[z->best_groups].tensor_parallel);
-    fprintf(out, "ranks: %d%s on %d devices\n", s->n_ranks, s->auto_ranks ? " (auto)" : "", s->n_devices);
+    fprintf(out, "ranks: %d%s on %d devices\n", p->layout.ranks, s->auto_ranks ? " (auto)" : "",
+            p->layout.devices);
 }
 
 void fkv_explain_print(const fkv_setup *s, const fkv_planning *p, const fkv_explanation *x, FILE *out)
@@ -199,5 +201,5 @@ void fkv_explain_print(const fkv_setup *s, const fkv_planning *p, const fkv_expl
     print_modes(s, p, x, out);
     print_gain(p, x, out);
     print_memory(s, p, x, out);
-    print_splits(s, &p->sizing, out);
+    print_splits(s, p, out);
 }

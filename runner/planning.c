@@ -13,15 +13,15 @@
 #include "runner/base/mem.h"
 #include "runner/hold.h"
 #include "runner/interrupt.h"
+#include "runner/layout.h"
 #include "runner/preflight.h"
 #include "runner/sample.h"
 
 typedef struct making {
-    fkv_setup *setup;
+    const fkv_setup *setup;
     fkv_output *output;
     fkv_engine **engine;
     fkv_planning *p;
-    int64_t n_input; /* records of the input; 0: the sample was not taken by this run */
     char profile_print[17], plan_print[17]; /* fingerprints */
 } making;
 
@@ -38,16 +38,26 @@ static int64_t mean_budget(const fkv_setup *s, const fkv_sample *sample)
     return b > j->profile.window ? b : j->profile.window;
 }
 
+/* An engine of the layout: *engine where it has its ranks and devices, else a new one. */
+static fkv_status fit_engine(const fkv_setup *s, const fkv_layout *layout, fkv_engine **engine, fkv_err *err)
+{
+    const fkv_engine_options o = fkv_setup_engine_options(s, layout);
+    if (*engine && fkv_engine_ranks(*engine) == o.n_ranks && fkv_engine_devices(*engine) == o.n_devices)
+        return fkv_engine_resize(*engine, o.n_slots, o.max_prompt, o.max_tokens, err);
+    fkv_engine_close(*engine);
+    *engine = NULL;
+    return fkv_engine_open(&s->config, s->weights, &o, engine, err);
+}
+
 static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fkv_err *err)
 {
     const fkv_setup *s = m->setup;
     const fkv_config *c = &s->config;
-    const fkv_engine_options options = fkv_setup_engine_options(s);
     int64_t measured = 0;
     fkv_status st = FKV_OK;
     double *sums = fkv_calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *sums);
     if (!sums) return fkv_fail_memory(err);
-    if (!*m->engine) st = fkv_engine_open(c, s->weights, &options, m->engine, err);
+    st = fit_engine(s, &m->p->layout, m->engine, err);
     for (int64_t i = 0; !st && i < sample->n; i++) {
         const fkv_ids *ids = &sample->records[i].ids;
         fkv_hold("profile", i, NULL, NULL);
@@ -61,10 +71,6 @@ static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fk
     if (!st)
         fkv_log("profile: %lld of %lld sampled prompts are longer than the budget of %lld",
                 (long long)measured, (long long)sample->n, (long long)b);
-    if (s->auto_ranks || s->auto_slots) {
-        fkv_engine_close(*m->engine);
-        *m->engine = NULL;
-    }
     free(sums);
     return st;
 }
@@ -99,6 +105,39 @@ static fkv_status fill_budgets(making *m, const fkv_sample *sample, fkv_err *err
     return FKV_OK;
 }
 
+/* What the sample says about the input's lengths. */
+static fkv_status take_lengths(making *m, const fkv_sample *sample, fkv_err *err)
+{
+    fkv_profile *p = &m->p->profile;
+    const fkv_prompt_limits *limits = &m->setup->limits;
+    const int64_t dataset = fkv_record_parser_largest_limit(m->setup->parser);
+    double outputs = 0;
+    p->prompt_tokens = fkv_calloc((size_t)sample->n, sizeof *p->prompt_tokens);
+    p->new_tokens = fkv_calloc((size_t)sample->n, sizeof *p->new_tokens);
+    if (!p->prompt_tokens || !p->new_tokens) return fkv_fail_memory(err);
+    p->longest_new = dataset > limits->max_new ? dataset : limits->max_new;
+    for (int64_t i = 0; i < sample->n; i++) {
+        const fkv_sample_record *r = &sample->records[i];
+        p->prompt_tokens[i] = (int32_t)r->ids.len;
+        p->new_tokens[i] = (int32_t)r->max_new;
+        outputs += (double)r->max_new;
+        if (r->max_new > p->longest_new) p->longest_new = r->max_new;
+    }
+    p->n_sample = (int)sample->n;
+    p->n_input = sample->n_input;
+    p->longest_prompt = fkv_sample_longest(sample);
+    p->mean_output = sample->n ? outputs / (double)sample->n : (double)limits->max_new;
+    return FKV_OK;
+}
+
+/* Buffers and tables as the input needs them. */
+static void reach_lengths(making *m)
+{
+    const fkv_profile *p = &m->p->profile;
+    fkv_layout_reach(m->setup, p->longest_prompt, p->longest_new, m->p->sizing.shape.prefill_tile,
+                     &m->p->layout);
+}
+
 static fkv_status make_profile(void *ctx, fkv_err *err)
 {
     making *m = ctx;
@@ -112,6 +151,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     if (fkv_file_exists(path)) {
         if ((st = fkv_profile_read(path, p, &found, err))) goto out;
         m->p->profile_loaded = !strcmp(found, m->profile_print) && p->n_layers == c->n_layers;
+        if (m->p->profile_loaded) reach_lengths(m);
         if (m->p->profile_loaded) goto out;
         fkv_profile_free(p);
         if ((st = fkv_profile_init(p, c->n_layers, c->n_kv_heads, err))) goto out;
@@ -121,19 +161,8 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
         st = fkv_preflight_no_record(m->setup, "", err);
         goto out;
     }
-    p->prompt_tokens = fkv_calloc((size_t)sample.n, sizeof *p->prompt_tokens);
-    if (!p->prompt_tokens) {
-        st = fkv_fail_memory(err);
-        goto out;
-    }
-    double outputs = 0;
-    for (int64_t i = 0; i < sample.n; i++) {
-        p->prompt_tokens[i] = (int32_t)sample.records[i].ids.len;
-        outputs += (double)sample.records[i].max_new;
-    }
-    p->n_sample = (int)sample.n;
-    m->n_input = sample.n_input;
-    p->mean_output = sample.n ? outputs / (double)sample.n : (double)m->setup->limits.max_new;
+    if ((st = take_lengths(m, &sample, err))) goto out;
+    reach_lengths(m);
     if ((st = fill_budgets(m, &sample, err))) goto out;
     st = fkv_profile_write(p, m->setup->job->model.path, m->profile_print, path, err);
 out:
@@ -146,6 +175,57 @@ out:
 
 static const char *const mode_names[] = {"standard", "best-effort", "fair-copying"};
 
+/* Most copies of a layer. */
+static int copies_of_a_layer(const fkv_plan *plan)
+{
+    int most = 0;
+    for (int l = 0; l < plan->n_layers; l++) {
+        int n = 0;
+        for (int h = 0; h < plan->n_kv_heads; h++) {
+            const int lh = l * plan->n_kv_heads + h, home = fkv_plan_home(h, plan->n_kv_heads, plan->n_ranks);
+            for (int i = plan->first[lh]; i < plan->first[lh + 1]; i++) n += plan->at[i].rank != home;
+        }
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+/* The plan of the job's mode; with fewer copies where it could not hold the largest record. */
+static fkv_status solve_to_fit(making *m, fkv_plan_problem problem, fkv_err *err)
+{
+    fkv_planning *p = m->p;
+    for (;;) {
+        bool holds = false;
+        fkv_status st = fkv_plan_solve(&problem, (fkv_plan_mode)m->setup->job->plan.mode, &p->plan, err);
+        if (!st) st = fkv_sizing_even(&p->sizing, &problem, p->profile.budgets, &p->plan, err);
+        if (!st)
+            st = fkv_sizing_holds(&p->sizing, &p->plan, p->profile.budgets, &p->layout.record, &holds, err);
+        const int most = st ? 0 : copies_of_a_layer(&p->plan);
+        if (st || holds || most == 0) return st;
+        problem.max_copies = most / 2;
+        fkv_log("plan: with %d copied heads a layer the largest record would not fit every slot; at most %d",
+                most, problem.max_copies);
+        fkv_plan_free(&p->plan);
+    }
+}
+
+/* Members of plan.json beside the plan's own. */
+static fkv_status put_extra(const making *m, fkv_buf *out, fkv_err *err)
+{
+    const fkv_sizing *z = &m->p->sizing;
+    const fkv_layout *layout = &m->p->layout;
+    fkv_status st =
+        fkv_buf_printf(out, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\",\n\"device\":",
+                       m->setup->backend->name, layout->devices, FKV_VERSION);
+    if (!st) st = fkv_json_put_string(out, z->device, strlen(z->device), err);
+    if (!st) st = fkv_buf_puts(out, ",\"numerics\":", err);
+    if (!st) st = fkv_json_put_string(out, z->numerics, strlen(z->numerics), err);
+    if (!st) st = fkv_buf_puts(out, ",\n", err);
+    if (!st) st = fkv_layout_put(layout, out, err);
+    if (!st) st = fkv_buf_puts(out, ",\n", err);
+    return st ? st : fkv_constants_put(&m->p->constants, out, err);
+}
+
 static fkv_status solve(making *m, const char *path, fkv_err *err)
 {
     const fkv_setup *s = m->setup;
@@ -154,28 +234,18 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
     double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
     if (!tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(&m->p->profile, tokens);
-    if ((st = fkv_constants_choose(s, &m->p->profile, &m->p->constants, err))) goto out;
+    if ((st = fkv_constants_choose(s, &m->p->layout, &m->p->profile, &m->p->constants, err))) goto out;
     m->p->cost = m->p->constants.cost;
     const fkv_plan_problem problem = {.n_layers = s->config.n_layers,
                                       .n_kv_heads = s->config.n_kv_heads,
-                                      .n_ranks = s->n_ranks,
-                                      .n_slots = s->n_slots,
+                                      .n_ranks = m->p->layout.ranks,
+                                      .n_slots = m->p->layout.slots,
                                       .tokens = tokens,
                                       .cost = m->p->cost,
                                       .max_copies = (int)s->job->plan.max_copies};
-    if ((st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &m->p->plan, err))) goto out;
-    if ((st = fkv_sizing_even(&m->p->sizing, &problem, m->p->profile.budgets, &m->p->plan, err))) goto out;
+    if ((st = solve_to_fit(m, problem, err))) goto out;
     if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
-    if ((st =
-             fkv_buf_printf(&extra, err, "\"backend\":\"%s\",\"devices\":%d,\"version\":\"%s\",\n\"device\":",
-                            s->backend->name, s->n_devices, FKV_VERSION)))
-        goto out;
-    const fkv_sizing *z = &m->p->sizing;
-    if ((st = fkv_json_put_string(&extra, z->device, strlen(z->device), err))) goto out;
-    if ((st = fkv_buf_puts(&extra, ",\"numerics\":", err))) goto out;
-    if ((st = fkv_json_put_string(&extra, z->numerics, strlen(z->numerics), err))) goto out;
-    if ((st = fkv_buf_puts(&extra, ",\n", err))) goto out;
-    if ((st = fkv_constants_put(&m->p->constants, &extra, err))) goto out;
+    if ((st = put_extra(m, &extra, err))) goto out;
     st = fkv_plan_write(&m->p->plan, m->plan_print, extra.data, path, err);
 out:
     fkv_buf_free(&extra);
@@ -183,23 +253,29 @@ out:
     return st;
 }
 
-/* What the job left to the plan comes from the plan. */
-static void use_sizes(making *m)
+/* What the job left to the plan comes from the plan, and so does what may not change. */
+static fkv_status use_loaded(making *m, const char *path, fkv_err *err)
 {
-    fkv_setup *s = m->setup;
-    if (s->auto_slots) s->n_slots = m->p->plan.n_slots;
-    if (s->auto_ranks) {
-        s->n_ranks = m->p->plan.n_ranks;
-        if (s->n_devices > s->n_ranks) s->n_devices = s->n_ranks;
+    fkv_planning *p = m->p;
+    fkv_layout *layout = &p->layout;
+    fkv_status st = fkv_layout_read(path, layout, err);
+    if (st) return st;
+    if (m->setup->auto_slots) layout->slots = m->p->plan.n_slots;
+    if (m->setup->auto_ranks) {
+        layout->ranks = m->p->plan.n_ranks;
+        if (layout->devices > layout->ranks) layout->devices = layout->ranks;
     }
-    fkv_sizing_update(s, &m->p->profile, &m->p->sizing);
+    fkv_sizing_update(m->setup, layout, &p->profile, &p->sizing);
+    if ((st = fkv_constants_read(path, &p->constants, err))) return st;
+    p->cost = p->constants.cost;
+    return fkv_sizing_check_loaded(&p->sizing, &p->plan, p->profile.budgets, &layout->record, err);
 }
 
 /* Records of this process's part; 0: unknown. */
 static int64_t my_records(const making *m)
 {
     const int64_t n_parts = m->setup->job->input.n_parts;
-    return (m->n_input + n_parts - 1) / n_parts;
+    return (m->p->profile.n_input + n_parts - 1) / n_parts;
 }
 
 static fkv_status make_plan(void *ctx, fkv_err *err)
@@ -214,15 +290,15 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
         if ((st = fkv_plan_read(path, &m->p->plan, &found, err))) goto out;
         m->p->plan_loaded = !strcmp(found, m->plan_print);
         if (m->p->plan_loaded) {
-            use_sizes(m);
-            st = fkv_constants_read(path, &m->p->constants, err);
-            m->p->cost = m->p->constants.cost;
+            st = use_loaded(m, path, err);
             goto out;
         }
         fkv_plan_free(&m->p->plan);
     }
-    if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), &m->p->sizing, err))) goto out;
-    st = solve(m, path, err);
+    if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), &m->p->layout, &m->p->sizing, err)))
+        goto out;
+    st = fkv_sizing_record_limit(&m->p->sizing, m->p->profile.budgets, &m->p->layout.record, err);
+    if (!st) st = solve(m, path, err);
 out:
     m->p->plan_seconds = fkv_seconds() - t;
     free(found);
@@ -255,12 +331,13 @@ static fkv_status make_prints(making *m, bool with_budgets, fkv_err *err)
 }
 
 /* Ranks and slots, where they are known. */
-static fkv_status pin_sizes(const fkv_setup *s, fkv_output *output, bool planned, fkv_err *err)
+static fkv_status pin_sizes(const fkv_setup *s, const fkv_layout *layout, fkv_output *output, bool planned,
+                            fkv_err *err)
 {
     char ranks[16], slots[16];
     fkv_status st = FKV_OK;
-    snprintf(ranks, sizeof ranks, "%d", s->n_ranks);
-    snprintf(slots, sizeof slots, "%d", s->n_slots);
+    snprintf(ranks, sizeof ranks, "%d", layout->ranks);
+    snprintf(slots, sizeof slots, "%d", layout->slots);
     if (planned || !s->auto_ranks) st = fkv_output_pin(output, "engine.tensor_parallel", ranks, err);
     if (!st && (planned || !s->auto_slots)) st = fkv_output_pin(output, "engine.slots", slots, err);
     return st;
@@ -274,7 +351,8 @@ fkv_status fkv_planning_pin(const fkv_setup *s, fkv_output *output, fkv_err *err
         snprintf(copies, sizeof copies, "%lld", (long long)s->job->plan.max_copies);
     if ((st = fkv_output_pin(output, "version", FKV_VERSION, err))) return st;
     if ((st = fkv_output_pin(output, "engine.backend", s->backend->name, err))) return st;
-    if ((st = pin_sizes(s, output, false, err))) return st;
+    const fkv_layout layout = fkv_setup_layout(s);
+    if ((st = pin_sizes(s, &layout, output, false, err))) return st;
     /* They change no answer, but an output has one plan; here they are refused by name. */
     if ((st = fkv_output_pin(output, "plan.mode", mode_names[s->job->plan.mode], err))) return st;
     return fkv_output_pin(output, "plan.max_copies", copies, err);
@@ -305,24 +383,47 @@ fkv_status fkv_planning_check_files(const fkv_setup *s, const fkv_output *output
     return st;
 }
 
-fkv_status fkv_planning_make(fkv_setup *setup, fkv_output *output, fkv_engine **engine,
+fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,
                              fkv_planning *planning, fkv_err *err)
 {
     making m = {.setup = setup, .output = output, .engine = engine, .p = planning};
-    *planning = (fkv_planning){0};
+    *planning = (fkv_planning){.layout = fkv_setup_layout(setup)};
     fkv_status st;
-    fkv_constants_stated(setup, &planning->constants);
+    fkv_constants_stated(setup, &planning->layout, &planning->constants);
     planning->cost = planning->constants.cost;
     if ((st = fkv_sizing_probe(setup, &planning->sizing, err))) return st;
-    fkv_sizing_update(setup, &planning->profile, &planning->sizing);
+    fkv_sizing_update(setup, &planning->layout, &planning->profile, &planning->sizing);
     if ((st = fkv_sizing_check_model(setup, &planning->sizing, err))) return st;
     if ((st = fkv_planning_pin(setup, output, err))) return st;
     if ((st = make_prints(&m, false, err))) return st;
     if ((st = fkv_output_with_lock(output, "profile", make_profile, &m, err))) return st;
     if ((st = make_prints(&m, true, err))) return st;
     if ((st = fkv_output_with_lock(output, "plan", make_plan, &m, err))) return st;
-    if ((st = pin_sizes(setup, output, true, err))) return st;
+    if ((st = pin_sizes(setup, &planning->layout, output, true, err))) return st;
     return fkv_output_pin(output, "plan", m.plan_print, err);
+}
+
+fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *p, fkv_engine **engine, fkv_err *err)
+{
+    const fkv_status st = fit_engine(setup, &p->layout, engine, err);
+    const fkv_engine_kv_limits limits = {.record = p->layout.record};
+    return st ? st : fkv_engine_set_plan(*engine, setup->weights, p->profile.budgets, &p->plan, &limits, err);
+}
+
+fkv_status fkv_planning_grow(const fkv_setup *setup, fkv_planning *p, int64_t prompt, int64_t new_tokens,
+                             fkv_engine *engine, fkv_err *err)
+{
+    fkv_layout *l = &p->layout;
+    const int64_t longest = prompt > l->max_prompt ? prompt + prompt / 4 : l->max_prompt;
+    const int64_t left = l->max_tokens - l->max_prompt; /* what records had for new tokens until now */
+    fkv_layout_reach(setup, longest, new_tokens > left ? new_tokens : left, p->sizing.shape.prefill_tile, l);
+    /* Beside longer prompts the arenas might not hold the largest record. */
+    if (l->max_prompt > l->record.prompt) l->max_prompt = l->record.prompt;
+    fkv_log("a record of %lld prompt and %lld new tokens is longer than the sample let expect: buffers are "
+            "made anew, for prompts of %lld and records of %lld",
+            (long long)prompt, (long long)new_tokens, (long long)l->max_prompt, (long long)l->max_tokens);
+    fkv_engine_clear_plan(engine);
+    return fkv_planning_load(setup, p, &engine, err);
 }
 
 void fkv_planning_free(fkv_planning *p)
@@ -345,8 +446,10 @@ double fkv_planning_kept_share(const fkv_planning *p)
 
 int64_t fkv_planning_max_new(const fkv_setup *setup, const fkv_planning *p)
 {
-    const int64_t mean = (int64_t)ceil(p->profile.mean_output);
-    return mean > setup->limits.max_new ? mean : setup->limits.max_new;
+    const int64_t mean = (int64_t)ceil(p->profile.mean_output),
+                  left = p->layout.max_tokens - p->layout.max_prompt;
+    const int64_t most = mean > setup->limits.max_new ? mean : setup->limits.max_new;
+    return most > left ? most : left;
 }
 
 double fkv_planning_balance(const fkv_planning *p, bool standard)

@@ -10,6 +10,7 @@
 #include "runner/sizing.h"
 
 typedef struct fkv_planning {
+    fkv_layout layout;
     fkv_profile profile;
     fkv_plan plan;
     fkv_sizing sizing;
@@ -19,11 +20,18 @@ typedef struct fkv_planning {
     double profile_seconds, plan_seconds;
 } fkv_planning;
 
-/* *engine is opened when measuring needs it (NULL before), and the caller's then; it
- * stays NULL where it will need other ranks or slots. Sets setup's ranks and slots
- * where the job says auto. */
-fkv_status fkv_planning_make(fkv_setup *setup, fkv_output *output, fkv_engine **engine,
+/* A setup in, a layout with its profile and plan out. *engine (NULL before) is opened when
+ * measuring needs one, and the caller's then. */
+fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,
                              fkv_planning *planning, fkv_err *err);
+/* The engine of the layout, with the plan: what measuring left open is used again, so that
+ * weights are loaded once, unless it has other ranks or devices. */
+fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *planning, fkv_engine **engine,
+                             fkv_err *err);
+/* The same for records longer than the layout's buffers and tables hold; nothing is in
+ * flight. No answer depends on it. */
+fkv_status fkv_planning_grow(const fkv_setup *setup, fkv_planning *planning, int64_t prompt,
+                             int64_t new_tokens, fkv_engine *engine, fkv_err *err);
 void fkv_planning_free(fkv_planning *planning);
 
 /* Pins what must stay the same over all runs and parts of one output and is known before the plan. */

@@ -124,7 +124,8 @@ static void check_machine(const fkv_setup *s, bool planned, fkv_preflight *found
     fkv_err err = {0};
     fkv_status st = fkv_sizing_probe(s, z, &err);
     if (!st) {
-        fkv_sizing_update(s, &none, z);
+        const fkv_layout layout = fkv_setup_layout(s);
+        fkv_sizing_update(s, &layout, &none, z);
         found->memory_bytes = z->limit.bytes;
         st = fkv_sizing_check_model(s, z, &err);
     }

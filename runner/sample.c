@@ -1,6 +1,7 @@
 /* The profile's sample: see sample.h. */
 #include "runner/sample.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,8 @@
 
 /* Tells the sample's random numbers from those of sampling tokens. */
 static const uint64_t sample_stream = 0x73616d706c65;
+
+enum { LONGEST = 1 << 30 }; /* tokens of a prompt, as profile.json has them at the most */
 
 /* records is a heap while it is filled: the largest key on top. */
 static void sift_down(fkv_sample_record *a, int64_t n, int64_t i)
@@ -66,6 +69,7 @@ static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_tokenizer
     while (!(st = fkv_reader_next(reader, &line, err))) {
         int64_t truncated;
         s->n_input = line.ordinal + 1;
+        if (!line.error_code && (int64_t)line.n > s->max_line_bytes) s->max_line_bytes = (int64_t)line.n;
         if (fkv_interrupt_signal()) return fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
         const uint64_t key = fkv_random_u64(setup->job->job.seed, sample_stream, (uint64_t)line.ordinal);
         if (line.error_code || (s->n == capacity && key >= s->records[0].key)) continue;
@@ -77,6 +81,8 @@ static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_tokenizer
         if (record->error_code[0]) continue;
         next->ordinal = line.ordinal;
         next->key = key;
+        next->n_tokens = (int64_t)next->ids.len + truncated;
+        next->n_bytes = (int64_t)line.n;
         put(s, capacity, next);
     }
     return st == FKV_END ? FKV_OK : st;
@@ -114,6 +120,24 @@ out:
     fkv_reader_close(reader);
     fkv_errs_free(&errs);
     return st;
+}
+
+int64_t fkv_sample_longest(const fkv_sample *s)
+{
+    int64_t longest = 0, most_bytes = 0;
+    double per_byte = 0;
+    for (int64_t i = 0; i < s->n; i++) {
+        if (s->records[i].n_tokens > longest) longest = s->records[i].n_tokens;
+        if (s->records[i].n_bytes > most_bytes) most_bytes = s->records[i].n_bytes;
+    }
+    /* A template's own tokens would make short lines look dense. */
+    for (int64_t i = 0; i < s->n; i++) {
+        const fkv_sample_record *r = &s->records[i];
+        if (2 * r->n_bytes >= most_bytes) per_byte = fmax(per_byte, (double)r->n_tokens / (double)r->n_bytes);
+    }
+    const double expected = 1.125 * per_byte * (double)s->max_line_bytes;
+    if (s->n == s->n_input || expected < (double)longest) return longest;
+    return expected < LONGEST ? (int64_t)expected : LONGEST;
 }
 
 void fkv_sample_free(fkv_sample *s)

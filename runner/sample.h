@@ -10,12 +10,14 @@ typedef struct fkv_sample_record {
     uint64_t key;
     fkv_ids ids; /* prompt, cut to length */
     int64_t max_new;
+    int64_t n_tokens, n_bytes; /* of the whole prompt; of the record's line */
 } fkv_sample_record;
 
 typedef struct fkv_sample {
     fkv_sample_record *records; /* [n] by ordinal */
     int64_t n;
-    int64_t n_input; /* records of the input, usable or not */
+    int64_t n_input;        /* records of the input, usable or not */
+    int64_t max_line_bytes; /* of its longest line */
 } fkv_sample;
 
 /* Every record gets a random key from job.seed and its ordinal; the sample is the
@@ -24,5 +26,11 @@ typedef struct fkv_sample {
  * FKV_E_INTERRUPTED when a signal came. */
 fkv_status fkv_sample_take(const fkv_setup *setup, fkv_sample *sample, fkv_err *err);
 void fkv_sample_free(fkv_sample *sample);
+
+/* Tokens that the input's longest prompt is expected to have before it is cut: the sample's
+ * longest; or, where the sample is a part of the input, an eighth more than its longest line
+ * has at the most tokens a byte of the sample's long lines. A longer one may come. 0:
+ * nothing is known. */
+int64_t fkv_sample_longest(const fkv_sample *sample);
 
 #endif

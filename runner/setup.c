@@ -303,14 +303,25 @@ void fkv_setup_log_sharing(const fkv_setup *s)
             s->n_ranks, s->n_devices, s->n_devices == 1 ? "device" : "devices");
 }
 
-fkv_engine_options fkv_setup_engine_options(const fkv_setup *s)
+fkv_layout fkv_setup_layout(const fkv_setup *s)
+{
+    return (fkv_layout){.replicas = 1,
+                        .ranks = s->n_ranks,
+                        .devices = s->n_devices,
+                        .slots = s->n_slots,
+                        .max_prompt = fkv_prompt_limit(&s->limits, 1),
+                        .max_tokens = s->config.max_positions};
+}
+
+fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout *layout)
 {
     const fkv_job *j = s->job;
     fkv_engine_options o = {.backend = s->backend,
-                            .n_ranks = s->n_ranks,
-                            .n_devices = s->n_devices,
-                            .n_slots = s->n_slots,
-                            .max_prompt = fkv_prompt_limit(&s->limits, 1),
+                            .n_ranks = layout->ranks,
+                            .n_devices = layout->devices,
+                            .n_slots = layout->slots,
+                            .max_prompt = layout->max_prompt,
+                            .max_tokens = layout->max_tokens,
                             .window = (int)j->profile.window,
                             .kernel = (int)j->profile.kernel,
                             .n_threads = fkv_setup_threads(s),

@@ -4,6 +4,7 @@
 #define FKV_RUNNER_SETUP_H
 
 #include "engine/engine.h"
+#include "engine/record_limit.h"
 #include "jobs/job.h"
 #include "jobs/record.h"
 #include "runner/prompt.h"
@@ -16,10 +17,19 @@ typedef struct fkv_setup {
     fkv_safetensors *weights;
     fkv_tokenizer *tokenizer;
     const fkv_backend *backend;
-    bool auto_ranks, auto_slots;     /* the plan decides; until then ranks are those that profile */
-    int n_ranks, n_devices, n_slots; /* until the plan is there, 1 slot stands for auto */
+    bool auto_ranks, auto_slots;     /* planning decides */
+    int n_ranks, n_devices, n_slots; /* as the job says; auto: a rank for every device, 1 slot */
     fkv_prompt_limits limits;
 } fkv_setup;
+
+/* Where a run's work is done: what planning makes of a setup. */
+typedef struct fkv_layout {
+    int replicas; /* 1 in this build */
+    int ranks, devices, slots;
+    int64_t max_prompt;      /* tokens that the prefill buffers hold; longer prompts make them grow */
+    int64_t max_tokens;      /* of a record, prompt and new ones, that the page table holds; the same */
+    fkv_record_limit record; /* larger ones are too_large; 0 pages: not known yet */
+} fkv_layout;
 
 /* Parses argv ("JOB.ini [-s section.key=value]..."; argv[0] is the subcommand's
  * name, usage is printed for --help) and the job file, whose errors go to errs. Returns -1
@@ -36,7 +46,9 @@ int fkv_setup_threads(const fkv_setup *setup);
 /* Where the job puts several ranks on a device: a line in the log that they gain nothing. */
 void fkv_setup_log_sharing(const fkv_setup *setup);
 
-fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup);
+/* The layout before planning: it profiles, and stands for what the job says. */
+fkv_layout fkv_setup_layout(const fkv_setup *setup);
+fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup, const fkv_layout *layout);
 
 /* Prints an error as every subcommand does and returns its exit code. */
 int fkv_report_error(const fkv_err *err);

@@ -31,9 +31,10 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
         s->backend->info(dev, &info);
         s->backend->numerics(dev, z->numerics, sizeof z->numerics);
         snprintf(z->device, sizeof z->device, "%s", info.name);
-        /* CPU devices share the machine; every GPU has memory of its own. */
-        z->limit = (fkv_memory_limit){on_cpu(s) ? info.memory_bytes / s->n_devices : info.memory_bytes,
-                                      info.arena_share};
+        z->free_bytes = info.memory_bytes;
+        z->total_bytes = info.total_bytes;
+        z->nominal_share = info.nominal_share;
+        z->limit.arena_share = info.arena_share;
         z->shape = (fkv_memory_shape){.act_bytes = info.act_bytes,
                                       .kv_bytes = info.kv_bytes,
                                       .weight_bytes = info.weight_bytes,
@@ -44,20 +45,22 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
     return st;
 }
 
-void fkv_sizing_update(const fkv_setup *s, const fkv_profile *p, fkv_sizing *z)
+void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *p, fkv_sizing *z)
 {
-    const int64_t largest = fkv_prompt_limit(&s->limits, 1), mean = (int64_t)ceil(p->mean_output);
-    int64_t longest = 0;
-    for (int i = 0; i < p->n_sample; i++)
-        if (p->prompt_tokens[i] > longest) longest = p->prompt_tokens[i];
-    if (longest == 0 || longest > largest) longest = largest;
-    z->lengths = (fkv_memory_lengths){longest, mean > s->limits.max_new ? mean : s->limits.max_new};
+    const int64_t mean_new = (int64_t)ceil(p->n_sample ? p->mean_output : (double)s->limits.max_new);
+    double sum = 0;
+    for (int i = 0; i < p->n_sample; i++) sum += p->prompt_tokens[i];
+    const int64_t mean =
+        p->n_sample ? (int64_t)(sum / p->n_sample) : fkv_prompt_limit(&s->limits, s->limits.max_new);
+    z->lengths = (fkv_memory_lengths){mean > 0 ? mean : 1, mean_new};
+    /* CPU devices share the machine; every GPU has memory of its own. */
+    z->limit.bytes = z->free_bytes / (on_cpu(s) ? layout->devices : 1);
     z->shape.config = &s->config;
-    z->shape.n_ranks = s->n_ranks;
-    z->shape.n_devices = s->n_devices;
-    z->shape.n_slots = s->n_slots;
-    /* On the CPU what no prompt touches costs nothing. */
-    z->shape.max_prompt = on_cpu(s) ? longest : largest;
+    z->shape.n_ranks = layout->ranks;
+    z->shape.n_devices = layout->devices;
+    z->shape.n_slots = layout->slots;
+    z->shape.max_prompt = layout->max_prompt;
+    z->shape.max_tokens = layout->max_tokens;
     z->shape.window = (int)s->job->profile.window;
     z->shape.backend = s->backend;
     z->shape.n_threads = fkv_setup_threads(s);
@@ -72,7 +75,7 @@ fkv_status fkv_sizing_check_model(const fkv_setup *s, const fkv_sizing *z, fkv_e
     int32_t *budgets = fkv_calloc(n, sizeof *budgets);
     if (!budgets) return fkv_fail_memory(err);
     for (size_t i = 0; i < n; i++) budgets[i] = 1;
-    if (on_cpu(s)) shape.max_prompt = 1;
+    shape.max_prompt = shape.max_tokens = 1;
     fkv_status st = fkv_memory_predict(&shape, NULL, budgets, &lengths, &m, err);
     if (!st) st = fkv_memory_check(&m, &z->limit, &lengths, err);
     fkv_memory_free(&m);
@@ -84,6 +87,54 @@ fkv_status fkv_sizing_even(const fkv_sizing *z, const fkv_plan_problem *problem,
                            fkv_plan *plan, fkv_err *err)
 {
     return fkv_memory_even(&z->shape, &z->limit, budgets, &z->lengths, problem, plan, err);
+}
+
+fkv_status fkv_sizing_record_limit(const fkv_sizing *z, const int32_t *budgets, fkv_record_limit *out,
+                                   fkv_err *err)
+{
+    /* As many devices share what is free as share the whole. */
+    const double share = z->free_bytes > 0 ? (double)z->limit.bytes / (double)z->free_bytes : 1;
+    const fkv_memory_limit nominal = {
+        fkv_memory_nominal((int64_t)(share * (double)z->total_bytes), z->limit.bytes, z->nominal_share),
+        z->limit.arena_share};
+    const fkv_config *c = z->shape.config;
+    const fkv_record_shape record = {c->n_layers, c->n_kv_heads, z->shape.n_ranks, budgets};
+    fkv_err why = {0};
+    const fkv_status st = fkv_memory_record_limit(&z->shape, &nominal, budgets, out, err);
+    if (st || !fkv_record_check(out, &record, z->lengths.prompt, z->lengths.max_new, &why)) return st;
+    return fkv_fail(err, FKV_E_INPUT,
+                    "too little memory: a plan counts on %lld of a device's %lld MiB: %.600s",
+                    (long long)nominal.bytes >> 20, (long long)z->limit.bytes >> 20, why.message);
+}
+
+static fkv_status find_short(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
+                             int64_t max_prompt, const fkv_record_limit *record, int *device, fkv_err *err)
+{
+    fkv_memory_shape shape = z->shape;
+    shape.max_prompt = max_prompt;
+    if (max_prompt > z->shape.max_prompt) shape.max_tokens = 0;
+    return fkv_memory_holds(&shape, &z->limit, plan, budgets, record, device, err);
+}
+
+fkv_status fkv_sizing_holds(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
+                            const fkv_record_limit *record, bool *holds, fkv_err *err)
+{
+    int device;
+    const fkv_status st = find_short(z, plan, budgets, record->prompt, record, &device, err);
+    *holds = !st && device < 0;
+    return st;
+}
+
+fkv_status fkv_sizing_check_loaded(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
+                                   const fkv_record_limit *record, fkv_err *err)
+{
+    int device;
+    const fkv_status st = find_short(z, plan, budgets, z->shape.max_prompt, record, &device, err);
+    if (st || device < 0) return st;
+    return fkv_fail(err, FKV_E_DEVICE,
+                    "device %d has %lld MiB free, less than plan.json counts on: free some of its memory, or "
+                    "go on where there is more",
+                    device, (long long)z->limit.bytes >> 20);
 }
 
 fkv_status fkv_sizing_check_plan(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
@@ -116,7 +167,8 @@ fkv_status fkv_sizing_slots(const fkv_sizing *z, const fkv_plan *plan, const int
 /* ---- choosing ---- */
 
 typedef struct choice {
-    fkv_setup *setup;
+    const fkv_setup *setup;
+    fkv_layout *layout;
     const fkv_profile *profile;
     fkv_sizing *z;
     fkv_split_rates rates;
@@ -134,13 +186,13 @@ static double mean_prompt(const choice *c)
 
 static int slots_guess(const choice *c)
 {
-    if (!c->setup->auto_slots) return c->setup->n_slots;
+    if (!c->setup->auto_slots) return c->layout->slots;
     return (int)(c->most < SLOTS_GUESS ? c->most : SLOTS_GUESS);
 }
 
 static fkv_status choose_ranks(choice *c, fkv_err *err)
 {
-    fkv_setup *s = c->setup;
+    const fkv_setup *s = c->setup;
     fkv_sizing *z = c->z;
     const fkv_split_job job = {.config = &s->config,
                                .tokens = c->tokens,
@@ -149,7 +201,7 @@ static fkv_status choose_ranks(choice *c, fkv_err *err)
                                .n_slots = slots_guess(c),
                                .max_copies = (int)s->job->plan.max_copies,
                                .mode = (fkv_plan_mode)s->job->plan.mode};
-    fkv_status st = fkv_split_candidates(&c->rates, &job, s->n_devices, z->splits, &z->n_splits, err);
+    fkv_status st = fkv_split_candidates(&c->rates, &job, c->layout->devices, z->splits, &z->n_splits, err);
     for (int i = 0; !st && i < z->n_splits; i++) {
         fkv_sizing one = *z;
         int fit;
@@ -162,8 +214,8 @@ static fkv_status choose_ranks(choice *c, fkv_err *err)
     z->best = fkv_split_best(z->splits, z->n_splits, false);
     z->best_groups = fkv_split_best(z->splits, z->n_splits, true);
     if (s->auto_ranks && z->best >= 0) {
-        s->n_ranks = s->n_devices = z->splits[z->best].tensor_parallel;
-        fkv_sizing_update(s, c->profile, z);
+        c->layout->ranks = c->layout->devices = z->splits[z->best].tensor_parallel;
+        fkv_sizing_update(s, c->layout, c->profile, z);
     }
     return FKV_OK;
 }
@@ -176,10 +228,11 @@ static fkv_status try_slots(const choice *c, int n_slots, int *fit, double *reco
     fkv_plan plan;
     const fkv_plan_problem problem = {.n_layers = s->config.n_layers,
                                       .n_kv_heads = s->config.n_kv_heads,
-                                      .n_ranks = s->n_ranks,
+                                      .n_ranks = c->layout->ranks,
                                       .n_slots = n_slots,
                                       .tokens = c->tokens,
-                                      .cost = fkv_split_cost(&c->rates, &s->config, s->n_ranks, n_slots),
+                                      .cost =
+                                          fkv_split_cost(&c->rates, &s->config, c->layout->ranks, n_slots),
                                       .max_copies = (int)s->job->plan.max_copies};
     fkv_status st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &plan, err);
     if (st) return st;
@@ -187,7 +240,7 @@ static fkv_status try_slots(const choice *c, int n_slots, int *fit, double *reco
     st = fkv_sizing_even(&z, &problem, c->profile->budgets, &plan, err);
     if (!st) st = fkv_sizing_slots(&z, &plan, c->profile->budgets, fit, err);
     *record_us =
-        fkv_split_record_us(fkv_split_prefill_us(&c->rates, &s->config, c->prompt_tokens, s->n_ranks),
+        fkv_split_record_us(fkv_split_prefill_us(&c->rates, &s->config, c->prompt_tokens, c->layout->ranks),
                             plan.step_us, c->profile->mean_output, n_slots);
     fkv_plan_free(&plan);
     return st;
@@ -195,7 +248,7 @@ static fkv_status try_slots(const choice *c, int n_slots, int *fit, double *reco
 
 static int next_slots(const choice *c, int n)
 {
-    const int64_t size = (int64_t)c->setup->config.n_layers * c->setup->config.n_kv_heads * c->setup->n_ranks;
+    const int64_t size = (int64_t)c->setup->config.n_layers * c->setup->config.n_kv_heads * c->layout->ranks;
     int next = fkv_split_next_slots(n);
     while (size > LARGE_PROBLEM && next && next < 2 * n) next = fkv_split_next_slots(next);
     return next <= c->most ? next : 0;
@@ -220,29 +273,33 @@ static fkv_status choose_slots(choice *c, fkv_err *err)
         best = n;
         least = us;
     }
-    c->setup->n_slots = best;
+    c->layout->slots = best;
     return FKV_OK;
 }
 
-fkv_status fkv_sizing_choose(fkv_setup *s, const fkv_profile *p, int64_t n_input, fkv_sizing *z, fkv_err *err)
+fkv_status fkv_sizing_choose(const fkv_setup *s, const fkv_profile *p, int64_t n_input, fkv_layout *layout,
+                             fkv_sizing *z, fkv_err *err)
 {
     const int64_t cap = on_cpu(s) ? CPU_SLOTS_MAX : FKV_PLAN_MAX_SLOTS;
     double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
     if (!tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(p, tokens);
-    fkv_sizing_update(s, p, z);
+    fkv_sizing_update(s, layout, p, z);
     choice c = {.setup = s,
+                .layout = layout,
                 .profile = p,
                 .z = z,
                 .tokens = tokens,
                 .most = n_input > 0 && n_input < cap ? n_input : cap};
     c.prompt_tokens = mean_prompt(&c);
-    const bool ranks = s->auto_ranks || s->n_devices > 1;
+    const bool ranks = s->auto_ranks || layout->devices > 1;
     fkv_status st = FKV_OK;
-    if (ranks || s->auto_slots) st = fkv_constants_rates(s, p, s->n_ranks, slots_guess(&c), &c.rates, err);
+    fkv_layout guess = *layout;
+    guess.slots = slots_guess(&c);
+    if (ranks || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &c.rates, err);
     if (!st && ranks) st = choose_ranks(&c, err);
     if (!st && s->auto_slots) st = choose_slots(&c, err);
-    if (!st) fkv_sizing_update(s, p, z);
+    if (!st) fkv_sizing_update(s, layout, p, z);
     free(tokens);
     return st;
 }

@@ -7,10 +7,12 @@
 #include "runner/setup.h"
 
 typedef struct fkv_sizing {
-    char device[96], numerics[256]; /* of the first device: fkv_device_info and backend.h say what */
-    fkv_memory_limit limit;         /* of each device */
-    fkv_memory_shape shape;         /* of the setup, its ranks and slots */
-    fkv_memory_lengths lengths;
+    char device[96], numerics[256];  /* of the first device: fkv_device_info and backend.h say what */
+    int64_t free_bytes, total_bytes; /* of a device; on the CPU, of the machine */
+    double nominal_share;
+    fkv_memory_limit limit;                  /* of each device */
+    fkv_memory_shape shape;                  /* of the layout */
+    fkv_memory_lengths lengths;              /* the sample's means */
     fkv_device_split splits[FKV_SPLITS_MAX]; /* of the job's devices */
     int n_splits;
     int best, best_groups; /* indices: with one group, and with data_parallel; -1: none fits */
@@ -18,22 +20,33 @@ typedef struct fkv_sizing {
 
 /* Opens a device, asks what it has, closes it. Before any engine is open. */
 fkv_status fkv_sizing_probe(const fkv_setup *setup, fkv_sizing *sizing, fkv_err *err);
-/* Sets the shape and lengths from the setup and the sample. */
-void fkv_sizing_update(const fkv_setup *setup, const fkv_profile *profile, fkv_sizing *sizing);
+/* Sets the shape and lengths from the layout and the sample. */
+void fkv_sizing_update(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
+                       fkv_sizing *sizing);
 
 /* Whether the model can be loaded with the job's slots and one token be worked on. */
 fkv_status fkv_sizing_check_model(const fkv_setup *setup, const fkv_sizing *sizing, fkv_err *err);
 /* Evens out the plan's memory over the devices (fkv_memory_even). */
 fkv_status fkv_sizing_even(const fkv_sizing *sizing, const fkv_plan_problem *problem, const int32_t *budgets,
                            fkv_plan *plan, fkv_err *err);
+/* The largest record of the sizing's ranks and slots; FKV_E_INPUT where one of the sample's
+ * mean lengths is too large. */
+fkv_status fkv_sizing_record_limit(const fkv_sizing *sizing, const int32_t *budgets, fkv_record_limit *out,
+                                   fkv_err *err);
+/* Whether the plan's arenas hold the largest record in every slot, whatever prompts come. */
+fkv_status fkv_sizing_holds(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,
+                            const fkv_record_limit *record, bool *holds, fkv_err *err);
+/* The same of a plan that an earlier run made: FKV_E_DEVICE where this machine can't. */
+fkv_status fkv_sizing_check_loaded(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,
+                                   const fkv_record_limit *record, fkv_err *err);
 /* Whether the plan's weights, buffers and the pages of one record fit. */
 fkv_status fkv_sizing_check_plan(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,
                                  fkv_err *err);
 
-/* Compares the splits of the devices, and where the job says auto, sets the
- * setup's ranks and slots. n_input: records to answer; 0: unknown. */
-fkv_status fkv_sizing_choose(fkv_setup *setup, const fkv_profile *profile, int64_t n_input,
-                             fkv_sizing *sizing, fkv_err *err);
+/* Compares the splits of the devices, and where the job says auto, chooses the layout's
+ * ranks and slots. n_input: records to answer; 0: unknown. */
+fkv_status fkv_sizing_choose(const fkv_setup *setup, const fkv_profile *profile, int64_t n_input,
+                             fkv_layout *layout, fkv_sizing *sizing, fkv_err *err);
 
 /* Slots that fit with a plan of the sizing's shape; NULL: every head at home. */
 fkv_status fkv_sizing_slots(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,

@@ -32,6 +32,7 @@ typedef struct item {
 
 typedef struct stream {
     const fkv_setup *setup;
+    fkv_planning *planning;
     fkv_output *output;
     fkv_engine *engine;
     fkv_reader *reader;
@@ -39,6 +40,7 @@ typedef struct stream {
     item *items;
     size_t n_items;
     fkv_queue *idle, *ready, *done;
+    item *held;           /* read, and longer than the engine's buffers */
     atomic_bool failed;   /* stop everything */
     atomic_bool over;     /* the engine has ended: what is not read yet isn't wanted */
     pthread_mutex_t lock; /* for err */
@@ -86,6 +88,17 @@ static void recycle(stream *s, item *it)
 
 /* --- reader ---------------------------------------------------------------- */
 
+/* What no slot can take is known here already. */
+static void check_size(const stream *s, item *it)
+{
+    const fkv_planning *p = s->planning;
+    const fkv_record_shape shape = {p->profile.n_layers, p->profile.n_kv_heads, p->layout.ranks,
+                                    p->profile.budgets};
+    fkv_err why = {0};
+    if (fkv_record_check(&p->layout.record, &shape, (int64_t)it->ids.len, it->max_new, &why))
+        fkv_record_set_error(&it->record, "too_large", "%s", why.message);
+}
+
 static fkv_status read_one(stream *s, const fkv_line *line, fkv_tokenizer_scratch *scratch, fkv_err *err)
 {
     bool ended;
@@ -96,6 +109,7 @@ static fkv_status read_one(stream *s, const fkv_line *line, fkv_tokenizer_scratc
         st = fkv_prompt_prepare(s->setup->tokenizer, scratch, &s->setup->limits, &it->record, &it->ids,
                                 &it->max_new, &it->truncated, err);
     if (st) return st;
+    if (!it->record.error_code[0]) check_size(s, it);
     trim(&it->record.prompt);
     return fkv_queue_push(it->record.error_code[0] ? s->done : s->ready, it) ? FKV_OK : FKV_END;
 }
@@ -221,16 +235,36 @@ static void *writer_main(void *arg)
 
 /* --- engine's side ---------------------------------------------------------- */
 
+static bool is_longer(const stream *s, const item *it)
+{
+    const fkv_layout *l = &s->planning->layout;
+    return (int64_t)it->ids.len > l->max_prompt || (int64_t)it->ids.len + it->max_new > l->max_tokens;
+}
+
+static item *next_item(stream *s, bool wait, bool *ended)
+{
+    item *it = s->held;
+    s->held = NULL;
+    *ended = false;
+    while (!it && !*ended) {
+        it = fkv_queue_pop(s->ready, wait ? 100 : 0, ended);
+        if (!wait || fkv_interrupt_signal() || atomic_load(&s->failed)) break;
+    }
+    return it;
+}
+
+/* A record longer than the buffers ends what the engine does for now: see run_engine. */
 static fkv_status next_request(void *ctx, bool wait, fkv_request *request, fkv_err *err)
 {
     stream *s = ctx;
-    bool ended = false;
-    item *it;
+    bool ended;
+    item *it = next_item(s, wait, &ended);
     (void)err;
-    do {
-        it = fkv_queue_pop(s->ready, wait ? 100 : 0, &ended);
-    } while (!it && !ended && wait && !fkv_interrupt_signal() && !atomic_load(&s->failed));
     if (!it) return ended ? FKV_END : FKV_E_BUSY;
+    if (is_longer(s, it)) {
+        s->held = it;
+        return FKV_END;
+    }
     *request = (fkv_request){it->record.ordinal, it->ids.data, (int64_t)it->ids.len, it->max_new, it};
     return FKV_OK;
 }
@@ -297,7 +331,7 @@ static fkv_status start(stream *s, fkv_err *err)
 {
     fkv_errs errs = {0};
     fkv_status st;
-    s->n_items = FKV_ENGINE_HOLDS(s->setup->n_slots) + READ_AHEAD;
+    s->n_items = FKV_ENGINE_HOLDS(s->planning->layout.slots) + READ_AHEAD;
     s->items = fkv_calloc(s->n_items, sizeof *s->items);
     if (!s->items) return fkv_fail_memory(err);
     if ((st = fkv_queue_open(s->n_items, &s->idle, err))) return st;
@@ -336,10 +370,22 @@ static void finish(stream *s)
     pthread_mutex_destroy(&s->lock);
 }
 
-fkv_status fkv_stream_run(const fkv_setup *setup, fkv_output *output, fkv_engine *engine, int64_t *n_input,
-                          fkv_err *err)
+/* Until the input ends; with nothing in flight the buffers may grow. */
+static fkv_status run_engine(stream *s, const fkv_engine_io *io, fkv_err *err)
 {
-    stream s = {.setup = setup, .output = output, .engine = engine};
+    fkv_status st;
+    while (!(st = fkv_engine_run(s->engine, io, err)) && s->held) {
+        const item *it = s->held;
+        st = fkv_planning_grow(s->setup, s->planning, (int64_t)it->ids.len, it->max_new, s->engine, err);
+        if (st) return st;
+    }
+    return st;
+}
+
+fkv_status fkv_stream_run(const fkv_setup *setup, fkv_planning *planning, fkv_output *output,
+                          fkv_engine *engine, int64_t *n_input, fkv_err *err)
+{
+    stream s = {.setup = setup, .planning = planning, .output = output, .engine = engine};
     pthread_mutex_init(&s.lock, NULL);
     const fkv_engine_io io = {.ctx = &s,
                               .next = next_request,
@@ -350,7 +396,7 @@ fkv_status fkv_stream_run(const fkv_setup *setup, fkv_output *output, fkv_engine
     fkv_err run_err = {0};
     fkv_status st = start(&s, err);
     if (!st) fkv_hold("records", 0, stops_now, &s);
-    if (!st) st = fkv_engine_run(engine, &io, &run_err);
+    if (!st) st = run_engine(&s, &io, &run_err);
     finish(&s);
     if (s.err.status) { /* the cause; the engine only noticed */
         *err = s.err;

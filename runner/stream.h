@@ -6,12 +6,12 @@
 #define FKV_RUNNER_STREAM_H
 
 #include "jobs/output.h"
-#include "runner/setup.h"
+#include "runner/planning.h"
 
 /* Runs until the input ends, a signal ends it (FKV_E_INTERRUPTED) or something
  * fails; what is finished is in the output in every case. *n_input: records of
  * the whole input, set on FKV_OK. */
-fkv_status fkv_stream_run(const fkv_setup *setup, fkv_output *output, fkv_engine *engine, int64_t *n_input,
-                          fkv_err *err);
+fkv_status fkv_stream_run(const fkv_setup *setup, fkv_planning *planning, fkv_output *output,
+                          fkv_engine *engine, int64_t *n_input, fkv_err *err);
 
 #endif

@@ -130,6 +130,31 @@ def a_record_s_answer_does_not_depend_on_its_neighbours():
 
 
 @test
+def records_longer_than_the_sample_lets_expect_are_answered_all_the_same():
+    """Prefill's buffers and the page table follow the sample; what is longer makes them anew."""
+    text = cli.needle_prompt(cli.one_record())
+    short = [{"id": "s%d" % i, "prompt": text[: 300 + 40 * i], "max_tokens": 6} for i in range(9)]
+    # More tokens for its bytes than any other, and more new ones.
+    dense = {"id": "dense", "prompt": "#%~^|" * 300, "max_tokens": 6}
+    wordy = {"id": "wordy", "prompt": text[:300], "max_tokens": 1600}
+    settings = ["engine.slots=3", "engine.tensor_parallel=2", "profile.sample=1", "profile.method=uniform",
+                "profile.budget=64"]
+    for name, longer, expected in (("dense", dense, 1), ("wordy", wordy, 1), ("none", short[0], 0)):
+        records = short[:5] + [dict(longer, id="longer")] + short[5:]
+        job = cli.PromptJob("longer-" + name, records, *settings)
+        done = job.command("run").must(0)
+        assert done.text.count("longer than the sample let expect") == expected, done.text
+        layout = job.plan()["layout"]
+        assert layout["max_prompt"] == 1024 and layout["max_tokens"] < 1400, layout
+        # With a sample of all records nothing has to grow.
+        whole = cli.PromptJob("whole-" + name, records, *settings, "profile.sample=64")
+        done = whole.command("run").must(0)
+        assert "longer than" not in done.text, done.text
+        assert ids_of(job.rows()) == ids_of(whole.rows())
+    assert whole.plan()["layout"]["max_prompt"] == 1024
+
+
+@test
 def the_number_of_processors_changes_nothing():
     """The same bytes when the process may use one processor only."""
 

@@ -311,6 +311,11 @@ static void test_profile_round_trip(void **state)
         assert_non_null(p.prompt_tokens);
         for (size_t k = 0; k < i; k++) p.prompt_tokens[k] = (int32_t)(k * 777);
         p.mean_output = outputs[i];
+        p.n_input = 1000 * (int64_t)i;
+        p.longest_prompt = 7 * (int64_t)i;
+        p.longest_new = 512;
+        if (i % 2) p.new_tokens = calloc(i + 1, sizeof *p.new_tokens);
+        for (size_t k = 0; p.new_tokens && k < i; k++) p.new_tokens[k] = (int32_t)(k * 3);
         assert_int_equal(fkv_profile_write(&p, "a \"model\"\n\xff", "f-\"\\\xc3\xa9", path, &err), FKV_OK);
         assert_int_equal(fkv_profile_read(path, &q, &fingerprint, &err), FKV_OK);
         assert_string_equal(fingerprint, "f-\"\\\xc3\xa9");
@@ -321,6 +326,9 @@ static void test_profile_round_trip(void **state)
         assert_int_equal(q.n_sample, p.n_sample);
         assert_memory_equal(q.prompt_tokens, p.prompt_tokens, i * sizeof *p.prompt_tokens);
         assert_true(q.mean_output == p.mean_output);
+        assert_true(q.n_input == p.n_input && q.longest_prompt == p.longest_prompt && q.longest_new == 512);
+        assert_int_equal(!q.new_tokens, !p.new_tokens);
+        if (p.new_tokens) assert_memory_equal(q.new_tokens, p.new_tokens, i * sizeof *p.new_tokens);
         free(fingerprint);
         /* Again into a profile that holds a sample already. */
         assert_int_equal(fkv_profile_read(path, &q, &fingerprint, &err), FKV_OK);
@@ -403,6 +411,12 @@ static void test_damaged_profiles(void **state)
         {"\"fingerprint\":\"f\"", "\"fingerprint\":8", "fingerprint"},
         {"\"fingerprint\":\"f\",", "", "fingerprint"},
         {"12.5}}", "12.5}", ""},
+        {"12.5}}", "12.5,\"new_tokens\":[1]}}", "new_tokens"},
+        {"12.5}}", "12.5,\"new_tokens\":[1,-1]}}", "new_tokens[1]"},
+        {"12.5}}", "12.5,\"new_tokens\":1}}", "new_tokens"},
+        {"12.5}}", "12.5},\"input\":7}", "input"},
+        {"12.5}}", "12.5},\"input\":{\"records\":-1}}", "records"},
+        {"12.5}}", "12.5},\"input\":{\"records\":1}}", "longest_prompt"},
         {"\"model\"", "\"budget\"", ""}, /* a key twice */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 
 #include <cmocka.h>
@@ -33,6 +34,7 @@ typedef struct trial {
     int n;
     float temperature;
     uint64_t seed;
+    int first_slots;     /* opened with so many, then resized; 0: opened with slots */
     const char *refusal; /* of the plan, or NULL */
     float *first;        /* logits of the first tokens, [N_PROMPTS][vocab]; or NULL */
     bool tight;          /* arenas with room for one of the largest records, whose answers are long */
@@ -103,6 +105,39 @@ static void info_of_late(const fkv_device *dev, fkv_device_info *info)
     info->async = true;
 }
 
+/* What an engine does before it gets the number of slots and the longest prompt that it is to
+ * have: a profile, and another plan. */
+static void work_and_resize(fkv_engine *engine, const trial *t, const fkv_engine_options *o)
+{
+    fkv_err err = {0};
+    double sums[MAX_HEADS] = {0}, seconds[2];
+    fkv_plan plan = {0};
+    const fkv_plan_problem problem = {model.config.n_layers,
+                                      model.config.n_kv_heads,
+                                      o->n_ranks,
+                                      o->n_slots,
+                                      sums,
+                                      fkv_cost_cpu(&model.config),
+                                      -1};
+    if (fkv_engine_profile(engine, model.prompts[0].ids.data, (int64_t)model.prompts[0].ids.len, 64, 0.5,
+                           sums, &err))
+        fixture_die("profile", &err);
+    if (fkv_plan_solve(&problem, FKV_PLAN_STANDARD, &plan, &err)) fixture_die("plan", &err);
+    const fkv_engine_kv_limits limits = {0};
+    if (fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, &limits, &err))
+        fixture_die("set_plan", &err);
+    if (fkv_engine_time_decode(engine, 100, 2, seconds, &err)) fixture_die("time_decode", &err);
+    assert_int_equal(fkv_engine_resize(engine, t->slots, 1024, 0, &err), FKV_E_INPUT); /* it has a plan */
+    err = (fkv_err){0};
+    fkv_engine_clear_plan(engine);
+    fkv_plan_free(&plan);
+    assert_int_equal(fkv_engine_resize(engine, t->slots, model.config.max_positions + 1, 0, &err),
+                     FKV_E_INPUT);
+    err = (fkv_err){0};
+    fkv_engine_stats_reset(engine);
+    if (fkv_engine_resize(engine, t->slots, 1024, 1024 + 128, &err)) fixture_die("resize", &err);
+}
+
 static void run_trial(trial *t)
 {
     fkv_err err = {0};
@@ -115,8 +150,8 @@ static void run_trial(trial *t)
     const fkv_engine_options o = {.backend = t->async ? &late : backend,
                                   .n_ranks = t->ranks,
                                   .n_devices = t->devices,
-                                  .n_slots = t->slots,
-                                  .max_prompt = 1024,
+                                  .n_slots = t->first_slots ? t->first_slots : t->slots,
+                                  .max_prompt = t->first_slots ? 700 : 1024,
                                   .window = 32,
                                   .kernel = 7,
                                   .sampling = {.temperature = t->temperature,
@@ -125,6 +160,7 @@ static void run_trial(trial *t)
                                                .eos = {1},
                                                .n_eos = t->tight ? 0 : 1}};
     if (fkv_engine_open(&model.config, model.weights, &o, &engine, &err)) fixture_die("engine", &err);
+    if (t->first_slots) work_and_resize(engine, t, &o);
     if (fkv_profile_init(&profile, model.config.n_layers, model.config.n_kv_heads, &err))
         fixture_die("profile", &err);
     memcpy(profile.budgets, t->budgets, (size_t)n_heads * sizeof *t->budgets);
@@ -415,6 +451,46 @@ static void more_ranks_than_heads_are_refused(void **state)
     fkv_engine_close(engine);
 }
 
+static const fkv_backend *counted;
+static atomic_int n_loads;
+
+static fkv_status count_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
+                             fkv_err *err)
+{
+    n_loads++;
+    return counted->weight_load(dev, parts, n_parts, k, out, err);
+}
+
+static void an_engine_resized_is_one_opened_so(void **state)
+{
+    (void)state;
+    fkv_backend counting = *backend;
+    trial *reference = calloc(1, sizeof *reference), *other = calloc(1, sizeof *other);
+    counted = backend;
+    counting.weight_load = count_load;
+    backend = &counting;
+    for (int devices = 1; devices <= 2; devices++) {
+        int loads[3];
+        for (int i = 0; i < 3; i++) {
+            const int before[] = {0, 1, 9};
+            trial *t = i ? other : reference;
+            *t = base();
+            t->devices = devices;
+            t->mode = FKV_PLAN_FAIR_COPYING;
+            t->first_slots = before[i];
+            n_loads = 0;
+            run_trial(t);
+            loads[i] = n_loads;
+            assert_same(reference, t, "another number of slots before");
+            assert_int_equal(loads[i], loads[0]); /* weights are loaded once */
+            assert_int_equal(t->stats.decode_steps, reference->stats.decode_steps);
+        }
+    }
+    backend = counted;
+    free(reference);
+    free(other);
+}
+
 static const fkv_backend *friends;
 
 static void info_of_strangers(const fkv_device *dev, fkv_device_info *info)
@@ -453,6 +529,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_budget_as_long_as_the_prompt_changes_nothing),
         cmocka_unit_test(odd_numbers_of_ranks_share_columns_and_heads),
         cmocka_unit_test(more_ranks_than_heads_are_refused),
+        cmocka_unit_test(an_engine_resized_is_one_opened_so),
         cmocka_unit_test(copies_out_of_reach_are_refused),
     };
     const char *name = argc > 1 ? argv[1] : "cpu";

@@ -93,8 +93,10 @@ static void open_sim(sim *s, int64_t max_positions, int64_t record_pages, int64_
     fkv_err err = {0};
     const int ranks = s->plan.n_ranks, slots = s->plan.n_slots;
     int64_t *want = calloc((size_t)ranks, sizeof *want), *one = calloc((size_t)ranks, sizeof *one);
-    assert_int_equal(fkv_kv_open(&s->plan, s->budgets, max_positions, record_pages, &s->kv, &err), FKV_OK);
-    fkv_kv_demand(&s->kv, max_prompt, want, one);
+    const fkv_record_limit largest = {max_positions, max_prompt, record_pages ? record_pages : INT64_MAX / 2};
+    assert_int_equal(fkv_kv_open(&s->plan, s->budgets, max_positions, &largest, &s->kv, &err), FKV_OK);
+    const fkv_record_shape shape = fkv_kv_shape(&s->kv);
+    assert_int_equal(fkv_record_demand(&largest, &shape, &s->plan, one, want, &err), FKV_OK);
     s->pages = calloc((size_t)ranks, sizeof *s->pages);
     for (int r = 0; r < ranks; r++) {
         want[r] = arena_of ? arena_of[r] : one[r] + extra;

@@ -1,0 +1,18 @@
+/* A layout's part of plan.json: what every run and part of an output must have alike. */
+#ifndef FKV_RUNNER_LAYOUT_H
+#define FKV_RUNNER_LAYOUT_H
+
+#include "runner/setup.h"
+
+/* Sets what the buffers and tables hold: prompts of so many tokens, and so many new ones
+ * behind them, in whole prefill tiles and pages; 0: whatever the model can do. */
+void fkv_layout_reach(const fkv_setup *setup, int64_t prompt, int64_t new_tokens, int tile,
+                      fkv_layout *layout);
+
+/* The member "layout", without braces around it. */
+fkv_status fkv_layout_put(const fkv_layout *layout, fkv_buf *out, fkv_err *err);
+/* Reads the longest prompt and the largest record back; the rest is the plan's or the
+ * job's. FKV_E_INPUT where the file has none: plans of builds without it are not used. */
+fkv_status fkv_layout_read(const char *plan_path, fkv_layout *layout, fkv_err *err);
+
+#endif
