@@ -552,6 +552,7 @@ void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
 void fkv_engine_stats_reset(fkv_engine *e)
 {
     e->decode_steps = e->kv_peak_bytes = 0;
+    e->schedule_stats = (fkv_schedule_stats){0};
     e->prefill_seconds = e->decode_seconds = 0;
     memset(e->rank_seconds, 0, (size_t)e->options.n_ranks * sizeof *e->rank_seconds);
 }

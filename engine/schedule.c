@@ -468,9 +468,15 @@ void fkv_schedule_recycle(fkv_schedule *s, fkv_work *w)
     s->unused[s->n_unused++] = w;
 }
 
-void fkv_schedule_stats_get(const fkv_schedule *s, fkv_schedule_stats *stats)
+void fkv_schedule_stats_add(const fkv_schedule *s, fkv_schedule_stats *stats)
 {
-    *stats = s->stats;
+    stats->n_finished += s->stats.n_finished;
+    stats->n_restarts += s->stats.n_restarts;
+    stats->restarted_tokens += s->stats.restarted_tokens;
+    stats->n_passes += s->stats.n_passes;
+    stats->n_rows += s->stats.n_rows;
+    stats->n_steps += s->stats.n_steps;
+    stats->busy_slot_steps += s->stats.busy_slot_steps;
 }
 
 void fkv_schedule_close(fkv_schedule *s)

@@ -97,7 +97,8 @@ void fkv_schedule_finish(fkv_schedule *s, fkv_work *w, bool decoding);
 /* The memory of a finished one, when the caller is done with it. */
 void fkv_schedule_recycle(fkv_schedule *s, fkv_work *w);
 
-void fkv_schedule_stats_get(const fkv_schedule *s, fkv_schedule_stats *stats);
+/* Adds its counts to those in stats. */
+void fkv_schedule_stats_add(const fkv_schedule *s, fkv_schedule_stats *stats);
 /* Gives all pages back. */
 void fkv_schedule_close(fkv_schedule *s);
 

@@ -101,7 +101,7 @@ struct fkv_engine {
     /* stats; of plans that were cleared */
     int64_t decode_steps, kv_peak_bytes;
     double prefill_seconds, decode_seconds;
-    fkv_schedule_stats schedule_stats; /* of the last run */
+    fkv_schedule_stats schedule_stats; /* of all runs */
     double *rank_seconds;              /* [n_ranks] */
 };
 

@@ -34,16 +34,20 @@ static fkv_status put_phases(const fkv_stats *s, fkv_buf *b, fkv_err *err)
 static fkv_status put_stats(const fkv_stats *s, fkv_buf *b, fkv_err *err)
 {
     const char *backend = s->backend ? s->backend : "";
-    fkv_status st =
-        fkv_buf_printf(b, err,
-                       "{\"format\":\"fairkv-stats/"
-                       "1\",\n\"records\":%lld,\"resumed\":%lld,\"errors\":%lld,\"complete\":%s,\n"
-                       "\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"decode_steps\":%lld,\n"
-                       "\"kv_bytes\":%lld,\"peak_rss_bytes\":%lld,\n",
-                       (long long)s->totals.records, (long long)s->totals.resumed,
-                       (long long)s->totals.errors, s->complete ? "true" : "false",
-                       (long long)s->totals.prompt_tokens, (long long)s->totals.completion_tokens,
-                       (long long)s->decode_steps, (long long)s->kv_bytes, (long long)s->peak_rss_bytes);
+    fkv_status st = fkv_buf_printf(
+        b, err,
+        "{\"format\":\"fairkv-stats/"
+        "1\",\n\"records\":%lld,\"resumed\":%lld,\"errors\":%lld,\"complete\":%s,\n"
+        "\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"decode_steps\":%lld,\n"
+        "\"slots\":%lld,\"busy_slot_steps\":%lld,\"restarts\":%lld,\"restarted_tokens\":%lld,\n"
+        "\"prefill_passes\":%lld,\"prefill_tokens\":%lld,\n"
+        "\"kv_bytes\":%lld,\"peak_rss_bytes\":%lld,\n",
+        (long long)s->totals.records, (long long)s->totals.resumed, (long long)s->totals.errors,
+        s->complete ? "true" : "false", (long long)s->totals.prompt_tokens,
+        (long long)s->totals.completion_tokens, (long long)s->decode_steps, (long long)s->slots,
+        (long long)s->busy_slot_steps, (long long)s->restarts, (long long)s->restarted_tokens,
+        (long long)s->prefill_passes, (long long)s->prefill_tokens, (long long)s->kv_bytes,
+        (long long)s->peak_rss_bytes);
     if (!st) st = put_phases(s, b, err);
     if (!st && s->step_measured_us > 0)
         st = fkv_buf_printf(b, err,
@@ -91,6 +95,12 @@ static fkv_status put_metrics(const fkv_stats *s, const char *labels, fkv_buf *b
         {"prompt_tokens", "Prompt tokens of this run.", s->totals.prompt_tokens},
         {"completion_tokens", "Generated tokens of this run.", s->totals.completion_tokens},
         {"decode_steps", "Decode steps of this run.", s->decode_steps},
+        {"slots", "Records that are decoded together.", s->slots},
+        {"busy_slot_steps", "Slots at work, summed over the decode steps.", s->busy_slot_steps},
+        {"restarted_tokens", "Tokens of records that had to yield their memory and started again.",
+         s->restarted_tokens},
+        {"prefill_passes", "Prefill passes of this run.", s->prefill_passes},
+        {"prefill_tokens", "Prompt tokens that those passes worked on.", s->prefill_tokens},
         {"kv_bytes", "Largest KV cache in use, all ranks together.", s->kv_bytes},
         {"peak_rss_bytes", "Largest resident memory of the process.", s->peak_rss_bytes},
     };

@@ -9,7 +9,10 @@ enum { FKV_STATS_PHASES = 8 };
 typedef struct fkv_stats {
     fkv_output_totals totals;
     bool complete;
-    int64_t decode_steps;
+    int64_t decode_steps, busy_slot_steps; /* slots at work, summed over the steps */
+    int64_t restarts, restarted_tokens;    /* of records that had to yield their KV pages */
+    int64_t prefill_passes, prefill_tokens;
+    int64_t slots;
     int64_t kv_bytes; /* largest in use over all ranks together */
     int64_t peak_rss_bytes;
     struct {

@@ -46,6 +46,12 @@ static fkv_status write_stats(const run *r, bool complete, fkv_err *err)
     if (r->engine) fkv_engine_stats_get(r->engine, &e);
     fkv_stats stats = {.complete = complete,
                        .decode_steps = e.decode_steps,
+                       .busy_slot_steps = e.busy_slot_steps,
+                       .restarts = e.restarts,
+                       .restarted_tokens = e.restarted_tokens,
+                       .prefill_passes = e.prefill_passes,
+                       .prefill_tokens = e.prefill_rows,
+                       .slots = r->planning.layout.slots,
                        .kv_bytes = e.kv_bytes,
                        .peak_rss_bytes = peak_rss_bytes(),
                        .phases = {{"load", r->load_seconds},

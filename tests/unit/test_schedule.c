@@ -248,7 +248,8 @@ static void run_sim(sim *s)
     for (int64_t n = 0;; n++) {
         if (n > worst) fail_msg("it goes on for ever: %d of %d records taken", s->n_taken, s->n_records);
         take_records(s);
-        fkv_schedule_stats_get(s->schedule, &before);
+        before = (fkv_schedule_stats){0};
+        fkv_schedule_stats_add(s->schedule, &before);
         fkv_command *c = fkv_schedule_next(s->schedule, last != NULL);
         if (!c && !last) {
             assert_true(fkv_schedule_idle(s->schedule));
@@ -256,7 +257,8 @@ static void run_sim(sim *s)
         }
         if (c) execute(s, c);
         if (s->n_taken < s->n_records && c && c->kind == FKV_COMMAND_STEP) {
-            fkv_schedule_stats_get(s->schedule, &after);
+            after = (fkv_schedule_stats){0};
+            fkv_schedule_stats_add(s->schedule, &after);
             s->full_steps++;
             s->busy_at_full += after.busy_slot_steps - before.busy_slot_steps;
         }
@@ -322,7 +324,8 @@ static void one_rank(sim *s, int heads, int slots, int32_t budget)
 static double tokens_a_slot_and_step(const sim *s)
 {
     fkv_schedule_stats t;
-    fkv_schedule_stats_get(s->schedule, &t);
+    t = (fkv_schedule_stats){0};
+    fkv_schedule_stats_add(s->schedule, &t);
     const double slots = s->kv.n_slots;
     return ((double)s->busy_at_full - (double)t.restarted_tokens) / ((double)s->full_steps * slots);
 }
@@ -331,7 +334,8 @@ static double restarted_share(const sim *s)
 {
     fkv_schedule_stats t;
     double tokens = 0;
-    fkv_schedule_stats_get(s->schedule, &t);
+    t = (fkv_schedule_stats){0};
+    fkv_schedule_stats_add(s->schedule, &t);
     for (int i = 0; i < s->n_records; i++) tokens += (double)s->records[i].got;
     return (double)t.restarted_tokens / tokens;
 }
@@ -401,7 +405,8 @@ static void short_prompts_share_their_passes(void **state)
         s.records[i] = (record){.n_tokens = 65, .limit = between(5, &n, 1, 256), .length = 10000};
     open_sim(&s, 2048, 0, 65, NULL, 100000);
     run_sim(&s);
-    fkv_schedule_stats_get(s.schedule, &t);
+    t = (fkv_schedule_stats){0};
+    fkv_schedule_stats_add(s.schedule, &t);
     print_message("%lld rows in %lld passes, %.3f of the slots at work\n", (long long)t.n_rows,
                   (long long)t.n_passes, (double)s.busy_at_full / ((double)s.full_steps * 64));
     assert_true(t.n_rows >= 350 * t.n_passes);
