@@ -100,11 +100,14 @@ fi
 # Killed and resumed, over several GPUs.
 rm -rf "$out/killed"
 sed "s#OUTPUT#$out/killed#" "$out/job.ini" >"$out/killed.ini"
-killed() {
-  local pid settings=(-s "engine.devices=$devices" -s "engine.tensor_parallel=$devices" -s plan.mode=fair-copying)
+killed() { # twice, where three records are answered (runner/hold.h)
+  local pid held=$out/killed.held
+  local settings=(-s "engine.devices=$devices" -s "engine.tensor_parallel=$devices" -s plan.mode=fair-copying)
   for _ in 1 2; do
-    "$build/runner/fairkv-batch" run "$out/killed.ini" "${settings[@]}" & pid=$!
-    sleep 2; kill -KILL $pid; wait $pid
+    rm -f "$held"
+    FAIRKV_TEST_HOLD="records 3 $held" "$build/runner/fairkv-batch" run "$out/killed.ini" "${settings[@]}" & pid=$!
+    while [ ! -e "$held" ] && kill -0 $pid; do sleep 0.1; done
+    kill -KILL $pid; wait $pid
   done
   "$build/runner/fairkv-batch" run "$out/killed.ini" "${settings[@]}"
 }
