@@ -15,6 +15,9 @@ enum {
     CUDA_KEEP_HEADS = 64,             /* heads of prompts in one launch of kv_keep */
     CUDA_MAX_WINDOW = 4096,           /* bounds snapkv's workspace */
     CUDA_QKV_SPLITS = 8,              /* of K in a decode step's projections, at the most */
+    CUDA_SAMPLE_PARTS = 16,           /* of a row of logits, at the most */
+    CUDA_SAMPLE_BINS = 2048,
+    CUDA_SAMPLE_LIST = 2048, /* candidates that are sorted */
 };
 
 /* A placement as the kernels read it. */
@@ -35,6 +38,21 @@ struct cuda_decode_entry {
     int32_t unused;
 };
 
+/* What a slot's sampling keeps between blocks and kernels: see cuda_sample.cu. */
+struct cuda_sample_slot {
+    uint32_t arrived;    /* blocks of the kernel under way that are done */
+    uint32_t max, least; /* orders of the largest and the least finite logit */
+    uint32_t n_listed;   /* of the bin, listed or not */
+    int32_t bin;         /* in which the candidate lies that is sought */
+    uint64_t target;     /* what it passes, in the bin */
+    uint64_t before_mass;
+    uint64_t best[CUDA_SAMPLE_PARTS], sum[CUDA_SAMPLE_PARTS];
+    uint32_t worst[CUDA_SAMPLE_PARTS];
+    uint32_t count[CUDA_SAMPLE_BINS];
+    unsigned long long mass[CUDA_SAMPLE_BINS]; /* as atomics want it */
+    uint64_t list[CUDA_SAMPLE_LIST];
+};
+
 struct cuda_attention {
     bool wgmma;            /* prefill attention by the Hopper kernel */
     void *encode;          /* cuTensorMapEncodeTiled */
@@ -51,6 +69,7 @@ struct cuda_attention {
     float *parts;      /* [max_parts][group][hd] sums of a chunk, not divided */
     float2 *part_stat; /* [max_parts][group] max (log2 units), sum */
     int64_t max_parts;
+    cuda_sample_slot *sample; /* [n_slots] */
 };
 
 /* cuda_decode_qkv.cu. parts[n_heads][splits][n_slots][per] = x[n_slots, k] W^T of every placement's

@@ -59,7 +59,7 @@ struct workspace_array {
     void *out; /* where its pointer goes */
 };
 
-enum { N_ARRAYS = 10 };
+enum { N_ARRAYS = 11 };
 
 /* Sets the counts of *w and lists its arrays, and the RoPE table's. */
 static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **rope,
@@ -84,6 +84,7 @@ static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **
          sizeof(float), &w->qkv_parts},
         {w->max_parts, group, l->head_dim, sizeof(float), &w->parts},
         {w->max_parts, group, 1, sizeof(float2), &w->part_stat},
+        {l->n_slots, 1, 1, sizeof(cuda_sample_slot), &w->sample},
     };
     memcpy(out, all, sizeof all);
 }

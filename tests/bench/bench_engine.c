@@ -5,6 +5,7 @@
  *   scores=FILE (published head scores; without it uniform budgets)
  *   modes=standard,best-effort,fair-copying  prompt=8192  steps=32  prefill=0 (tokens; 0: not timed)
  *   gbps=0 (copy bandwidth measured elsewhere: prints the share of the floor)
+ *   temperature=0  top_p=1  top_k=0
  *   calibrate=0 (1: plans by constants measured now, and prints predicted beside measured)
  * Prints a row per mode: median step, tokens/s, weights and kept KV bytes, floor. With
  * calibrate also the attention segments (of each layer the slowest rank's), the rest of the
@@ -25,6 +26,7 @@ typedef struct args {
     int ranks, devices, slots, steps, calibrate;
     int64_t budget, prompt, prefill;
     double floor, gbps;
+    fkv_sampling sampling;
 } args;
 
 static void die(const char *what, const fkv_err *err)
@@ -37,8 +39,8 @@ static void die(const char *what, const fkv_err *err)
 
 static args parse(int argc, char **argv)
 {
-    args a = {"auto", "8b", NULL, "standard,best-effort,fair-copying", 1, 1, 64, 32, 0, 1024, 8192,
-              0,      0.2,  0};
+    args a = {"auto", "8b", NULL,        "standard,best-effort,fair-copying", 1, 1, 64, 32, 0, 1024, 8192, 0,
+              0.2,    0,    {.top_p = 1}};
     for (int i = 1; i < argc; i++) {
         const char *eq = strchr(argv[i], '='), *v = eq ? eq + 1 : "";
         const size_t n = eq ? (size_t)(eq - argv[i]) : 0;
@@ -71,6 +73,12 @@ static args parse(int argc, char **argv)
             a.floor = atof(v);
         else if (IS("gbps"))
             a.gbps = atof(v);
+        else if (IS("temperature"))
+            a.sampling.temperature = (float)atof(v);
+        else if (IS("top_p"))
+            a.sampling.top_p = (float)atof(v);
+        else if (IS("top_k"))
+            a.sampling.top_k = atoi(v);
         else
             die(argv[i], NULL);
 #undef IS
@@ -228,7 +236,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
                                   .max_prompt = a->prefill > a->prompt ? a->prefill : a->prompt,
                                   .window = 32,
                                   .kernel = 7,
-                                  .sampling = {.top_p = 1}};
+                                  .sampling = a->sampling};
     if (!o.backend) die("no such backend here", NULL);
     fkv_cost_tokens(p, tokens);
     const fkv_cost_constants cost = constants(a, o.backend, c, tokens);

@@ -2,7 +2,7 @@
 #include "backend_fixture.h"
 
 enum { HD = 64, GROUP = 2, HEADS = 3, WINDOW = 8, KERNEL = 7, PROMPT = 300, VOCAB = 50, SLOTS = 4 };
-enum { KINDS = 6, ROUNDS = 8 };
+enum { KINDS = 9, ROUNDS = 8 };
 enum { PER = (GROUP + 2) * HD, WIDTH = HEADS * PER };
 
 static void open_device(int vocab, int group)
@@ -329,7 +329,10 @@ static void draw_all(const float *logits, int vocab, int32_t (*tokens)[SLOTS])
                                   {.temperature = 0.7f, .top_p = 0.9f, .seed = 2},
                                   {.temperature = 1.5f, .top_p = 1, .top_k = 40, .seed = 3},
                                   {.temperature = 1, .top_p = 0.5f, .top_k = 1000, .seed = 4},
-                                  {.temperature = 3, .top_p = 0.99f, .seed = 5}};
+                                  {.temperature = 3, .top_p = 0.99f, .seed = 5},
+                                  {.temperature = 0.3f, .top_p = 0.95f, .top_k = 40, .seed = 6},
+                                  {.temperature = 1, .top_p = 1, .top_k = 1 << 20, .seed = 7},
+                                  {.temperature = 1, .top_p = 0, .seed = 8}};
     float *dl = device_memory(sizeof *logits * SLOTS * (size_t)vocab, logits);
     for (int k = 0; k < KINDS; k++) {
         for (int round = 0; round < ROUNDS; round++) {
@@ -343,15 +346,12 @@ static void draw_all(const float *logits, int vocab, int32_t (*tokens)[SLOTS])
     }
 }
 
-static void large_vocabularies_are_sampled_as_the_cpu_backend_does(void **state)
+enum { LARGE = 32003 };
+
+static void check_large(const float *logits)
 {
-    (void)state;
-    enum { LARGE = 32003 };
     const fkv_backend *tested = b;
-    float *logits = host_floats(SLOTS * LARGE);
     int32_t want[KINDS * ROUNDS][SLOTS], got[KINDS * ROUNDS][SLOTS];
-    fill_uniform(logits, SLOTS * LARGE, 4); /* rounded to bf16: many ties */
-    for (int i = 0; i < 20; i++) logits[(i % SLOTS) * LARGE + i * 1471] = 9 + (float)(i % 3);
     device_close();
     open_device(LARGE, GROUP);
     draw_all(logits, LARGE, got);
@@ -369,6 +369,23 @@ static void large_vocabularies_are_sampled_as_the_cpu_backend_does(void **state)
                          k % ROUNDS, i, got[k][i], want[k][i]);
     /* and the draws differ, or this could not fail */
     assert_true(want[ROUNDS][0] != want[ROUNDS + 1][0] || want[ROUNDS][1] != want[ROUNDS + 1][1]);
+}
+
+static void large_vocabularies_are_sampled_as_the_cpu_backend_does(void **state)
+{
+    (void)state;
+    float *logits = host_floats(SLOTS * LARGE);
+    fill_uniform(logits, SLOTS * LARGE, 4); /* rounded to bf16: many ties */
+    for (int i = 0; i < 20; i++) logits[(i % SLOTS) * LARGE + i * 1471] = 9 + (float)(i % 3);
+    check_large(logits);
+    /* all alike; few that count at all; one far below the others, which lie close together; whole numbers */
+    for (int i = 0; i < LARGE; i++) {
+        logits[i] = -3;
+        if (i % 7) logits[LARGE + i] = -INFINITY;
+        logits[2 * LARGE + i] = i == 5 ? -0x1p100f : logits[2 * LARGE + i] / 1024;
+        logits[3 * LARGE + i] = floorf(logits[3 * LARGE + i]);
+    }
+    check_large(logits);
     free(logits);
 }
 
