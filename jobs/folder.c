@@ -291,14 +291,6 @@ void fkv_folder_close(fkv_folder *f)
     *f = (fkv_folder){.n_parts = 1, .lock_fd = -1};
 }
 
-/* An output that can't be had for the reason in errno. */
-static fkv_status refuse_path(const fkv_folder *f, const char *what, fkv_err *err)
-{
-    const int why = errno;
-    return fkv_fail_at(err, fkv_errno_is_system(why) ? FKV_E_SYSTEM : FKV_E_INPUT, f->path, 0, NULL, "%s: %s",
-                       what, strerror(why));
-}
-
 /* Whether files can be made in the folder of that path. */
 static bool can_write(const char *path)
 {
@@ -326,7 +318,7 @@ static fkv_status check_above(const fkv_folder *f, const char *what, fkv_err *er
     if (!at) return fkv_fail_memory(err);
     free(at);
     errno = why;
-    return why ? refuse_path(f, what, err) : FKV_OK;
+    return why ? fkv_fail_errno(err, f->path, "%s", what) : FKV_OK;
 }
 
 /* *old: a restart would move what is there aside. */
@@ -334,11 +326,11 @@ static fkv_status check_path(const fkv_folder *f, bool restart, bool *old, fkv_e
 {
     struct stat sb;
     if (stat(f->path, &sb)) {
-        if (errno != ENOENT || lstat(f->path, &sb) == 0) return refuse_path(f, "can't be made", err);
+        if (errno != ENOENT || lstat(f->path, &sb) == 0) return fkv_fail_errno(err, f->path, "can't be made");
         return check_above(f, "can't be made", err);
     }
-    if (!S_ISDIR(sb.st_mode)) return fkv_fail_at(err, FKV_E_INPUT, f->path, 0, NULL, "not a folder");
-    if (!can_write(f->path)) return refuse_path(f, "can't be written to", err);
+    if (!S_ISDIR(sb.st_mode)) return fkv_fail_at(err, FKV_E_SYSTEM, f->path, 0, NULL, "not a folder");
+    if (!can_write(f->path)) return fkv_fail_errno(err, f->path, "can't be written to");
     const fkv_status st = restart ? fkv_folder_is_old(f, old, err) : FKV_OK;
     if (st || !*old) return st;
     return check_above(f, "can't be moved aside", err);
@@ -360,47 +352,54 @@ fkv_status fkv_folder_check(const char *path, int64_t part, int64_t n_parts, boo
     return st;
 }
 
-/* Whether we make files of that name in an output. */
-static bool is_ours(const char *name)
+/* Whether we make files of that name before the manifest, which is the first that says whose
+ * the folder is. */
+static bool is_before_manifest(const char *name)
 {
-    static const struct {
-        const char *stem, *suffix;
-    } files[] = {{"lock", ""},       {"log", ""},          {"journal", ""}, {"manifest", ".json"},
-                 {"stats", ".json"}, {"metrics", ".prom"}, {"job", ".ini"}, {"profile", ".json"},
-                 {"plan", ".json"},  {"report", ".html"},  {"shards", ""}};
-    char bare[64];
     int64_t part, n_parts;
-    const size_t n = strlen(name);
-    const bool tmp = n > 4 && !strcmp(name + n - 4, ".tmp");
-    if (!strncmp(name, "lock-", 5)) return true;
-    if (n >= sizeof bare) return false;
-    snprintf(bare, sizeof bare, "%.*s", (int)(tmp ? n - 4 : n), name);
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-        if (read_part(bare, files[i].stem, files[i].suffix, &part, &n_parts)) return true;
-    return false;
+    return !strcmp(name, "shards") || !strcmp(name, "lock") || !strncmp(name, "lock-", 5) ||
+           read_part(name, "manifest", ".json.tmp", &part, &n_parts);
 }
 
 /* Keeps the first stranger in byte order. */
 static fkv_status find_stranger(void *ctx, const char *name, fkv_err *err)
 {
     char **first = ctx;
-    if (is_ours(name) || (*first && strcmp(*first, name) <= 0)) return FKV_OK;
+    if (is_before_manifest(name) || (*first && strcmp(*first, name) <= 0)) return FKV_OK;
     free(*first);
     return (*first = strdup(name)) ? FKV_OK : fkv_fail_memory(err);
 }
 
-fkv_status fkv_folder_check_ours(const fkv_folder *f, fkv_err *err)
+static fkv_status check_strangers(const fkv_folder *f, fkv_err *err)
 {
     char *stranger = NULL;
-    fkv_folder_peers peers = {0};
-    fkv_status st = fkv_folder_look(f, &peers, err);
-    if (!st && !peers.any_manifest) st = each_name(f->path, find_stranger, &stranger, err);
+    fkv_status st = each_name(f->path, find_stranger, &stranger, err);
     if (stranger && !st)
         st = fkv_fail_at(err, FKV_E_INPUT, f->path, 0, NULL,
                          "is neither empty nor an output of ours: it holds \"%.100s\"", stranger);
     free(stranger);
-    fkv_folder_peers_free(&peers);
     return st;
+}
+
+fkv_status fkv_folder_check_no_shards(const fkv_folder *f, fkv_err *err)
+{
+    bool has = false;
+    const fkv_status st = fkv_folder_has_shards(f, &has, err);
+    if (st || !has) return st;
+    return fkv_fail_at(err, FKV_E_INPUT, f->path, 0, NULL,
+                       "has shards but no manifest that names them (use job.restart = yes or another "
+                       "job.output)");
+}
+
+fkv_status fkv_folder_check_ours(const fkv_folder *f, fkv_err *err)
+{
+    fkv_folder_peers peers = {0};
+    fkv_status st = fkv_folder_look(f, &peers, err);
+    const bool ours = peers.any_manifest;
+    fkv_folder_peers_free(&peers);
+    if (st || ours) return st;
+    st = fkv_folder_check_no_shards(f, err);
+    return st ? st : check_strangers(f, err);
 }
 
 typedef struct look {

@@ -241,12 +241,7 @@ static fkv_status load_manifest(fkv_output *o, fkv_err *err)
 
 static fkv_status new_manifest(fkv_output *o, fkv_err *err)
 {
-    bool has;
-    fkv_status st = fkv_folder_has_shards(&o->folder, &has, err);
-    if (!st && has)
-        st = fkv_fail_at(err, FKV_E_INPUT, o->folder.path, 0, NULL,
-                         "has shards but no manifest that names them (use job.restart = yes or another "
-                         "job.output)");
+    fkv_status st = fkv_folder_check_no_shards(&o->folder, err);
     if (!st) st = fkv_folder_check_ours(&o->folder, err);
     return st || o->looking ? st : save_manifest(o, err);
 }

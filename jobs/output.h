@@ -38,8 +38,8 @@ typedef struct fkv_output_totals {
 fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err);
 
 /* Whether open could have the job's folder, before anything of the job is read: FKV_E_BUSY
- * names the run that holds it now; FKV_E_INPUT: it can't be made, or holds what is not ours.
- * Makes nothing. */
+ * names the run that holds it now, FKV_E_SYSTEM: it can't be made, FKV_E_INPUT: it holds what
+ * is not ours. Makes nothing. */
 fkv_status fkv_output_check(const fkv_job *job, fkv_err *err);
 
 /* open without making or changing anything: fails where open would, for another job's rows or

@@ -22,7 +22,7 @@ static void print_input(const fkv_setup *s, const fkv_preflight *found)
     }
 }
 
-static void print_machine(const fkv_setup *s, const fkv_preflight *found)
+static void print_machine(const fkv_setup *s)
 {
     const fkv_config *c = &s->config;
     char ranks[32] = "the plan chooses the ranks", slots[32] = "the plan chooses the slots";
@@ -32,10 +32,8 @@ static void print_machine(const fkv_setup *s, const fkv_preflight *found)
            (double)fkv_engine_weight_bytes(c, 4) / (1 << 20));
     if (!s->auto_ranks) snprintf(ranks, sizeof ranks, "%d ranks", s->n_ranks);
     if (!s->auto_slots) snprintf(slots, sizeof slots, "%d slots", s->n_slots);
-    printf("; backend %s: %s on %d devices, %s; %d host threads a device", s->backend->name, ranks,
+    printf("; backend %s: %s on %d devices, %s; %d host threads a device\n", s->backend->name, ranks,
            s->n_devices, slots, fkv_setup_threads(s));
-    if (found->memory_bytes) printf(", %.1f MiB of memory", (double)found->memory_bytes / (1 << 20));
-    putchar('\n');
 }
 
 static void print_output(const fkv_output_totals *t)
@@ -57,7 +55,7 @@ int fkv_cmd_check(int argc, char **argv)
         if (!code) {
             fputs(ini.data, stdout);
             print_input(&setup, &found);
-            print_machine(&setup, &found);
+            print_machine(&setup);
             print_output(&found.output);
         }
         fkv_buf_free(&ini);

@@ -117,8 +117,7 @@ static void check_records(looking *l, fkv_errs *errs)
 /* ---- the machine ---- */
 
 /* planned: a plan is there, so that its constants are not asked for again. */
-static void check_machine(const fkv_setup *s, bool planned, fkv_preflight *found, fkv_sizing *z,
-                          fkv_errs *errs)
+static void check_machine(const fkv_setup *s, bool planned, fkv_sizing *z, fkv_errs *errs)
 {
     const fkv_profile none = {0};
     fkv_err err = {0};
@@ -126,7 +125,6 @@ static void check_machine(const fkv_setup *s, bool planned, fkv_preflight *found
     if (!st) {
         const fkv_layout layout = fkv_setup_layout(s);
         fkv_sizing_update(s, &layout, &none, z);
-        found->memory_bytes = z->limit.bytes;
         st = fkv_sizing_check_model(s, z, &err);
     }
     if (st) add_error(errs, &err);
@@ -176,7 +174,7 @@ static void verify(fkv_setup *s, looking *l, fkv_preflight *found, fkv_errs *err
     if (output) fkv_output_totals_get(output, &found->output);
     if (found->output.complete) goto out; /* nothing to do, whatever has become of the input */
     check_records(l, errs);
-    if (loaded) check_machine(s, has_plan(s, output), found, &z, errs);
+    if (loaded) check_machine(s, has_plan(s, output), &z, errs);
     if (output) check_pins(s, output, &z, errs);
 out:
     fkv_output_close(output);

@@ -17,7 +17,6 @@
 typedef struct fkv_preflight {
     fkv_buf input;            /* a line an archive: how far it was looked at */
     fkv_output_totals output; /* what earlier runs left */
-    int64_t memory_bytes;     /* of a device; 0: not looked at, for a finished job */
 } fkv_preflight;
 
 /* Parses argv (setup.h), opens the job and verifies it. Prints every error. Returns -1 to go
