@@ -38,7 +38,8 @@ struct fkv_reader {
     int64_t total_bytes, passed_bytes;
     _Atomic int64_t done_bytes;
 
-    size_t file; /* index of the open archive, or the next to open */
+    size_t file;     /* index of the open archive, or the next to open */
+    size_t end_file; /* where to stop */
     struct archive *archive;
     struct archive_entry *entry; /* of its current member */
     fkv_unpack *unpack;          /* what the archive is read from; NULL: its file as it is */
@@ -49,15 +50,18 @@ struct fkv_reader {
     bool in_member;
     const char *member; /* in name, or "" */
     fkv_buf name;
-    int64_t line;      /* lines of the member read so far */
-    const char *p;     /* what is left of the block */
-    const char *end;   /* its end */
-    int64_t offset;    /* in the member, of the next block */
-    fkv_buf carry;     /* the beginning of a line, from earlier blocks */
-    bool carry_lent;   /* the caller had it; empty it first */
-    bool skipping;     /* to the end of an oversized line */
-    bool warned;       /* the member is damaged, which shows behind this block */
-    int64_t n_records; /* handed out */
+    bool looking;          /* fkv_input_look: for what follows */
+    fkv_buf other;         /* the last member that is not wanted */
+    int64_t passed_inside; /* bytes of members that were read or passed over, where unpack doesn't count */
+    int64_t line;          /* lines of the member read so far */
+    const char *p;         /* what is left of the block */
+    const char *end;       /* its end */
+    int64_t offset;        /* in the member, of the next block */
+    fkv_buf carry;         /* the beginning of a line, from earlier blocks */
+    bool carry_lent;       /* the caller had it; empty it first */
+    bool skipping;         /* to the end of an oversized line */
+    bool warned;           /* the member is damaged, which shows behind this block */
+    int64_t n_records;     /* handed out */
     char message[MESSAGE_BYTES];
 };
 
@@ -224,26 +228,40 @@ out:
     if (err.status) fkv_errs_add(errs, &err);
 }
 
+static fkv_reader *new_reader(const fkv_job *job, fkv_errs *errs)
+{
+    fkv_err err = {0};
+    fkv_reader *r = calloc(1, sizeof *r);
+    if (!r) {
+        fkv_fail_memory(&err);
+        fkv_errs_add(errs, &err);
+        return NULL;
+    }
+    r->job = job;
+    r->end_file = job->input.n_files;
+    r->utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
+    return r;
+}
+
+/* What was added to errs behind the first before of them came to. */
+static fkv_status status_since(const fkv_errs *errs, int before)
+{
+    if (errs->n == before) return FKV_OK;
+    return before < FKV_ERRS_MAX ? errs->at[before].status : FKV_E_INPUT;
+}
+
 fkv_status fkv_reader_open(const fkv_job *job, fkv_reader **reader, fkv_errs *errs)
 {
     const int before = errs->n;
-    fkv_reader *r = calloc(1, sizeof *r);
-    *reader = r;
-    if (!r) {
-        fkv_err err = {0};
-        fkv_fail_memory(&err);
-        fkv_errs_add(errs, &err);
-        return FKV_E_SYSTEM;
-    }
-    r->job = job;
-    r->utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
+    fkv_reader *r = *reader = new_reader(job, errs);
+    if (!r) return FKV_E_SYSTEM;
     const locale_t old = uselocale(r->utf8);
     for (size_t i = 0; i < job->input.n_files; i++) check_file(r, &job->input.files[i], errs);
     uselocale(old);
     if (errs->n == before) return FKV_OK;
     fkv_reader_close(r);
     *reader = NULL;
-    return before < FKV_ERRS_MAX ? errs->at[before].status : FKV_E_INPUT;
+    return status_since(errs, before);
 }
 
 void fkv_reader_watch(fkv_reader *reader, bool (*stop)(void *ctx), void *ctx)
@@ -304,6 +322,18 @@ static const char *plain_name(const char *name, size_t *n)
     return base;
 }
 
+/* A member that is not wanted is left behind. Only 7z decodes its bytes for that: tar and
+ * zip seek, or unpack counts. */
+static step pass_over(fkv_reader *r, const char *name, size_t n, fkv_err *err)
+{
+    if (!r->looking) return STEP_OK;
+    if (archive_format(r->archive) == ARCHIVE_FORMAT_7ZIP) r->passed_inside += archive_entry_size(r->entry);
+    fkv_buf_clear(&r->other);
+    if (fkv_buf_reserve(&r->other, n, err) || fkv_utf8_append_clean(&r->other, name, n, err))
+        return STEP_SYSTEM;
+    return is_stopped(r) ? STEP_SYSTEM : STEP_OK;
+}
+
 /* Goes to the next member that is wanted. */
 static step next_member(fkv_reader *r, fkv_err *err)
 {
@@ -326,7 +356,10 @@ static step next_member(fkv_reader *r, fkv_err *err)
         size_t n = strlen(name);
         r->plain = archive_format(r->archive) == ARCHIVE_FORMAT_RAW;
         if (r->plain) name = plain_name(r->job->input.files[r->file].name, &n);
-        if (!wanted(r, name, n)) continue;
+        if (!wanted(r, name, n)) {
+            if (pass_over(r, name, n, err) != STEP_OK) return STEP_SYSTEM;
+            continue;
+        }
         if (keep_name(r, name, n, err)) return STEP_SYSTEM;
         r->matched = r->in_member = true;
         r->p = r->end = NULL;
@@ -365,6 +398,7 @@ static step read_block(fkv_reader *r)
     r->p = n ? bytes : ""; /* libarchive may give no pointer to no bytes */
     r->end = r->p + n;
     r->offset += (int64_t)n;
+    r->passed_inside += (int64_t)n;
     return STEP_OK;
 }
 
@@ -477,7 +511,8 @@ static step advance(fkv_reader *r, fkv_line *line, fkv_err *err)
     step got = next_member(r, err);
     if (got == STEP_END) got = pass_the_end(r);
     if (got != STEP_END) return got;
-    if (!r->matched) fkv_log("%s: no member matches input.members", r->job->input.files[r->file].name);
+    if (!r->matched && !r->looking)
+        fkv_log("%s: no member matches input.members", r->job->input.files[r->file].name);
     close_archive(r);
     return STEP_OK;
 }
@@ -494,7 +529,7 @@ fkv_status fkv_reader_next(fkv_reader *r, fkv_line *line, fkv_err *err)
     *line = (fkv_line){0};
     const locale_t old = uselocale(r->utf8);
     const int64_t limit = r->job->job.limit;
-    while (r->file < r->job->input.n_files && (!limit || r->n_records < limit)) {
+    while (r->file < r->end_file && (!limit || r->n_records < limit)) {
         const fkv_input_file *file = &r->job->input.files[r->file];
         const step got = advance(r, line, err);
         if (got != STEP_OK && is_stopped(r)) {
@@ -528,6 +563,75 @@ fkv_status fkv_reader_next(fkv_reader *r, fkv_line *line, fkv_err *err)
     return st;
 }
 
+/* ---- looking at the beginnings ---- */
+
+typedef struct looking {
+    const fkv_reader *r;
+    const fkv_look *look;
+} looking;
+
+static bool has_looked_enough(void *ctx)
+{
+    const looking *l = ctx;
+    const fkv_unpack *u = l->r->unpack;
+    return (u ? fkv_unpack_given(u) : l->r->passed_inside) >= l->look->most_bytes ||
+           (l->look->stop && l->look->stop(l->look->ctx));
+}
+
+/* Looks at file i, which can be opened. False: asked to stop, or a failure, in err. */
+static bool look_at(fkv_reader *r, size_t i, const fkv_look *look, fkv_err *err)
+{
+    const fkv_input_file *file = &r->job->input.files[i];
+    fkv_line line;
+    fkv_status st;
+    fkv_looked how = FKV_LOOKED_ALL;
+    r->file = i;
+    r->end_file = i + 1;
+    r->n_records = r->passed_inside = 0;
+    fkv_buf_clear(&r->other);
+    while (!(st = fkv_reader_next(r, &line, err))) {
+        if (line.error_code && !r->archive && r->n_records == 1) {
+            fkv_fail_at(err, FKV_E_INPUT, file->path, 0, NULL, "%s, before its first record",
+                        line.error_message);
+            return false;
+        }
+        how = FKV_LOOKED_ENOUGH;
+        if (look->see(look->ctx, &line)) break;
+        how = FKV_LOOKED_ALL;
+    }
+    if (st == FKV_E_INTERRUPTED && !(look->stop && look->stop(look->ctx))) {
+        how = FKV_LOOKED_FAR;
+        st = FKV_OK;
+        *err = (fkv_err){0};
+    }
+    if (st && st != FKV_END) return false;
+    const bool named = r->member[0] != '\0';
+    look->done(look->ctx, file, how, named ? r->member : r->other.data ? r->other.data : "", r->line);
+    return true;
+}
+
+fkv_status fkv_input_look(const fkv_job *job, const fkv_look *look, fkv_errs *errs)
+{
+    const int before = errs->n;
+    fkv_reader *r = new_reader(job, errs);
+    if (!r) return FKV_E_SYSTEM;
+    looking l = {r, look};
+    r->looking = true;
+    fkv_reader_watch(r, has_looked_enough, &l);
+    for (size_t i = 0; i < job->input.n_files; i++) {
+        const int so_far = errs->n;
+        fkv_err err = {0};
+        const locale_t old = uselocale(r->utf8);
+        check_file(r, &job->input.files[i], errs);
+        uselocale(old);
+        if (errs->n == so_far && !look_at(r, i, look, &err)) fkv_errs_add(errs, &err);
+        if (r->archive) close_archive(r);
+        if (err.status == FKV_E_INTERRUPTED) break;
+    }
+    fkv_reader_close(r);
+    return status_since(errs, before);
+}
+
 void fkv_reader_progress(const fkv_reader *reader, int64_t *done_bytes, int64_t *total_bytes)
 {
     const int64_t done = atomic_load(&reader->done_bytes);
@@ -542,6 +646,7 @@ void fkv_reader_close(fkv_reader *reader)
     if (reader->archive) archive_read_free(reader->archive);
     fkv_unpack_close(reader->unpack);
     fkv_buf_free(&reader->name);
+    fkv_buf_free(&reader->other);
     fkv_buf_free(&reader->carry);
     if (reader->utf8) freelocale(reader->utf8);
     free(reader);

@@ -42,6 +42,27 @@ void fkv_reader_watch(fkv_reader *reader, bool (*stop)(void *ctx), void *ctx);
  * disk that fails) are errors. */
 fkv_status fkv_reader_next(fkv_reader *reader, fkv_line *line, fkv_err *err);
 
+/* How far fkv_input_look came in an archive. */
+typedef enum fkv_looked {
+    FKV_LOOKED_ENOUGH, /* see said so */
+    FKV_LOOKED_ALL,    /* to the archive's end */
+    FKV_LOOKED_FAR,    /* most_bytes far, and what is behind is not known */
+} fkv_looked;
+
+typedef struct fkv_look {
+    void *ctx;
+    int64_t most_bytes; /* of an archive, decompressed, members that are passed over included */
+    /* A record; true: that is enough of its archive. */
+    bool (*see)(void *ctx, const fkv_line *line);
+    /* Once an archive. member: the last that was looked at or passed over, or ""; line: in it, so far. */
+    void (*done)(void *ctx, const fkv_input_file *file, fkv_looked how, const char *member, int64_t line);
+    bool (*stop)(void *ctx); /* ends it with FKV_E_INTERRUPTED; NULL: never */
+} fkv_look;
+
+/* Reads the beginning of every archive: what fkv_reader_open checks, and on to the records that see
+ * wants. Errors go to errs, all of them; one that is damaged before its first record is one too. */
+fkv_status fkv_input_look(const fkv_job *job, const fkv_look *look, fkv_errs *errs);
+
 /* Compressed bytes consumed so far and in all, for progress. */
 void fkv_reader_progress(const fkv_reader *reader, int64_t *done_bytes, int64_t *total_bytes);
 void fkv_reader_close(fkv_reader *reader);

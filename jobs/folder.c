@@ -184,17 +184,25 @@ out:
     return st;
 }
 
-static fkv_status refuse_held_part(void *ctx, const char *name, fkv_err *err)
+/* FKV_E_BUSY where another process holds the lock of that path. */
+static fkv_status check_lock(const fkv_folder *f, const char *lock, fkv_err *err)
 {
-    fkv_folder *f = ctx;
+    fkv_status st = FKV_OK;
+    const int fd = open(lock, O_RDONLY | O_CLOEXEC);
+    /* Shared, so that runs which look at the same time don't see each other. */
+    if (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK) st = busy(f, lock, err);
+    if (fd >= 0) close(fd);
+    return st;
+}
+
+static fkv_status check_part_lock(void *ctx, const char *name, fkv_err *err)
+{
+    const fkv_folder *f = ctx;
     int64_t part, n_parts;
-    int fd;
     if (!read_part(name, "lock", "", &part, &n_parts) || n_parts == 1) return FKV_OK;
     char *path = fkv_path_join(f->path, name);
     if (!path) return fkv_fail_memory(err);
-    fkv_status st = try_lock(path, &fd, err);
-    if (!st && fd < 0) st = busy(f, path, err);
-    if (!st) close(fd);
+    const fkv_status st = check_lock(f, path, err);
     free(path);
     return st;
 }
@@ -227,17 +235,24 @@ static fkv_status move_aside(const fkv_folder *f, fkv_err *err)
     return fkv_fail_at(err, FKV_E_SYSTEM, f->path, 0, NULL, "no free name to move it to");
 }
 
-static fkv_status restart_folder(fkv_folder *f, fkv_err *err)
+fkv_status fkv_folder_is_old(const fkv_folder *f, bool *old, fkv_err *err)
 {
     fkv_folder_peers peers = {0};
     bool has_shards = false;
-    int fresh = -1;
     fkv_status st = fkv_folder_look(f, &peers, err);
     if (!st) st = fkv_folder_has_shards(f, &has_shards, err);
-    const bool old = peers.any_manifest || peers.peer || has_shards;
+    *old = peers.any_manifest || peers.peer || has_shards;
     fkv_folder_peers_free(&peers);
+    return st;
+}
+
+static fkv_status restart_folder(fkv_folder *f, fkv_err *err)
+{
+    bool old;
+    int fresh = -1;
+    fkv_status st = fkv_folder_is_old(f, &old, err);
     if (st || !old) return st;
-    if ((st = each_name(f->path, refuse_held_part, f, err))) return st;
+    if ((st = each_name(f->path, check_part_lock, f, err))) return st;
     if ((st = move_aside(f, err))) return st;
     /* The old lock is given up only when the new folder's is held. */
     if ((st = take_lock(f, &fresh, err))) return st;
@@ -246,7 +261,7 @@ static fkv_status restart_folder(fkv_folder *f, fkv_err *err)
     return FKV_OK;
 }
 
-fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
+fkv_status fkv_folder_name(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
                            fkv_err *err)
 {
     *f = (fkv_folder){.part = part, .n_parts = n_parts < 1 ? 1 : n_parts, .lock_fd = -1};
@@ -257,7 +272,14 @@ fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_
         return fkv_fail_at(err, FKV_E_INPUT, f->path, 0, "job.restart",
                            "can't be used with input.part, whose runs share the output: move it aside before "
                            "starting the parts");
-    fkv_status st = take_lock(f, &f->lock_fd, err);
+    return FKV_OK;
+}
+
+fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
+                           fkv_err *err)
+{
+    fkv_status st = fkv_folder_name(f, path, part, n_parts, restart, err);
+    if (!st) st = take_lock(f, &f->lock_fd, err);
     if (!st && restart) st = restart_folder(f, err);
     return st;
 }
@@ -269,18 +291,115 @@ void fkv_folder_close(fkv_folder *f)
     *f = (fkv_folder){.n_parts = 1, .lock_fd = -1};
 }
 
-fkv_status fkv_folder_check_free(const char *path, int64_t part, int64_t n_parts, fkv_err *err)
+/* Whether files can be made in the folder of that path. */
+static bool can_write(const char *path)
 {
-    fkv_folder f = {.path = strdup(path), .part = part, .n_parts = n_parts < 1 ? 1 : n_parts, .lock_fd = -1};
-    char *lock = f.path ? fkv_folder_path(&f, "lock", true) : NULL;
-    fkv_status st = lock ? FKV_OK : fkv_fail_memory(err);
-    const int fd = lock ? open(lock, O_RDONLY | O_CLOEXEC) : -1;
-    /* Shared, so that runs which look at the same time don't see each other. */
-    if (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK) st = busy(&f, lock, err);
-    if (fd >= 0) close(fd);
+    struct stat sb;
+    if (stat(path, &sb)) return false;
+    errno = ENOTDIR;
+    return S_ISDIR(sb.st_mode) && access(path, R_OK | W_OK | X_OK) == 0;
+}
+
+/* Whether a folder could be made where there is none: in the nearest one above it. */
+static fkv_status check_above(const fkv_folder *f, const char *what, fkv_err *err)
+{
+    struct stat sb;
+    char *at = strdup(f->path);
+    bool more = at != NULL;
+    int why = 0;
+    while (more) {
+        char *up = fkv_path_dir(at);
+        free(at);
+        at = up;
+        why = !at || can_write(at) ? 0 : errno;
+        /* A link that leads nowhere is there, and no folder. */
+        more = why == ENOENT && lstat(at, &sb) != 0 && strcmp(at, "/") != 0 && strcmp(at, ".") != 0;
+    }
+    if (!at) return fkv_fail_memory(err);
+    free(at);
+    errno = why;
+    return why ? fkv_fail_errno(err, f->path, "%s", what) : FKV_OK;
+}
+
+/* *old: a restart would move what is there aside. */
+static fkv_status check_path(const fkv_folder *f, bool restart, bool *old, fkv_err *err)
+{
+    struct stat sb;
+    if (stat(f->path, &sb)) {
+        if (errno != ENOENT || lstat(f->path, &sb) == 0) return fkv_fail_errno(err, f->path, "can't be made");
+        return check_above(f, "can't be made", err);
+    }
+    if (!S_ISDIR(sb.st_mode)) return fkv_fail_at(err, FKV_E_SYSTEM, f->path, 0, NULL, "not a folder");
+    if (!can_write(f->path)) return fkv_fail_errno(err, f->path, "can't be written to");
+    const fkv_status st = restart ? fkv_folder_is_old(f, old, err) : FKV_OK;
+    if (st || !*old) return st;
+    return check_above(f, "can't be moved aside", err);
+}
+
+fkv_status fkv_folder_check(const char *path, int64_t part, int64_t n_parts, bool restart, fkv_err *err)
+{
+    fkv_folder f;
+    char *lock = NULL;
+    bool old = false;
+    fkv_status st = fkv_folder_name(&f, path, part, n_parts, restart, err);
+    if (!st && !(lock = fkv_folder_path(&f, "lock", true))) st = fkv_fail_memory(err);
+    if (!st) st = check_path(&f, restart, &old, err);
+    if (!st) st = check_lock(&f, lock, err);
+    if (!st && restart) st = each_name(f.path, check_part_lock, &f, err);
+    if (!st && !old) st = fkv_folder_check_ours(&f, err);
     free(lock);
-    free(f.path);
+    fkv_folder_close(&f);
     return st;
+}
+
+/* Whether we make files of that name before the manifest, which is the first that says whose
+ * the folder is. */
+static bool is_before_manifest(const char *name)
+{
+    int64_t part, n_parts;
+    return !strcmp(name, "shards") || !strcmp(name, "lock") || !strncmp(name, "lock-", 5) ||
+           read_part(name, "manifest", ".json.tmp", &part, &n_parts);
+}
+
+/* Keeps the first stranger in byte order. */
+static fkv_status find_stranger(void *ctx, const char *name, fkv_err *err)
+{
+    char **first = ctx;
+    if (is_before_manifest(name) || (*first && strcmp(*first, name) <= 0)) return FKV_OK;
+    free(*first);
+    return (*first = strdup(name)) ? FKV_OK : fkv_fail_memory(err);
+}
+
+static fkv_status check_strangers(const fkv_folder *f, fkv_err *err)
+{
+    char *stranger = NULL;
+    fkv_status st = each_name(f->path, find_stranger, &stranger, err);
+    if (stranger && !st)
+        st = fkv_fail_at(err, FKV_E_INPUT, f->path, 0, NULL,
+                         "is neither empty nor an output of ours: it holds \"%.100s\"", stranger);
+    free(stranger);
+    return st;
+}
+
+fkv_status fkv_folder_check_no_shards(const fkv_folder *f, fkv_err *err)
+{
+    bool has = false;
+    const fkv_status st = fkv_folder_has_shards(f, &has, err);
+    if (st || !has) return st;
+    return fkv_fail_at(err, FKV_E_INPUT, f->path, 0, NULL,
+                       "has shards but no manifest that names them (use job.restart = yes or another "
+                       "job.output)");
+}
+
+fkv_status fkv_folder_check_ours(const fkv_folder *f, fkv_err *err)
+{
+    fkv_folder_peers peers = {0};
+    fkv_status st = fkv_folder_look(f, &peers, err);
+    const bool ours = peers.any_manifest;
+    fkv_folder_peers_free(&peers);
+    if (st || ours) return st;
+    st = fkv_folder_check_no_shards(f, err);
+    return st ? st : check_strangers(f, err);
 }
 
 typedef struct look {

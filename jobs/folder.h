@@ -32,15 +32,26 @@ typedef struct fkv_folder_peers {
 fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
                            fkv_err *err);
 void fkv_folder_close(fkv_folder *f);
-/* FKV_E_BUSY names the run that holds the folder now. Makes nothing and promises nothing:
- * open decides. */
-fkv_status fkv_folder_check_free(const char *path, int64_t part, int64_t n_parts, fkv_err *err);
+/* Whether open could have the folder now: FKV_E_BUSY names the run that holds it, FKV_E_SYSTEM
+ * says why it can't be made or written to, FKV_E_INPUT what it holds that is not ours. Makes
+ * nothing and promises nothing: open decides. */
+fkv_status fkv_folder_check(const char *path, int64_t part, int64_t n_parts, bool restart, fkv_err *err);
+/* A folder for look and has_shards, without a lock; it need not be there. */
+fkv_status fkv_folder_name(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
+                           fkv_err *err);
 
 /* malloc'd path of a file in it; per_part puts the part's number before the
  * suffix when there are parts. NULL: no memory. */
 char *fkv_folder_path(const fkv_folder *f, const char *file, bool per_part);
 
 fkv_status fkv_folder_look(const fkv_folder *f, fkv_folder_peers *peers, fkv_err *err);
+/* Whether a restart has something to move aside. */
+fkv_status fkv_folder_is_old(const fkv_folder *f, bool *old, fkv_err *err);
+/* Without this part's manifest a folder must hold none of its shards (FKV_E_INPUT). */
+fkv_status fkv_folder_check_no_shards(const fkv_folder *f, fkv_err *err);
+/* Without any manifest it must hold nothing but what we make before the first: FKV_E_INPUT
+ * names the first stranger. */
+fkv_status fkv_folder_check_ours(const fkv_folder *f, fkv_err *err);
 void fkv_folder_peers_free(fkv_folder_peers *peers);
 
 /* Removes temporary files that an earlier run of this part left behind. */

@@ -296,37 +296,43 @@ static fkv_status create_if_missing(const fkv_journal *j, fkv_err *err)
     return fkv_file_replace(j->path, raw, sizeof raw, err);
 }
 
-fkv_status fkv_journal_open(const char *path, uint64_t identity, fkv_journal **journal,
-                            int64_t *dropped_bytes, fkv_err *err)
+static fkv_status new_journal(const char *path, uint64_t identity, fkv_journal **out, fkv_err *err)
 {
-    fkv_status st = FKV_OK;
-    struct stat sb;
-    *journal = NULL;
-    *dropped_bytes = 0;
-    fkv_journal *j = fkv_calloc(1, sizeof *j);
+    fkv_journal *j = *out = fkv_calloc(1, sizeof *j);
     if (!j) return fkv_fail_memory(err);
     const size_t n_tmp = strlen(path) + sizeof ".tmp";
     j->fd = -1;
     j->identity = identity;
     j->path = strdup(path);
     j->tmp = malloc(n_tmp);
-    if (!j->path || !j->tmp) {
-        st = fkv_fail_memory(err);
-        goto out;
-    }
+    if (!j->path || !j->tmp) return fkv_fail_memory(err);
     snprintf(j->tmp, n_tmp, "%s.tmp", path);
-    if ((st = create_if_missing(j, err))) goto out;
-    j->fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (j->fd < 0 || fstat(j->fd, &sb)) {
-        st = fkv_fail_errno(err, path, "open");
-        goto out;
-    }
-    if (!S_ISREG(sb.st_mode)) {
-        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "not a regular file");
-        goto out;
-    }
-    if ((st = check_file_header(j, err)) || (st = load(j, sb.st_size, err))) goto out;
-    *dropped_bytes = sb.st_size - j->end;
+    return FKV_OK;
+}
+
+/* Opens the file, which is there, and reads its entries. */
+static fkv_status read_file(fkv_journal *j, int flags, int64_t *size, fkv_err *err)
+{
+    struct stat sb;
+    j->fd = open(j->path, flags | O_CLOEXEC | O_NOFOLLOW);
+    if (j->fd < 0 || fstat(j->fd, &sb)) return fkv_fail_errno(err, j->path, "open");
+    if (!S_ISREG(sb.st_mode)) return fkv_fail_at(err, FKV_E_INPUT, j->path, 0, NULL, "not a regular file");
+    *size = sb.st_size;
+    const fkv_status st = check_file_header(j, err);
+    return st ? st : load(j, sb.st_size, err);
+}
+
+fkv_status fkv_journal_open(const char *path, uint64_t identity, fkv_journal **journal,
+                            int64_t *dropped_bytes, fkv_err *err)
+{
+    fkv_journal *j;
+    int64_t size = 0;
+    *dropped_bytes = 0;
+    fkv_status st = new_journal(path, identity, &j, err);
+    if (!st) st = create_if_missing(j, err);
+    if (!st) st = read_file(j, O_RDWR, &size, err);
+    if (st) goto out;
+    *dropped_bytes = size - j->end;
     /* A killed process may have left entries in the page cache alone. */
     if ((*dropped_bytes && ftruncate(j->fd, j->end)) || sync_data(j->fd) ||
         lseek(j->fd, j->end, SEEK_SET) < 0) {
@@ -335,6 +341,24 @@ fkv_status fkv_journal_open(const char *path, uint64_t identity, fkv_journal **j
     }
     j->synced = j->end;
 out:
+    if (st) {
+        fkv_journal_close(j);
+        j = NULL;
+    }
+    *journal = j;
+    return st;
+}
+
+fkv_status fkv_journal_look(const char *path, uint64_t identity, fkv_journal **journal, fkv_err *err)
+{
+    fkv_journal *j;
+    int64_t size = path ? fkv_file_size(path) : 0;
+    fkv_status st = FKV_OK;
+    /* A file shorter than its header would be made anew. */
+    if (size < 0 && errno != ENOENT) st = fkv_fail_errno(err, path, "stat");
+    const fkv_status made = new_journal(path ? path : "", identity, &j, err);
+    if (!st) st = made;
+    if (!st && size >= FILE_HEADER) st = read_file(j, O_RDONLY, &size, err);
     if (st) {
         fkv_journal_close(j);
         j = NULL;

@@ -45,6 +45,10 @@ typedef struct fkv_journal_entry {
 fkv_status fkv_journal_open(const char *path, uint64_t identity, fkv_journal **journal,
                             int64_t *dropped_bytes, fkv_err *err);
 
+/* The same without changing the file, which need not be there (path may be NULL). For range,
+ * count and errors alone. */
+fkv_status fkv_journal_look(const char *path, uint64_t identity, fkv_journal **journal, fkv_err *err);
+
 /* Appends a row; it survives a killed process from now on, and a lost machine
  * after the next sync. On failure the file is as before. */
 fkv_status fkv_journal_add(fkv_journal *journal, int64_t ordinal, const char *row, size_t n, bool is_error,

@@ -35,6 +35,8 @@ struct fkv_output {
     pthread_mutex_t mutex;
     bool has_mutex;
     bool (*asked)(void); /* to stop; or NULL */
+    bool looking;        /* nothing is written */
+    bool anew;           /* what an earlier run left counts for nothing */
     int64_t per_shard;
     int level;
     bool retry_errors;
@@ -206,7 +208,8 @@ static fkv_status holds_no_row(fkv_output *o, const fkv_manifest *old, bool *emp
     if (size < 0 && errno != ENOENT) st = fkv_fail_errno(err, journal, "stat");
     *empty = !st && o->folder.n_parts == 1 && old->n_rows == 0 && !old->complete &&
              size <= FKV_JOURNAL_EMPTY_BYTES;
-    if (*empty && unlink(journal) && errno != ENOENT) st = fkv_fail_errno(err, journal, "remove");
+    if (*empty && !o->looking && unlink(journal) && errno != ENOENT)
+        st = fkv_fail_errno(err, journal, "remove");
     free(journal);
     return st;
 }
@@ -220,7 +223,8 @@ static fkv_status load_manifest(fkv_output *o, fkv_err *err)
     if (!st) st = holds_no_row(o, &old, &empty, err);
     if (!st && empty) { /* a run that failed before its first record binds nobody */
         fkv_manifest_free(&old);
-        return save_manifest(o, err);
+        o->anew = true;
+        return o->looking ? FKV_OK : save_manifest(o, err);
     }
     if (!st) st = fkv_manifest_same_job(&old, &o->manifest, o->folder.path, err);
     if (st) {
@@ -237,13 +241,9 @@ static fkv_status load_manifest(fkv_output *o, fkv_err *err)
 
 static fkv_status new_manifest(fkv_output *o, fkv_err *err)
 {
-    bool has;
-    fkv_status st = fkv_folder_has_shards(&o->folder, &has, err);
-    if (!st && has)
-        st = fkv_fail_at(err, FKV_E_INPUT, o->folder.path, 0, NULL,
-                         "has shards but no manifest that names them (use job.restart = yes or another "
-                         "job.output)");
-    return st ? st : save_manifest(o, err);
+    fkv_status st = fkv_folder_check_no_shards(&o->folder, err);
+    if (!st) st = fkv_folder_check_ours(&o->folder, err);
+    return st || o->looking ? st : save_manifest(o, err);
 }
 
 /* Under lock-job, so that parts that start together see each other's manifest
@@ -260,8 +260,10 @@ static fkv_status settle_job(void *ctx, fkv_err *err)
         st = fkv_fail_errno(err, o->manifest_path, "stat");
     else if (!st)
         st = missing ? new_manifest(o, err) : load_manifest(o, err);
-    if (!st && !(ini = fkv_folder_path(&o->folder, "job.ini", false))) st = fkv_fail_memory(err);
+    if (st || o->looking) goto out;
+    if (!(ini = fkv_folder_path(&o->folder, "job.ini", false))) st = fkv_fail_memory(err);
     if (!st) st = fkv_file_replace(ini, o->job_ini.data ? o->job_ini.data : "", o->job_ini.len, err);
+out:
     free(ini);
     fkv_folder_peers_free(&peers);
     return st;
@@ -277,12 +279,15 @@ static bool keep_entry(void *ctx, const fkv_journal_entry *e)
 static fkv_status load_journal(fkv_output *o, fkv_err *err)
 {
     uint64_t identity;
-    int64_t dropped;
+    int64_t dropped = 0;
     const fkv_journal_entry *entries;
     char *path = fkv_folder_path(&o->folder, "journal", true);
     if (!path) return fkv_fail_memory(err);
     fkv_status st = fkv_manifest_hash(&o->manifest, &identity, err);
-    if (!st) st = fkv_journal_open(path, identity, &o->journal, &dropped, err);
+    if (!st && o->looking)
+        st = fkv_journal_look(o->anew ? NULL : path, identity, &o->journal, err);
+    else if (!st)
+        st = fkv_journal_open(path, identity, &o->journal, &dropped, err);
     if (!st && dropped)
         fkv_log("%s: dropped %lld bytes that the last run was writing when it stopped", path,
                 (long long)dropped);
@@ -317,7 +322,7 @@ static fkv_status reopen_shard(fkv_output *o, const fkv_manifest_shard *s, fkv_e
             st = fkv_fail_at(err, FKV_E_INPUT, path, i + 1, NULL, "not the row that the manifest says");
             break;
         }
-        st = fkv_journal_add(o->journal, s->first + i, row, n, error.p != NULL, 0, 0, err);
+        if (!o->looking) st = fkv_journal_add(o->journal, s->first + i, row, n, error.p != NULL, 0, 0, err);
         i++;
     }
     if (st == FKV_END) st = fkv_shard_reader_check(reader, s->bytes, s->xxh3, err);
@@ -341,7 +346,7 @@ static fkv_status reopen_shards_with_errors(fkv_output *o, fkv_err *err)
     for (size_t i = 0; !st && i < m->n_shards; i++) {
         if (m->shards[i].errors) st = reopen_shard(o, &m->shards[i], err);
     }
-    if (!st) st = fkv_journal_sync(o->journal, err);
+    if (!st && !o->looking) st = fkv_journal_sync(o->journal, err);
     if (st) return st;
     size_t kept = 0;
     for (size_t i = 0; i < m->n_shards; i++) {
@@ -357,7 +362,7 @@ static fkv_status reopen_shards_with_errors(fkv_output *o, fkv_err *err)
     m->complete = false;
     m->records = -1;
     fkv_journal_filter(o->journal, keep_entry, o);
-    return save_manifest(o, err);
+    return o->looking ? FKV_OK : save_manifest(o, err);
 }
 
 /* Commits shards that were full when the last run stopped. */
@@ -391,30 +396,43 @@ static fkv_status load_folder(fkv_output *o, fkv_err *err)
 {
     if (!(o->manifest_path = fkv_folder_path(&o->folder, "manifest.json", true))) return fkv_fail_memory(err);
     o->next_shard = o->folder.part;
-    fkv_status st = fkv_folder_sweep(&o->folder, err);
-    if (!st) st = fkv_folder_with_lock(&o->folder, "job", o->asked, settle_job, o, err);
+    fkv_status st = o->looking ? settle_job(o, err) : fkv_folder_sweep(&o->folder, err);
+    if (!st && !o->looking) st = fkv_folder_with_lock(&o->folder, "job", o->asked, settle_job, o, err);
     if (!st) st = load_journal(o, err);
     if (!st) st = reopen_shards_with_errors(o, err);
     if (st) return st;
     o->resumed = o->manifest.n_rows + (int64_t)fkv_journal_count(o->journal);
     o->saved_at = fkv_seconds();
     advance_next_shard(o);
+    if (o->looking) return FKV_OK;
     st = commit_full_shards(o, err);
     return st ? st : compact_if_saved(o, err);
 }
 
-fkv_status fkv_output_check_free(const fkv_job *job, fkv_err *err)
+fkv_status fkv_output_check(const fkv_job *job, fkv_err *err)
 {
-    return fkv_folder_check_free(job->job.output, job->input.part, job->input.n_parts, err);
+    return fkv_folder_check(job->job.output, job->input.part, job->input.n_parts, job->job.restart, err);
 }
 
-fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err)
+/* The folder as it is; behind what a restart would move aside there is none. */
+static fkv_status look_at_folder(fkv_output *o, const fkv_job *job, fkv_err *err)
+{
+    bool old = false;
+    fkv_status st = fkv_folder_name(&o->folder, job->job.output, job->input.part, job->input.n_parts,
+                                    job->job.restart, err);
+    if (!st && job->job.restart) st = fkv_folder_is_old(&o->folder, &old, err);
+    if (!st && old) return fkv_journal_look(NULL, 0, &o->journal, err);
+    return st ? st : load_folder(o, err);
+}
+
+static fkv_status open_output(const fkv_job *job, bool looking, fkv_output **output, fkv_err *err)
 {
     fkv_status st;
     *output = NULL;
     fkv_output *o = fkv_calloc(1, sizeof *o);
     if (!o) return fkv_fail_memory(err);
     o->folder.lock_fd = -1;
+    o->looking = looking;
     o->per_shard = job->output.records_per_shard;
     o->level = (int)job->output.compression_level;
     o->retry_errors = job->job.retry_errors;
@@ -428,6 +446,10 @@ fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err
     }
     o->has_mutex = true;
     if ((st = prepare(o, job, err))) goto out;
+    if (looking) {
+        st = look_at_folder(o, job, err);
+        goto out;
+    }
     st = fkv_folder_open(&o->folder, job->job.output, job->input.part, job->input.n_parts, job->job.restart,
                          err);
     if (!st) st = load_folder(o, err);
@@ -440,12 +462,22 @@ out:
     return st;
 }
 
+fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err)
+{
+    return open_output(job, false, output, err);
+}
+
+fkv_status fkv_output_look(const fkv_job *job, fkv_output **output, fkv_err *err)
+{
+    return open_output(job, true, output, err);
+}
+
 void fkv_output_close(fkv_output *o)
 {
     if (!o) return;
     /* Nothing is lost if these fail: the rows are in the journal's file. */
     fkv_err err = {0};
-    if (o->journal && fkv_journal_sync(o->journal, &err))
+    if (o->journal && !o->looking && fkv_journal_sync(o->journal, &err))
         fkv_log("%s: journal: %s", o->folder.path, err.message);
     /* A finish that failed is the next run's: it must not come true behind the error. */
     if (o->journal && o->unsaved && !o->manifest.complete && save_manifest(o, &err))
@@ -603,9 +635,14 @@ fkv_status fkv_output_pin(fkv_output *o, const char *key, const char *value, fkv
     bool changed;
     pthread_mutex_lock(&o->mutex);
     fkv_status st = fkv_manifest_pin(&o->manifest, o->folder.path, key, value, &changed, err);
-    if (!st && changed) st = save_manifest(o, err);
+    if (!st && changed && !o->looking) st = save_manifest(o, err);
     pthread_mutex_unlock(&o->mutex);
     return st;
+}
+
+const char *fkv_output_pinned(const fkv_output *o, const char *key)
+{
+    return json_string_value(json_object_get(o->manifest.run, key));
 }
 
 fkv_status fkv_output_with_lock(fkv_output *o, const char *what, fkv_status (*make)(void *ctx, fkv_err *err),

@@ -37,9 +37,15 @@ typedef struct fkv_output_totals {
  * on the identity and on n of i/n (FKV_E_INPUT). */
 fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err);
 
-/* FKV_E_BUSY names the run that holds the job's output now: known before the model and
- * the device are opened. Makes nothing. */
-fkv_status fkv_output_check_free(const fkv_job *job, fkv_err *err);
+/* Whether open could have the job's folder, before anything of the job is read: FKV_E_BUSY
+ * names the run that holds it now, FKV_E_SYSTEM: it can't be made, FKV_E_INPUT: it holds what
+ * is not ours. Makes nothing. */
+fkv_status fkv_output_check(const fkv_job *job, fkv_err *err);
+
+/* open without making or changing anything: fails where open would, for another job's rows or
+ * damage. Afterwards only pin (which compares, and keeps nothing), pinned, path, totals_get
+ * and close may be called. */
+fkv_status fkv_output_look(const fkv_job *job, fkv_output **output, fkv_err *err);
 
 /* Path of a file of the folder, with the part's number where the design says so
  * ("stats.json" -> "OUT/stats.json", or "OUT/stats-1of3.json"). malloc'd. */
@@ -75,6 +81,9 @@ void fkv_output_totals_get(fkv_output *output, fkv_output_totals *totals);
  * sets it on the first run; on a resume a different value is FKV_E_INPUT naming
  * key, old and new value. */
 fkv_status fkv_output_pin(fkv_output *output, const char *key, const char *value, fkv_err *err);
+
+/* What an earlier run pinned; NULL: nothing. Borrowed until the next pin. */
+const char *fkv_output_pinned(const fkv_output *output, const char *key);
 
 /* Syncs and frees; gives the lock up. NULL is fine. */
 void fkv_output_close(fkv_output *output);

@@ -30,6 +30,7 @@ struct fkv_unpack {
     bool (*stop)(void *ctx); /* may be NULL */
     void *stop_ctx;
 
+    int64_t given;
     bool ended, failed;
     int number;
     char why[160];
@@ -214,6 +215,7 @@ ssize_t fkv_unpack_read(fkv_unpack *u, const void **bytes)
     if (!u->failed && u->stop && u->stop(u->stop_ctx)) fail(u, EINTR, "%s", strerror(EINTR));
     if (!u->ended && !u->failed) n = u->filter ? read_filter(u, bytes) : read_gzip(u);
     if (!u->filter) *bytes = u->out;
+    if (n > 0) u->given += n;
     return n > 0 ? n : u->failed ? -1 : 0;
 }
 
@@ -232,6 +234,11 @@ const char *fkv_unpack_why(const fkv_unpack *u, int *number)
 int64_t fkv_unpack_taken(const fkv_unpack *u)
 {
     return u->filter ? archive_filter_bytes(u->filter, -1) : u->read_bytes - u->z.avail_in;
+}
+
+int64_t fkv_unpack_given(const fkv_unpack *u)
+{
+    return u->given;
 }
 
 void fkv_unpack_close(fkv_unpack *u)

@@ -33,6 +33,8 @@ void fkv_unpack_watch(fkv_unpack *unpack, bool (*stop)(void *ctx), void *ctx);
 
 /* Compressed bytes taken so far. */
 int64_t fkv_unpack_taken(const fkv_unpack *unpack);
+/* Bytes handed out so far. */
+int64_t fkv_unpack_given(const fkv_unpack *unpack);
 void fkv_unpack_close(fkv_unpack *unpack);
 
 #endif

@@ -7,6 +7,7 @@
 #include "runner/commands.h"
 #include "runner/explain.h"
 #include "runner/interrupt.h"
+#include "runner/preflight.h"
 
 static const char usage[] =
     "usage: fairkv-batch plan JOB.ini [-s section.key=value]... [--svg FILE]\n"
@@ -55,7 +56,9 @@ int fkv_cmd_plan(int argc, char **argv)
         return fkv_exit_code(FKV_E_INPUT);
     }
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
-    int code = fkv_setup_open(argc, argv, usage, true, &setup);
+    fkv_preflight found;
+    int code = fkv_preflight_open(argc, argv, usage, &setup, &found);
+    fkv_preflight_close(&found);
     if (code >= 0) goto out;
     fkv_setup_log_sharing(&setup);
     fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;

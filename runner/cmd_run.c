@@ -10,6 +10,7 @@
 #include "runner/commands.h"
 #include "runner/interrupt.h"
 #include "runner/planning.h"
+#include "runner/preflight.h"
 #include "runner/stream.h"
 
 static const char usage[] = "usage: fairkv-batch run JOB.ini [-s section.key=value]...\n"
@@ -185,7 +186,9 @@ int fkv_cmd_run(int argc, char **argv)
     run r = {.start = fkv_seconds()};
     fkv_err err = {0};
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
-    int code = fkv_setup_open(argc, argv, usage, true, &r.setup);
+    fkv_preflight found;
+    int code = fkv_preflight_open(argc, argv, usage, &r.setup, &found);
+    fkv_preflight_close(&found);
     if (code < 0) {
         code = start(&r);
         fkv_engine_close(r.engine);

@@ -139,6 +139,20 @@ fkv_status fkv_constants_rates(const fkv_setup *s, const fkv_profile *profile, i
     return st;
 }
 
+fkv_status fkv_constants_check(const fkv_setup *s, fkv_err *err)
+{
+    fkv_calibration ignored;
+    if (source_of(s) != NAMED) return FKV_OK;
+    const fkv_calibration_task task = {.backend = s->backend,
+                                       .config = &s->config,
+                                       .n_ranks = s->auto_ranks ? 0 : s->n_ranks,
+                                       .n_devices = s->n_devices,
+                                       .n_slots = s->auto_slots ? 0 : s->n_slots,
+                                       .n_threads = fkv_setup_threads(s),
+                                       .mean_tokens = 1};
+    return fkv_calibration_pinned(&task, s->job->plan.calibration, &ignored, err);
+}
+
 fkv_status fkv_constants_put(const fkv_constants *c, fkv_buf *out, fkv_err *err)
 {
     fkv_status st = fkv_buf_printf(out, err, "\"cost\":{\"origin\":\"%s\"", origins[c->origin]);

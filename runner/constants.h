@@ -35,6 +35,9 @@ fkv_status fkv_constants_choose(const fkv_setup *setup, const fkv_profile *profi
 fkv_status fkv_constants_rates(const fkv_setup *setup, const fkv_profile *profile, int n_ranks, int n_slots,
                                fkv_split_rates *out, fkv_err *err);
 
+/* Whether a calibration file that the job names can be read and is for this job. */
+fkv_status fkv_constants_check(const fkv_setup *setup, fkv_err *err);
+
 /* Members of plan.json, without braces. */
 fkv_status fkv_constants_put(const fkv_constants *c, fkv_buf *out, fkv_err *err);
 /* Reads them back; a plan without any leaves *c alone. */

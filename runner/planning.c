@@ -12,6 +12,7 @@
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 #include "runner/interrupt.h"
+#include "runner/preflight.h"
 #include "runner/sample.h"
 
 typedef struct making {
@@ -115,8 +116,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     }
     if ((st = fkv_sample_take(m->setup, &sample, err))) goto out;
     if (sample.n_input == 0) {
-        st = fkv_fail_at(err, FKV_E_INPUT, m->setup->job->path, 0, "input.members",
-                         "no record in the input: does it match what the archives hold?");
+        st = fkv_preflight_no_record(m->setup, "", err);
         goto out;
     }
     p->prompt_tokens = fkv_calloc((size_t)sample.n, sizeof *p->prompt_tokens);
@@ -252,32 +252,54 @@ static fkv_status make_prints(making *m, bool with_budgets, fkv_err *err)
 }
 
 /* Ranks and slots, where they are known. */
-static fkv_status pin_sizes(const making *m, bool planned, fkv_err *err)
+static fkv_status pin_sizes(const fkv_setup *s, fkv_output *output, bool planned, fkv_err *err)
 {
-    const fkv_setup *s = m->setup;
     char ranks[16], slots[16];
     fkv_status st = FKV_OK;
     snprintf(ranks, sizeof ranks, "%d", s->n_ranks);
     snprintf(slots, sizeof slots, "%d", s->n_slots);
-    if (planned || !s->auto_ranks) st = fkv_output_pin(m->output, "engine.tensor_parallel", ranks, err);
-    if (!st && (planned || !s->auto_slots)) st = fkv_output_pin(m->output, "engine.slots", slots, err);
+    if (planned || !s->auto_ranks) st = fkv_output_pin(output, "engine.tensor_parallel", ranks, err);
+    if (!st && (planned || !s->auto_slots)) st = fkv_output_pin(output, "engine.slots", slots, err);
     return st;
 }
 
-/* What must stay the same over all runs and parts of one output. */
-static fkv_status pin_all(const making *m, fkv_err *err)
+fkv_status fkv_planning_pin(const fkv_setup *s, fkv_output *output, fkv_err *err)
 {
-    const fkv_setup *s = m->setup;
     char copies[32] = "auto";
     fkv_status st;
     if (s->job->plan.max_copies >= 0)
         snprintf(copies, sizeof copies, "%lld", (long long)s->job->plan.max_copies);
-    if ((st = fkv_output_pin(m->output, "version", FKV_VERSION, err))) return st;
-    if ((st = fkv_output_pin(m->output, "engine.backend", s->backend->name, err))) return st;
-    if ((st = pin_sizes(m, false, err))) return st;
+    if ((st = fkv_output_pin(output, "version", FKV_VERSION, err))) return st;
+    if ((st = fkv_output_pin(output, "engine.backend", s->backend->name, err))) return st;
+    if ((st = pin_sizes(s, output, false, err))) return st;
     /* They change no answer, but an output has one plan; here they are refused by name. */
-    if ((st = fkv_output_pin(m->output, "plan.mode", mode_names[s->job->plan.mode], err))) return st;
-    return fkv_output_pin(m->output, "plan.max_copies", copies, err);
+    if ((st = fkv_output_pin(output, "plan.mode", mode_names[s->job->plan.mode], err))) return st;
+    return fkv_output_pin(output, "plan.max_copies", copies, err);
+}
+
+fkv_status fkv_planning_check_files(const fkv_setup *s, const fkv_output *output, fkv_err *err)
+{
+    char *profile_json = fkv_output_path(output, "profile.json", false), *found = NULL;
+    char *plan_json = fkv_output_path(output, "plan.json", false), *again = NULL;
+    fkv_profile profile = {0};
+    fkv_plan plan = {0};
+    fkv_constants constants;
+    fkv_status st = profile_json && plan_json ? FKV_OK : fkv_fail_memory(err);
+    if (!st && fkv_file_exists(profile_json)) {
+        st = fkv_profile_init(&profile, s->config.n_layers, s->config.n_kv_heads, err);
+        if (!st) st = fkv_profile_read(profile_json, &profile, &found, err);
+    }
+    if (!st && fkv_file_exists(plan_json)) {
+        st = fkv_plan_read(plan_json, &plan, &again, err);
+        if (!st) st = fkv_constants_read(plan_json, &constants, err);
+    }
+    fkv_plan_free(&plan);
+    fkv_profile_free(&profile);
+    free(again);
+    free(found);
+    free(plan_json);
+    free(profile_json);
+    return st;
 }
 
 fkv_status fkv_planning_make(fkv_setup *setup, fkv_output *output, fkv_engine **engine,
@@ -291,12 +313,12 @@ fkv_status fkv_planning_make(fkv_setup *setup, fkv_output *output, fkv_engine **
     if ((st = fkv_sizing_probe(setup, &planning->sizing, err))) return st;
     fkv_sizing_update(setup, &planning->profile, &planning->sizing);
     if ((st = fkv_sizing_check_model(setup, &planning->sizing, err))) return st;
-    if ((st = pin_all(&m, err))) return st;
+    if ((st = fkv_planning_pin(setup, output, err))) return st;
     if ((st = make_prints(&m, false, err))) return st;
     if ((st = fkv_output_with_lock(output, "profile", make_profile, &m, err))) return st;
     if ((st = make_prints(&m, true, err))) return st;
     if ((st = fkv_output_with_lock(output, "plan", make_plan, &m, err))) return st;
-    if ((st = pin_sizes(&m, true, err))) return st;
+    if ((st = pin_sizes(setup, output, true, err))) return st;
     return fkv_output_pin(output, "plan", m.plan_print, err);
 }
 

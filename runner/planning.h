@@ -26,6 +26,11 @@ fkv_status fkv_planning_make(fkv_setup *setup, fkv_output *output, fkv_engine **
                              fkv_planning *planning, fkv_err *err);
 void fkv_planning_free(fkv_planning *planning);
 
+/* Pins what must stay the same over all runs and parts of one output and is known before the plan. */
+fkv_status fkv_planning_pin(const fkv_setup *setup, fkv_output *output, fkv_err *err);
+/* Whether profile.json and plan.json, where they are there, can be read. */
+fkv_status fkv_planning_check_files(const fkv_setup *setup, const fkv_output *output, fkv_err *err);
+
 /* Mean over the sample of the share of its prompts' K and V that is kept; 1 without a sample. */
 double fkv_planning_kept_share(const fkv_planning *planning);
 

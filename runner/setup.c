@@ -5,8 +5,6 @@
 #include <string.h>
 
 #include "engine/budget.h"
-#include "jobs/archive.h"
-#include "jobs/output.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
 #include "runner/base/machine.h"
@@ -99,6 +97,12 @@ static void check_against_model(fkv_setup *s, fkv_errs *errs)
                     "%d devices for %d ranks: a device needs a rank", s->n_devices, s->n_ranks);
         add_error(errs, &err);
     }
+    if (s->n_devices > 255 || (s->n_ranks + s->n_devices - 1) / s->n_devices > FKV_MAX_LOCAL_RANKS) {
+        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.tensor_parallel",
+                    "%d ranks on %d devices are too many: at most %d on a device, and 255 devices",
+                    s->n_ranks, s->n_devices, FKV_MAX_LOCAL_RANKS);
+        add_error(errs, &err);
+    }
     if (j->engine.max_new_tokens >= c->max_positions) {
         fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.max_new_tokens",
                     "%lld leaves no room in the model's %d positions", (long long)j->engine.max_new_tokens,
@@ -155,7 +159,7 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
     if (have_config) check_budgets(s, errs);
 }
 
-static int print_errors(const fkv_errs *errs)
+int fkv_report_errors(const fkv_errs *errs)
 {
     int code = 0;
     /* Where the system failed, what else looks wrong may come from that. */
@@ -169,12 +173,11 @@ static int print_errors(const fkv_errs *errs)
     return code ? code : fkv_exit_code(FKV_E_SYSTEM);
 }
 
-int fkv_setup_open(int argc, char **argv, const char *usage, bool takes_output, fkv_setup *s)
+int fkv_setup_parse(int argc, char **argv, const char *usage, fkv_setup *s, fkv_errs *errs)
 {
     const char *path, **overrides;
     size_t n;
-    fkv_errs errs = {0};
-    int code = -1;
+    fkv_err err = {0};
     *s = (fkv_setup){0};
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
@@ -183,29 +186,23 @@ int fkv_setup_open(int argc, char **argv, const char *usage, bool takes_output, 
         }
     }
     overrides = fkv_calloc((size_t)argc, sizeof *overrides);
-    fkv_err busy = {0};
     if (!overrides) {
-        fkv_fail_memory(&busy);
-        return fkv_report_error(&busy);
+        fkv_fail_memory(&err);
+        return fkv_report_error(&err);
     }
-    if (!parse_args(argc, argv, &path, overrides, &n)) {
+    const bool ok = parse_args(argc, argv, &path, overrides, &n);
+    if (ok)
+        fkv_job_parse(path, overrides, n, &s->job, errs);
+    else
         fputs(usage, stderr);
-        free(overrides);
-        return fkv_exit_code(FKV_E_INPUT);
-    }
-    fkv_reader *reader = NULL;
-    fkv_status st = fkv_job_parse(path, overrides, n, &s->job, &errs);
-    if (!st && takes_output && (st = fkv_output_check_free(s->job, &busy))) add_error(&errs, &busy);
-    if (!st) {
-        open_model(s, &errs);
-        fkv_record_parser_open(s->job, &s->parser, &errs);
-        fkv_reader_open(s->job, &reader, &errs);
-    }
-    if (errs.n) code = print_errors(&errs);
-    fkv_reader_close(reader);
-    fkv_errs_free(&errs);
     free(overrides);
-    return code;
+    return ok ? -1 : fkv_exit_code(FKV_E_INPUT);
+}
+
+void fkv_setup_load(fkv_setup *s, fkv_errs *errs)
+{
+    open_model(s, errs);
+    fkv_record_parser_open(s->job, &s->parser, errs);
 }
 
 void fkv_setup_close(fkv_setup *s)

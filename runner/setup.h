@@ -1,6 +1,5 @@
-/* What every subcommand that takes a job does first: parse the job file, open
- * every input, read the model's headers. All mistakes are found before anything
- * heavy starts, and reported together. */
+/* A job opened: its file parsed, the model's headers, the tokenizer and the templates read.
+ * What else a run would refuse is preflight.h's matter. */
 #ifndef FKV_RUNNER_SETUP_H
 #define FKV_RUNNER_SETUP_H
 
@@ -23,10 +22,11 @@ typedef struct fkv_setup {
 } fkv_setup;
 
 /* Parses argv ("JOB.ini [-s section.key=value]..."; argv[0] is the subcommand's
- * name, usage is printed for --help) and opens everything. Prints every error.
- * takes_output: an output that another run holds is refused at once. Returns -1 to go on,
- * else the exit code to leave with. */
-int fkv_setup_open(int argc, char **argv, const char *usage, bool takes_output, fkv_setup *setup);
+ * name, usage is printed for --help) and the job file, whose errors go to errs. Returns -1
+ * to go on, else the exit code to leave with. */
+int fkv_setup_parse(int argc, char **argv, const char *usage, fkv_setup *setup, fkv_errs *errs);
+/* Opens what the job names but for its archives. Errors go to errs, all of them. */
+void fkv_setup_load(fkv_setup *setup, fkv_errs *errs);
 void fkv_setup_close(fkv_setup *setup);
 
 /* Host threads of a device: engine.threads, else the processors that this process may use,
@@ -40,5 +40,7 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup);
 
 /* Prints an error as every subcommand does and returns its exit code. */
 int fkv_report_error(const fkv_err *err);
+/* The same for all of a list that is not empty. */
+int fkv_report_errors(const fkv_errs *errs);
 
 #endif

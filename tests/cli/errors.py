@@ -339,7 +339,8 @@ def an_input_without_records_is_refused():
 def an_output_that_can_t_be_made_is_a_system_error():
     file = cli.write("a-file", "x")
     for name, output in (("under-a-file", file + "/out"), ("a-file", file)):
-        Job("output-" + name, output=output).command("run").must(3, output)
+        for which in ("run", "check"):
+            Job("output-" + name, output=output).command(which).must(3, "error: " + output)
     assert open(file).read() == "x"
 
 

@@ -123,7 +123,8 @@ def a_full_disk_is_named_and_with_more_room_a_resume_ends_the_same():
         job = killing.small_job("full", *settings, output=os.path.join(disk.path, "out"))
         named = grow(job, whole, disk, "size", range(page, 400 * page, page))
     print(", ".join(named))
-    want = {"manifest.json", "job.ini", "journal", "profile.json", "plan.json", "shard"}
+    # profile.json takes a page as a new manifest did just before: it lacks room only where the log grew between.
+    want = {"manifest.json", "job.ini", "journal", "plan.json", "shard"}
     assert stages(named) >= want, named
     assert named.count("journal") >= 3, named
 

@@ -21,6 +21,32 @@ const char *__asan_default_options(void)
     return "allocator_may_return_null=1";
 }
 
+static bool see_first(void *ctx, const fkv_line *line)
+{
+    bool *text = ctx;
+    *text = line->text != NULL;
+    return true;
+}
+
+static void end_file(void *ctx, const fkv_input_file *file, fkv_looked how, const char *member, int64_t line)
+{
+    (void)ctx, (void)file, (void)how, (void)line;
+    json_t *name = json_string(member);
+    if (!name) abort();
+    json_decref(name);
+}
+
+/* The first record that a look sees is the first that reading gives. */
+static void look(const fkv_job *job, bool first_is_text)
+{
+    bool text = false;
+    fkv_errs errs = {0};
+    const fkv_look l = {&text, (int64_t)1 << 40, see_first, end_file, NULL};
+    fkv_input_look(job, &l, &errs);
+    if (first_is_text && !text && !errs.n) abort();
+    fkv_errs_free(&errs);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const names[] = {"x",    "x.jsonl",  "x.tar",       "x.zip",
@@ -47,15 +73,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!fkv_reader_open(&job, &reader, &errs)) {
         fkv_line line;
         int64_t n = 0;
+        bool first_is_text = false;
         while (!fkv_reader_next(reader, &line, &err)) {
             if (line.ordinal != n++ || (line.text == NULL) == (line.error_code == NULL)) abort();
             if (line.text && (line.n == 0 || line.n > RECORD_MAX || memchr(line.text, '\n', line.n))) abort();
             if (line.line < 1) abort();
+            if (n == 1) first_is_text = line.text != NULL;
             json_t *name = json_string(line.member); /* NULL unless it is UTF-8 */
             if (!name) abort();
             json_decref(name);
         }
         if (err.status == FKV_E_INPUT) abort();
+        look(&job, first_is_text);
     }
     fkv_reader_close(reader);
     fkv_errs_free(&errs);
