@@ -137,25 +137,6 @@ static fkv_status make_plan(scratch *s, fkv_err *err)
     return fkv_plan_validate(p, err);
 }
 
-/* Pages that were never written would all be read from one page of zeros. */
-static fkv_status fill_arenas(const scratch *s, fkv_err *err)
-{
-    const fkv_engine *e = s->engine;
-    const fkv_engine_device *d = &e->devices[0];
-    const fkv_backend *b = s->task->backend;
-    const int64_t page = (int64_t)2 * FKV_PAGE_TOKENS * s->config.head_dim * s->info.kv_bytes;
-    char *text = fkv_calloc(1, (size_t)page);
-    fkv_status st = text ? FKV_OK : fkv_fail_memory(err);
-    /* 0x3a3a is a small bf16; four such bytes are a small float32 */
-    if (text) memset(text, 0x3a, (size_t)page);
-    for (int r = d->rank0; !st && r < d->rank0 + d->n_ranks; r++)
-        for (int64_t i = 0; i < e->kv.n_pages[r]; i++)
-            b->upload(d->dev, (char *)e->arenas[r] + i * page, text, (size_t)page);
-    if (!st) st = b->sync(d->dev, err);
-    free(text);
-    return st;
-}
-
 static fkv_status open_scratch(scratch *s, fkv_err *err)
 {
     const fkv_calibration_task *t = s->task;
@@ -183,7 +164,8 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
     if ((st = fkv_engine_open(c, s->weights, &options, &s->engine, err))) return st;
     const fkv_engine_kv_limits limits = fkv_engine_limits_for(&s->plan, s->budgets, s->prompt, BURST + 1);
     if ((st = fkv_engine_set_plan(s->engine, s->weights, s->budgets, &s->plan, &limits, err))) return st;
-    if ((st = fill_arenas(s, err))) return st;
+    /* Pages that were never written would all be read from one page of zeros. */
+    if ((st = fkv_engine_fill_pages(s->engine, s->prompt, s->info.replays ? BURST + 1 : 2, err))) return st;
     s->segments = fkv_calloc((size_t)MAX_STEPS * (size_t)c->n_layers, (size_t)s->local * sizeof *s->segments);
     return s->segments ? FKV_OK : fkv_fail_memory(err);
 }

@@ -14,6 +14,7 @@
 
 #include "engine/budget.h"
 #include "engine/config.h"
+#include "engine/job_time.h"
 #include "engine/plan.h"
 #include "engine/record_limit.h"
 #include "engine/safetensors.h"
@@ -148,6 +149,16 @@ fkv_status fkv_engine_time_once(fkv_engine *engine, int64_t n_tokens, double *se
 bool fkv_engine_recorded_segments(fkv_engine *engine, double *seconds);
 /* The same for the prefill of one prompt, without a plan. */
 fkv_status fkv_engine_time_prefill(fkv_engine *engine, const int32_t *ids, int64_t n_tokens, double *seconds,
+                                   fkv_err *err);
+
+/* time_steps.c: what a job's decode steps take on this engine, which has no plan: at each of
+ * the n numbers of slots, ascending, with the tokens that every head is expected to hold
+ * ([n_layers][n_kv_heads]), heads at home. Ends after about so many seconds, with fewer
+ * points, but at least one. Leaves the engine without a plan, resized, its stats reset. */
+fkv_status fkv_engine_time_steps(fkv_engine *engine, const fkv_safetensors *weights, const double *tokens,
+                                 const int *slots, int n, double seconds, fkv_step_curve *out, fkv_err *err);
+/* The same for the prefill of a prompt of each length: a few times, once where time is over. */
+fkv_status fkv_engine_time_prompts(fkv_engine *engine, const int64_t lengths[2], double seconds, double us[2],
                                    fkv_err *err);
 
 /* What traced decode steps took, summed over n_steps. The common part is what no plan

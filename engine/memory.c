@@ -285,6 +285,16 @@ static double room_of(const fkv_memory_device *d, const fkv_memory_limit *limit)
     return limit->arena_share * ((double)limit->bytes - (double)(d->total_bytes - d->page_bytes));
 }
 
+double fkv_memory_at_once(const fkv_memory *m, const fkv_memory_limit *limit, int n_slots)
+{
+    double fewest = INFINITY;
+    for (int i = 0; i < m->n_devices; i++) {
+        const fkv_memory_device *d = &m->device[i];
+        if (d->page_bytes > 0) fewest = fmin(fewest, room_of(d, limit) * n_slots / (double)d->page_bytes);
+    }
+    return fewest > 0 ? fewest : 0;
+}
+
 fkv_status fkv_memory_even(const fkv_memory_shape *s, const fkv_memory_limit *limit, const int32_t *budgets,
                            const fkv_memory_lengths *lengths, const fkv_plan_problem *problem, fkv_plan *plan,
                            fkv_err *err)

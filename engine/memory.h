@@ -144,6 +144,10 @@ fkv_status fkv_memory_even(const fkv_memory_shape *shape, const fkv_memory_limit
  * same mode: 0 when not even one does, FKV_PLAN_MAX_SLOTS at the most. */
 int fkv_memory_slots(const fkv_memory *m, const fkv_memory_limit *limit);
 
+/* Records that the arenas of m, a prediction for n_slots, hold at a time: as many of its
+ * lengths as the fullest device's. */
+double fkv_memory_at_once(const fkv_memory *m, const fkv_memory_limit *limit, int n_slots);
+
 /* Whether weights, buffers and the KV pages of one record fit; if not, err says
  * with numbers what is too large on which device, and which keys would help. */
 fkv_status fkv_memory_check(const fkv_memory *m, const fkv_memory_limit *limit,

@@ -1,4 +1,4 @@
-/* Splits of the devices and the worth of slots: see split.h. Owns no memory. */
+/* Splits of the devices: see split.h. Owns no memory. */
 #include "engine/split.h"
 
 /* Stated rates. Arithmetic is of prefill, where it is the limit. */
@@ -89,41 +89,6 @@ double fkv_split_prefill_us(const fkv_split_rates *r, const fkv_config *c, doubl
     return c->n_layers * (work + fkv_split_collectives_us(r, c, t, n_ranks));
 }
 
-double fkv_split_record_us(double prefill_us, double step_us, double output_tokens, int n_slots)
-{
-    return prefill_us + output_tokens * step_us / n_slots;
-}
-
-fkv_status fkv_split_candidates(const fkv_split_rates *rates_, const fkv_split_job *job, int n_devices,
-                                fkv_device_split out[FKV_SPLITS_MAX], int *n, fkv_err *err)
-{
-    const fkv_config *c = job->config;
-    *n = 0;
-    for (int tp = 1; tp <= n_devices && tp <= c->n_kv_heads && *n < FKV_SPLITS_MAX; tp++) {
-        if (n_devices % tp) continue;
-        fkv_plan plan;
-        const fkv_plan_problem problem = {.n_layers = c->n_layers,
-                                          .n_kv_heads = c->n_kv_heads,
-                                          .n_ranks = tp,
-                                          .n_slots = job->n_slots,
-                                          .tokens = job->tokens,
-                                          .cost = fkv_split_cost(rates_, c, tp, job->n_slots),
-                                          .max_copies = job->max_copies};
-        const fkv_status st = fkv_plan_solve(&problem, job->mode, &plan, err);
-        if (st) return st;
-        fkv_device_split *s = &out[(*n)++];
-        *s = (fkv_device_split){.tensor_parallel = tp,
-                                .data_parallel = n_devices / tp,
-                                .prefill_us = fkv_split_prefill_us(rates_, c, job->prompt_tokens, tp),
-                                .step_us = fkv_plan_step_us(&problem, &plan),
-                                .fits = true};
-        s->record_us = fkv_split_record_us(s->prefill_us, s->step_us, job->output_tokens, job->n_slots) /
-                       s->data_parallel;
-        fkv_plan_free(&plan);
-    }
-    return FKV_OK;
-}
-
 int fkv_split_best(const fkv_device_split *splits, int n, bool groups)
 {
     int best = -1;
@@ -135,17 +100,4 @@ int fkv_split_best(const fkv_device_split *splits, int n, bool groups)
         least = us;
     }
     return best;
-}
-
-int fkv_split_next_slots(int n)
-{
-    if (n < 8) return n < 1 ? 1 : 2 * n;
-    if (n >= 256) return 0;
-    const int step = n < 32 ? 8 : n / 4 / 8 * 8;
-    return n + step < 256 ? n + step : 256;
-}
-
-bool fkv_split_pays(double before, double after)
-{
-    return before >= 1.02 * after;
 }

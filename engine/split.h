@@ -1,9 +1,8 @@
 /* How to split the devices: a group of n ranks answers a record together
- * (tensor_parallel), and groups work side by side (data_parallel). And how many
- * slots still pay.
+ * (tensor_parallel), and groups work side by side (data_parallel). What work takes on
+ * so many ranks, from rates of one device.
  *
- * Pure host functions over the cost model: a record costs its prefill, and its
- * share of every decode step until it ends.
+ * Pure host functions over the cost model.
  */
 #ifndef FKV_ENGINE_SPLIT_H
 #define FKV_ENGINE_SPLIT_H
@@ -21,22 +20,13 @@ typedef struct fkv_split_rates {
     int act_bytes;
 } fkv_split_rates;
 
-/* The job as the sample shows it. */
-typedef struct fkv_split_job {
-    const fkv_config *config;
-    const double *tokens; /* [n_layers][n_kv_heads], fkv_cost_tokens */
-    double prompt_tokens, output_tokens;
-    int n_slots; /* of a group */
-    int max_copies;
-    fkv_plan_mode mode;
-} fkv_split_job;
-
 typedef struct fkv_device_split {
     int tensor_parallel, data_parallel;
+    int slots;         /* of a group */
     double prefill_us; /* of the mean prompt, in its group */
     double step_us;    /* decode step of a group's slots */
     double record_us;  /* job's time a record, all groups at work */
-    bool fits;         /* in memory; set by the caller, true before */
+    bool fits;         /* in memory */
 } fkv_device_split;
 
 enum { FKV_SPLITS_MAX = 64 };
@@ -60,23 +50,8 @@ fkv_cost_constants fkv_split_cost(const fkv_split_rates *rates, const fkv_config
 /* Prefill of a prompt on n ranks, collectives included. */
 double fkv_split_prefill_us(const fkv_split_rates *rates, const fkv_config *config, double prompt_tokens,
                             int n_ranks);
-/* Modelled time of a record in a group whose decode step of all slots takes step_us. */
-double fkv_split_record_us(double prefill_us, double step_us, double output_tokens, int n_slots);
-
-/* All splits of n_devices: tensor_parallel a divisor of n_devices, at most the
- * number of KV heads. By tensor_parallel, ascending. */
-fkv_status fkv_split_candidates(const fkv_split_rates *rates, const fkv_split_job *job, int n_devices,
-                                fkv_device_split out[FKV_SPLITS_MAX], int *n, fkv_err *err);
 /* Of those that fit: the fastest with every group at work (groups), or with one
  * group alone. Ties: fewer ranks. -1: none fits. */
 int fkv_split_best(const fkv_device_split *splits, int n, bool groups);
-
-/* ---- slots ---- */
-
-/* The next larger number of slots worth trying: 1, 2, 4, 8, 16, 24, 32, then by
- * a quarter to a third, multiples of 8, up to 256. 0: there is none. */
-int fkv_split_next_slots(int n_slots);
-/* Whether growing the batch pays: tokens/s must gain 2 % or more. */
-bool fkv_split_pays(double record_us_before, double record_us_after);
 
 #endif

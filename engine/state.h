@@ -125,6 +125,9 @@ static inline int64_t fkv_share_columns(int64_t n, int r, int n_ranks)
 fkv_kv_view fkv_engine_kv_view(const fkv_engine_device *d);
 fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e);
 
+/* time_steps.c: writes the pages that time_decode will read with such prompts. */
+fkv_status fkv_engine_fill_pages(fkv_engine *e, int64_t n_tokens, int64_t max_new, fkv_err *err);
+
 /* weights.c */
 fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *st, fkv_err *err);
 /* Fills served of every layer from the plan and loads the copies' weights. */

@@ -18,8 +18,12 @@ typedef struct timing {
 static void fill(fkv_engine_device *d, int32_t *array, int32_t value)
 {
     const fkv_engine *e = d->engine;
-    for (int s = 0; s < e->options.n_slots; s++)
-        e->options.backend->upload(d->dev, array + s, &value, sizeof value);
+    int32_t some[64];
+    const int n = e->options.n_slots, most = (int)(sizeof some / sizeof *some);
+    for (int i = 0; i < most; i++) some[i] = value;
+    for (int s = 0; s < n; s += most)
+        e->options.backend->upload(d->dev, array + s, some,
+                                   (size_t)(n - s < most ? n - s : most) * sizeof *some);
 }
 
 /* Every slot as if a prompt of n_tokens had just been prefilled. */

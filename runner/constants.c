@@ -88,6 +88,11 @@ static source source_of(const fkv_setup *s)
     return !strcmp(how, "auto") || !strcmp(how, "measure") ? MACHINE : NAMED;
 }
 
+bool fkv_constants_measured(const fkv_setup *s)
+{
+    return source_of(s) == MACHINE;
+}
+
 fkv_status fkv_constants_choose(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *profile,
                                 fkv_constants *out, fkv_err *err)
 {
@@ -124,7 +129,7 @@ fkv_status fkv_constants_rates(const fkv_setup *s, const fkv_layout *layout, con
     fkv_calibration found = {0};
     *out = stated_rates(s);
     const source from = source_of(s);
-    if (from == STATED) return FKV_OK;
+    if (from == STATED || (from == MACHINE && layout->ranks == 1)) return FKV_OK;
     fkv_status st = task_of(s, layout, profile, &task, err);
     if (st) return st;
     if (from == NAMED) {

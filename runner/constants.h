@@ -30,12 +30,15 @@ fkv_status fkv_constants_choose(const fkv_setup *setup, const fkv_layout *layout
                                 fkv_constants *out, fkv_err *err);
 
 /* Rates by which ranks and slots are chosen: measured with the layout's ranks and slots,
- * under the same rules as choose; stated ones for plan.calibration = stated. */
+ * under the same rules as choose; stated ones for plan.calibration = stated, and for a single
+ * rank, whose steps are measured as such (slot_count.h). */
 fkv_status fkv_constants_rates(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
                                fkv_split_rates *out, fkv_err *err);
 
 /* Whether a calibration file that the job names can be read and is for this job. */
 fkv_status fkv_constants_check(const fkv_setup *setup, fkv_err *err);
+/* Whether what planning needs is measured on this machine: plan.calibration = auto, measure. */
+bool fkv_constants_measured(const fkv_setup *setup);
 
 /* Members of plan.json, without braces. */
 fkv_status fkv_constants_put(const fkv_constants *c, fkv_buf *out, fkv_err *err);

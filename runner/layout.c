@@ -56,3 +56,13 @@ fkv_status fkv_layout_read(const char *path, fkv_layout *l, fkv_err *err)
     json_decref(root);
     return st;
 }
+
+fkv_status fkv_layout_engine(const fkv_setup *s, const fkv_layout *layout, fkv_engine **engine, fkv_err *err)
+{
+    const fkv_engine_options o = fkv_setup_engine_options(s, layout);
+    if (*engine && fkv_engine_ranks(*engine) == o.n_ranks && fkv_engine_devices(*engine) == o.n_devices)
+        return fkv_engine_resize(*engine, o.n_slots, o.max_prompt, o.max_tokens, err);
+    fkv_engine_close(*engine);
+    *engine = NULL;
+    return fkv_engine_open(&s->config, s->weights, &o, engine, err);
+}

@@ -9,6 +9,11 @@
 void fkv_layout_reach(const fkv_setup *setup, int64_t prompt, int64_t new_tokens, int tile,
                       fkv_layout *layout);
 
+/* An engine of the layout, without a plan: *engine resized, where it has the same ranks and
+ * devices, so that weights are loaded once; else it is closed and another one opened. */
+fkv_status fkv_layout_engine(const fkv_setup *setup, const fkv_layout *layout, fkv_engine **engine,
+                             fkv_err *err);
+
 /* The member "layout", without braces around it. */
 fkv_status fkv_layout_put(const fkv_layout *layout, fkv_buf *out, fkv_err *err);
 /* Reads the longest prompt and the largest record back; the rest is the plan's or the

@@ -38,17 +38,6 @@ static int64_t mean_budget(const fkv_setup *s, const fkv_sample *sample)
     return b > j->profile.window ? b : j->profile.window;
 }
 
-/* An engine of the layout: *engine where it has its ranks and devices, else a new one. */
-static fkv_status fit_engine(const fkv_setup *s, const fkv_layout *layout, fkv_engine **engine, fkv_err *err)
-{
-    const fkv_engine_options o = fkv_setup_engine_options(s, layout);
-    if (*engine && fkv_engine_ranks(*engine) == o.n_ranks && fkv_engine_devices(*engine) == o.n_devices)
-        return fkv_engine_resize(*engine, o.n_slots, o.max_prompt, o.max_tokens, err);
-    fkv_engine_close(*engine);
-    *engine = NULL;
-    return fkv_engine_open(&s->config, s->weights, &o, engine, err);
-}
-
 static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fkv_err *err)
 {
     const fkv_setup *s = m->setup;
@@ -57,7 +46,7 @@ static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fk
     fkv_status st = FKV_OK;
     double *sums = fkv_calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *sums);
     if (!sums) return fkv_fail_memory(err);
-    st = fit_engine(s, &m->p->layout, m->engine, err);
+    st = fkv_layout_engine(s, &m->p->layout, m->engine, err);
     for (int64_t i = 0; !st && i < sample->n; i++) {
         const fkv_ids *ids = &sample->records[i].ids;
         fkv_hold("profile", i, NULL, NULL);
@@ -295,7 +284,8 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
         }
         fkv_plan_free(&m->p->plan);
     }
-    if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), &m->p->layout, &m->p->sizing, err)))
+    if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), m->engine, &m->p->layout,
+                                &m->p->sizing, err)))
         goto out;
     st = fkv_sizing_record_limit(&m->p->sizing, m->p->profile.budgets, &m->p->layout.record, err);
     if (!st) st = solve(m, path, err);
@@ -405,7 +395,7 @@ fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_eng
 
 fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *p, fkv_engine **engine, fkv_err *err)
 {
-    const fkv_status st = fit_engine(setup, &p->layout, engine, err);
+    const fkv_status st = fkv_layout_engine(setup, &p->layout, engine, err);
     const fkv_engine_kv_limits limits = {.record = p->layout.record};
     return st ? st : fkv_engine_set_plan(*engine, setup->weights, p->profile.budgets, &p->plan, &limits, err);
 }

@@ -9,11 +9,11 @@
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 #include "runner/constants.h"
+#include "runner/layout.h"
+#include "runner/slot_count.h"
 
-/* More slots than this only make a small machine's steps long. */
-enum { CPU_SLOTS_MAX = 64, SLOTS_GUESS = 32 };
-/* Problems whose plans take seconds are tried at fewer numbers of slots. */
-enum { LARGE_PROBLEM = 20000 };
+/* Of the device's rates, before there is a number of slots. */
+enum { SLOTS_GUESS = 32 };
 
 static bool on_cpu(const fkv_setup *s)
 {
@@ -164,141 +164,60 @@ fkv_status fkv_sizing_slots(const fkv_sizing *z, const fkv_plan *plan, const int
     return FKV_OK;
 }
 
+fkv_status fkv_sizing_at_once(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,
+                              double *records, fkv_err *err)
+{
+    fkv_memory m;
+    const fkv_status st = fkv_memory_predict(&z->shape, plan, budgets, &z->lengths, &m, err);
+    if (st) return st;
+    *records = fkv_memory_at_once(&m, &z->limit, z->shape.n_slots);
+    fkv_memory_free(&m);
+    return FKV_OK;
+}
+
 /* ---- choosing ---- */
 
-typedef struct choice {
-    const fkv_setup *setup;
-    fkv_layout *layout;
-    const fkv_profile *profile;
-    fkv_sizing *z;
+static fkv_status choose_slots(const fkv_slot_search *search, fkv_engine **engine, fkv_layout *layout,
+                               fkv_err *err)
+{
+    fkv_slot_model model;
+    fkv_status st = fkv_slots_model(search, 0, &model, err);
+    if (!st && fkv_constants_measured(search->setup)) {
+        st = fkv_layout_engine(search->setup, layout, engine, err);
+        if (!st) st = fkv_slots_measure(search, *engine, &model, err);
+    }
+    if (st) return st;
+    const fkv_slot_choice best = fkv_slots_best(search, &model);
+    if (best.slots == 0) return FKV_OK; /* what does not fit is said where the plan is checked */
+    layout->slots = best.slots;
+    fkv_slots_log(search, &model, best);
+    return FKV_OK;
+}
+
+fkv_status fkv_sizing_choose(const fkv_setup *s, const fkv_profile *p, int64_t n_records, fkv_engine **engine,
+                             fkv_layout *layout, fkv_sizing *z, fkv_err *err)
+{
     fkv_split_rates rates;
-    const double *tokens;
-    double prompt_tokens; /* mean */
-    int64_t most;         /* slots that the records can fill */
-} choice;
-
-static double mean_prompt(const choice *c)
-{
-    double sum = 0;
-    for (int i = 0; i < c->profile->n_sample; i++) sum += c->profile->prompt_tokens[i];
-    return c->profile->n_sample ? sum / c->profile->n_sample : (double)c->z->lengths.prompt;
-}
-
-static int slots_guess(const choice *c)
-{
-    if (!c->setup->auto_slots) return c->layout->slots;
-    return (int)(c->most < SLOTS_GUESS ? c->most : SLOTS_GUESS);
-}
-
-static fkv_status choose_ranks(choice *c, fkv_err *err)
-{
-    const fkv_setup *s = c->setup;
-    fkv_sizing *z = c->z;
-    const fkv_split_job job = {.config = &s->config,
-                               .tokens = c->tokens,
-                               .prompt_tokens = c->prompt_tokens,
-                               .output_tokens = c->profile->mean_output,
-                               .n_slots = slots_guess(c),
-                               .max_copies = (int)s->job->plan.max_copies,
-                               .mode = (fkv_plan_mode)s->job->plan.mode};
-    fkv_status st = fkv_split_candidates(&c->rates, &job, c->layout->devices, z->splits, &z->n_splits, err);
-    for (int i = 0; !st && i < z->n_splits; i++) {
-        fkv_sizing one = *z;
-        int fit;
-        one.shape.n_ranks = one.shape.n_devices = z->splits[i].tensor_parallel;
-        one.shape.n_slots = 1;
-        st = fkv_sizing_slots(&one, NULL, c->profile->budgets, &fit, err);
-        z->splits[i].fits = !st && fit > 0;
-    }
-    if (st) return st;
-    z->best = fkv_split_best(z->splits, z->n_splits, false);
-    z->best_groups = fkv_split_best(z->splits, z->n_splits, true);
-    if (s->auto_ranks && z->best >= 0) {
-        c->layout->ranks = c->layout->devices = z->splits[z->best].tensor_parallel;
-        fkv_sizing_update(s, c->layout, c->profile, z);
-    }
-    return FKV_OK;
-}
-
-/* The plan for so many slots: the slots that fit, and the modelled time a record. */
-static fkv_status try_slots(const choice *c, int n_slots, int *fit, double *record_us, fkv_err *err)
-{
-    const fkv_setup *s = c->setup;
-    fkv_sizing z = *c->z;
-    fkv_plan plan;
-    const fkv_plan_problem problem = {.n_layers = s->config.n_layers,
-                                      .n_kv_heads = s->config.n_kv_heads,
-                                      .n_ranks = c->layout->ranks,
-                                      .n_slots = n_slots,
-                                      .tokens = c->tokens,
-                                      .cost =
-                                          fkv_split_cost(&c->rates, &s->config, c->layout->ranks, n_slots),
-                                      .max_copies = (int)s->job->plan.max_copies};
-    fkv_status st = fkv_plan_solve(&problem, (fkv_plan_mode)s->job->plan.mode, &plan, err);
-    if (st) return st;
-    z.shape.n_slots = n_slots;
-    st = fkv_sizing_even(&z, &problem, c->profile->budgets, &plan, err);
-    if (!st) st = fkv_sizing_slots(&z, &plan, c->profile->budgets, fit, err);
-    *record_us =
-        fkv_split_record_us(fkv_split_prefill_us(&c->rates, &s->config, c->prompt_tokens, c->layout->ranks),
-                            plan.step_us, c->profile->mean_output, n_slots);
-    fkv_plan_free(&plan);
-    return st;
-}
-
-static int next_slots(const choice *c, int n)
-{
-    const int64_t size = (int64_t)c->setup->config.n_layers * c->setup->config.n_kv_heads * c->layout->ranks;
-    int next = fkv_split_next_slots(n);
-    while (size > LARGE_PROBLEM && next && next < 2 * n) next = fkv_split_next_slots(next);
-    return next <= c->most ? next : 0;
-}
-
-static fkv_status choose_slots(choice *c, fkv_err *err)
-{
-    double least = 0, us;
-    int best = 1, fit;
-    for (int n = 1; n; n = next_slots(c, n)) {
-        const fkv_status st = try_slots(c, n, &fit, &us, err);
-        if (st) return st;
-        if (n > 1 && fit < n) {
-            /* Between the two: what fits, in eights. */
-            const int between = fit < 8 ? fit : fit / 8 * 8;
-            const fkv_status again = between > best ? try_slots(c, between, &fit, &us, err) : FKV_OK;
-            if (again) return again;
-            if (between > best && fit >= between && fkv_split_pays(least, us)) best = between;
-            break;
-        }
-        if (n > 1 && !fkv_split_pays(least, us)) break;
-        best = n;
-        least = us;
-    }
-    c->layout->slots = best;
-    return FKV_OK;
-}
-
-fkv_status fkv_sizing_choose(const fkv_setup *s, const fkv_profile *p, int64_t n_input, fkv_layout *layout,
-                             fkv_sizing *z, fkv_err *err)
-{
-    const int64_t cap = on_cpu(s) ? CPU_SLOTS_MAX : FKV_PLAN_MAX_SLOTS;
     double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
     if (!tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(p, tokens);
     fkv_sizing_update(s, layout, p, z);
-    choice c = {.setup = s,
-                .layout = layout,
-                .profile = p,
-                .z = z,
-                .tokens = tokens,
-                .most = n_input > 0 && n_input < cap ? n_input : cap};
-    c.prompt_tokens = mean_prompt(&c);
+    const fkv_slot_search search = {.setup = s,
+                                    .profile = p,
+                                    .sizing = z,
+                                    .rates = &rates,
+                                    .tokens = tokens,
+                                    .load = {.n_records = n_records,
+                                             .new_tokens = p->new_tokens,
+                                             .n_sample = p->n_sample,
+                                             .mean_new = p->mean_output}};
     const bool ranks = s->auto_ranks || layout->devices > 1;
-    fkv_status st = FKV_OK;
     fkv_layout guess = *layout;
-    guess.slots = slots_guess(&c);
-    if (ranks || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &c.rates, err);
-    if (!st && ranks) st = choose_ranks(&c, err);
-    if (!st && s->auto_slots) st = choose_slots(&c, err);
+    if (s->auto_slots) guess.slots = n_records > 0 && n_records < SLOTS_GUESS ? (int)n_records : SLOTS_GUESS;
+    fkv_status st = FKV_OK;
+    if (ranks || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &rates, err);
+    if (!st && ranks) st = fkv_ranks_choose(&search, layout, z, err);
+    if (!st && s->auto_slots) st = choose_slots(&search, engine, layout, err);
     if (!st) fkv_sizing_update(s, layout, p, z);
     free(tokens);
     return st;

@@ -133,6 +133,22 @@ def the_cost_model_is_calibrated_as_the_job_says():
 
 
 @test
+def ranks_that_share_a_device_are_told_so_and_auto_makes_none():
+    settings = ["job.limit=5", "profile.method=uniform", "profile.budget=64"]
+    told = Job("shared-told", *settings, "engine.tensor_parallel=4").command("plan")
+    told.must(0, "ranks: 4 on 1 device;", "engine.tensor_parallel = 1", "each rank on a device of its own")
+    assert told.text.count("gains nothing and costs speed") == 1
+    two = Job("shared-two", *settings, "engine.tensor_parallel=4", "engine.devices=2").command("plan")
+    two.must(0, "ranks: 4 on 2 devices;")
+    for devices in ("auto", "1", "2", "4"):
+        job = Job("shared-auto-" + devices, *settings, "engine.tensor_parallel=auto", "engine.devices=" + devices)
+        done = job.command("plan").must(0)
+        layout = job.plan()["layout"]
+        assert layout["ranks"] == layout["devices"], layout
+        assert "gains nothing" not in done.text, done.text
+
+
+@test
 def even_budgets_need_no_copies():
     plan = plan_of("even", BUDGETS["even"], "engine.tensor_parallel=4", "engine.slots=16")
     assert copies_in(plan) == 0
@@ -232,13 +248,30 @@ def slots_auto_take_what_the_records_need_and_what_pays():
     path = budgets_file("auto.json", BUDGETS["heavy"])
     small = Job("auto-few", "job.limit=3", "profile.budgets_file=" + path, "engine.slots=auto", "engine.tensor_parallel=4")
     small.command("plan").must(0, "(auto)", "would fit, with standard")
-    assert small.plan()["slots"] in (1, 2), small.plan()["slots"]
+    assert small.plan()["slots"] in (1, 2, 3), small.plan()["slots"]
     long = Job("auto-long", "job.limit=200", "profile.budgets_file=" + path, "engine.slots=auto", "engine.tensor_parallel=4",
                "input.max_new_tokens_by", "engine.max_new_tokens=900")
     long.command("plan").must(0)
     slots = long.plan()["slots"]
     assert 8 <= slots <= 64 and slots % 8 == 0, slots
     assert slots > small.plan()["slots"]
+
+
+@test
+def slots_auto_are_measured_on_the_engine_that_answers():
+    """Whatever the machine's speed: a number that the records can fill, said with its reasons."""
+    job = Job("auto-measured", "job.limit=12", "profile.method=uniform", "profile.budget=64", "engine.slots=auto",
+              "plan.calibration=auto", "model.max_prompt_tokens=96", "model.truncate=left")
+    done = job.command("run").must(0, "slots: ", " of 12 that fit and can be filled", "s for the job", "steps measured")
+    assert done.text.count("steps measured") == 1
+    slots = job.plan()["slots"]
+    assert 1 <= slots <= 12 and job.plan()["layout"]["slots"] == slots
+    assert job.stats()["decode_steps"] <= 12 * 12  # those that were measured are not counted
+    # By the model the choice is the same on every machine.
+    first, second = (Job("auto-stated-%d" % i, "job.limit=12", "engine.slots=auto") for i in range(2))
+    first.command("plan").must(0, "steps by the cost model")
+    second.command("plan").must(0)
+    assert first.plan()["slots"] == second.plan()["slots"]
 
 
 @test

@@ -131,10 +131,21 @@ static void work_and_resize(fkv_engine *engine, const trial *t, const fkv_engine
     err = (fkv_err){0};
     fkv_engine_clear_plan(engine);
     fkv_plan_free(&plan);
+    const int points[] = {1, 3, 6};
+    const int64_t lengths[] = {100, 300};
+    fkv_step_curve curve;
+    double us[2], kept[MAX_HEADS];
+    for (int i = 0; i < n_heads; i++) kept[i] = 60 + i % 3 * 100.3;
+    if (fkv_engine_time_steps(engine, model.weights, kept, points, 3, 10, &curve, &err))
+        fixture_die("time_steps", &err);
+    if (fkv_engine_time_prompts(engine, lengths, 10, us, &err)) fixture_die("time_prompts", &err);
+    assert_int_equal(curve.n, 3);
+    for (int i = 0; i < 3; i++)
+        assert_true(curve.at[i].slots == points[i] && curve.at[i].us > 0 && curve.at[i].empty_us > 0);
+    assert_true(us[0] > 0 && us[1] > 0);
     assert_int_equal(fkv_engine_resize(engine, t->slots, model.config.max_positions + 1, 0, &err),
                      FKV_E_INPUT);
     err = (fkv_err){0};
-    fkv_engine_stats_reset(engine);
     if (fkv_engine_resize(engine, t->slots, 1024, 1024 + 128, &err)) fixture_die("resize", &err);
 }
 

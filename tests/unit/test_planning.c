@@ -106,7 +106,9 @@ static void weights_are_loaded_once_whatever_is_measured(void **state)
     static const char *const told[] = {"engine.slots=4", NULL};
     static const char *const chosen[] = {"engine.slots=auto", NULL};
     static const char *const ranks[] = {"engine.slots=auto", "engine.tensor_parallel=auto", NULL};
+    static const char *const measured[] = {"engine.slots=auto", "plan.calibration=auto", NULL};
     assert_int_equal(loads_of(told), 1);
+    assert_int_equal(loads_of(measured), 1);
     assert_int_equal(loads_of(chosen), 1);
     assert_int_equal(loads_of(ranks), 1); /* one device has one rank */
 }

@@ -1,4 +1,4 @@
-/* The split of the devices and the worth of slots, on stated and synthetic rates. */
+/* What work takes on splits of the devices, by stated and synthetic rates. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,77 +17,6 @@ static const fkv_config shape_70b = {.n_layers = 80,
                                      .intermediate = 28672,
                                      .vocab = 128256,
                                      .max_positions = 131072};
-static double even[640];
-
-static fkv_split_job job_of(double prompt, double output, int slots)
-{
-    for (int i = 0; i < 640; i++) even[i] = (prompt < 1024 ? prompt : 1024) + output / 2;
-    return (fkv_split_job){.config = &shape_70b,
-                           .tokens = even,
-                           .prompt_tokens = prompt,
-                           .output_tokens = output,
-                           .n_slots = slots,
-                           .max_copies = -1,
-                           .mode = FKV_PLAN_FAIR_COPYING};
-}
-
-static int candidates(const fkv_split_rates *rates, const fkv_split_job *job, int devices,
-                      fkv_device_split *out)
-{
-    fkv_err err = {0};
-    int n;
-    if (fkv_split_candidates(rates, job, devices, out, &n, &err)) fail_msg("%s", err.message);
-    return n;
-}
-
-static void prefill_heavy_jobs_choose_few_ranks(void **state)
-{
-    (void)state;
-    fkv_device_split s[FKV_SPLITS_MAX];
-    const fkv_split_rates rates = fkv_split_rates_gpu(&shape_70b);
-    fkv_split_job job = job_of(10000, 100, 64);
-    const int n = candidates(&rates, &job, 8, s);
-    assert_int_equal(n, 4);
-    for (int i = 0; i < n; i++) {
-        assert_int_equal(s[i].tensor_parallel, 1 << i);
-        assert_int_equal(s[i].tensor_parallel * s[i].data_parallel, 8);
-    }
-    const int few = fkv_split_best(s, n, true);
-    assert_true(s[few].tensor_parallel <= 2);
-    /* One group alone is fastest with every device. */
-    assert_int_equal(s[fkv_split_best(s, n, false)].tensor_parallel, 8);
-
-    /* Few slots and long answers read the weights again and again: many ranks. */
-    job = job_of(100, 4000, 1);
-    candidates(&rates, &job, 8, s);
-    assert_true(s[3].step_us < s[0].step_us / 3);
-    /* What does not fit is not chosen. */
-    job = job_of(10000, 100, 64);
-    candidates(&rates, &job, 8, s);
-    for (int i = 0; i <= few; i++) s[i].fits = false;
-    assert_int_equal(fkv_split_best(s, n, true), few + 1);
-    for (int i = 0; i < n; i++) s[i].fits = false;
-    assert_int_equal(fkv_split_best(s, n, true), -1);
-}
-
-static void dear_collectives_argue_for_one_rank(void **state)
-{
-    (void)state;
-    fkv_device_split s[FKV_SPLITS_MAX];
-    fkv_split_rates rates = fkv_split_rates_gpu(&shape_70b);
-    const fkv_split_job job = job_of(4000, 200, 16);
-    rates.collective_us = 1e6;
-    const int n = candidates(&rates, &job, 8, s);
-    assert_int_equal(fkv_split_best(s, n, false), 0);
-    assert_int_equal(fkv_split_best(s, n, true), 0);
-    /* and free ones leave the work alone, which divides evenly */
-    rates.collective_us = 0;
-    rates.link_bytes_per_us = 1e30;
-    candidates(&rates, &job, 8, s);
-    assert_true(s[3].prefill_us > s[0].prefill_us / 8 * 0.999 &&
-                s[3].prefill_us < s[0].prefill_us / 8 * 1.001);
-}
-
 static void measured_rates_take_the_place_of_stated_ones(void **state)
 {
     (void)state;
@@ -111,45 +40,38 @@ static void measured_rates_take_the_place_of_stated_ones(void **state)
                 fkv_split_collectives_us(&r, &shape_70b, 16, 4));
 }
 
-static void only_divisors_up_to_the_heads_are_tried(void **state)
+static void collectives_cost_and_work_divides(void **state)
 {
     (void)state;
-    fkv_device_split s[FKV_SPLITS_MAX];
-    const fkv_split_rates rates = fkv_split_rates_cpu(&shape_70b);
-    const fkv_split_job job = job_of(1000, 100, 8);
-    assert_int_equal(candidates(&rates, &job, 1, s), 1);
-    assert_int_equal(candidates(&rates, &job, 6, s), 4);  /* 1, 2, 3, 6 */
-    assert_int_equal(candidates(&rates, &job, 16, s), 4); /* not 16: 8 heads */
-    assert_int_equal(s[3].tensor_parallel, 8);
-    assert_int_equal(s[3].data_parallel, 2);
+    fkv_split_rates r = fkv_split_rates_gpu(&shape_70b);
+    const double one = fkv_split_prefill_us(&r, &shape_70b, 4000, 1);
+    assert_true(fkv_split_prefill_us(&r, &shape_70b, 4000, 8) > one / 8);
+    r.collective_us = 0;
+    r.link_bytes_per_us = 1e30;
+    const double eighth = fkv_split_prefill_us(&r, &shape_70b, 4000, 8);
+    assert_true(eighth > one / 8 * 0.999 && eighth < one / 8 * 1.001);
 }
 
-static void slots_grow_by_eights_and_must_pay(void **state)
+static void the_fastest_split_that_fits_is_taken(void **state)
 {
     (void)state;
-    int last = 0;
-    for (int n = fkv_split_next_slots(0); n; n = fkv_split_next_slots(n)) {
-        assert_true(n > last && (n < 8 || n % 8 == 0) && (last < 8 || n <= 2 * last));
-        last = n;
-    }
-    assert_int_equal(last, 256);
-    assert_true(fkv_split_pays(1.02, 1));
-    assert_false(fkv_split_pays(1.019, 1));
-    /* Where prefill is nearly all of a record, more slots are not worth it. */
-    assert_false(
-        fkv_split_pays(fkv_split_record_us(1e6, 1000, 100, 8), fkv_split_record_us(1e6, 1100, 100, 16)));
-    assert_true(
-        fkv_split_pays(fkv_split_record_us(1e3, 1000, 100, 8), fkv_split_record_us(1e3, 1100, 100, 16)));
+    fkv_device_split s[3] = {{.tensor_parallel = 1, .data_parallel = 4, .record_us = 10, .fits = true},
+                             {.tensor_parallel = 2, .data_parallel = 2, .record_us = 12, .fits = true},
+                             {.tensor_parallel = 4, .data_parallel = 1, .record_us = 20, .fits = true}};
+    assert_int_equal(fkv_split_best(s, 3, true), 0);
+    assert_int_equal(fkv_split_best(s, 3, false), 2); /* 40, 24 and 20 us in one group */
+    s[0].fits = false;
+    assert_int_equal(fkv_split_best(s, 3, true), 1);
+    s[1].fits = s[2].fits = false;
+    assert_int_equal(fkv_split_best(s, 3, true), -1);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(prefill_heavy_jobs_choose_few_ranks),
-        cmocka_unit_test(dear_collectives_argue_for_one_rank),
         cmocka_unit_test(measured_rates_take_the_place_of_stated_ones),
-        cmocka_unit_test(only_divisors_up_to_the_heads_are_tried),
-        cmocka_unit_test(slots_grow_by_eights_and_must_pay),
+        cmocka_unit_test(collectives_cost_and_work_divides),
+        cmocka_unit_test(the_fastest_split_that_fits_is_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
