@@ -7,7 +7,6 @@
 
 #include "engine/schedule.h"
 #include "engine/state.h"
-#include "runner/base/clock.h"
 #include "runner/base/mem.h"
 
 /* What comes back of a command. */
@@ -23,9 +22,9 @@ typedef struct run {
     bool ended;
     fkv_command *command; /* to be carried out now, or NULL */
     fkv_command *awaited; /* whose tokens are waited for, or NULL */
+    bool starts;          /* nothing is under way before command */
     fkv_edit *idle;       /* [n_slots] of the command's stopped slots */
     result results[2];    /* by command number */
-    double since;         /* when what is timed began */
 } run;
 
 /* What every device reads of a command beside the command itself. */
@@ -48,6 +47,7 @@ static void enqueue(run *r, fkv_engine_device *d)
     const fkv_backend *b = e->options.backend;
     const fkv_command *c = r->command;
     const size_t n = (size_t)e->options.n_slots;
+    if (r->starts) b->post(d->dev); /* time starts here */
     fkv_edits_enqueue(d, d->table, c->edits, c->n_edits);
     fkv_edits_enqueue(d, d->slots.active, r->idle, c->n_stopped);
     if (c->kind == FKV_COMMAND_PREFILL) {
@@ -114,11 +114,10 @@ static fkv_status take_token(run *r, fkv_work *w, int32_t token, const float *lo
 static fkv_status take_results(run *r, const fkv_command *c, fkv_err *err)
 {
     const result *back = &r->results[c->number % 2];
-    const double t = fkv_seconds();
+    const fkv_engine_device *d = &r->e->devices[0];
     double *spent = c->kind == FKV_COMMAND_PREFILL ? &r->e->prefill_seconds : &r->e->decode_seconds;
     fkv_status st = FKV_OK;
-    *spent += t - r->since;
-    r->since = t;
+    *spent += r->e->options.backend->ticket_seconds(d->dev, d->tickets[c->number % 2]);
     r->e->decode_steps += c->kind == FKV_COMMAND_STEP;
     for (int s = 0; !st && s < r->e->options.n_slots; s++) {
         fkv_work *w = fkv_schedule_owner(c, s);
@@ -165,7 +164,7 @@ static fkv_status exchange(run *r, fkv_command **last, fkv_err *err)
     /* Where slots are idle a step says little about the plan. */
     e->trace_off = false;
     for (int s = 0; r->command && s < e->options.n_slots; s++) e->trace_off |= !r->command->who[s];
-    if (!*last) r->since = fkv_seconds();
+    r->starts = !*last;
     *last = e->info.async ? r->command : NULL;
     fkv_status st = fkv_team_run(e->team, obey, r, err);
     if (!st && r->awaited) st = take_results(r, r->awaited, err);

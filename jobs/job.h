@@ -91,7 +91,7 @@ typedef struct fkv_job {
     } plan;
     struct {
         fkv_job_backend backend;
-        int64_t tensor_parallel, data_parallel, devices, slots, threads; /* 0: auto */
+        int64_t tensor_parallel, data_parallel, devices, slots, threads, kv_mib; /* 0: auto */
         int64_t max_new_tokens;
     } engine;
     struct {

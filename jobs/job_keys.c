@@ -20,7 +20,7 @@
 
 /* Identity. Not in it: where things lie (job.output, paths), how far and how
  * carefully a run goes (max_errors, retry_errors, restart, grace), which shards
- * this process does (part), where it computes (backend, devices, threads: the caller
+ * this process does (part), where it computes (backend, devices, threads, kv_memory: the caller
  * pins the kind of device), and what changes who computes but no answer
  * (plan.*, data_parallel). Ranks and slots change rounding, so they are in it. */
 const fkv_key fkv_keys[] = {
@@ -311,6 +311,14 @@ const fkv_key fkv_keys[] = {
      .lo = 1,
      .hi = 4096,
      .help = "host threads that compute, of all devices together; auto: the processors that it may use"},
+    {.section = "engine",
+     .name = "kv_memory",
+     .type = FKV_KEY_AUTO,
+     .offset = AT(engine.kv_mib),
+     .fallback = "auto",
+     .lo = 1,
+     .hi = 1 << 30,
+     .help = "MiB of a rank's KV pages at the most, but room for the largest record; auto: what is free"},
     {.section = "engine",
      .name = "max_new_tokens",
      .type = FKV_KEY_INT,

@@ -234,6 +234,8 @@ typedef struct fkv_backend {
      * for those before it. At most FKV_TICKETS are out at a time. */
     int64_t (*post)(fkv_device *dev);
     fkv_status (*wait)(fkv_device *dev, int64_t ticket, fkv_err *err);
+    /* The device's time from the ticket before it to this one, which was waited for. */
+    double (*ticket_seconds)(fkv_device *dev, int64_t ticket);
     /* dst[index] = value for all of edits[n] (device memory; no index twice). */
     void (*scatter)(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
 

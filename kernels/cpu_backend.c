@@ -202,7 +202,15 @@ static fkv_status cpu_sync(fkv_device *dev, fkv_err *err)
 /* All is done before it is posted. */
 static int64_t cpu_post(fkv_device *dev)
 {
-    return ++dev->n_posted;
+    const int64_t ticket = ++dev->n_posted;
+    dev->posted_at[ticket % FKV_TICKETS] = fkv_seconds();
+    return ticket;
+}
+
+static double cpu_ticket_seconds(fkv_device *dev, int64_t ticket)
+{
+    if (ticket < 2) return 0;
+    return dev->posted_at[ticket % FKV_TICKETS] - dev->posted_at[(ticket - 1) % FKV_TICKETS];
 }
 
 static fkv_status cpu_wait(fkv_device *dev, int64_t ticket, fkv_err *err)
@@ -294,6 +302,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .sync = cpu_sync,
         .post = cpu_post,
         .wait = cpu_wait,
+        .ticket_seconds = cpu_ticket_seconds,
         .scatter = cpu_scatter,
         .weight_load = cpu_weight_load,
         .weight_load_swiglu = cpu_weight_load_swiglu,

@@ -44,6 +44,7 @@ struct fkv_device {
     float *sample_work;   /* [n_threads][vocab] */
     int32_t *sample_ids;  /* [n_threads][vocab] */
     int64_t n_posted;
+    double posted_at[FKV_TICKETS]; /* by ticket */
     double span_start, span_seconds[FKV_MAX_LOCAL_RANKS];
     cpu_block *blocks;
     int n_blocks, cap_blocks;

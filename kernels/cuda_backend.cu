@@ -265,6 +265,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .sync = cuda_sync,
         .post = cuda_post,
         .wait = cuda_wait,
+        .ticket_seconds = cuda_ticket_seconds,
         .scatter = cuda_scatter,
         .weight_load = cuda_weight_load,
         .weight_load_swiglu = cuda_weight_load_swiglu,

@@ -21,7 +21,7 @@ enum {
     CUDA_STAGING_BYTES = 32 << 20, /* pinned, for everything that crosses */
     CUDA_PENDING = 256,            /* downloads under way */
     CUDA_PREFILL_TILE = 2048,      /* rows of a prefill tile */
-    CUDA_WORTH_ROWS = 512, /* 88% of the rate of 8k rows, by the products' waves over 132 multiprocessors */
+    CUDA_WORTH_ROWS = 1024, /* 95% of the rate of 8k rows, by the products' waves over 132 multiprocessors */
     CUDA_MAX_GROUP = 16,   /* query heads of a KV head */
     CUDA_MAX_SLOTS = 256,
     CUDA_RECORD_KEYS = 4,
@@ -137,6 +137,7 @@ void cuda_download(fkv_device *dev, void *host, const void *src, size_t bytes);
 fkv_status cuda_sync(fkv_device *dev, fkv_err *err);
 int64_t cuda_post(fkv_device *dev);
 fkv_status cuda_wait(fkv_device *dev, int64_t ticket, fkv_err *err);
+double cuda_ticket_seconds(fkv_device *dev, int64_t ticket);
 /* Waits for the stream, hands out downloads and empties the ring. */
 bool cuda_flush(fkv_device *dev);
 

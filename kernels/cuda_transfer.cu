@@ -65,11 +65,19 @@ int64_t cuda_post(fkv_device *dev)
 {
     if (dev->n_posted - dev->n_waited == FKV_TICKETS) reach(dev, dev->n_waited + 1);
     cuda_ticket *t = &dev->tickets[++dev->n_posted % FKV_TICKETS];
-    if (t->done || CUDA(dev, cudaEventCreateWithFlags(&t->done, cudaEventDisableTiming)))
-        CUDA(dev, cudaEventRecord(t->done, dev->stream));
+    if (t->done || CUDA(dev, cudaEventCreate(&t->done))) CUDA(dev, cudaEventRecord(t->done, dev->stream));
     t->staged = dev->staged;
     t->n_pending = dev->n_pending;
     return dev->n_posted;
+}
+
+double cuda_ticket_seconds(fkv_device *dev, int64_t ticket)
+{
+    float ms = 0;
+    if (ticket < 2 || dev->failed) return 0;
+    const cuda_ticket *from = &dev->tickets[(ticket - 1) % FKV_TICKETS],
+                      *to = &dev->tickets[ticket % FKV_TICKETS];
+    return CUDA(dev, cudaEventElapsedTime(&ms, from->done, to->done)) ? (double)ms * 1e-3 : 0;
 }
 
 /* Waits for the oldest work that the ring or the list of downloads may hold. */

@@ -396,7 +396,9 @@ fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_eng
 fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *p, fkv_engine **engine, fkv_err *err)
 {
     const fkv_status st = fkv_layout_engine(setup, &p->layout, engine, err);
-    const fkv_engine_kv_limits limits = {.record = p->layout.record};
+    const int64_t mib = setup->job->engine.kv_mib;
+    const fkv_engine_kv_limits limits = {.record = p->layout.record,
+                                         .arena_pages = mib ? (mib << 20) / fkv_memory_page_bytes(&p->sizing.shape) + 1 : 0};
     return st ? st : fkv_engine_set_plan(*engine, setup->weights, p->profile.budgets, &p->plan, &limits, err);
 }
 

@@ -136,7 +136,7 @@ def the_cost_model_is_calibrated_as_the_job_says():
 def ranks_that_share_a_device_are_told_so_and_auto_makes_none():
     settings = ["job.limit=5", "profile.method=uniform", "profile.budget=64"]
     told = Job("shared-told", *settings, "engine.tensor_parallel=4").command("plan")
-    told.must(0, "ranks: 4 on 1 device;", "engine.tensor_parallel = 1", "each rank on a device of its own")
+    told.must(0, "4 ranks share 1 device", "engine.tensor_parallel = 1", "each rank on a device of its own")
     assert told.text.count("gains nothing and costs speed") == 1
     two = Job("shared-two", *settings, "engine.tensor_parallel=4", "engine.devices=2").command("plan")
     two.must(0, "ranks: 4 on 2 devices;")
