@@ -60,10 +60,10 @@ def a_call_that_fails_is_named_and_resumed():
 @test
 def an_archive_that_can_t_be_read_on_keeps_what_came_before():
     strace.needed()
-    lines = outputs.with_ballast("needle_1k", 80, 30000)
+    lines = outputs.with_ballast("needle_1k", 160, 30000)
     path = cli.write("lines/needle_1k.jsonl.zst", cli.zstd(lines.encode(), "-1"))
     job = killing.small_job(
-        "read", "input.archives=" + path, "input.members=*", "job.limit=80", "profile.method=none"
+        "read", "input.archives=" + path, "input.members=*", "job.limit=160", "profile.method=none"
     )
     job.run()
     whole = outputs.Whole(job)
@@ -79,9 +79,9 @@ def an_archive_that_can_t_be_read_on_keeps_what_came_before():
     ended, calls = strace.run(job, "read", "error=EIO", n - 1, paths=[path])
     assert [c.path for c in calls if c.injected] == [path]
     fails(ended, path, "read: Input/output error")
-    # The reader is some records ahead; those before it must have ended.
+    # The reader is at most 72 records ahead (stream.c: n_items); those before them must have ended.
     kept = outputs.check(job, whole)
-    assert kept > done and len(kept) >= 20, (len(done), len(kept))
+    assert kept > done and len(kept) >= 60, (len(done), len(kept))
     job.command("run").must(0, "resuming: %d records are done" % len(kept))
     outputs.must_be_whole(job, whole)
 

@@ -97,7 +97,8 @@ static int progress[2]; /* a pipe: a byte a row */
 
 /* Runs f in a child that never closes the output, and kills it once it has told of n_rows
  * rows (0: it ends by itself). */
-static void in_killed_child(const fkv_job *job, void (*f)(fkv_output *o, int64_t arg), int64_t arg, int n_rows)
+static void in_killed_child(const fkv_job *job, void (*f)(fkv_output *o, int64_t arg), int64_t arg,
+                            int n_rows)
 {
     char byte;
     assert_int_equal(pipe(progress), 0);
