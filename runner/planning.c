@@ -355,6 +355,7 @@ fkv_status fkv_planning_check_files(const fkv_setup *s, const fkv_output *output
     fkv_profile profile = {0};
     fkv_plan plan = {0};
     fkv_constants constants;
+    fkv_layout layout;
     fkv_status st = profile_json && plan_json ? FKV_OK : fkv_fail_memory(err);
     if (!st && fkv_file_exists(profile_json)) {
         st = fkv_profile_init(&profile, s->config.n_layers, s->config.n_kv_heads, err);
@@ -362,6 +363,7 @@ fkv_status fkv_planning_check_files(const fkv_setup *s, const fkv_output *output
     }
     if (!st && fkv_file_exists(plan_json)) {
         st = fkv_plan_read(plan_json, &plan, &again, err);
+        if (!st) st = fkv_layout_read(plan_json, &layout, err);
         if (!st) st = fkv_constants_read(plan_json, &constants, err);
     }
     fkv_plan_free(&plan);

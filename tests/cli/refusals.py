@@ -125,6 +125,11 @@ def more_ranks_than_a_device_holds():
     return Job("many-ranks", model("many", many), "model.weights=dummy", "engine.tensor_parallel=128")
 
 
+@broken("engine.backend", "head_dim", "24")
+def heads_that_the_backend_can_t_do():
+    return Job("head-dim", model("head-dim", {"head_dim": 24}), "model.weights=dummy")
+
+
 @broken("model.safetensors", "is it cut short?")
 def weights_cut():
     with open(os.path.join(cli.TINY, "model.safetensors"), "rb") as f:
@@ -365,6 +370,15 @@ def profile_cut():
 def plan_cut():
     job = begun("plan-cut")
     os.truncate(job.file("plan.json"), 40)
+    return job
+
+
+@broken("plan.json", "layout: is missing")
+def plan_without_its_layout():
+    job = begun("plan-layout")
+    plan = job.plan()
+    del plan["layout"]
+    cli.write(job.file("plan.json"), plan)
     return job
 
 
