@@ -34,6 +34,22 @@ void fkv_profile_free(fkv_profile *p)
     *p = (fkv_profile){0};
 }
 
+int64_t fkv_profile_prompt(const fkv_profile *p, double share)
+{
+    const int wanted = (int)ceil(share * p->n_sample);
+    int64_t below = -1, at = INT32_MAX; /* enough are no longer than at, too few no longer than below */
+    while (at - below > 1) {
+        const int64_t middle = below + (at - below) / 2;
+        int n = 0;
+        for (int i = 0; i < p->n_sample; i++) n += p->prompt_tokens[i] <= middle;
+        if (n >= wanted)
+            at = middle;
+        else
+            below = middle;
+    }
+    return p->n_sample ? at : 0;
+}
+
 static size_t n_all_heads(const fkv_profile *p)
 {
     return (size_t)p->n_layers * (size_t)p->n_kv_heads;

@@ -30,6 +30,10 @@ typedef struct fkv_profile {
 fkv_status fkv_profile_init(fkv_profile *p, int n_layers, int n_kv_heads, fkv_err *err);
 void fkv_profile_free(fkv_profile *p);
 
+/* Tokens of the sample's prompt that share of its prompts are no longer than (0.5: the
+ * median, 1: the longest); 0 without a sample. */
+int64_t fkv_profile_prompt(const fkv_profile *p, double share);
+
 /* Every head gets b. */
 void fkv_budget_uniform(fkv_profile *p, int64_t b);
 

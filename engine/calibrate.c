@@ -30,14 +30,15 @@ enum {
 static const double kv_cap_bytes = 400e6, gpu_kv_cap_bytes = 12e9;
 /* Weights of all ranks of the scratch layers, else one rank goes alone. */
 static const double weight_cap_bytes = 400e6, gpu_weight_cap_bytes = 6e9;
-/* Steps are repeated for so long, and again while the fit's error or the spread of the
- * steps says that something disturbs. */
-static const double step_seconds = 0.4, fit_disturbed = 0.05, spread_disturbed = 1.15;
-enum { WARM_STEPS = 2, MIN_STEPS = 5, MAX_STEPS = 100, MAX_ROUNDS = 4 };
+/* Steps are repeated for so long, round by round until two in a row agree. */
+static const double step_seconds = 0.15;
+enum { WARM_STEPS = 2, MIN_STEPS = 5, MAX_STEPS = 100, MAX_ROUNDS = 5 };
 /* A backend that replays steps times some of them: so many in a row have one. */
-enum { BURST = 64, MIN_BURSTS = 3 };
-/* One prefill takes so many operations, or 64 tokens. */
-static const double prefill_flops = 4e9;
+enum { BURST = 64, MIN_BURSTS = 2 };
+/* A prefill takes so many operations at the most, or PROMPT_LEAST tokens; a device that replays
+ * steps does a thousand times as many in the same time. */
+static const double prefill_flops = 1e9, gpu_prefill_flops = 6e13;
+enum { PROMPT_LEAST = 64, PROMPT_MOST = 8192, PREFILLS = 4, PREFILL_ATTEMPTS = 3 };
 
 typedef struct scratch {
     const fkv_calibration_task *task;
@@ -45,7 +46,8 @@ typedef struct scratch {
     bool solo;
     int local; /* ranks that the device holds */
     int64_t tokens, prompt;
-    int32_t *budgets; /* [n_layers][n_kv_heads] */
+    int64_t lengths[2]; /* of prompts whose prefill is timed */
+    int32_t *budgets;   /* [n_layers][n_kv_heads] */
     fkv_plan plan;
     fkv_safetensors *weights;
     fkv_engine *engine;
@@ -53,8 +55,8 @@ typedef struct scratch {
     /* measured, a row a step */
     double *segments; /* [MAX_STEPS][n_layers * local] */
     double layers[MAX_STEPS], once[MAX_STEPS];
-    int n_steps;
-    double grown; /* tokens that a head has beside its budget in a step that is timed */
+    int n_steps, n_before; /* of two rounds; of the first of them */
+    double grown;          /* tokens that a head has beside its budget in a step that is timed */
 } scratch;
 
 /* The next value in [0, n) of a stream that is the same everywhere. */
@@ -137,6 +139,34 @@ static fkv_status make_plan(scratch *s, fkv_err *err)
     return fkv_plan_validate(p, err);
 }
 
+/* Layers whose every part is computed for every token: in the last one Q, K and V alone are. */
+static double whole_layers(const scratch *s)
+{
+    const fkv_config *c = &s->config;
+    const double att = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
+    const double layer = (double)c->hidden * (2 * att + 2 * kv + 3.0 * c->intermediate);
+    return c->n_layers - 1 + (att + 2 * kv) * c->hidden / layer;
+}
+
+/* The task's prompts, as far as they are done in a moment, and apart enough to tell what grows
+ * with the length from what grows with its square. */
+static void choose_lengths(scratch *s)
+{
+    const fkv_config *c = &s->config;
+    const double att = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
+    const double layer = (double)c->hidden * (2 * att + 2 * kv + 3.0 * c->intermediate);
+    const double per_token = 2 * layer * whole_layers(s) * s->local / s->task->n_ranks;
+    const double most = (s->info.replays ? gpu_prefill_flops : prefill_flops) / per_token;
+    int64_t *n = s->lengths;
+    for (int i = 0; i < 2; i++)
+        n[i] = s->task->prompt_tokens[i] > 0 ? s->task->prompt_tokens[i] : PROMPT_MOST;
+    if (n[1] > PROMPT_MOST) n[1] = PROMPT_MOST;
+    if ((double)n[1] > most) n[1] = (int64_t)most;
+    if (n[1] < 2 * PROMPT_LEAST) n[1] = 2 * PROMPT_LEAST;
+    if (n[0] > n[1] / 2) n[0] = n[1] / 2;
+    if (n[0] < PROMPT_LEAST) n[0] = PROMPT_LEAST;
+}
+
 static fkv_status open_scratch(scratch *s, fkv_err *err)
 {
     const fkv_calibration_task *t = s->task;
@@ -144,8 +174,10 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
     fkv_status st;
     cut_to_size(s);
     if ((st = make_plan(s, err))) return st;
-    if (s->prompt < 64) s->prompt = 64;
-    c->max_positions = (int)s->prompt + BURST + 2;
+    if (s->prompt < PROMPT_LEAST) s->prompt = PROMPT_LEAST;
+    choose_lengths(s);
+    const int64_t longest = s->prompt > s->lengths[1] ? s->prompt : s->lengths[1];
+    c->max_positions = (int)longest + BURST + 2;
     const int64_t wide = c->intermediate > c->vocab ? c->intermediate : c->vocab;
     const int64_t att = (int64_t)c->n_heads * c->head_dim, most = wide > att ? wide : att;
     if ((st = fkv_safetensors_open_dummy(0, (size_t)most * (size_t)c->hidden, (size_t)c->hidden, &s->weights,
@@ -155,7 +187,7 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
                                         .n_ranks = t->n_ranks,
                                         .n_devices = 1,
                                         .n_slots = t->n_slots,
-                                        .max_prompt = s->prompt,
+                                        .max_prompt = longest,
                                         .window = 32,
                                         .kernel = 7,
                                         .n_threads = t->n_threads,
@@ -216,7 +248,8 @@ static fkv_status replay_steps(scratch *s, fkv_err *err)
     const double end = fkv_seconds() + step_seconds;
     double seconds[BURST], once;
     fkv_status st = fkv_engine_time_once(s->engine, s->prompt, &once, err);
-    for (int i = first; !st && i < MAX_STEPS && (i < first + MIN_BURSTS || fkv_seconds() < end); i++) {
+    for (int i = first; !st && i < first + MAX_STEPS / 2 && (i < first + MIN_BURSTS || fkv_seconds() < end);
+         i++) {
         double *row = s->segments + (size_t)i * (size_t)n, sum = once;
         if ((st = fkv_engine_time_decode(s->engine, s->prompt, BURST, seconds, err))) break;
         if (!fkv_engine_recorded_segments(s->engine, row))
@@ -233,11 +266,12 @@ static fkv_status trace_steps(scratch *s, fkv_err *err)
 {
     const int n_layers = s->config.n_layers, n_ranks = s->task->n_ranks;
     const int first = s->n_steps ? s->n_steps : -WARM_STEPS, least = s->n_steps + MIN_STEPS;
+    const int most = s->n_steps + MAX_STEPS / 2;
     const double end = fkv_seconds() + step_seconds;
     fkv_engine_trace t;
     fkv_status st = FKV_OK;
     double ignored;
-    for (int i = first; !st && i < MAX_STEPS && (i < least || fkv_seconds() < end); i++) {
+    for (int i = first; !st && i < most && (i < least || fkv_seconds() < end); i++) {
         if ((st = fkv_engine_trace_start(s->engine, err))) break;
         if ((st = fkv_engine_time_decode(s->engine, s->prompt, 1, &ignored, err))) break;
         if (i < 0 || !fkv_engine_trace_get(s->engine, &t)) continue;
@@ -260,10 +294,41 @@ static fkv_status run_steps(scratch *s, fkv_err *err)
     return s->info.replays ? replay_steps(s, err) : trace_steps(s, err);
 }
 
-/* Typical time of a step's common part over a quiet one's. */
-static double spread(const scratch *s)
+/* Common part and segments of the steps [from, to). */
+static void sum_up(const scratch *s, int from, int to, double *layers_us, double *segments_us)
 {
-    return quantile_us(s->layers, s->n_steps, 1, 0.5) / quiet_us(s->layers, s->n_steps, 1);
+    const int n = s->config.n_layers * s->local;
+    *layers_us = quiet_us(s->layers + from, to - from, 1);
+    *segments_us = 0;
+    for (int k = 0; k < n; k++)
+        *segments_us += quiet_us(s->segments + (size_t)from * (size_t)n + k, to - from, (size_t)n);
+}
+
+/* Rounds until two in a row agree; their steps remain. */
+static fkv_status run_rounds(scratch *s, fkv_err *err)
+{
+    const size_t n = (size_t)s->config.n_layers * (size_t)s->local;
+    double layers[2] = {0}, segments[2] = {0};
+    for (int i = 0; i < MAX_ROUNDS; i++) {
+        /* the round before stays */
+        const size_t gone = (size_t)s->n_before, left = (size_t)(s->n_steps - s->n_before);
+        memmove(s->segments, s->segments + gone * n, left * n * sizeof *s->segments);
+        memmove(s->layers, s->layers + gone, left * sizeof *s->layers);
+        memmove(s->once, s->once + gone, left * sizeof *s->once);
+        s->n_steps = s->n_before = (int)left;
+        const fkv_status st = run_steps(s, err);
+        if (st) return st;
+        layers[0] = layers[1];
+        segments[0] = segments[1];
+        sum_up(s, s->n_before, s->n_steps, &layers[1], &segments[1]);
+        if (i > 0 && fkv_fit_agree(layers[0], layers[1]) && fkv_fit_agree(segments[0], segments[1]))
+            return FKV_OK;
+    }
+    return fkv_fail(
+        err, FKV_E_SYSTEM,
+        "disturbed: the same step's parts took %.0f and %.0f us in one round, %.0f and %.0f in the "
+        "next",
+        segments[0], layers[0], segments[1], layers[1]);
 }
 
 static fkv_status fit_segments(const scratch *s, fkv_calibration *out, fkv_err *err)
@@ -312,48 +377,38 @@ static void fit_common(const scratch *s, fkv_calibration *out)
     out->cost.common_us = layer + once / c->n_layers;
 }
 
-static fkv_status fit_prefill(const scratch *s, fkv_calibration *out, fkv_err *err)
+/* A prompt's prefill, alone: *settled says whether its times agree with each other. */
+static fkv_status time_prompt(const scratch *s, const int32_t *ids, int64_t n, double *us, bool *settled,
+                              fkv_err *err)
 {
-    const fkv_config *c = &s->config;
-    const fkv_engine_device *d = &s->engine->devices[0];
-    const fkv_backend *b = s->task->backend;
-    const double att = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
-    const double layer = (double)c->hidden * (2 * att + 2 * kv + 3.0 * c->intermediate);
-    /* In the last layer Q, K and V alone are computed for every token. */
-    const double layers = c->n_layers - 1 + (att + 2 * kv) * c->hidden / layer;
-    const double per_token = 2 * layer * layers * s->local / s->task->n_ranks;
-    int64_t n = per_token * 64 < prefill_flops ? (int64_t)(prefill_flops / per_token) : 64;
-    if (n > s->prompt) n = s->prompt;
-    if (n > 1024) n = 1024;
-    double whole = INFINITY, attention = INFINITY;
-    int32_t *ids = fkv_calloc((size_t)n, sizeof *ids);
+    fkv_status st = FKV_OK;
+    *settled = false;
+    for (int k = 0; !st && !*settled && k < PREFILL_ATTEMPTS; k++) {
+        double seconds[PREFILLS];
+        st = fkv_engine_time_prefill(s->engine, ids, n, &seconds[0], err); /* warms up */
+        for (int i = 0; !st && i < PREFILLS; i++)
+            st = fkv_engine_time_prefill(s->engine, ids, n, &seconds[i], err);
+        if (!st) *settled = fkv_fit_settled(seconds, PREFILLS, 0.25, us);
+    }
+    *us *= 1e6;
+    return st;
+}
+
+static fkv_status fit_prefill(scratch *s, fkv_calibration *out, bool *settled, fkv_err *err)
+{
+    double us[2] = {0}, token_us, pair_us;
+    int32_t *ids = fkv_calloc((size_t)s->lengths[1], sizeof *ids);
     fkv_status st = ids ? FKV_OK : fkv_fail_memory(err);
-    for (int i = 0; !st && i < 3; i++) {
-        double seconds = 0;
-        st = fkv_engine_time_prefill(s->engine, ids, n, &seconds, err);
-        whole = fmin(whole, seconds);
-    }
-    /* The prompt that was prefilled last is still there. */
-    const fkv_segment segment = {.n_tokens = (int32_t)n};
-    const fkv_pack pack = {.n_segments = 1,
-                           .n_rows = n,
-                           .n_tiles = (n + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS,
-                           .segments = &segment,
-                           .dev_segments = d->segments,
-                           .dev_positions = d->positions};
-    for (int i = 0; !st && i < 3; i++) {
-        if ((st = b->sync(d->dev, err))) break;
-        const double start = fkv_seconds();
-        b->prefill_attention(d->dev, &pack, d->qkv, false, d->ranks[0].n_home, c->group, d->att,
-                             (int64_t)att);
-        st = b->sync(d->dev, err);
-        attention = fmin(attention, fkv_seconds() - start);
-    }
+    for (int i = 0; !st && *settled && i < 2; i++)
+        st = time_prompt(s, ids, s->lengths[i], &us[i], settled, err);
     free(ids);
-    if (st) return st;
-    const double linear = whole / s->local - (c->n_layers - 1) * attention;
-    out->prefill_token_us = 1e6 * fmax(linear, 0) / (layers * (double)n);
-    out->prefill_pair_us = 1e6 * attention / ((double)n * (double)n);
+    if (st || !*settled) return st;
+    fkv_prompt_rates(s->lengths, us, &token_us, &pair_us);
+    /* No work grows faster than with the square, nor less than by nothing. */
+    *settled = token_us > 0 && us[1] > us[0];
+    if (!*settled) return FKV_OK;
+    out->prefill_token_us = token_us / (s->local * whole_layers(s));
+    out->prefill_pair_us = pair_us / (s->local * (s->config.n_layers - 1));
     return FKV_OK;
 }
 
@@ -416,15 +471,18 @@ fkv_status fkv_calibration_measure(const fkv_calibration_task *task, fkv_calibra
     fill_key(task, &s.info, &out->key);
     s.tokens = out->key.tokens;
     st = open_scratch(&s, err);
-    for (int i = 0;
-         !st && i < MAX_ROUNDS && (i == 0 || out->fit_error > fit_disturbed || spread(&s) > spread_disturbed);
-         i++) {
-        st = run_steps(&s, err);
-        if (!st) st = fit_segments(&s, out, err);
-    }
+    if (!st) st = run_rounds(&s, err);
+    if (!st) st = fit_segments(&s, out, err);
     if (!st) fit_common(&s, out);
-    if (!st) st = fit_prefill(&s, out, err);
+    bool settled = true;
+    if (!st) st = fit_prefill(&s, out, &settled, err);
     close_scratch(&s);
-    if (!st) st = fkv_calibration_measure_link(task, &out->collective_us, &out->link_bytes_per_us, err);
+    if (!settled) snprintf(out->disturbed, sizeof out->disturbed, "prefill");
+    settled = true;
+    if (!st)
+        st = fkv_calibration_measure_link(task, &out->collective_us, &out->link_bytes_per_us, &settled, err);
+    if (!settled)
+        snprintf(out->disturbed, sizeof out->disturbed, "%s",
+                 out->disturbed[0] ? "prefill and collectives" : "collectives");
     return st;
 }

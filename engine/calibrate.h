@@ -39,6 +39,9 @@ typedef struct fkv_calibration {
      * a us. 0 with one device. */
     double collective_us, link_bytes_per_us;
     double fit_error; /* mean of |fitted - measured| / measured over the segments */
+    /* Not in files: what stayed disturbed and is 0 above, or empty. Such a calibration is of
+     * use to this run, but not kept. */
+    char disturbed[32];
 } fkv_calibration;
 
 /* What to calibrate. */
@@ -48,18 +51,23 @@ typedef struct fkv_calibration_task {
     int n_ranks, n_devices, n_slots;
     int n_threads;      /* host threads of a device; 0: all */
     double mean_tokens; /* of a head in a slot (fkv_cost_tokens) */
-    bool again;         /* measured even where the machine keeps one */
+    /* Prompts whose prefill matters, such as a sample's median and largest; 0: any. They are
+     * cut to what the scratch engine does in a moment. */
+    int64_t prompt_tokens[2];
+    bool again; /* measured even where the machine keeps one */
 } fkv_calibration_task;
 
 /* Opens a device for its name. */
 fkv_status fkv_calibration_key_of(const fkv_calibration_task *task, fkv_calibration_key *key, fkv_err *err);
-/* Measures: about a second for small models. FKV_E_SYSTEM where memory or limits of the
- * model leave no room for it. */
+/* Measures: a second or two for small models. FKV_E_SYSTEM where memory or limits of the
+ * model leave no room for it, and where the steps' times are disturbed: no two rounds of
+ * measuring in a row agree. */
 fkv_status fkv_calibration_measure(const fkv_calibration_task *task, fkv_calibration *out, fkv_err *err);
 /* The machine's calibration: from the user's cache ($XDG_CACHE_HOME or ~/.cache, folder
- * fairkv-batch), else measured and kept there. A cached file that is damaged or not for
- * this key, and a cache that can't be written, are a line in the log. measured (may be
- * NULL): whether it was measured now. */
+ * fairkv-batch), else measured and kept there, unless something was disturbed. A cached file
+ * that is damaged or not for this key, and a cache that can't be written, are a line in the
+ * log, as is what was measured. Where measuring again is disturbed, what is kept is used.
+ * measured (may be NULL): whether it was measured now. */
 fkv_status fkv_calibration_cached(const fkv_calibration_task *task, fkv_calibration *out, bool *measured,
                                   fkv_err *err);
 /* A file that the job names. Wrong fields, and another backend, shape, number of ranks or
@@ -75,11 +83,17 @@ fkv_status fkv_calibration_read(const char *path, fkv_calibration *c, fkv_err *e
 /* malloc'd path of the cached file for a key; NULL: no memory, or no folder is known. */
 char *fkv_calibration_path(const fkv_calibration_key *key);
 
-/* calibrate_link.c: the task's collectives; zeros with one device. */
+/* calibrate_link.c: the task's collectives; zeros with one device, and where their times
+ * stay disturbed (*settled). */
 fkv_status fkv_calibration_measure_link(const fkv_calibration_task *task, double *start_us,
-                                        double *bytes_per_us, fkv_err *err);
+                                        double *bytes_per_us, bool *settled, fkv_err *err);
 
 /* calibrate_fit.c */
+/* Whether two times of the same work are near enough to believe them. */
+bool fkv_fit_agree(double a, double b);
+/* The value of n repeated times (sorted in place by halves) that share of them lie below;
+ * false: those of the first and of the second half don't agree. */
+bool fkv_fit_settled(double *values, int n, double share, double *value);
 enum { FKV_FIT_MAX = 6 };
 /* x >= 0 that minimises the sum over the n_rows rows of ((a x - y) / y)^2: a is
  * [n_rows, n_cols], n_cols <= FKV_FIT_MAX; rows whose y is not positive don't count. Columns

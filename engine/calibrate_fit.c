@@ -2,6 +2,7 @@
  * subset of the columns is solved by its normal equations, and the best solution without
  * a negative coefficient is taken. Exact, and deterministic; not for many columns. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/calibrate.h"
@@ -87,4 +88,30 @@ double fkv_fit_nonnegative(const double *a, const double *y, int n_rows, int n_c
         counted++;
     }
     return counted ? error / counted : 0;
+}
+
+/* Of two rounds of measuring: a tenth is noise, more is another program or a clock that changes. */
+static const double near_enough = 1.1;
+
+bool fkv_fit_agree(double a, double b)
+{
+    return a <= near_enough * b && b <= near_enough * a;
+}
+
+static int compare(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+bool fkv_fit_settled(double *values, int n, double share, double *value)
+{
+    const int half = n / 2;
+    qsort(values, (size_t)half, sizeof *values, compare);
+    qsort(values + half, (size_t)(n - half), sizeof *values, compare);
+    const double first = half ? values[(int)(share * (half - 1))] : values[0];
+    const double second = values[half + (int)(share * (n - half - 1))];
+    qsort(values, (size_t)n, sizeof *values, compare);
+    *value = values[(int)(share * (n - 1))];
+    return fkv_fit_agree(first, second);
 }

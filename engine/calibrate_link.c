@@ -8,7 +8,12 @@
 #include "runner/base/clock.h"
 #include "runner/base/mem.h"
 
-enum { WARM = 3, ROUNDS = 5, GATHERS = 8, MAX_DEVICES = 255 };
+/* Gathers are repeated for so long before and while they are timed: links and clocks that
+ * rested take a while. */
+static const double warm_seconds = 0.03, timed_seconds = 0.03;
+enum { PILOT = 8, LEAST_ROUNDS = 16, MOST_ROUNDS = 256, GATHERS = 8, ATTEMPTS = 4, MAX_DEVICES = 255 };
+/* As many rows as a tile of prefill's. */
+enum { TILE_ROWS = 2048 };
 
 typedef struct link {
     const fkv_backend *backend;
@@ -19,7 +24,8 @@ typedef struct link {
     int64_t cols[MAX_DEVICES + 1];   /* who writes which columns */
     int64_t rows, most, hidden;      /* rows: of the gathers to time now */
     int n_devices, n_threads, bytes; /* bytes: of an element */
-    double us;                       /* of one gather, on device 0 */
+    int rounds;                      /* that every device does */
+    double seconds[MOST_ROUNDS];     /* of each, on device 0 */
 } link;
 
 static void abort_world(void *ctx)
@@ -41,40 +47,59 @@ static fkv_status open_device(void *ctx, int device, fkv_err *err)
 }
 
 /* Gathers come in rows of several, as a layer has them: the first one waits for the others. */
-static fkv_status time_device(void *ctx, int device, fkv_err *err)
+static fkv_status gather_on(void *ctx, int device, fkv_err *err)
 {
     link *l = ctx;
-    double best = INFINITY;
-    for (int i = 0; i < WARM + ROUNDS; i++) {
+    for (int i = 0; i < l->rounds; i++) {
         const double start = fkv_seconds();
         for (int k = 0; k < GATHERS; k++)
             l->backend->gather_cols(l->devices[device], l->buffers[device], l->rows, l->hidden, l->cols,
                                     l->bytes);
         const fkv_status st = l->backend->sync(l->devices[device], err);
         if (st) return st;
-        if (i >= WARM) best = fmin(best, fkv_seconds() - start);
+        if (device == 0 && i < MOST_ROUNDS) l->seconds[i] = fkv_seconds() - start;
     }
-    if (device == 0) l->us = 1e6 * best / GATHERS;
     return FKV_OK;
 }
 
-static fkv_status measure(link *l, int64_t few, double *start_us, double *bytes_per_us, fkv_err *err)
+/* One gather of so many rows: the median of many. Devices meet in it, so each does a number of
+ * rounds that was fixed before. */
+static fkv_status time_gather(link *l, int64_t rows, double *us, bool *settled, fkv_err *err)
+{
+    double round;
+    l->rows = rows;
+    l->rounds = PILOT;
+    fkv_status st = fkv_team_run(l->team, gather_on, l, err);
+    if (st) return st;
+    fkv_fit_settled(l->seconds, PILOT, 0.25, &round);
+    *settled = false;
+    for (int i = 0; !st && !*settled && i < ATTEMPTS; i++) {
+        l->rounds = round * 1000 < warm_seconds ? 1000 : (int)(warm_seconds / round) + 1;
+        if ((st = fkv_team_run(l->team, gather_on, l, err))) break;
+        l->rounds = (int)fmin(fmax(timed_seconds / round, LEAST_ROUNDS), MOST_ROUNDS);
+        st = fkv_team_run(l->team, gather_on, l, err);
+        if (!st) *settled = fkv_fit_settled(l->seconds, l->rounds, 0.5, us);
+    }
+    *us *= 1e6 / GATHERS;
+    return st;
+}
+
+static fkv_status measure(link *l, int64_t few, double *start_us, double *bytes_per_us, bool *settled,
+                          fkv_err *err)
 {
     const double received = (double)l->hidden * l->bytes * (l->n_devices - 1) / l->n_devices;
-    l->rows = few;
-    fkv_status st = fkv_team_run(l->team, time_device, l, err);
-    const double short_us = l->us;
-    l->rows = l->most;
-    if (!st) st = fkv_team_run(l->team, time_device, l, err);
-    if (st) return st;
-    const double rate = received * (double)(l->most - few) / (l->us - short_us);
-    *bytes_per_us = rate > 0 && isfinite(rate) ? rate : received * (double)l->most / l->us;
+    double short_us = 0, long_us = 0;
+    fkv_status st = time_gather(l, few, &short_us, settled, err);
+    if (!st && *settled) st = time_gather(l, l->most, &long_us, settled, err);
+    if (st || !*settled) return st;
+    const double rate = received * (double)(l->most - few) / (long_us - short_us);
+    *bytes_per_us = rate > 0 && isfinite(rate) ? rate : received * (double)l->most / long_us;
     *start_us = fmax(short_us - received * (double)few / *bytes_per_us, 0);
     return FKV_OK;
 }
 
 fkv_status fkv_calibration_measure_link(const fkv_calibration_task *t, double *start_us, double *bytes_per_us,
-                                        fkv_err *err)
+                                        bool *settled, fkv_err *err)
 {
     link l = {.backend = t->backend,
               .n_devices = t->n_devices,
@@ -82,6 +107,8 @@ fkv_status fkv_calibration_measure_link(const fkv_calibration_task *t, double *s
               .hidden = t->config->hidden,
               .most = 16 * (int64_t)t->n_slots};
     *start_us = *bytes_per_us = 0;
+    *settled = true;
+    if (l.most < TILE_ROWS) l.most = TILE_ROWS;
     if (t->n_devices < 2) return FKV_OK;
     if (t->n_devices > MAX_DEVICES)
         return fkv_fail(err, FKV_E_INPUT, "%d devices are more than %d", t->n_devices, MAX_DEVICES);
@@ -92,7 +119,7 @@ fkv_status fkv_calibration_measure_link(const fkv_calibration_task *t, double *s
     if (!st) st = t->backend->world_open(t->n_devices, &l.world, err);
     if (!st) st = fkv_team_open(t->n_devices, abort_world, &l, &l.team, err);
     if (!st) st = fkv_team_run(l.team, open_device, &l, err);
-    if (!st) st = measure(&l, t->n_slots, start_us, bytes_per_us, err);
+    if (!st) st = measure(&l, t->n_slots, start_us, bytes_per_us, settled, err);
     fkv_team_close(l.team);
     for (int d = 0; l.devices && d < t->n_devices; d++)
         if (l.devices[d]) t->backend->close(l.devices[d]);

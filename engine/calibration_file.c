@@ -208,7 +208,7 @@ static bool load(const char *path, fkv_calibration *out)
     return !differs;
 }
 
-static void store(const fkv_calibration *c, const char *path)
+static bool store(const fkv_calibration *c, const char *path)
 {
     fkv_err err = {0};
     char *dir = fkv_path_dir(path);
@@ -216,6 +216,26 @@ static void store(const fkv_calibration *c, const char *path)
     if (!st) st = fkv_calibration_write(c, path, &err);
     if (st) log_error("calibration: not kept", &err);
     free(dir);
+    return !st;
+}
+
+/* What was measured now, and whether it is kept. path: NULL where there is no place for it. */
+static void keep(const fkv_calibration *c, const char *path)
+{
+    char link[80] = "";
+    if (c->link_bytes_per_us > 0)
+        snprintf(link, sizeof link, "; a collective %.1f us and %.1f GB/s", c->collective_us,
+                 c->link_bytes_per_us * 1e-3);
+    fkv_log("calibration: measured: a segment %.2f us, and %.2f a head, %.4f a slot of it, %.6f a token (fit "
+            "within %.1f%%); prefill %.4f us a token and layer%s",
+            c->cost.t0_us, c->cost.head_us, c->cost.slot_head_us, c->cost.token_us, 100 * c->fit_error,
+            c->prefill_token_us, link);
+    if (c->disturbed[0])
+        fkv_log("calibration: not kept: the times of %s were disturbed, stated ones are used", c->disturbed);
+    else if (!path)
+        fkv_log("calibration: not kept: neither XDG_CACHE_HOME nor HOME is an absolute path");
+    else if (store(c, path))
+        fkv_log("calibration: measured, kept in %s", path);
 }
 
 fkv_status fkv_calibration_cached(const fkv_calibration_task *task, fkv_calibration *out, bool *measured,
@@ -226,13 +246,22 @@ fkv_status fkv_calibration_cached(const fkv_calibration_task *task, fkv_calibrat
     if (measured) *measured = false;
     if ((st = fkv_calibration_key_of(task, &out->key, err))) return st;
     char *path = fkv_calibration_path(&out->key);
-    if (!path) fkv_log("calibration: not kept: neither XDG_CACHE_HOME nor HOME is an absolute path");
-    if (!path || task->again || !load(path, out)) {
-        st = fkv_calibration_measure(task, out, err);
-        if (!st && measured) *measured = true;
-        if (!st && path) store(out, path);
-        if (!st && path) fkv_log("calibration: measured, kept in %s", path);
+    fkv_calibration kept = *out;
+    fkv_err why = {0};
+    const bool found = path && load(path, &kept);
+    if (found) *out = kept;
+    if (found && !task->again) goto out;
+    st = fkv_calibration_measure(task, out, &why);
+    if (!st) keep(out, path);
+    if (!st && measured) *measured = true;
+    if (st && found) {
+        log_error("calibration: the one that is kept is used", &why);
+        *out = kept;
+        st = FKV_OK;
+    } else if (st && err) {
+        *err = why;
     }
+out:
     free(path);
     return st;
 }

@@ -56,14 +56,16 @@ static fkv_status task_of(const fkv_setup *s, const fkv_layout *layout, const fk
                           fkv_calibration_task *out, fkv_err *err)
 {
     fkv_status st = FKV_OK;
-    *out = (fkv_calibration_task){.backend = s->backend,
-                                  .config = &s->config,
-                                  .n_ranks = layout->ranks,
-                                  .n_devices = layout->devices,
-                                  .n_slots = layout->slots,
-                                  .n_threads = fkv_setup_threads(s),
-                                  .mean_tokens = mean_tokens(s, profile, err, &st),
-                                  .again = !strcmp(s->job->plan.calibration, "measure")};
+    *out = (fkv_calibration_task){
+        .backend = s->backend,
+        .config = &s->config,
+        .n_ranks = layout->ranks,
+        .n_devices = layout->devices,
+        .n_slots = layout->slots,
+        .n_threads = fkv_setup_threads(s),
+        .mean_tokens = mean_tokens(s, profile, err, &st),
+        .prompt_tokens = {fkv_profile_prompt(profile, 0.5), fkv_profile_prompt(profile, 1)},
+        .again = !strcmp(s->job->plan.calibration, "measure")};
     return st;
 }
 

@@ -2,7 +2,6 @@
 #include "runner/slot_count.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "runner/base/log.h"
@@ -124,27 +123,14 @@ fkv_status fkv_slots_model(const fkv_slot_search *s, int slots, fkv_slot_model *
     return st;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    return (*(const int32_t *)a > *(const int32_t *)b) - (*(const int32_t *)a < *(const int32_t *)b);
-}
-
 /* The sample's median and largest prompt, where these don't take too long. */
-static fkv_status list_lengths(const fkv_slot_search *s, int64_t out[2], fkv_err *err)
+static void list_lengths(const fkv_slot_search *s, int64_t out[2])
 {
     const fkv_profile *p = s->profile;
     const int ranks = s->sizing->shape.n_ranks;
     const int64_t most = s->sizing->shape.max_prompt;
-    out[0] = out[1] = s->sizing->lengths.prompt;
-    if (p->n_sample) {
-        int32_t *sorted = fkv_calloc((size_t)p->n_sample, sizeof *sorted);
-        if (!sorted) return fkv_fail_memory(err);
-        memcpy(sorted, p->prompt_tokens, (size_t)p->n_sample * sizeof *sorted);
-        qsort(sorted, (size_t)p->n_sample, sizeof *sorted, by_value);
-        out[0] = sorted[p->n_sample / 2];
-        out[1] = sorted[p->n_sample - 1];
-        free(sorted);
-    }
+    out[0] = p->n_sample ? fkv_profile_prompt(p, 0.5) : s->sizing->lengths.prompt;
+    out[1] = p->n_sample ? fkv_profile_prompt(p, 1) : s->sizing->lengths.prompt;
     if (out[1] > PROMPT_MOST) out[1] = PROMPT_MOST;
     while (out[1] > 2 * PROMPT_LEAST &&
            fkv_split_prefill_us(s->rates, &s->setup->config, (double)out[1], ranks) > prompt_us)
@@ -154,7 +140,6 @@ static fkv_status list_lengths(const fkv_slot_search *s, int64_t out[2], fkv_err
     if (out[0] < PROMPT_LEAST) out[0] = PROMPT_LEAST;
     for (int i = 0; i < 2; i++)
         if (out[i] > most) out[i] = most;
-    return FKV_OK;
 }
 
 /* What the machine measured at the first points, and beyond them what the model lets it grow to. */
@@ -183,8 +168,9 @@ fkv_status fkv_slots_measure(const fkv_slot_search *s, fkv_engine *engine, fkv_s
     const double job = 1e-6 * fkv_slots_best(s, m).us, most = info.replays ? gpu_seconds : cpu_seconds;
     const double seconds = fmax(fmin(most, share_of_job * job), least_seconds);
     for (; n < m->curve.n && m->at_home[n] >= m->curve.at[n].slots; n++) points[n] = m->curve.at[n].slots;
-    fkv_status st = list_lengths(s, lengths, err);
-    if (!st && n > 0)
+    fkv_status st = FKV_OK;
+    list_lengths(s, lengths);
+    if (n > 0)
         st = fkv_engine_time_steps(engine, s->setup->weights, s->tokens, points, n, seconds, &measured, err);
     if (!st) st = fkv_engine_time_prompts(engine, lengths, seconds / 2, us, err);
     if (st) return st;

@@ -109,7 +109,12 @@ def the_cost_model_is_calibrated_as_the_job_says():
     assert cost("stated", "plan.calibration=stated")["origin"] == "stated"
     assert cost("standard", "plan.calibration=auto", "plan.mode=standard")["origin"] == "stated"
     assert not os.path.exists(cache), "something was measured that no plan depends on"
-    first = cost("first", "plan.calibration=auto")
+    for i in range(20):  # other programs may disturb: then nothing is kept, and the log says so
+        first = cost("first-%d" % i, "plan.calibration=auto")
+        if os.path.exists(os.path.join(cache, "fairkv-batch")):
+            break
+    else:
+        raise cli.Skip("the machine is too busy to measure anything")
     files = os.listdir(os.path.join(cache, "fairkv-batch"))
     assert first["origin"] == "measured" and len(files) == 1, (first, files)
     assert cost("again", "plan.calibration=auto") == first, "the cache was not used"
@@ -126,10 +131,23 @@ def the_cost_model_is_calibrated_as_the_job_says():
     cli.command("plan", job.path, env=env).must(2, "slots")
     # A plan that is there is loaded with its constants, whatever the cache holds now.
     os.remove(kept)
-    job = Job("calibrated-first", *settings, "plan.calibration=auto")
+    job = Job("calibrated-first-%d" % i, *settings, "plan.calibration=auto")
     before = job.plan()
     cli.command("plan", job.path, env=env).must(0)
     assert job.plan() == before and not os.listdir(os.path.join(cache, "fairkv-batch"))
+
+
+@test
+def a_calibration_that_can_not_be_kept_is_not_said_to_be():
+    settings = ["job.limit=5", "profile.budgets_file=" + budgets_file("kept.json", BUDGETS["heavy"]),
+                "engine.tensor_parallel=2", "engine.slots=4", "plan.calibration=auto"]
+    nowhere = cli.write("a-file", "")
+    for name, env in (("home", {"HOME": nowhere, "XDG_CACHE_HOME": ""}), ("xdg", {"XDG_CACHE_HOME": nowhere + "/x"})):
+        job = Job("kept-" + name, *settings)
+        done = cli.command("plan", job.path, env=env).must(0)
+        assert "kept in" not in done.text, done.text
+        # Told once: why it is not kept, or that nothing came of measuring.
+        assert done.text.count("calibration: not kept") + done.text.count("calibration: not measured") == 1, done.text
 
 
 @test

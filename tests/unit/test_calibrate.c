@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include <cmocka.h>
 
 #include "engine/calibrate.h"
+#include "runner/base/clock.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 #include "runner/base/log.h"
@@ -225,13 +227,37 @@ static fkv_calibration_task tiny_task(void)
         .backend = fkv_backend_cpu(), .config = &tiny, .n_ranks = 4, .n_slots = 16, .mean_tokens = 224};
 }
 
+enum { TRIES = 40 };
+
+/* Where other programs disturb, until they don't for once. */
+static void measure_calm(const fkv_calibration_task *task, fkv_calibration *c)
+{
+    for (int i = 0; i < TRIES; i++) {
+        fkv_err err = {0};
+        const fkv_status st = fkv_calibration_measure(task, c, &err);
+        if (!st && !c->disturbed[0]) return;
+        if (st && !strstr(err.message, "disturbed")) fail_msg("%s", err.message);
+    }
+    skip();
+}
+
+static void cache_calm(const fkv_calibration_task *task, fkv_calibration *c, bool *measured)
+{
+    for (int i = 0; i < TRIES; i++) {
+        fkv_err err = {0};
+        const fkv_status st = fkv_calibration_cached(task, c, measured, &err);
+        if (!st && !c->disturbed[0] && (*measured || !task->again)) return;
+        if (st && !strstr(err.message, "disturbed")) fail_msg("%s", err.message);
+    }
+    skip();
+}
+
 static void a_real_measurement_makes_sense(void **state)
 {
     (void)state;
     const fkv_calibration_task task = tiny_task();
     fkv_calibration c;
-    fkv_err err = {0};
-    assert_int_equal(fkv_calibration_measure(&task, &c, &err), FKV_OK);
+    measure_calm(&task, &c);
     const fkv_cost_constants *k = &c.cost;
     assert_string_equal(c.key.backend, "cpu");
     assert_int_equal(c.key.tokens, 256);
@@ -241,7 +267,7 @@ static void a_real_measurement_makes_sense(void **state)
     assert_true(k->token_us > 0 && k->token_us < 100);
     assert_true(k->head_us + 16 * k->slot_head_us > 0);
     assert_true(k->common_us > 0 && isfinite(k->common_us));
-    assert_true(c.prefill_token_us > 0 && c.prefill_pair_us > 0);
+    assert_true(c.prefill_token_us > 0 && c.prefill_pair_us >= 0);
     /* 4 ranks of one head each, 800 tokens in 16 slots, against 32 tokens. */
     const double heavy = k->t0_us + k->head_us + 16 * (k->slot_head_us + 800 * k->token_us);
     const double light = k->t0_us + k->head_us + 16 * (k->slot_head_us + 32 * k->token_us);
@@ -263,8 +289,7 @@ static void odd_shapes_are_measured(void **state)
                                            .n_threads = 1,
                                            .mean_tokens = cases[i].tokens};
         fkv_calibration c;
-        fkv_err err = {0};
-        if (fkv_calibration_measure(&task, &c, &err)) fail_msg("%s", err.message);
+        measure_calm(&task, &c);
         assert_true(isfinite(c.cost.common_us) && c.cost.common_us > 0);
         assert_true(c.cost.t0_us + c.cost.head_us + c.cost.slot_head_us + c.cost.token_us > 0);
     }
@@ -275,17 +300,23 @@ static void collectives_are_measured_between_devices(void **state)
     (void)state;
     fkv_calibration_task task = tiny_task();
     double start_us = -1, bytes_per_us = -1;
+    bool settled = false;
     fkv_err err = {0};
-    assert_int_equal(fkv_calibration_measure_link(&task, &start_us, &bytes_per_us, &err), FKV_OK);
-    assert_true(start_us == 0 && bytes_per_us == 0); /* one device has none */
+    assert_int_equal(fkv_calibration_measure_link(&task, &start_us, &bytes_per_us, &settled, &err), FKV_OK);
+    assert_true(settled && start_us == 0 && bytes_per_us == 0); /* one device has none */
     task.n_devices = 2;
     task.n_threads = 1;
-    assert_int_equal(fkv_calibration_measure_link(&task, &start_us, &bytes_per_us, &err), FKV_OK);
+    settled = false;
+    for (int i = 0; !settled && i < TRIES; i++)
+        assert_int_equal(fkv_calibration_measure_link(&task, &start_us, &bytes_per_us, &settled, &err),
+                         FKV_OK);
+    if (!settled) skip();
     assert_true(start_us >= 0 && start_us < 1e6);
     /* between a slow disk's speed and ten times a processor's cache */
     assert_true(bytes_per_us > 10 && bytes_per_us < 1e7);
     task.n_devices = 1000;
-    assert_int_equal(fkv_calibration_measure_link(&task, &start_us, &bytes_per_us, &err), FKV_E_INPUT);
+    assert_int_equal(fkv_calibration_measure_link(&task, &start_us, &bytes_per_us, &settled, &err),
+                     FKV_E_INPUT);
 }
 
 static void the_cache_is_used_and_mended(void **state)
@@ -297,9 +328,9 @@ static void the_cache_is_used_and_mended(void **state)
     bool measured;
     fkv_log_set_stderr(false);
     assert_int_equal(setenv("XDG_CACHE_HOME", dir, 1), 0);
-    assert_int_equal(fkv_calibration_cached(&task, &a, &measured, &err), FKV_OK);
+    cache_calm(&task, &a, &measured);
     assert_true(measured);
-    assert_int_equal(fkv_calibration_cached(&task, &b, &measured, &err), FKV_OK);
+    cache_calm(&task, &b, &measured);
     assert_false(measured);
     assert_memory_equal(&a.cost, &b.cost, sizeof a.cost);
 
@@ -314,27 +345,95 @@ static void the_cache_is_used_and_mended(void **state)
     /* Stale: the file of this name is for another version. Then damaged. */
     snprintf(b.key.version, sizeof b.key.version, "0.0.1");
     assert_int_equal(fkv_calibration_write(&b, file, &err), FKV_OK);
-    assert_int_equal(fkv_calibration_cached(&task, &b, &measured, &err), FKV_OK);
+    cache_calm(&task, &b, &measured);
     assert_true(measured);
     /* Asked for, it is measured anew and kept. */
     fkv_calibration_task again = task;
     again.again = true;
-    assert_int_equal(fkv_calibration_cached(&again, &b, &measured, &err), FKV_OK);
+    cache_calm(&again, &b, &measured);
     assert_true(measured);
-    assert_int_equal(fkv_calibration_cached(&task, &a, &measured, &err), FKV_OK);
+    cache_calm(&task, &a, &measured);
     assert_false(measured);
     assert_memory_equal(&a.cost, &b.cost, sizeof a.cost);
     assert_int_equal(truncate(file, 40), 0);
-    assert_int_equal(fkv_calibration_cached(&task, &b, &measured, &err), FKV_OK);
+    cache_calm(&task, &b, &measured);
     assert_true(measured);
     assert_int_equal(fkv_calibration_read(file, &b, &err), FKV_OK);
     /* No place to keep it is no error. */
     assert_int_equal(setenv("XDG_CACHE_HOME", "/dev/null/no", 1), 0);
-    assert_int_equal(fkv_calibration_cached(&task, &b, &measured, &err), FKV_OK);
+    cache_calm(&task, &b, &measured);
     assert_true(measured);
     fkv_log_set_stderr(true);
     free(second);
     free(file);
+}
+
+/* ---- disturbed ---- */
+
+static fkv_backend disturbed;
+static const fkv_backend *calm;
+static double busy_since; /* 0: from the next call on */
+
+/* Longer and longer, as on a machine that gets busier. */
+static void dawdle(void)
+{
+    const double now = fkv_seconds();
+    if (busy_since == 0) busy_since = now;
+    while (fkv_seconds() - now < 0.004 * (now - busy_since)) continue;
+}
+
+static void slow_attention(fkv_device *dev, const fkv_decode_args *args)
+{
+    dawdle();
+    calm->decode_attention(dev, args);
+}
+
+static void what_is_disturbed_is_not_kept(void **state)
+{
+    (void)state;
+    fkv_calibration_task task = tiny_task();
+    fkv_calibration c, kept;
+    fkv_err err = {0};
+    bool measured;
+    fkv_log_set_stderr(false);
+    assert_int_equal(setenv("XDG_CACHE_HOME", dir, 1), 0);
+    calm = fkv_backend_cpu();
+    disturbed = *calm;
+    disturbed.decode_attention = slow_attention;
+    task.n_slots = 3;
+    assert_int_equal(fkv_calibration_key_of(&task, &c.key, &err), FKV_OK);
+    char *file = fkv_calibration_path(&c.key);
+    assert_non_null(file);
+    task.backend = &disturbed;
+    assert_int_equal(fkv_calibration_cached(&task, &c, &measured, &err), FKV_E_SYSTEM);
+    assert_non_null(strstr(err.message, "disturbed"));
+    assert_false(measured);
+    assert_int_not_equal(access(file, F_OK), 0);
+    /* What an earlier run kept is not thrown away. */
+    task.backend = calm;
+    cache_calm(&task, &kept, &measured);
+    task.backend = &disturbed;
+    task.again = true;
+    err = (fkv_err){0};
+    busy_since = 0;
+    assert_int_equal(fkv_calibration_cached(&task, &c, &measured, &err), FKV_OK);
+    assert_false(measured);
+    assert_memory_equal(&c.cost, &kept.cost, sizeof c.cost);
+    fkv_log_set_stderr(true);
+    free(file);
+}
+
+static void times_that_settle(void **state)
+{
+    (void)state;
+    double us, calm_times[] = {5, 5.2, 9, 5.1, 5.3, 5, 30, 5.1}, busy[] = {5, 5, 5, 5, 7, 7, 7, 7},
+               one[] = {3};
+    assert_true(fkv_fit_settled(calm_times, 8, 0.5, &us));
+    assert_true(us >= 5 && us < 5.5);
+    assert_false(fkv_fit_settled(busy, 8, 0.5, &us));
+    assert_true(fkv_fit_settled(one, 1, 0.5, &us) && us == 3);
+    assert_true(fkv_fit_agree(100, 109) && fkv_fit_agree(109, 100) && !fkv_fit_agree(100, 111));
+    assert_true(fkv_fit_agree(0, 0));
 }
 
 static void a_file_that_the_job_names(void **state)
@@ -395,6 +494,8 @@ int main(void)
         cmocka_unit_test(collectives_are_measured_between_devices),
         cmocka_unit_test(the_cache_is_used_and_mended),
         cmocka_unit_test(a_file_that_the_job_names),
+        cmocka_unit_test(what_is_disturbed_is_not_kept),
+        cmocka_unit_test(times_that_settle),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
