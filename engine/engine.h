@@ -141,6 +141,9 @@ fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *
  * the prompt). Seconds of every step to step_seconds[n_steps]. */
 fkv_status fkv_engine_time_decode(fkv_engine *engine, int64_t n_tokens, int n_steps, double *step_seconds,
                                   fkv_err *err);
+/* The same steps handed over at once, without a wait between them: seconds of all. */
+fkv_status fkv_engine_time_replays(fkv_engine *engine, int64_t n_tokens, int n_steps, double *seconds,
+                                   fkv_err *err);
 /* What a step does once (embedding, logits, sampling), many in a row: the device's own time
  * where it is longer than handing the work over. */
 fkv_status fkv_engine_time_once(fkv_engine *engine, int64_t n_tokens, double *seconds, fkv_err *err);

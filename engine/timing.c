@@ -108,6 +108,27 @@ fkv_status fkv_engine_time_decode(fkv_engine *e, int64_t n_tokens, int n_steps, 
     return st;
 }
 
+static fkv_status replays_on(void *ctx, int device, fkv_err *err)
+{
+    const timing *t = ctx;
+    fkv_engine_device *d = &t->e->devices[device];
+    for (int i = 1; i < t->max_new; i++) fkv_decode_run(d);
+    return t->e->options.backend->sync(d->dev, err);
+}
+
+fkv_status fkv_engine_time_replays(fkv_engine *e, int64_t n_tokens, int n_steps, double *seconds,
+                                   fkv_err *err)
+{
+    fkv_status st = fill_slots(e, n_tokens, n_steps, err);
+    timing t = {.e = e, .max_new = n_steps + 1};
+    const double start = fkv_seconds();
+    if (!st) st = fkv_team_run(e->team, replays_on, &t, err);
+    *seconds = fkv_seconds() - start;
+    e->decode_steps += n_steps;
+    empty_slots(e);
+    return st;
+}
+
 enum { ONCE_REPEATS = 16 };
 
 static fkv_status once_on(void *ctx, int device, fkv_err *err)

@@ -6,6 +6,8 @@
  *   modes=standard,best-effort,fair-copying  prompt=8192  steps=32  prefill=0 (tokens; 0: not timed)
  *   gbps=0 (copy bandwidth measured elsewhere: prints the share of the floor)
  *   temperature=0  top_p=1  top_k=0
+ *   run=0 (1: steps of a run, with its page tables, tokens and what the host decides, beside the same
+ *   steps handed over at once; prompts of `prompt` tokens are prefilled for it)
  *   calibrate=0 (1: plans by constants measured now, and prints predicted beside measured)
  * Prints a row per mode: median step, tokens/s, weights and kept KV bytes, floor. With
  * calibrate also the attention segments (of each layer the slowest rank's), the rest of the
@@ -23,7 +25,7 @@
 
 typedef struct args {
     const char *backend, *shape, *scores, *modes;
-    int ranks, devices, slots, steps, calibrate;
+    int ranks, devices, slots, steps, calibrate, run;
     int64_t budget, prompt, prefill;
     double floor, gbps;
     fkv_sampling sampling;
@@ -39,8 +41,9 @@ static void die(const char *what, const fkv_err *err)
 
 static args parse(int argc, char **argv)
 {
-    args a = {"auto", "8b", NULL,        "standard,best-effort,fair-copying", 1, 1, 64, 32, 0, 1024, 8192, 0,
-              0.2,    0,    {.top_p = 1}};
+    args a = {
+        "auto", "8b", NULL,        "standard,best-effort,fair-copying", 1, 1, 64, 32, 0, 0, 1024, 8192, 0,
+        0.2,    0,    {.top_p = 1}};
     for (int i = 1; i < argc; i++) {
         const char *eq = strchr(argv[i], '='), *v = eq ? eq + 1 : "";
         const size_t n = eq ? (size_t)(eq - argv[i]) : 0;
@@ -63,6 +66,8 @@ static args parse(int argc, char **argv)
             a.steps = atoi(v);
         else if (IS("calibrate"))
             a.calibrate = atoi(v);
+        else if (IS("run"))
+            a.run = atoi(v);
         else if (IS("budget"))
             a.budget = atoll(v);
         else if (IS("prompt"))
@@ -219,6 +224,76 @@ static void print_parts(const args *a, const fkv_config *c, const fkv_plan *plan
     free(s);
 }
 
+/* A run's requests: a prompt a slot, all with steps + 1 tokens to come. */
+typedef struct requests {
+    const args *a;
+    int32_t *ids;
+    int given;
+} requests;
+
+static fkv_status next_request(void *ctx, bool wait, fkv_request *q, fkv_err *err)
+{
+    requests *r = ctx;
+    (void)wait, (void)err;
+    if (r->given == r->a->slots) return FKV_END;
+    *q = (fkv_request){r->given++, r->ids, r->a->prompt, r->a->steps + 1, NULL};
+    return FKV_OK;
+}
+
+static bool on_token(void *ctx, const fkv_request *q, const int32_t *ids, int64_t n)
+{
+    (void)ctx, (void)q, (void)ids, (void)n;
+    return false;
+}
+
+static fkv_status on_finish(void *ctx, const fkv_request *q, const int32_t *ids, int64_t n, fkv_finish why,
+                            fkv_err *err)
+{
+    (void)ctx, (void)q, (void)ids, (void)n, (void)why, (void)err;
+    return FKV_OK;
+}
+
+static fkv_status on_reject(void *ctx, const fkv_request *q, const char *code, const fkv_err *why,
+                            fkv_err *err)
+{
+    (void)ctx, (void)q, (void)code;
+    *err = *why;
+    return why->status;
+}
+
+static fkv_stopping stopping(void *ctx)
+{
+    (void)ctx;
+    return FKV_GO_ON;
+}
+
+static void time_run(const args *a, const fkv_config *c, fkv_engine *e)
+{
+    fkv_err err = {0};
+    fkv_engine_stats stats;
+    double alone;
+    requests r = {.a = a, .ids = malloc((size_t)a->prompt * sizeof *r.ids)};
+    const fkv_engine_io io = {.ctx = &r,
+                              .next = next_request,
+                              .token = on_token,
+                              .finish = on_finish,
+                              .reject = on_reject,
+                              .stopping = stopping};
+    for (int64_t i = 0; i < a->prompt; i++) r.ids[i] = (int32_t)(i * 7919 % c->vocab);
+    if (fkv_engine_time_replays(e, a->prompt, a->steps, &alone, &err)) die("replays", &err);
+    fkv_engine_stats_reset(e);
+    if (fkv_engine_run(e, &io, &err)) die("run", &err);
+    fkv_engine_stats_get(e, &stats);
+    const double step = stats.decode_seconds / (double)stats.decode_steps;
+    printf("             run: %lld steps of %.3f ms, handed over at once %.3f: %+.1f%%; prefill %.0f "
+           "tokens/s in %lld "
+           "passes\n",
+           (long long)stats.decode_steps, 1e3 * step, 1e3 * alone / a->steps,
+           100 * (step * a->steps / alone - 1), (double)stats.prefill_rows / stats.prefill_seconds,
+           (long long)stats.prefill_passes);
+    free(r.ids);
+}
+
 static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *w, const fkv_profile *p,
                      int mode)
 {
@@ -263,6 +338,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
            a->slots / step, weights * 1e-9, kv * 1e-9);
     if (floor_s > 0) printf(", floor %.3f ms: %.2fx", 1e3 * floor_s, step / floor_s);
     printf(", copies %d\n", fkv_plan_copies(&plan));
+    if (a->run) time_run(a, c, e);
     if (a->calibrate) print_parts(a, c, &plan, e, step, &cost);
     fkv_engine_close(e);
     fkv_plan_free(&plan);
