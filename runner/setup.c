@@ -298,9 +298,9 @@ int fkv_setup_threads(const fkv_setup *s)
 void fkv_setup_log_sharing(const fkv_setup *s)
 {
     if (s->auto_ranks || s->n_ranks <= s->n_devices) return;
-    fkv_log("engine.tensor_parallel: %d ranks share %d %s and take turns: that costs speed, no plan gains it "
-            "back, and the plan's figures are for ranks with a device each",
-            s->n_ranks, s->n_devices, s->n_devices == 1 ? "device" : "devices");
+    fkv_log("engine.tensor_parallel: %d ranks share %d %s and take turns: that gains nothing and costs speed "
+            "(engine.tensor_parallel = %d does not), and the plan's figures are for ranks with a device each",
+            s->n_ranks, s->n_devices, s->n_devices == 1 ? "device" : "devices", s->n_devices);
 }
 
 fkv_layout fkv_setup_layout(const fkv_setup *s)

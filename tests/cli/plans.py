@@ -157,7 +157,7 @@ def ranks_that_share_a_device_are_told_so_and_auto_makes_none():
     told.must(0, "4 ranks share 1 device", "engine.tensor_parallel = 1", "each rank on a device of its own")
     assert told.text.count("gains nothing and costs speed") == 1
     two = Job("shared-two", *settings, "engine.tensor_parallel=4", "engine.devices=2").command("plan")
-    two.must(0, "ranks: 4 on 2 devices;")
+    two.must(0, "4 ranks share 2 devices", "engine.tensor_parallel = 2")
     for devices in ("auto", "1", "2", "4"):
         job = Job("shared-auto-" + devices, *settings, "engine.tensor_parallel=auto", "engine.devices=" + devices)
         done = job.command("plan").must(0)
