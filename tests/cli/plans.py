@@ -306,7 +306,8 @@ def auto_is_chosen_once_and_a_rerun_keeps_it():
 def devices_without_ranks_are_split_by_the_model():
     job = Job("split", "job.limit=20", "profile.method=uniform", "profile.budget=64", "engine.devices=4",
               "engine.tensor_parallel=auto", "engine.slots=8")
-    job.command("plan").must(0, "split of the devices", "tensor_parallel  1", "tensor_parallel  2", "tensor_parallel  4",
+    job.command("plan").must(0, "each on a device: ", "s for the job by the cost model, ",
+                             "split of the devices", "tensor_parallel  1", "tensor_parallel  2", "tensor_parallel  4",
                              "data_parallel", "(auto) on")
     assert job.plan()["ranks"] in (1, 2, 4)
     assert len(job.run()) == 20
