@@ -399,8 +399,9 @@ fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *p, fkv_
 {
     const fkv_status st = fkv_layout_engine(setup, &p->layout, engine, err);
     const int64_t mib = setup->job->engine.kv_mib;
-    const fkv_engine_kv_limits limits = {.record = p->layout.record,
-                                         .arena_pages = mib ? (mib << 20) / fkv_memory_page_bytes(&p->sizing.shape) + 1 : 0};
+    const fkv_engine_kv_limits limits = {
+        .record = p->layout.record,
+        .arena_pages = mib ? (mib << 20) / fkv_memory_page_bytes(&p->sizing.shape) + 1 : 0};
     return st ? st : fkv_engine_set_plan(*engine, setup->weights, p->profile.budgets, &p->plan, &limits, err);
 }
 

@@ -21,6 +21,19 @@ static bool on_cpu(const fkv_slot_search *s)
     return !strcmp(s->setup->backend->name, "cpu");
 }
 
+static int supported(const fkv_slot_search *s, int slots)
+{
+    const fkv_backend *b = s->setup->backend;
+    fkv_memory_shape shape = s->sizing->shape;
+    for (; b->supports && slots > 1; slots /= 2) {
+        fkv_err why = {0};
+        shape.n_slots = slots;
+        const fkv_device_limits limits = fkv_memory_device_limits(&shape);
+        if (!b->supports(&limits, shape.n_devices, &why)) break;
+    }
+    return slots;
+}
+
 /* More would never be at work at once. */
 static fkv_status most_slots(const fkv_slot_search *s, int *most, fkv_err *err)
 {
@@ -28,7 +41,7 @@ static fkv_status most_slots(const fkv_slot_search *s, int *most, fkv_err *err)
     double records;
     one.shape.n_slots = 1;
     const fkv_status st = fkv_sizing_at_once(&one, NULL, s->profile->budgets, &records, err);
-    *most = on_cpu(s) ? CPU_SLOTS_MAX : GPU_SLOTS_MAX;
+    *most = supported(s, on_cpu(s) ? CPU_SLOTS_MAX : GPU_SLOTS_MAX);
     if (s->load.n_records > 0 && s->load.n_records < *most) *most = (int)s->load.n_records;
     /* A plan may spread over the ranks what one of them holds at home. */
     records = records * one.shape.n_ranks + 1;
@@ -167,7 +180,9 @@ fkv_status fkv_slots_measure(const fkv_slot_search *s, fkv_engine *engine, fkv_s
     fkv_engine_info(engine, &info);
     const double job = 1e-6 * fkv_slots_best(s, m).us, most = info.replays ? gpu_seconds : cpu_seconds;
     const double seconds = fmax(fmin(most, share_of_job * job), least_seconds);
-    for (; n < m->curve.n && m->at_home[n] >= m->curve.at[n].slots; n++) points[n] = m->curve.at[n].slots;
+    /* with a margin: what does not fit after all would end the run */
+    for (; n < m->curve.n && m->at_home[n] >= 1.1 * m->curve.at[n].slots; n++)
+        points[n] = m->curve.at[n].slots;
     fkv_status st = FKV_OK;
     list_lengths(s, lengths);
     if (n > 0)
@@ -259,6 +274,27 @@ static fkv_status try_split(fkv_slot_search search, const fkv_layout *layout, in
     return FKV_OK;
 }
 
+/* What one group of so many ranks would take. */
+static void log_ranks(const fkv_slot_search *s, const fkv_sizing *z)
+{
+    char others[320] = "";
+    const double n = s->load.n_records > 0 ? (double)s->load.n_records : FKV_JOB_MANY;
+    if (z->n_splits < 2 || z->best < 0) return;
+    for (int i = 0; i < z->n_splits; i++) {
+        const fkv_device_split *k = &z->splits[i];
+        const size_t used = strlen(others);
+        if (i == z->best) continue;
+        if (k->fits)
+            snprintf(others + used, sizeof others - used, ", %d: %.1f s", k->tensor_parallel,
+                     1e-6 * n * k->record_us * k->data_parallel);
+        else
+            snprintf(others + used, sizeof others - used, ", %d: does not fit", k->tensor_parallel);
+    }
+    const fkv_device_split *best = &z->splits[z->best];
+    fkv_log("ranks: %d, each on a device: %.1f s for the job by the cost model%s", best->tensor_parallel,
+            1e-6 * n * best->record_us * best->data_parallel, others);
+}
+
 fkv_status fkv_ranks_choose(const fkv_slot_search *search, fkv_layout *layout, fkv_sizing *z, fkv_err *err)
 {
     const int devices = layout->devices, heads = search->setup->config.n_kv_heads;
@@ -270,6 +306,7 @@ fkv_status fkv_ranks_choose(const fkv_slot_search *search, fkv_layout *layout, f
     }
     z->best = fkv_split_best(z->splits, z->n_splits, false);
     z->best_groups = fkv_split_best(z->splits, z->n_splits, true);
+    if (search->setup->auto_ranks) log_ranks(search, z);
     if (search->setup->auto_ranks && z->best >= 0) {
         layout->ranks = layout->devices = z->splits[z->best].tensor_parallel;
         fkv_sizing_update(search->setup, layout, search->profile, z);

@@ -151,19 +151,24 @@ def a_calibration_that_can_not_be_kept_is_not_said_to_be():
 
 
 @test
-def ranks_that_share_a_device_are_told_so_and_auto_makes_none():
+def ranks_that_share_a_device_are_told_so():
     settings = ["job.limit=5", "profile.method=uniform", "profile.budget=64"]
     told = Job("shared-told", *settings, "engine.tensor_parallel=4").command("plan")
     told.must(0, "4 ranks share 1 device", "engine.tensor_parallel = 1", "each rank on a device of its own")
     assert told.text.count("gains nothing and costs speed") == 1
     two = Job("shared-two", *settings, "engine.tensor_parallel=4", "engine.devices=2").command("plan")
     two.must(0, "4 ranks share 2 devices", "engine.tensor_parallel = 2")
+
+
+@test
+def auto_makes_no_ranks_that_share_a_device():
     for devices in ("auto", "1", "2", "4"):
-        job = Job("shared-auto-" + devices, *settings, "engine.tensor_parallel=auto", "engine.devices=" + devices)
+        job = Job("shared-auto-" + devices, "job.limit=5", "profile.method=uniform", "profile.budget=64",
+                  "engine.tensor_parallel=auto", "engine.devices=" + devices)
         done = job.command("plan").must(0)
         layout = job.plan()["layout"]
         assert layout["ranks"] == layout["devices"], layout
-        assert "gains nothing" not in done.text, done.text
+        assert "take turns" not in done.text, done.text
 
 
 @test
@@ -311,7 +316,8 @@ def auto_is_chosen_once_and_a_rerun_keeps_it():
 def devices_without_ranks_are_split_by_the_model():
     job = Job("split", "job.limit=20", "profile.method=uniform", "profile.budget=64", "engine.devices=4",
               "engine.tensor_parallel=auto", "engine.slots=8")
-    job.command("plan").must(0, "split of the devices", "tensor_parallel  1", "tensor_parallel  2", "tensor_parallel  4",
+    job.command("plan").must(0, "each on a device: ", "s for the job by the cost model, ",
+                             "split of the devices", "tensor_parallel  1", "tensor_parallel  2", "tensor_parallel  4",
                              "data_parallel", "(auto) on")
     assert job.plan()["ranks"] in (1, 2, 4)
     assert len(job.run()) == 20

@@ -9,6 +9,7 @@
 
 #include "engine/plan.h"
 #include "runner/base/file.h"
+#include "runner/layout.h"
 #include "tests/fuzz/json_mutator.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -63,8 +64,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     put(fd, data, size);
 
     fkv_plan plan;
-    fkv_err err = {0};
+    fkv_layout layout = {0};
+    fkv_err err = {0}, damage = {0};
     char *fingerprint = NULL;
+    if (!fkv_layout_read(path, &layout, &damage))
+        must(layout.max_prompt > 0 && layout.max_tokens >= layout.max_prompt && layout.record.pages > 0,
+             "a layout out of range");
+    else
+        must(damage.status == FKV_E_INPUT && !strcmp(damage.file, path),
+             "a layout's error without its place");
     if (fkv_plan_read(path, &plan, &fingerprint, &err)) {
         must(err.status == FKV_E_INPUT && !strcmp(err.file, path) && err.message[0],
              "an error without its place");
