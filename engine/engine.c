@@ -62,6 +62,7 @@ fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
                               .kv_bytes = e->info.kv_bytes,
                               .weight_bytes = e->info.weight_bytes,
                               .prefill_tile = e->tile,
+                              .worth_rows = e->info.worth_rows,
                               .window = e->options.window,
                               .backend = e->options.backend,
                               .n_threads = e->options.n_threads};

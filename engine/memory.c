@@ -38,7 +38,8 @@ int fkv_memory_first_rank(int n_ranks, int n_devices, int d)
 
 int64_t fkv_memory_max_rows(const fkv_memory_shape *s)
 {
-    return s->max_prompt > s->prefill_tile ? s->max_prompt : s->prefill_tile;
+    const int64_t some = 4 * (int64_t)s->worth_rows, least = some > s->prefill_tile ? some : s->prefill_tile;
+    return s->max_prompt > least ? s->max_prompt : least;
 }
 
 void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_size out[FKV_N_BUFFERS])

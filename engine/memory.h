@@ -53,7 +53,7 @@ typedef struct fkv_memory_shape {
     int n_ranks, n_devices, n_slots;
     int64_t max_prompt; /* tokens that the prefill buffers hold */
     int64_t max_tokens; /* of a record, prompt and new ones; 0: the model's positions */
-    int act_bytes, kv_bytes, weight_bytes, prefill_tile;
+    int act_bytes, kv_bytes, weight_bytes, prefill_tile, worth_rows;
     int window;
     const fkv_backend *backend; /* for its workspace; NULL: none */
     int n_threads;              /* host threads of a device */
@@ -101,7 +101,7 @@ typedef struct fkv_memory {
 fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *shape);
 /* First rank of device d: rank r lives on device floor(r D / R). */
 int fkv_memory_first_rank(int n_ranks, int n_devices, int d);
-/* Rows of the largest pack: of the longest prompt, or a whole prefill tile of short ones. */
+/* Rows of the largest pack: of the longest prompt, or four times what is worth a pass. */
 int64_t fkv_memory_max_rows(const fkv_memory_shape *shape);
 /* Buffers of a device with local_ranks ranks. */
 void fkv_memory_buffers(const fkv_memory_shape *shape, int local_ranks, fkv_buffer_size out[FKV_N_BUFFERS]);

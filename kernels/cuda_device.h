@@ -22,7 +22,7 @@ enum {
     CUDA_PENDING = 256,            /* downloads under way */
     CUDA_PREFILL_TILE = 2048,      /* rows of a prefill tile */
     CUDA_WORTH_ROWS = 1024, /* 95% of the rate of 8k rows, by the products' waves over 132 multiprocessors */
-    CUDA_MAX_GROUP = 16,   /* query heads of a KV head */
+    CUDA_MAX_GROUP = 16,    /* query heads of a KV head */
     CUDA_MAX_SLOTS = 256,
     CUDA_RECORD_KEYS = 4,
     CUDA_LEAST_SHARED = 99 << 10, /* bytes of shared memory a block that every kernel can do with */

@@ -38,7 +38,8 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
         z->shape = (fkv_memory_shape){.act_bytes = info.act_bytes,
                                       .kv_bytes = info.kv_bytes,
                                       .weight_bytes = info.weight_bytes,
-                                      .prefill_tile = info.prefill_tile};
+                                      .prefill_tile = info.prefill_tile,
+                                      .worth_rows = info.worth_rows};
     }
     if (dev) s->backend->close(dev);
     if (world) s->backend->world_close(world);
