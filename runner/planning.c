@@ -439,14 +439,6 @@ double fkv_planning_kept_share(const fkv_planning *p)
     return all > 0 ? kept / all : 1;
 }
 
-int64_t fkv_planning_max_new(const fkv_setup *setup, const fkv_planning *p)
-{
-    const int64_t mean = (int64_t)ceil(p->profile.mean_output),
-                  left = p->layout.max_tokens - p->layout.max_prompt;
-    const int64_t most = mean > setup->limits.max_new ? mean : setup->limits.max_new;
-    return most > left ? most : left;
-}
-
 double fkv_planning_balance(const fkv_planning *p, bool standard)
 {
     const fkv_plan *plan = &p->plan;

@@ -46,7 +46,4 @@ double fkv_planning_kept_share(const fkv_planning *planning);
  * over the layers, with the plan's placements or (standard) with every head at home. */
 double fkv_planning_balance(const fkv_planning *planning, bool standard);
 
-/* New tokens that most records ask for at the most. */
-int64_t fkv_planning_max_new(const fkv_setup *setup, const fkv_planning *planning);
-
 #endif
