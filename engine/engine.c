@@ -193,7 +193,6 @@ static fkv_status size_device(void *ctx, int index, fkv_err *err)
     fkv_status s = b->prepare(d->dev, &limits, err);
     if (!s) s = make_buffers(d, err);
     if (!s) s = prepare_products(d, err);
-    if (index == 0 && !s) b->info(d->dev, &e->info);
     d->sized = b->mark(d->dev);
     return s;
 }
@@ -209,7 +208,9 @@ static fkv_status size_engine(fkv_engine *e, fkv_err *err)
     e->pack_tokens = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_tokens);
     e->pack_positions = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_positions);
     if (!e->pack_tokens || !e->pack_positions) return fkv_fail_memory(err);
-    return fkv_team_run(e->team, size_device, &args, err);
+    const fkv_status s = fkv_team_run(e->team, size_device, &args, err);
+    if (!s) e->options.backend->info(e->devices[0].dev, &e->info); /* all devices read it meanwhile */
+    return s;
 }
 
 /* Column boundaries per device, so that gathers know who wrote what. */
