@@ -136,7 +136,7 @@ void fkv_engine_clear_plan(fkv_engine *engine);
 /* Decodes requests until next says FKV_END. FKV_E_INTERRUPTED when stopping ended it. */
 fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *err);
 
-/* For benchmarks: fills every slot with a prompt of n_tokens tokens whose K and V are
+/* For calibration and benchmarks: fills every slot with a prompt of n_tokens tokens whose K and V are
  * whatever is in the pages, and decodes n_steps of them (n_steps new tokens fit beside
  * the prompt). Seconds of every step to step_seconds[n_steps]. */
 fkv_status fkv_engine_time_decode(fkv_engine *engine, int64_t n_tokens, int n_steps, double *step_seconds,
@@ -150,7 +150,7 @@ fkv_status fkv_engine_time_once(fkv_engine *engine, int64_t n_tokens, double *se
 /* Attention segments of a recorded step, [n_layers][n_ranks] (solo: [n_layers]), in seconds; false where
  * the backend records none. */
 bool fkv_engine_recorded_segments(fkv_engine *engine, double *seconds);
-/* The same for the prefill of one prompt, without a plan. */
+/* Prefill of one prompt; with a plan into slot 0, compression included. */
 fkv_status fkv_engine_time_prefill(fkv_engine *engine, const int32_t *ids, int64_t n_tokens, double *seconds,
                                    fkv_err *err);
 

@@ -139,8 +139,15 @@ fkv_status fkv_kv_set_arenas(fkv_kv *kv, const int64_t *n_pages, fkv_err *err)
         for (int64_t i = 0; i < n_pages[r]; i++) kv->free_at[r][i] = (int32_t)(n_pages[r] - 1 - i);
     }
     kv->edits = fkv_calloc(all, sizeof *kv->edits);
-    kv->cap_edits = (int64_t)all;
     return kv->edits ? FKV_OK : fkv_fail_memory(err);
+}
+
+bool fkv_kv_reaches(const fkv_kv *kv, int64_t n_tokens, int64_t beyond)
+{
+    const int64_t most = kv->slot_stride / n_heads_of(kv); /* all heads have as many entries */
+    for (int64_t i = 0; i < n_heads_of(kv); i++)
+        if (pages_for(kept_of(kv, i, n_tokens) + beyond) > most) return false;
+    return true;
 }
 
 bool fkv_kv_free(const fkv_kv *kv, const int64_t *need)

@@ -41,7 +41,6 @@ typedef struct fkv_kv {
         *by_phase;  /* [n_slots][n_layers * n_kv_heads] heads, those that fill a page together side by side */
     int32_t *phase; /* [n_slots][FKV_PAGE_TOKENS + 1] where in by_phase those with kept % page == p start */
     fkv_edit *edits; /* room for every page */
-    int64_t cap_edits;
     int64_t in_use, peak;
 } fkv_kv;
 
@@ -69,6 +68,8 @@ void fkv_kv_kept(const fkv_kv *kv, int slot, int64_t n_tokens, int64_t *kept);
 void fkv_kv_step_need(const fkv_kv *kv, int slot, int64_t beyond, int64_t *need);
 /* Takes them. */
 void fkv_kv_step(fkv_kv *kv, int slot, int64_t beyond);
+/* Whether the table has room for what is kept of a prompt and so many tokens beyond. */
+bool fkv_kv_reaches(const fkv_kv *kv, int64_t n_tokens, int64_t beyond);
 /* Whether need[n_ranks] pages are free. */
 bool fkv_kv_free(const fkv_kv *kv, const int64_t *need);
 /* Gives all pages of a slot back. */

@@ -76,7 +76,7 @@ static fkv_status obey(void *ctx, int device, fkv_err *err)
 
 static fkv_status finish(run *r, fkv_work *w, fkv_finish why, bool decoding, fkv_err *err)
 {
-    fkv_schedule_finish(r->schedule, w, decoding);
+    fkv_schedule_finish(r->schedule, w, true, decoding);
     const fkv_status st = r->io->finish(r->io->ctx, &w->request, w->ids, w->n, why, err);
     fkv_schedule_recycle(r->schedule, w);
     return st;
@@ -84,7 +84,7 @@ static fkv_status finish(run *r, fkv_work *w, fkv_finish why, bool decoding, fkv
 
 static fkv_status reject(run *r, fkv_work *w, const char *code, const fkv_err *why, fkv_err *err)
 {
-    fkv_schedule_finish(r->schedule, w, false);
+    fkv_schedule_finish(r->schedule, w, false, false);
     const fkv_status st = r->io->reject(r->io->ctx, &w->request, code, why, err);
     fkv_schedule_recycle(r->schedule, w);
     return st;
@@ -130,6 +130,9 @@ static fkv_status take_results(run *r, const fkv_command *c, fkv_err *err)
 static fkv_status add(run *r, const fkv_request *q, fkv_err *err)
 {
     fkv_err why = {0};
+    if (q->n_ids > r->e->options.max_prompt)
+        return fkv_fail(err, FKV_E_INPUT, "a prompt of %lld tokens, and the engine was opened for %lld",
+                        (long long)q->n_ids, (long long)r->e->options.max_prompt);
     const fkv_status st = fkv_schedule_add(r->schedule, q, &why);
     if (st == FKV_E_INPUT) return r->io->reject(r->io->ctx, q, "too_large", &why, err);
     if (st) *err = why;

@@ -419,7 +419,6 @@ static fkv_command *command_step(fkv_schedule *s)
         launch(c, s->flight[i]);
         s->stats.busy_slot_steps++;
     }
-    s->stats.n_steps++;
     s->idle_steps += s->n_gathered;
     leave_at_limit(s);
     return c;
@@ -451,16 +450,16 @@ fkv_work *fkv_schedule_owner(const fkv_command *c, int slot)
     return w && w->run == c->runs[slot] ? w : NULL;
 }
 
-void fkv_schedule_finish(fkv_schedule *s, fkv_work *w, bool decoding)
+void fkv_schedule_finish(fkv_schedule *s, fkv_work *w, bool answered, bool decoding)
 {
     if (w->slot >= 0) {
         if (decoding) s->stopped[s->n_stopped++] = w->slot;
         leave_slot(s, w);
     }
+    w->run = 0;
+    if (!answered) return;
     s->share_ended += (double)w->n / (double)w->request.max_new;
     s->n_early += w->n < w->request.max_new;
-    s->stats.n_finished++;
-    w->run = 0;
 }
 
 void fkv_schedule_recycle(fkv_schedule *s, fkv_work *w)
@@ -470,12 +469,10 @@ void fkv_schedule_recycle(fkv_schedule *s, fkv_work *w)
 
 void fkv_schedule_stats_add(const fkv_schedule *s, fkv_schedule_stats *stats)
 {
-    stats->n_finished += s->stats.n_finished;
     stats->n_restarts += s->stats.n_restarts;
     stats->restarted_tokens += s->stats.restarted_tokens;
     stats->n_passes += s->stats.n_passes;
     stats->n_rows += s->stats.n_rows;
-    stats->n_steps += s->stats.n_steps;
     stats->busy_slot_steps += s->stats.busy_slot_steps;
 }
 

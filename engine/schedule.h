@@ -66,10 +66,10 @@ typedef struct fkv_schedule_limits {
 } fkv_schedule_limits;
 
 typedef struct fkv_schedule_stats {
-    int64_t n_finished, n_restarts;
+    int64_t n_restarts;
     int64_t restarted_tokens; /* commanded for requests that then had to yield */
     int64_t n_passes, n_rows; /* prefill commands, and their rows */
-    int64_t n_steps, busy_slot_steps;
+    int64_t busy_slot_steps;
 } fkv_schedule_stats;
 
 /* kv: with arenas, all slots empty; the schedule's until close. */
@@ -92,8 +92,9 @@ bool fkv_schedule_idle(const fkv_schedule *s);
 
 /* Who gets the token of a slot of a command, or NULL: it ended or started again since. */
 fkv_work *fkv_schedule_owner(const fkv_command *c, int slot);
-/* w has ended; its slot and pages are free. decoding: the device does not know yet. */
-void fkv_schedule_finish(fkv_schedule *s, fkv_work *w, bool decoding);
+/* w has ended; its slot and pages are free. answered: its length tells of others'. decoding: the
+ * device does not know yet. */
+void fkv_schedule_finish(fkv_schedule *s, fkv_work *w, bool answered, bool decoding);
 /* The memory of a finished one, when the caller is done with it. */
 void fkv_schedule_recycle(fkv_schedule *s, fkv_work *w);
 

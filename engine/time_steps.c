@@ -105,13 +105,16 @@ fkv_status fkv_engine_time_steps(fkv_engine *e, const fkv_safetensors *weights, 
     while (!st && out->n < n && out->n < FKV_CURVE_MAX && (out->n == 0 || fkv_seconds() < end)) {
         plan.n_slots = slots[out->n];
         for (int64_t i = 0; i < n_lh; i++) plan.at[i].end = plan.n_slots;
-        st = time_point(e, weights, budgets, most, &plan, end, &out->at[out->n], err);
+        fkv_err why = {0};
+        st = time_point(e, weights, budgets, most, &plan, end, &out->at[out->n], &why);
         if (!st) out->n++;
+        if (st == FKV_E_INPUT) break; /* so many slots don't fit: what was measured is enough */
+        if (st) *err = why;
     }
     fkv_plan_free(&plan);
     free(budgets);
     fkv_engine_stats_reset(e);
-    return st;
+    return st == FKV_E_INPUT && out->n < n ? FKV_OK : st;
 }
 
 fkv_status fkv_engine_time_prompts(fkv_engine *e, const int64_t lengths[2], double seconds, double us[2],

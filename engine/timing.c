@@ -1,5 +1,4 @@
-/* Decode steps and prefills timed alone, for benchmarks: see engine.h. */
-
+/* Decode steps and prefills timed alone, for calibration and benchmarks: see engine.h. */
 #include <stdlib.h>
 
 #include "engine/state.h"
@@ -13,6 +12,7 @@ typedef struct timing {
     int64_t n_edits;
     int64_t n_tokens;
     int32_t max_new;
+    int n_steps;
 } timing;
 
 static void fill(fkv_engine_device *d, int32_t *array, int32_t value)
@@ -70,7 +70,7 @@ static fkv_status put(fkv_engine *e, int slot, int64_t n_tokens, int64_t beyond,
     int64_t *need = fkv_calloc((size_t)e->options.n_ranks, sizeof *need);
     if (!need) return fkv_fail_memory(err);
     fkv_kv_prompt_need(&e->kv, slot, n_tokens, beyond, need);
-    const bool fits = fkv_kv_free(&e->kv, need);
+    const bool fits = fkv_kv_free(&e->kv, need) && fkv_kv_reaches(&e->kv, n_tokens, beyond);
     if (fits) fkv_kv_put(&e->kv, slot, n_tokens, beyond);
     free(need);
     return fits ? FKV_OK : fkv_fail(err, FKV_E_INPUT, "only %d slots fit the memory", slot);
@@ -87,8 +87,20 @@ static fkv_status fill_slots(fkv_engine *e, int64_t n_tokens, int n_steps, fkv_e
     return fkv_team_run(e->team, set_slots_on, &t, err);
 }
 
+static fkv_status idle_on(void *ctx, int device, fkv_err *err)
+{
+    const timing *t = ctx;
+    fkv_engine_device *d = &t->e->devices[device];
+    fill(d, d->slots.active, FKV_SLOT_IDLE);
+    return t->e->options.backend->sync(d->dev, err);
+}
+
+/* No slot stays at work, or the next step would write into pages that are others' by then. */
 static void empty_slots(fkv_engine *e)
 {
+    timing t = {.e = e};
+    fkv_err ignored = {0};
+    fkv_team_run(e->team, idle_on, &t, &ignored);
     for (int s = 0; s < e->options.n_slots; s++) fkv_kv_release(&e->kv, s);
 }
 
@@ -112,7 +124,7 @@ static fkv_status replays_on(void *ctx, int device, fkv_err *err)
 {
     const timing *t = ctx;
     fkv_engine_device *d = &t->e->devices[device];
-    for (int i = 1; i < t->max_new; i++) fkv_decode_run(d);
+    for (int i = 0; i < t->n_steps; i++) fkv_decode_run(d);
     return t->e->options.backend->sync(d->dev, err);
 }
 
@@ -120,7 +132,7 @@ fkv_status fkv_engine_time_replays(fkv_engine *e, int64_t n_tokens, int n_steps,
                                    fkv_err *err)
 {
     fkv_status st = fill_slots(e, n_tokens, n_steps, err);
-    timing t = {.e = e, .max_new = n_steps + 1};
+    timing t = {.e = e, .n_steps = n_steps};
     const double start = fkv_seconds();
     if (!st) st = fkv_team_run(e->team, replays_on, &t, err);
     *seconds = fkv_seconds() - start;

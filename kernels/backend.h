@@ -4,7 +4,7 @@
  * it. What every implementation keeps:
  * - An op enqueues work on the device's stream and returns; it allocates nothing
  *   and never reads device data on the host. Errors of enqueued work show at the
- *   next sync. The cpu backend does the work before it returns.
+ *   next sync or wait. The cpu backend does the work before it returns.
  * - Pointers named dev_* or inside the structs below are device memory unless
  *   said otherwise; only upload and download cross.
  * - Activations are elements of info.act_bytes (cpu: float32, cuda: bf16);
@@ -227,7 +227,8 @@ typedef struct fkv_backend {
     fkv_mark (*mark)(const fkv_device *dev);
     void (*release)(fkv_device *dev, fkv_mark mark);
     void (*upload)(fkv_device *dev, void *dst, const void *host, size_t bytes);
-    void (*download)(fkv_device *dev, void *host, const void *src, size_t bytes); /* valid after sync */
+    void (*download)(fkv_device *dev, void *host, const void *src,
+                     size_t bytes); /* valid after sync, or the wait behind it */
     fkv_status (*sync)(fkv_device *dev, fkv_err *err);
     /* A mark behind what is enqueued so far, and the wait for it: downloads from before it are
      * valid then, while what came later goes on. Tickets count from 1; waiting for one waits

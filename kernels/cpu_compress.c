@@ -99,15 +99,23 @@ static float kth_largest(float *x, int64_t n, int64_t k)
     }
 }
 
+/* A score that is no number comes last. */
+static float order_of(float score)
+{
+    return isnan(score) ? -INFINITY : score;
+}
+
 /* Positions of the top n_top of scores[n] in position order; ties: lower first. */
 static void choose_top(const float *scores, int64_t n, int64_t n_top, float *work, int32_t *out)
 {
-    memcpy(work, scores, (size_t)n * sizeof *work);
+    for (int64_t i = 0; i < n; i++) work[i] = order_of(scores[i]);
     const float limit = kth_largest(work, n, n_top);
     int64_t equal = n_top, at = 0;
-    for (int64_t i = 0; i < n; i++) equal -= scores[i] > limit;
-    for (int64_t i = 0; i < n && at < n_top; i++)
-        if (scores[i] > limit || (scores[i] == limit && equal-- > 0)) out[at++] = (int32_t)i;
+    for (int64_t i = 0; i < n; i++) equal -= order_of(scores[i]) > limit;
+    for (int64_t i = 0; i < n && at < n_top; i++) {
+        const float score = order_of(scores[i]);
+        if (score > limit || (score == limit && equal-- > 0)) out[at++] = (int32_t)i;
+    }
 }
 
 typedef struct keep_job {

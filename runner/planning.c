@@ -411,7 +411,8 @@ fkv_status fkv_planning_grow(const fkv_setup *setup, fkv_planning *p, int64_t pr
     fkv_layout *l = &p->layout;
     const int64_t longest = prompt > l->max_prompt ? prompt + prompt / 4 : l->max_prompt;
     const int64_t left = l->max_tokens - l->max_prompt; /* what records had for new tokens until now */
-    fkv_layout_reach(setup, longest, new_tokens > left ? new_tokens : left, p->sizing.shape.prefill_tile, l);
+    const int64_t more = new_tokens + new_tokens / 4;   /* so that it does not happen for every longer one */
+    fkv_layout_reach(setup, longest, new_tokens > left ? more : left, p->sizing.shape.prefill_tile, l);
     /* Beside longer prompts the arenas might not hold the largest record. */
     if (l->max_prompt > l->record.prompt) l->max_prompt = l->record.prompt;
     fkv_log("a record of %lld prompt and %lld new tokens is longer than the sample let expect: buffers are "

@@ -191,7 +191,7 @@ fkv_status fkv_slots_measure(const fkv_slot_search *s, fkv_engine *engine, fkv_s
     if (st) return st;
     fkv_prompt_rates(lengths, us, &token_us, &pair_us);
     m->prefill_us = mean_prefill_us(s, token_us, pair_us);
-    if (n > 0) take_steps(&measured, m);
+    if (n > 0 && measured.n > 0) take_steps(&measured, m);
     return FKV_OK;
 }
 

@@ -18,6 +18,8 @@ typedef struct outcome {
 static fkv_weight *weight;
 static float *inputs; /* [ROWS][HIDDEN]: row t of prompt i is row (t + 37 i) */
 
+static int only_bad = -1; /* the prompt whose rows are NaN */
+
 static const float *input_row(int prompt, int64_t t)
 {
     return inputs + ((t + 37 * prompt) % ROWS) * HIDDEN;
@@ -62,7 +64,8 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
     float *x = host_floats((size_t)p.pack.n_rows * HIDDEN);
     for (int i = 0; i < n; i++)
         for (int64_t t = 0; t < lengths[i]; t++, row0++)
-            memcpy(x + row0 * HIDDEN, input_row(prompts[i], t), HIDDEN * sizeof *x);
+            for (int k = 0; k < HIDDEN; k++)
+                x[row0 * HIDDEN + k] = prompts[i] == only_bad ? NAN : input_row(prompts[i], t)[k];
     poison(mem.x, (size_t)(ROWS * HIDDEN * info.act_bytes));
     poison(mem.qkv, (size_t)(ROWS * WIDTH * info.act_bytes));
     poison(mem.scores, sizeof(float) * HEADS * ROWS);
@@ -171,6 +174,26 @@ static void a_long_prompt_is_the_same_behind_many_short_ones(void **state)
     free(beside);
 }
 
+/* A prompt whose K are no numbers has scores that are none: it keeps some tokens of its own all the
+ * same, and its neighbours in the pack are as ever. */
+static void a_prompt_of_no_numbers_harms_nobody(void **state)
+{
+    (void)state;
+    const int prompts[] = {3, 14}, slots[] = {1, 2}, longest = 14, slot = 0; /* 300 and 700 tokens */
+    outcome *before = calloc(1, sizeof *before), *after = calloc(1, sizeof *after);
+    run_pack(prompts, slots, 2, 1, before);
+    only_bad = 3;
+    run_pack(&longest, &slot, 1, 0, after); /* chose positions that the next prompt does not have */
+    run_pack(prompts, slots, 2, 1, after);
+    assert_same(before, after, longest, 1);
+    run_pack(prompts, slots, 2, 0, after);
+    for (int i = 0; i < FKV_PAGE_TOKENS * HD; i++) /* K of the first page of the head that keeps 200 */
+        if (!isnan(after->pages[1][i])) fail_msg("token %d kept is another prompt's", i / HD);
+    only_bad = -1;
+    free(before);
+    free(after);
+}
+
 static void slots_start_fresh(void **state)
 {
     (void)state;
@@ -246,6 +269,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_prompts_results_do_not_depend_on_its_pack),
         cmocka_unit_test(a_long_prompt_is_the_same_behind_many_short_ones),
+        cmocka_unit_test(a_prompt_of_no_numbers_harms_nobody),
         cmocka_unit_test(slots_start_fresh),
         cmocka_unit_test(edits_set_what_they_name),
         cmocka_unit_test(tickets_wait_for_what_came_before),

@@ -222,7 +222,7 @@ static void hand_back(sim *s, const fkv_command *c)
         if (w->n < r->length && !full) continue;
         r->ended++;
         r->got = w->n;
-        fkv_schedule_finish(s->schedule, w, r->host_ends_it && !full);
+        fkv_schedule_finish(s->schedule, w, true, r->host_ends_it && !full);
         fkv_schedule_recycle(s->schedule, w);
     }
 }
