@@ -31,6 +31,7 @@ typedef struct gemm_key {
 typedef struct gemm_entry {
     gemm_key key;
     bool found;    /* false: the library has none, gemm_kernel does it */
+    bool used;     /* products were done by algo */
     bool prepared; /* not merely met at work, which depends on the prompts */
     cublasLtMatmulAlgo_t algo;
     struct gemm_entry *next;
@@ -136,25 +137,6 @@ static bool set_preference(fkv_device *dev, cublasLtMatmulPreferenceOpaque_t *p,
                                                             sizeof y));
 }
 
-/* Whether the algorithm does products of fewer rows too, so that none of the class's is refused later. */
-static bool does_fewer(fkv_device *dev, const gemm_call *full, const cublasLtMatmulAlgo_t *algo)
-{
-    static const int64_t some[] = {1,  2,   3,   7,   8,   15,   16,   33,   64,
-                                   65, 127, 128, 129, 500, 1000, 1023, 1500, 2047};
-    gemm_layouts l;
-    gemm_call c = *full;
-    cublasLtMatmulHeuristicResult_t result;
-    for (size_t i = 0; i < sizeof some / sizeof *some && some[i] < full->class_rows; i++) {
-        c.n_rows = some[i];
-        if (!set_layouts(dev, &c, &l) ||
-            cublasLtMatmulAlgoCheck(dev->lt, &l.op, &l.w, &l.x, &l.y, &l.y, algo, &result) !=
-                CUBLAS_STATUS_SUCCESS ||
-            result.workspaceSize)
-            return false;
-    }
-    return true;
-}
-
 /* The library's first candidate for the key's canonical product that is whole. */
 static void choose(fkv_device *dev, gemm_entry *e)
 {
@@ -179,7 +161,7 @@ static void choose(fkv_device *dev, gemm_entry *e)
     if (st != CUBLAS_STATUS_SUCCESS) n = 0; /* none for this shape */
     for (int i = 0; i < n && !e->found; i++) {
         if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize ||
-            !is_whole(&results[i].algo) || !does_fewer(dev, &c, &results[i].algo))
+            !is_whole(&results[i].algo))
             continue;
         e->algo = results[i].algo;
         e->found = true;
@@ -264,13 +246,21 @@ static void run(fkv_device *dev, const gemm_call *c)
         cuda_fail(dev, "out of memory"); /* unless an error is kept already */
         return;
     }
-    if (!e->found) {
-        run_plain(dev, c);
+    if (e->found && run_chosen(dev, c, &l, e)) {
+        e->used = true;
         return;
     }
-    /* Another algorithm for this number of rows would give these rows other bits. */
-    if (!run_chosen(dev, c, &l, e))
-        cuda_fail(dev, "cuBLASLt refuses a product by the algorithm that it offered for more rows");
+    /* Rows of one class never get two algorithms: their bits would tell how full a tile was. */
+    if (e->used) {
+        cuda_fail(dev, "cuBLASLt refuses some rows of a product of which it did others");
+        return;
+    }
+    if (e->found)
+        fkv_log(
+            "GPU %d: cuBLASLt refuses its algorithm for [%lld, %lld] x [%lld, %lld]^T; a slow kernel does it",
+            dev->gpu, (long long)c->n_rows, (long long)c->k, (long long)c->n_out, (long long)c->k);
+    e->found = false;
+    run_plain(dev, c);
 }
 
 void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t class_rows,
