@@ -6,11 +6,6 @@
 
 #include "runner/base/mem.h"
 
-static int64_t pages_for(int64_t tokens)
-{
-    return (tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
-}
-
 static int64_t kept_of(const fkv_kv *kv, int64_t lh, int64_t n_tokens)
 {
     return n_tokens < kv->budgets[lh] ? n_tokens : kv->budgets[lh];
@@ -92,7 +87,7 @@ fkv_status fkv_kv_open(const fkv_plan *plan, const int32_t *budgets, int64_t max
                    .record = *record};
     if (record->pages <= 0) kv->record = (fkv_record_limit){max_tokens, max_tokens, INT64_MAX / 2};
     const size_t n_lh = (size_t)n_heads_of(kv);
-    int64_t most = pages_for(max_tokens); /* of a head; no position has more than one token of it */
+    int64_t most = fkv_pages_for(max_tokens); /* of a head; no position has more than one token of it */
     if (kv->record.pages < most) most = kv->record.pages;
     kv->budgets = fkv_calloc(n_lh, sizeof *kv->budgets);
     kv->offset = fkv_calloc(n_lh, sizeof *kv->offset);
@@ -125,7 +120,7 @@ void fkv_kv_prompt_need(const fkv_kv *kv, int slot, int64_t n_tokens, int64_t be
 {
     memset(need, 0, (size_t)kv->n_ranks * sizeof *need);
     for (int64_t i = 0; i < n_heads_of(kv); i++)
-        need[rank_of(kv, i, slot)] += pages_for(kept_of(kv, i, n_tokens) + beyond);
+        need[rank_of(kv, i, slot)] += fkv_pages_for(kept_of(kv, i, n_tokens) + beyond);
 }
 
 fkv_status fkv_kv_set_arenas(fkv_kv *kv, const int64_t *n_pages, fkv_err *err)
@@ -146,7 +141,7 @@ bool fkv_kv_reaches(const fkv_kv *kv, int64_t n_tokens, int64_t beyond)
 {
     const int64_t most = kv->slot_stride / n_heads_of(kv); /* all heads have as many entries */
     for (int64_t i = 0; i < n_heads_of(kv); i++)
-        if (pages_for(kept_of(kv, i, n_tokens) + beyond) > most) return false;
+        if (fkv_pages_for(kept_of(kv, i, n_tokens) + beyond) > most) return false;
     return true;
 }
 
@@ -191,7 +186,7 @@ void fkv_kv_put(fkv_kv *kv, int slot, int64_t n_tokens, int64_t beyond)
     fkv_kv_kept(kv, slot, n_tokens, kv->slot_kept + (int64_t)slot * kv->n_ranks);
     sort_phases(kv, slot);
     for (int64_t i = 0; i < n_heads_of(kv); i++)
-        grow(kv, slot, i, pages_for(kept_of(kv, i, n_tokens) + beyond));
+        grow(kv, slot, i, fkv_pages_for(kept_of(kv, i, n_tokens) + beyond));
 }
 
 void fkv_kv_kept(const fkv_kv *kv, int slot, int64_t n_tokens, int64_t *kept)
@@ -222,7 +217,7 @@ void fkv_kv_step(fkv_kv *kv, int slot, int64_t beyond)
     int32_t n;
     const int32_t *heads = heads_that_grow(kv, slot, beyond, &n);
     for (int32_t i = 0; i < n; i++)
-        grow(kv, slot, heads[i], pages_for(kept_of(kv, heads[i], kv->n_tokens[slot]) + beyond));
+        grow(kv, slot, heads[i], fkv_pages_for(kept_of(kv, heads[i], kv->n_tokens[slot]) + beyond));
 }
 
 void fkv_kv_release(fkv_kv *kv, int slot)

@@ -9,11 +9,6 @@
 #include "engine/state.h"
 #include "runner/base/mem.h"
 
-static int64_t pages_for(int64_t tokens)
-{
-    return (tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
-}
-
 /* Larger numbers mean "too much" just as well, and no sum of them overflows. */
 static int64_t capped(double bytes)
 {
@@ -84,7 +79,7 @@ static int64_t max_tokens(const fkv_memory_shape *s)
 fkv_buffer_size fkv_memory_table(const fkv_memory_shape *s)
 {
     const int64_t pairs = (int64_t)s->config->n_layers * s->config->n_kv_heads;
-    return (fkv_buffer_size){s->n_slots, pairs * pages_for(max_tokens(s)), sizeof(int32_t)};
+    return (fkv_buffer_size){s->n_slots, pairs * fkv_pages_for(max_tokens(s)), sizeof(int32_t)};
 }
 
 int64_t fkv_memory_page_bytes(const fkv_memory_shape *s)
@@ -143,8 +138,7 @@ static int64_t workspace_bytes(const fkv_memory_shape *s)
 /* Pages of head lh in one slot. */
 static int64_t slot_pages(const int32_t *budgets, const fkv_memory_lengths *lengths, int64_t lh)
 {
-    const int64_t kept = budgets[lh];
-    return pages_for((lengths->prompt < kept ? lengths->prompt : kept) + lengths->max_new);
+    return fkv_head_pages(budgets[lh], lengths->prompt, lengths->max_new);
 }
 
 /* Pages, copies and the most heads served in a layer, of every rank. */

@@ -11,14 +11,14 @@
 enum { STEP_TOKENS = FKV_PAGE_TOKENS };
 static const double most_work = 1e8;
 
-static int64_t pages_for(int64_t tokens)
+int64_t fkv_pages_for(int64_t tokens)
 {
     return (tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
 }
 
 int64_t fkv_head_pages(int64_t budget, int64_t n_tokens, int64_t max_new)
 {
-    return pages_for((n_tokens < budget ? n_tokens : budget) + max_new);
+    return fkv_pages_for((n_tokens < budget ? n_tokens : budget) + max_new);
 }
 
 static int64_t head_pages(const fkv_record_shape *s, int64_t lh, int64_t n_tokens, int64_t max_new)

@@ -22,6 +22,8 @@ typedef struct fkv_record_shape {
     const int32_t *budgets; /* [n_layers][n_kv_heads] */
 } fkv_record_shape;
 
+/* Pages of so many tokens. */
+int64_t fkv_pages_for(int64_t tokens);
 /* Pages of a head that keeps at most budget tokens of a prompt of n_tokens, and max_new more. */
 int64_t fkv_head_pages(int64_t budget, int64_t n_tokens, int64_t max_new);
 /* Pages of the fullest rank: the sum over its home heads of what

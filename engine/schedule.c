@@ -22,7 +22,8 @@ typedef struct demand {
 struct fkv_schedule {
     fkv_kv *kv;
     fkv_schedule_limits limits;
-    fkv_work *pool;
+    fkv_work *pool; /* [n_pool] */
+    size_t n_pool;
     fkv_work **unused; /* stack */
     int n_unused;
     fkv_work **line; /* waiting, oldest first */
@@ -66,7 +67,7 @@ fkv_status fkv_schedule_open(fkv_kv *kv, const fkv_schedule_limits *limits, fkv_
     s->limits = *limits;
     const size_t n_slots = (size_t)limits->n_slots, ranks = (size_t)kv->n_ranks;
     /* In line, in slots, and those whose last tokens are on their way. */
-    const size_t n = (size_t)limits->n_waiting + (N_COMMANDS + 1) * n_slots;
+    const size_t n = s->n_pool = (size_t)limits->n_waiting + (N_COMMANDS + 1) * n_slots;
     s->pool = fkv_calloc(n, sizeof *s->pool);
     s->unused = fkv_calloc(n, sizeof *s->unused);
     s->line = fkv_calloc(n, sizeof *s->line);
@@ -487,8 +488,7 @@ void fkv_schedule_close(fkv_schedule *s)
         free(s->commands[i].who);
         free(s->commands[i].runs);
     }
-    for (int i = 0; s->pool && i < s->limits.n_waiting + (N_COMMANDS + 1) * s->limits.n_slots; i++)
-        free(s->pool[i].ids);
+    for (size_t i = 0; s->pool && i < s->n_pool; i++) free(s->pool[i].ids);
     free(s->stopped);
     free(s->own);
     free(s->flights);

@@ -16,7 +16,7 @@ fkv_status fkv_layout_engine(const fkv_setup *setup, const fkv_layout *layout, f
 
 /* The member "layout", without braces around it. */
 fkv_status fkv_layout_put(const fkv_layout *layout, fkv_buf *out, fkv_err *err);
-/* Reads the longest prompt and the largest record back; the rest is the plan's or the
+/* Reads the longest prompt, the longest record and the largest record back; the rest is the plan's or the
  * job's. FKV_E_INPUT where the file has none: plans of builds without it are not used. */
 fkv_status fkv_layout_read(const char *plan_path, fkv_layout *layout, fkv_err *err);
 

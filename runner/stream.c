@@ -253,7 +253,7 @@ static item *next_item(stream *s, bool wait, bool *ended)
     return it;
 }
 
-/* A record longer than the buffers ends what the engine does for now: see run_engine. */
+/* A record longer than the buffers ends this run of the engine: see run_engine. */
 static fkv_status next_request(void *ctx, bool wait, fkv_request *request, fkv_err *err)
 {
     stream *s = ctx;
