@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "model_shapes.h"
 #include "runner/slot_count.h"
 
 static void near(double a, double b)
@@ -134,16 +135,6 @@ static void one_number_alone_is_kept(void **state)
 }
 
 /* ---- ranks ---- */
-
-static const fkv_config shape_70b = {.n_layers = 80,
-                                     .n_heads = 64,
-                                     .n_kv_heads = 8,
-                                     .head_dim = 128,
-                                     .group = 8,
-                                     .hidden = 8192,
-                                     .intermediate = 28672,
-                                     .vocab = 128256,
-                                     .max_positions = 131072};
 
 static int64_t no_workspace(const fkv_device_limits *limits, int n_threads)
 {

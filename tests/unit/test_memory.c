@@ -10,6 +10,7 @@
 #include "engine/state.h"
 #include "kernels/cpu_device.h"
 #include "model_fixture.h"
+#include "model_shapes.h"
 #include "runner/base/mem.h"
 
 enum { MAX_NEW = 6, PROMPT = 1024, GIB = 30 };
@@ -110,20 +111,9 @@ static void columns_are_shared_in_whole_units(void **state)
     assert_int_equal(fkv_share_columns(4096, 2, 3), 22 * 128);
 }
 
-/* A 70B model in bf16 on 8 GPUs. */
-static const fkv_config large = {.n_layers = 80,
-                                 .n_heads = 64,
-                                 .n_kv_heads = 8,
-                                 .head_dim = 128,
-                                 .group = 8,
-                                 .hidden = 8192,
-                                 .intermediate = 28672,
-                                 .vocab = 128256,
-                                 .max_positions = 131072};
-
 static fkv_memory_shape large_shape(int ranks, int devices, int slots)
 {
-    return (fkv_memory_shape){.config = &large,
+    return (fkv_memory_shape){.config = &shape_70b,
                               .n_ranks = ranks,
                               .n_devices = devices,
                               .n_slots = slots,
@@ -146,7 +136,7 @@ static void weights_are_the_models(void **state)
     int64_t sum = 0;
     const fkv_memory_shape shape = large_shape(8, 8, 64);
     for (int r = 0; r < 8; r++) sum += fkv_memory_home_bytes(&shape, r);
-    assert_int_equal(sum, fkv_engine_weight_bytes(&large, 2));
+    assert_int_equal(sum, fkv_engine_weight_bytes(&shape_70b, 2));
 }
 
 static void fairness_buys_batch(void **state)
@@ -161,7 +151,7 @@ static void fairness_buys_batch(void **state)
     for (int mode = 0; mode < 3; mode++) {
         const fkv_memory_shape shape = large_shape(8, 8, 64);
         fkv_memory m;
-        fkv_plan plan = make_plan(&large, 8, 64, budgets, (fkv_plan_mode)mode);
+        fkv_plan plan = make_plan(&shape_70b, 8, 64, budgets, (fkv_plan_mode)mode);
         assert_int_equal(fkv_memory_predict(&shape, &plan, budgets, &lengths, &m, &err), FKV_OK);
         fit[mode] = fkv_memory_slots(&m, &limit);
         fkv_memory_free(&m);
@@ -266,7 +256,7 @@ static void what_cannot_fit_is_refused_with_numbers(void **state)
 static void absurd_sizes_do_not_wrap(void **state)
 {
     (void)state;
-    fkv_config c = large;
+    fkv_config c = shape_70b;
     fkv_err err = {0};
     fkv_memory m;
     static int32_t budgets[1 << 20];

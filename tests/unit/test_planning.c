@@ -17,6 +17,7 @@
 
 #include "engine/memory.h"
 #include "kernels/backend.h"
+#include "model_shapes.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
 #include "runner/commands.h"
@@ -255,15 +256,6 @@ static void the_longest_prompt_is_expected_from_lines_bytes(void **state)
 static void buffers_follow_the_input_and_not_the_models_positions(void **state)
 {
     (void)state;
-    static const fkv_config shape_8b = {.n_layers = 32,
-                                        .n_heads = 32,
-                                        .n_kv_heads = 8,
-                                        .head_dim = 128,
-                                        .group = 4,
-                                        .hidden = 4096,
-                                        .intermediate = 14336,
-                                        .vocab = 128256,
-                                        .max_positions = 131072};
     static const int32_t budgets[256] = {1};
     static const fkv_memory_lengths nothing = {0, 0};
     const fkv_setup setup = {.config = shape_8b, .limits = {.max_positions = 131072}};

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "engine/memory.h"
+#include "model_shapes.h"
 #include "runner/base/hash.h"
 
 enum { LAYERS = 3, HEADS = 6, PAIRS = LAYERS * HEADS, MAX_RANKS = 6, MAX_SLOTS = 9 };
@@ -145,16 +146,6 @@ static void arenas_hold_one_and_share_the_rest(void **state)
     assert_false(fkv_record_arenas(one, all, 4, 2, room, pages, &short_of));
     assert_int_equal(short_of, 1);
 }
-
-static const fkv_config shape_8b = {.n_layers = 32,
-                                    .n_heads = 32,
-                                    .n_kv_heads = 8,
-                                    .head_dim = 128,
-                                    .group = 4,
-                                    .hidden = 4096,
-                                    .intermediate = 14336,
-                                    .vocab = 128256,
-                                    .max_positions = 131072};
 
 static fkv_memory_shape shape_of(int ranks, int slots, int64_t max_prompt)
 {

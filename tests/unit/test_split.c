@@ -7,16 +7,8 @@
 #include <cmocka.h>
 
 #include "engine/split.h"
+#include "model_shapes.h"
 
-static const fkv_config shape_70b = {.n_layers = 80,
-                                     .n_heads = 64,
-                                     .n_kv_heads = 8,
-                                     .head_dim = 128,
-                                     .group = 8,
-                                     .hidden = 8192,
-                                     .intermediate = 28672,
-                                     .vocab = 128256,
-                                     .max_positions = 131072};
 static void measured_rates_take_the_place_of_stated_ones(void **state)
 {
     (void)state;
