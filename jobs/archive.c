@@ -36,6 +36,7 @@ struct fkv_reader {
     void *stop_ctx;
     locale_t utf8; /* libarchive converts names to the locale's charset */
     int64_t total_bytes, passed_bytes;
+    int64_t *file_bytes; /* of each, when the reader was opened */
     _Atomic int64_t done_bytes;
 
     size_t file;     /* index of the open archive, or the next to open */
@@ -210,7 +211,7 @@ static void check_file(fkv_reader *r, const fkv_input_file *file, fkv_errs *errs
         fkv_fail_at(&err, FKV_E_INPUT, file->path, 0, NULL, "not a regular file");
         goto out;
     }
-    r->total_bytes += sb.st_size;
+    r->total_bytes += r->file_bytes[file - r->job->input.files] = sb.st_size;
     if (open_archive(file->path, file->name, &a, &u, &rc, &err)) goto out;
     if (rc >= ARCHIVE_WARN) rc = next_header(a, &entry);
     if (rc != ARCHIVE_EOF && rc < ARCHIVE_WARN) {
@@ -232,7 +233,9 @@ static fkv_reader *new_reader(const fkv_job *job, fkv_errs *errs)
 {
     fkv_err err = {0};
     fkv_reader *r = calloc(1, sizeof *r);
-    if (!r) {
+    if (r) r->file_bytes = fkv_calloc(job->input.n_files, sizeof *r->file_bytes);
+    if (!r || !r->file_bytes) {
+        free(r);
         fkv_fail_memory(&err);
         fkv_errs_add(errs, &err);
         return NULL;
@@ -277,8 +280,6 @@ static bool is_stopped(const fkv_reader *r)
 
 static void close_archive(fkv_reader *r)
 {
-    const fkv_input_file *file = &r->job->input.files[r->file];
-    const int64_t size = fkv_file_size(file->path);
     archive_entry_free(r->entry);
     if (r->archive) archive_read_free(r->archive);
     fkv_unpack_close(r->unpack);
@@ -287,8 +288,7 @@ static void close_archive(fkv_reader *r)
     r->unpack = NULL;
     r->in_member = false;
     r->p = r->end = NULL;
-    r->file++;
-    if (size > 0) r->passed_bytes += size;
+    r->passed_bytes += r->file_bytes[r->file++];
     atomic_store(&r->done_bytes, r->passed_bytes);
 }
 
@@ -648,6 +648,7 @@ void fkv_reader_close(fkv_reader *reader)
     fkv_buf_free(&reader->name);
     fkv_buf_free(&reader->other);
     fkv_buf_free(&reader->carry);
+    free(reader->file_bytes);
     if (reader->utf8) freelocale(reader->utf8);
     free(reader);
 }

@@ -30,6 +30,7 @@ enum {
 struct cuda_meeting {
     uint64_t epoch;                         /* meetings so far */
     uint32_t arrived;                       /* blocks of the kernel under way */
+    uint32_t stopped;                       /* the host has said so: nobody waits any more */
     uint64_t flags[COLLECTIVE_MAX_DEVICES]; /* epoch that each device has written its data of */
 };
 

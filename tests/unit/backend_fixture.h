@@ -31,13 +31,16 @@ static fkv_device_info info;
 static float inv_freq[64];
 static uint64_t counter;
 
-/* 77, with the reason printed, where the backend can't be used; else 0. */
+/* 77, with the reason printed, where the backend can't be used; else 0. FKV_TEST_SKIP: a pattern of tests to
+ * leave out, for tools under which thousands of launches take hours. */
 static inline int choose_backend(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "cpu";
     const fkv_device_limits least = {.n_slots = 1, .n_heads = 1, .n_kv_heads = 1, .head_dim = 64};
     const char *gpu = getenv("FKV_TEST_GPU");
+    const char *skip = getenv("FKV_TEST_SKIP");
     fkv_err err = {0};
+    if (skip) cmocka_set_skip_filter(skip);
     fkv_backend_restrict(gpu && !strcmp(gpu, "small"));
     b = fkv_backend_find(name);
     if (b && !b->supports(&least, 1, &err)) return 0;
