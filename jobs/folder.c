@@ -300,20 +300,26 @@ static bool can_write(const char *path)
     return S_ISDIR(sb.st_mode) && access(path, R_OK | W_OK | X_OK) == 0;
 }
 
+/* Why what is looked for at the path can't be had: 0: nothing is there; ENOENT: a link that leads nowhere. */
+static int why_missing(const char *path)
+{
+    struct stat sb;
+    if (lstat(path, &sb) == 0) return ENOENT;
+    return errno == ENOENT ? 0 : errno;
+}
+
 /* Whether a folder could be made where there is none: in the nearest one above it. */
 static fkv_status check_above(const fkv_folder *f, const char *what, fkv_err *err)
 {
-    struct stat sb;
     char *at = strdup(f->path);
-    bool more = at != NULL;
-    int why = 0;
-    while (more) {
+    int why = 0, found = 0;
+    while (at && !found) {
         char *up = fkv_path_dir(at);
         free(at);
-        at = up;
-        why = !at || can_write(at) ? 0 : errno;
-        /* A link that leads nowhere is there, and no folder. */
-        more = why == ENOENT && lstat(at, &sb) != 0 && strcmp(at, "/") != 0 && strcmp(at, ".") != 0;
+        if (!(at = up)) break;
+        why = can_write(at) ? 0 : errno;
+        if (why != ENOENT || strcmp(at, "/") == 0 || strcmp(at, ".") == 0) break;
+        if ((found = why_missing(at))) why = found;
     }
     if (!at) return fkv_fail_memory(err);
     free(at);
@@ -326,7 +332,8 @@ static fkv_status check_path(const fkv_folder *f, bool restart, bool *old, fkv_e
 {
     struct stat sb;
     if (stat(f->path, &sb)) {
-        if (errno != ENOENT || lstat(f->path, &sb) == 0) return fkv_fail_errno(err, f->path, "can't be made");
+        if (errno != ENOENT || (errno = why_missing(f->path)))
+            return fkv_fail_errno(err, f->path, "can't be made");
         return check_above(f, "can't be made", err);
     }
     if (!S_ISDIR(sb.st_mode)) return fkv_fail_at(err, FKV_E_SYSTEM, f->path, 0, NULL, "not a folder");
