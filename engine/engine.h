@@ -12,12 +12,12 @@
 #ifndef FKV_ENGINE_ENGINE_H
 #define FKV_ENGINE_ENGINE_H
 
-#include "engine/budget.h"
-#include "engine/config.h"
-#include "engine/job_time.h"
-#include "engine/plan.h"
-#include "engine/record_limit.h"
-#include "engine/safetensors.h"
+#include "engine/model/config.h"
+#include "engine/model/safetensors.h"
+#include "engine/plan/budget.h"
+#include "engine/plan/job_time.h"
+#include "engine/plan/plan.h"
+#include "engine/plan/record_limit.h"
 #include "kernels/backend.h"
 
 typedef struct fkv_engine fkv_engine;

@@ -12,9 +12,9 @@
 #ifndef FKV_ENGINE_KV_H
 #define FKV_ENGINE_KV_H
 
-#include "engine/budget.h"
-#include "engine/plan.h"
-#include "engine/record_limit.h"
+#include "engine/plan/budget.h"
+#include "engine/plan/plan.h"
+#include "engine/plan/record_limit.h"
 #include "kernels/backend.h"
 
 typedef struct fkv_kv {

@@ -7,9 +7,9 @@
 #ifndef FKV_ENGINE_MEMORY_H
 #define FKV_ENGINE_MEMORY_H
 
-#include "engine/config.h"
-#include "engine/plan.h"
-#include "engine/record_limit.h"
+#include "engine/model/config.h"
+#include "engine/plan/plan.h"
+#include "engine/plan/record_limit.h"
 #include "kernels/backend.h"
 
 /* Buffers of one device; state.h says what each holds. */

@@ -7,7 +7,7 @@
 #ifndef FKV_ENGINE_SPLIT_H
 #define FKV_ENGINE_SPLIT_H
 
-#include "engine/calibrate.h"
+#include "engine/measure/calibrate.h"
 #include "engine/memory.h"
 
 /* Rates of one device, beside the plan's constants. */

@@ -32,7 +32,7 @@ typedef enum fkv_job_backend {
     FKV_JOB_BACKEND_CPU,
     FKV_JOB_BACKEND_CUDA
 } fkv_job_backend;
-/* Same order as fkv_plan_mode in engine/plan.h. */
+/* Same order as fkv_plan_mode in engine/plan/plan.h. */
 typedef enum fkv_job_mode { FKV_JOB_STANDARD, FKV_JOB_BEST_EFFORT, FKV_JOB_FAIR_COPYING } fkv_job_mode;
 
 /* One file that a pattern of input.archives matched. */

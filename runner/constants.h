@@ -5,8 +5,8 @@
 
 #include <stdio.h>
 
-#include "engine/budget.h"
-#include "engine/calibrate.h"
+#include "engine/measure/calibrate.h"
+#include "engine/plan/budget.h"
 #include "engine/split.h"
 #include "runner/setup.h"
 

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/budget.h"
 #include "engine/memory.h"
+#include "engine/plan/budget.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
 #include "runner/base/machine.h"

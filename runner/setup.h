@@ -4,7 +4,7 @@
 #define FKV_RUNNER_SETUP_H
 
 #include "engine/engine.h"
-#include "engine/record_limit.h"
+#include "engine/plan/record_limit.h"
 #include "jobs/job.h"
 #include "jobs/record.h"
 #include "runner/prompt.h"

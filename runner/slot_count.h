@@ -1,10 +1,10 @@
 /* The number of slots that ends a job first: its records' decode steps, by what a step takes
- * at several numbers of slots (engine/job_time.h), modelled, or measured on the engine that
+ * at several numbers of slots (engine/plan/job_time.h), modelled, or measured on the engine that
  * will do the job. */
 #ifndef FKV_RUNNER_SLOT_COUNT_H
 #define FKV_RUNNER_SLOT_COUNT_H
 
-#include "engine/job_time.h"
+#include "engine/plan/job_time.h"
 #include "engine/split.h"
 #include "runner/sizing.h"
 

@@ -17,8 +17,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/budget.h"
-#include "engine/plan.h"
+#include "engine/plan/budget.h"
+#include "engine/plan/plan.h"
 #include "runner/base/hash.h"
 
 enum { FILE_LAYERS = 32, FILE_HEADS = 32, N_KV_HEADS = 8, HEAD_DIM = 128, WINDOW = 32, MAX_LAYERS = 80 };

@@ -23,8 +23,8 @@
 #include <sys/utsname.h>
 #include <time.h>
 
-#include "engine/calibrate.h"
 #include "engine/engine.h"
+#include "engine/measure/calibrate.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "engine/calibrate.h"
+#include "engine/measure/calibrate.h"
 #include "runner/base/file.h"
 #include "tests/fuzz/json_mutator.h"
 

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/config.h"
+#include "engine/model/config.h"
 #include "runner/base/file.h"
 #include "tests/fuzz/folder.h"
 

@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "engine/plan.h"
+#include "engine/plan/plan.h"
 #include "runner/base/file.h"
 #include "runner/layout.h"
 #include "tests/fuzz/json_mutator.h"

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/budget.h"
+#include "engine/plan/budget.h"
 #include "tests/fuzz/folder.h"
 #include "tests/fuzz/json_mutator.h"
 

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/safetensors.h"
+#include "engine/model/safetensors.h"
 #include "runner/base/json.h"
 #include "tests/fuzz/folder.h"
 

@@ -3,7 +3,7 @@
 #ifndef FKV_TESTS_MODEL_SHAPES_H
 #define FKV_TESTS_MODEL_SHAPES_H
 
-#include "engine/config.h"
+#include "engine/model/config.h"
 
 static const fkv_config shape_8b = {.n_layers = 32,
                                     .n_heads = 32,

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "engine/budget.h"
+#include "engine/plan/budget.h"
 #include "runner/base/file.h"
 
 static char dir[256], path[300];

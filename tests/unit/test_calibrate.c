@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "engine/calibrate.h"
+#include "engine/measure/calibrate.h"
 #include "runner/base/clock.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"

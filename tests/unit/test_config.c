@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "engine/config.h"
+#include "engine/model/config.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 

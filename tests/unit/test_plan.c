@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/plan.h"
+#include "engine/plan/plan.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 

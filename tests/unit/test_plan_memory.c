@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "engine/memory.h"
-#include "engine/plan.h"
+#include "engine/plan/plan.h"
 #include "runner/base/hash.h"
 
 enum { LAYERS = 6, MAX_HEADS = 12, MAX_RANKS = 6 };

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "engine/safetensors.h"
+#include "engine/model/safetensors.h"
 #include "runner/base/file.h"
 
 static char dir[256];

@@ -1,5 +1,5 @@
 /* Random weights: see dummy_weights.h. */
-#include "engine/dummy_weights.h"
+#include "engine/model/dummy_weights.h"
 
 #include <math.h>
 #include <stdlib.h>

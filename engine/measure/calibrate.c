@@ -3,7 +3,7 @@
  * The scratch engine is the model with fewer layers, and a vocabulary and rank count that
  * fit: all ranks where their weights are small and steps are not replayed, else one rank
  * alone (solo). It owns all that is measured on; nothing outlives a call. */
-#include "engine/calibrate.h"
+#include "engine/measure/calibrate.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  *
  * The CPU constants here are stated rates, not measurements; a calibration may
  * replace them. Only their proportions decide a plan. Owns no memory. */
-#include "engine/cost.h"
+#include "engine/plan/cost.h"
 
 /* A core reads weights and KV at about 10 GB/s (a part of a socket's bandwidth
  * when all cores read at once); bytes / CPU_BYTES_PER_US gives microseconds. */

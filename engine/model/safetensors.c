@@ -5,7 +5,7 @@
  * mappings, the paths and the tensors' names. Not for converting elements: that
  * is done where weights are loaded.
  */
-#include "engine/safetensors.h"
+#include "engine/model/safetensors.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/dummy_weights.h"
+#include "engine/model/dummy_weights.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"

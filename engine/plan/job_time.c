@@ -1,5 +1,5 @@
 /* The time of a job's decoding: see job_time.h. */
-#include "engine/job_time.h"
+#include "engine/plan/job_time.h"
 
 #include <math.h>
 

@@ -9,13 +9,13 @@
  * upwards, then the other ranks in ascending order. Slots are filled from low
  * to high, so while the batch is partly filled heads tend to be decoded at
  * home. */
-#include "engine/plan.h"
+#include "engine/plan/plan.h"
 
 #include <limits.h>
 #include <math.h>
 #include <string.h>
 
-#include "engine/plan_layer.h"
+#include "engine/plan/plan_layer.h"
 #include "runner/base/mem.h"
 
 /* Beyond any device: keeps sums and products finite. */

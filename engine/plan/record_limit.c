@@ -1,6 +1,6 @@
 /* The largest record: see record_limit.h. What is allocated here is freed before a
  * function returns. */
-#include "engine/record_limit.h"
+#include "engine/plan/record_limit.h"
 
 #include <stdlib.h>
 

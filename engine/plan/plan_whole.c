@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "engine/plan_layer.h"
+#include "engine/plan/plan_layer.h"
 
 enum { NODES = 20000 }; /* of the search, per layer */
 

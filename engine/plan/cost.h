@@ -13,8 +13,8 @@
 #ifndef FKV_ENGINE_COST_H
 #define FKV_ENGINE_COST_H
 
-#include "engine/budget.h"
-#include "engine/config.h"
+#include "engine/model/config.h"
+#include "engine/plan/budget.h"
 
 /* Device constants, all in microseconds. */
 typedef struct fkv_cost_constants {

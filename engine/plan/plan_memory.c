@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/plan.h"
-#include "engine/plan_layer.h"
+#include "engine/plan/plan.h"
+#include "engine/plan/plan_layer.h"
 #include "runner/base/mem.h"
 
 enum { FREE_ROUNDS = 4, PRICED_ROUNDS = 40 };

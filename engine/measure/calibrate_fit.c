@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/calibrate.h"
+#include "engine/measure/calibrate.h"
 
 /* Normal equations of all columns, each scaled to length 1. */
 typedef struct normal {

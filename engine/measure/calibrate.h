@@ -17,7 +17,7 @@
 #ifndef FKV_ENGINE_CALIBRATE_H
 #define FKV_ENGINE_CALIBRATE_H
 
-#include "engine/cost.h"
+#include "engine/plan/cost.h"
 #include "kernels/backend.h"
 
 /* What a calibration is for. */

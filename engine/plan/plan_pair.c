@@ -9,7 +9,7 @@
 #include <limits.h>
 #include <string.h>
 
-#include "engine/plan_layer.h"
+#include "engine/plan/plan_layer.h"
 
 enum { PAIR_HEADS = 10 }; /* 2^10 ways; fuller pairs are left to single moves */
 

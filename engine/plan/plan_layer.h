@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/plan.h"
+#include "engine/plan/plan.h"
 
 /* Up to so many heads the tables over all subsets of heads are used. */
 enum { FKV_SUBSET_HEADS = 16 };

@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "engine/plan.h"
+#include "engine/plan/plan.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"

@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "engine/plan_layer.h"
+#include "engine/plan/plan_layer.h"
 
 enum { MATCH_RANKS = 128 }; /* renaming takes n_ranks^3 operations; beyond this it is left out */
 

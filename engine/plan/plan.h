@@ -4,7 +4,7 @@
 #ifndef FKV_ENGINE_PLAN_H
 #define FKV_ENGINE_PLAN_H
 
-#include "engine/cost.h"
+#include "engine/plan/cost.h"
 
 /* Limits of a plan: bound memory and arithmetic whatever the input. */
 enum { FKV_PLAN_MAX_HEADS = 1024, FKV_PLAN_MAX_PAIRS = 1 << 20, FKV_PLAN_MAX_SLOTS = 1 << 20 };

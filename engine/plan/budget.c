@@ -5,7 +5,7 @@
  * multiples of 2^-24 token, so that remainders that are equal on paper are equal
  * here too, whatever order their sums were taken in.
  */
-#include "engine/budget.h"
+#include "engine/plan/budget.h"
 
 #include <math.h>
 #include <string.h>

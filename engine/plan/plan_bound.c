@@ -22,7 +22,7 @@
  *    summed over ranks, must not exceed the limit. */
 #include <limits.h>
 
-#include "engine/plan_layer.h"
+#include "engine/plan/plan_layer.h"
 
 /* Rounding is allowed for by this share, always in favour of "possible". */
 #define SLACK 1e-10

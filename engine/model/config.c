@@ -5,7 +5,7 @@
  * nothing beyond a call. Not for weights: their shapes are checked where they
  * are loaded.
  */
-#include "engine/config.h"
+#include "engine/model/config.h"
 
 #include <math.h>
 #include <stdlib.h>

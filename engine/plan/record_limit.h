@@ -8,7 +8,7 @@
 #ifndef FKV_ENGINE_RECORD_LIMIT_H
 #define FKV_ENGINE_RECORD_LIMIT_H
 
-#include "engine/plan.h"
+#include "engine/plan/plan.h"
 
 typedef struct fkv_record_limit {
     int64_t positions; /* prompt and new tokens together: the model's */

@@ -9,7 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "engine/plan_layer.h"
+#include "engine/plan/plan_layer.h"
 
 /* Up to so many heads * ranks; nodes by whether slots are few enough to expect
  * an end: 300,000 nodes take some 20 ms. */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/calibrate.h"
+#include "engine/measure/calibrate.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 #include "runner/base/json.h"

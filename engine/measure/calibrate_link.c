@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "engine/calibrate.h"
+#include "engine/measure/calibrate.h"
 #include "engine/team.h"
 #include "runner/base/clock.h"
 #include "runner/base/mem.h"

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "engine/plan_layer.h"
+#include "engine/plan/plan_layer.h"
 
 /* Tables over the subsets of so many heads take about a millisecond. */
 enum { QUICK_SUBSET_HEADS = 12 };

@@ -1,7 +1,7 @@
 /* A layer's split and its cost: the small functions that every part of the
  * solver shares. Not for searching (plan_whole.c, plan_share.c, plan_local.c).
  * fkv_layer_work owns the scratch memory of all of them. */
-#include "engine/plan_layer.h"
+#include "engine/plan/plan_layer.h"
 
 #include <limits.h>
 #include <math.h>
