@@ -27,10 +27,10 @@ static void abort_world(void *ctx)
     e->options.backend->world_abort(e->world);
 }
 
-static int first_rank(const fkv_engine_options *o, int d)
+static fkv_range ranks_of(const fkv_engine_options *o, int d)
 {
-    if (o->solo) return o->solo_rank + d;
-    return fkv_memory_first_rank(o->n_ranks, o->n_devices, d);
+    if (o->solo) return (fkv_range){o->solo_rank, o->solo_rank + 1};
+    return fkv_partition_ranks(o->n_ranks, d, o->n_devices);
 }
 
 static int64_t page_bytes_of(const fkv_engine *e)
@@ -109,16 +109,18 @@ static fkv_status make_ranks(fkv_engine_device *d, fkv_err *err)
 {
     const fkv_engine *e = d->engine;
     const fkv_engine_options *o = &e->options;
-    d->rank0 = first_rank(o, d->index);
-    d->n_ranks = first_rank(o, d->index + 1) - d->rank0;
+    const fkv_range ranks = ranks_of(o, d->index);
+    d->rank0 = (int)ranks.begin;
+    d->n_ranks = (int)fkv_range_count(ranks);
     d->ranks = fkv_calloc((size_t)d->n_ranks, sizeof *d->ranks);
     d->norms = fkv_calloc(2 * (size_t)e->config.n_layers + 1, sizeof *d->norms);
     if (!d->ranks || !d->norms) return fkv_fail_memory(err);
     for (int i = 0; i < d->n_ranks; i++) {
         fkv_rank *r = &d->ranks[i];
         r->rank = d->rank0 + i;
-        r->head0 = (int)fkv_share(e->config.n_kv_heads, r->rank, o->n_ranks);
-        r->n_home = (int)fkv_share(e->config.n_kv_heads, r->rank + 1, o->n_ranks) - r->head0;
+        const fkv_range home = fkv_partition_heads(e->config.n_kv_heads, r->rank, o->n_ranks);
+        r->head0 = (int)home.begin;
+        r->n_home = (int)fkv_range_count(home);
         r->layers = fkv_calloc((size_t)e->config.n_layers, sizeof *r->layers);
         if (!r->layers) return fkv_fail_memory(err);
     }
@@ -223,11 +225,12 @@ static fkv_status make_columns(fkv_engine *e, fkv_err *err)
     e->head_cols = fkv_calloc(n, sizeof *e->head_cols);
     if (!e->hidden_cols || !e->vocab_cols || !e->head_cols) return fkv_fail_memory(err);
     for (int d = 0; d <= o->n_devices; d++) {
-        const int r = first_rank(o, d);
-        e->hidden_cols[d] = fkv_share_columns(e->config.hidden, r, o->n_ranks);
-        e->vocab_cols[d] = fkv_share_columns(e->config.vocab, r, o->n_ranks);
-        e->head_cols[d] =
-            fkv_share(e->config.n_kv_heads, r, o->n_ranks) * e->config.group * e->config.head_dim;
+        /* the device behind the last one: where the last rank's end */
+        const int r = (int)(d < o->n_devices ? ranks_of(o, d).begin : ranks_of(o, d - 1).end);
+        e->hidden_cols[d] = fkv_partition_columns(e->config.hidden, r, o->n_ranks).begin;
+        e->vocab_cols[d] = fkv_partition_columns(e->config.vocab, r, o->n_ranks).begin;
+        e->head_cols[d] = fkv_partition_heads(e->config.n_kv_heads, r, o->n_ranks).begin * e->config.group *
+                          e->config.head_dim;
     }
     return FKV_OK;
 }
@@ -263,7 +266,6 @@ fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weig
     *engine = e;
     e->config = *config;
     e->options = o;
-    e->max_home = (config->n_kv_heads + options->n_ranks - 1) / options->n_ranks;
     e->devices = fkv_calloc((size_t)options->n_devices, sizeof *e->devices);
     e->rank_seconds = fkv_calloc((size_t)options->n_ranks, sizeof *e->rank_seconds);
     if (!e->devices || !e->rank_seconds) return fkv_fail_memory(err);
@@ -427,7 +429,8 @@ static bool leaves_its_device(const fkv_engine *e)
 {
     const int k = e->config.n_kv_heads, n = e->options.n_slots;
     for (int h = 0; h < k; h++) {
-        const int home = fkv_plan_home(h, k, e->options.n_ranks) * e->options.n_devices / e->options.n_ranks;
+        const int home = fkv_partition_device(fkv_partition_home(h, k, e->options.n_ranks),
+                                              e->options.n_ranks, e->options.n_devices);
         for (int l = 0; l < e->config.n_layers; l++)
             for (int s = 0; s < n; s++)
                 if (e->device_of[((int64_t)l * k + h) * n + s] != home) return true;
@@ -456,7 +459,8 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
         goto out;
     }
     for (int64_t i = 0; i < n_lh * plan->n_slots; i++)
-        e->device_of[i] = (uint8_t)((int64_t)e->kv.owner[i] * e->options.n_devices / e->options.n_ranks);
+        e->device_of[i] =
+            (uint8_t)fkv_partition_device(e->kv.owner[i], e->options.n_ranks, e->options.n_devices);
     if (!e->info.peers && leaves_its_device(e)) {
         s = fkv_fail(err, FKV_E_INPUT,
                      "the plan has copies of heads on other devices, and these can't reach each other's "

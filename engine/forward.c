@@ -32,7 +32,7 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_r
         const char *atti = (const char *)att + i * att_cols * act;
         fkv_trace_share_begin(d);
         for (int r = 0; r < d->n_ranks; r++) {
-            const int64_t col = fkv_share_columns(hidden, d->ranks[r].rank, e->options.n_ranks);
+            const int64_t col = fkv_partition_columns(hidden, d->ranks[r].rank, e->options.n_ranks).begin;
             b->linear(d->dev, atti, att_cols, m, class_rows, d->ranks[r].layers[layer].o,
                       (char *)d->y + col * act, hidden, false, FKV_EPILOGUE_NONE);
         }
@@ -43,8 +43,7 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_r
         for (int r = 0; r < d->n_ranks; r++) {
             const fkv_rank_layer *w = &d->ranks[r].layers[layer];
             const int64_t share =
-                fkv_share_columns(c->intermediate, d->ranks[r].rank + 1, e->options.n_ranks) -
-                fkv_share_columns(c->intermediate, d->ranks[r].rank, e->options.n_ranks);
+                fkv_range_count(fkv_partition_columns(c->intermediate, d->ranks[r].rank, e->options.n_ranks));
             b->linear(d->dev, xni, hidden, m, class_rows, w->gate_up, d->act, share, false,
                       FKV_EPILOGUE_SWIGLU);
             b->linear(d->dev, d->act, share, m, class_rows, w->down, d->partial + r * m * hidden, hidden,
@@ -64,8 +63,8 @@ void fkv_forward_logits(fkv_engine_device *d, const void *xn)
     fkv_trace_share_begin(d);
     for (int r = 0; r < d->n_ranks; r++)
         b->linear(d->dev, xn, e->config.hidden, n, n, d->ranks[r].head,
-                  d->logits + fkv_share_columns(vocab, d->ranks[r].rank, e->options.n_ranks), vocab, true,
-                  FKV_EPILOGUE_NONE);
+                  d->logits + fkv_partition_columns(vocab, d->ranks[r].rank, e->options.n_ranks).begin, vocab,
+                  true, FKV_EPILOGUE_NONE);
     fkv_trace_share_end(d);
     b->gather_cols(d->dev, d->logits, n, vocab, e->vocab_cols, sizeof *d->logits);
 }

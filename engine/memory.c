@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/plan/partition.h"
 #include "engine/state.h"
 #include "runner/base/mem.h"
 
@@ -21,14 +22,9 @@ static int64_t bytes_of(fkv_buffer_size s)
     return capped((double)s.rows * (double)s.cols * s.element_bytes);
 }
 
-static int max_home(const fkv_memory_shape *s)
+static int most_home(const fkv_memory_shape *s)
 {
-    return (s->config->n_kv_heads + s->n_ranks - 1) / s->n_ranks;
-}
-
-int fkv_memory_first_rank(int n_ranks, int n_devices, int d)
-{
-    return (int)(((int64_t)d * n_ranks + n_devices - 1) / n_devices);
+    return fkv_partition_most_heads(s->config->n_kv_heads, s->n_ranks);
 }
 
 int64_t fkv_memory_max_rows(const fkv_memory_shape *s)
@@ -40,10 +36,11 @@ int64_t fkv_memory_max_rows(const fkv_memory_shape *s)
 void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_size out[FKV_N_BUFFERS])
 {
     const fkv_config *c = s->config;
-    const int act = s->act_bytes, f32 = sizeof(float), home = max_home(s);
+    const int act = s->act_bytes, f32 = sizeof(float), home = most_home(s);
     const int64_t t = fkv_memory_max_rows(s), slots = s->n_slots, att = (int64_t)c->n_heads * c->head_dim;
     const int64_t rows = s->prefill_tile > s->n_slots ? s->prefill_tile : s->n_slots;
-    const int64_t share = fkv_share_columns(c->intermediate, 1, s->n_ranks); /* the largest */
+    const int64_t share =
+        fkv_range_count(fkv_partition_columns(c->intermediate, 0, s->n_ranks)); /* the largest */
     out[FKV_BUFFER_X] = (fkv_buffer_size){t, c->hidden, act};
     out[FKV_BUFFER_XN] = (fkv_buffer_size){t, c->hidden, act};
     out[FKV_BUFFER_QKV] = (fkv_buffer_size){t, (int64_t)home * (c->group + 2) * c->head_dim, act};
@@ -95,7 +92,7 @@ static int64_t head_bytes(const fkv_memory_shape *s)
 
 static int64_t columns_of(int64_t n, int rank, int n_ranks)
 {
-    return fkv_share_columns(n, rank + 1, n_ranks) - fkv_share_columns(n, rank, n_ranks);
+    return fkv_range_count(fkv_partition_columns(n, rank, n_ranks));
 }
 
 int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
@@ -105,8 +102,7 @@ int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
     const int64_t mlp = 3 * columns_of(c->intermediate, rank, s->n_ranks) * c->hidden;
     /* Embedding and head are loaded apart, tied or not. */
     const int64_t vocab = 2 * columns_of(c->vocab, rank, s->n_ranks) * c->hidden;
-    const int64_t heads =
-        fkv_share(c->n_kv_heads, rank + 1, s->n_ranks) - fkv_share(c->n_kv_heads, rank, s->n_ranks);
+    const int64_t heads = fkv_range_count(fkv_partition_heads(c->n_kv_heads, rank, s->n_ranks));
     return c->n_layers * ((output + mlp) * s->weight_bytes + heads * head_bytes(s)) + vocab * s->weight_bytes;
 }
 
@@ -123,7 +119,7 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
                                .n_kv_heads = c->n_kv_heads,
                                .head_dim = c->head_dim,
                                .vocab = c->vocab,
-                               .max_local_heads = max_home(s),
+                               .max_local_heads = most_home(s),
                                .window = s->window,
                                .max_rows = (int)sizes[FKV_BUFFER_ACT].rows,
                                .max_share = (int)sizes[FKV_BUFFER_ACT].cols};
@@ -152,7 +148,7 @@ static void add_plan(const fkv_memory_shape *s, const fkv_plan *plan, const int3
         memset(served, 0, (size_t)s->n_ranks * sizeof *served);
         for (int h = 0; h < k; h++) {
             const int64_t lh = (int64_t)l * k + h, pages = slot_pages(budgets, lengths, lh);
-            const int home = fkv_plan_home(h, k, s->n_ranks);
+            const int home = fkv_partition_home(h, k, s->n_ranks);
             const fkv_placement whole = {home, 0, s->n_slots};
             const int n = plan ? plan->first[lh + 1] - plan->first[lh] : 1;
             const fkv_placement *at = plan ? plan->at + plan->first[lh] : &whole;
@@ -178,12 +174,11 @@ static int64_t rank_bytes(const fkv_memory_rank *r)
 static void add_device(const fkv_memory_shape *s, int index, fkv_memory *m)
 {
     fkv_memory_device *d = &m->device[index];
-    const int first = fkv_memory_first_rank(s->n_ranks, s->n_devices, index);
-    const int end = fkv_memory_first_rank(s->n_ranks, s->n_devices, index + 1);
+    const fkv_range ranks = fkv_partition_ranks(s->n_ranks, index, s->n_devices);
     fkv_buffer_size sizes[FKV_N_BUFFERS];
     const int64_t norms = (2 * (int64_t)s->config->n_layers + 1) * s->config->hidden * (int64_t)sizeof(float);
     int64_t growing = bytes_of(fkv_memory_table(s));
-    fkv_memory_buffers(s, end - first, sizes);
+    fkv_memory_buffers(s, (int)fkv_range_count(ranks), sizes);
     d->buffer_bytes = norms + growing;
     for (int i = 0; i < FKV_N_BUFFERS; i++) {
         d->buffer_bytes += bytes_of(sizes[i]);
@@ -191,7 +186,7 @@ static void add_device(const fkv_memory_shape *s, int index, fkv_memory *m)
     }
     d->workspace_bytes = workspace_bytes(s);
     d->total_bytes = d->buffer_bytes + d->workspace_bytes;
-    for (int r = first; r < end; r++) {
+    for (int64_t r = ranks.begin; r < ranks.end; r++) {
         d->page_bytes += m->rank[r].page_bytes;
         growing += m->rank[r].query_bytes;
         d->total_bytes += rank_bytes(&m->rank[r]);
@@ -345,8 +340,7 @@ static fkv_status pages_at_home(const fkv_memory_shape *s, const fkv_memory_limi
     if (st) return st;
     *pages = INT64_MAX;
     for (int d = 0; d < s->n_devices; d++) {
-        const int n = fkv_memory_first_rank(s->n_ranks, s->n_devices, d + 1) -
-                      fkv_memory_first_rank(s->n_ranks, s->n_devices, d);
+        const int64_t n = fkv_range_count(fkv_partition_ranks(s->n_ranks, d, s->n_devices));
         const int64_t fit = room_pages(s, &m, d, limit) / n;
         if (fit < *pages) *pages = fit;
     }
@@ -415,11 +409,10 @@ fkv_status fkv_memory_check(const fkv_memory *m, const fkv_memory_limit *limit,
 {
     for (int i = 0; i < m->n_devices; i++) {
         const fkv_memory_device *d = &m->device[i];
-        const int first = fkv_memory_first_rank(m->n_ranks, m->n_devices, i);
-        const int end = fkv_memory_first_rank(m->n_ranks, m->n_devices, i + 1);
+        const fkv_range ranks = fkv_partition_ranks(m->n_ranks, i, m->n_devices);
         const double without_pages = (double)(d->total_bytes - d->page_bytes);
         double weights = 0, one = 0;
-        for (int r = first; r < end; r++) {
+        for (int64_t r = ranks.begin; r < ranks.end; r++) {
             weights += (double)(m->rank[r].weight_bytes + m->rank[r].copy_bytes);
             one += (double)m->rank[r].one_bytes;
         }

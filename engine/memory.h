@@ -99,8 +99,6 @@ typedef struct fkv_memory {
 
 /* What fixes a device's workspace. inv_freq is left to the caller. */
 fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *shape);
-/* First rank of device d: rank r lives on device floor(r D / R). */
-int fkv_memory_first_rank(int n_ranks, int n_devices, int d);
 /* Rows of the largest pack: of the longest prompt, or four times what is worth a pass. */
 int64_t fkv_memory_max_rows(const fkv_memory_shape *shape);
 /* Buffers of a device with local_ranks ranks. */

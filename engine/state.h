@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 #include "engine/kv.h"
 #include "engine/memory.h"
+#include "engine/plan/partition.h"
 #include "engine/schedule.h"
 #include "engine/team.h"
 
@@ -84,7 +85,6 @@ struct fkv_engine {
     int64_t *vocab_cols;
     int64_t *head_cols;                    /* attention columns of each device's home heads */
     int tile;                              /* rows of a prefill tile */
-    int max_home;                          /* largest number of home heads of a rank */
     int64_t max_rows;                      /* of a pack */
     int32_t *pack_tokens, *pack_positions; /* [max_rows] of the pack to be enqueued */
 
@@ -104,22 +104,6 @@ struct fkv_engine {
     fkv_schedule_stats schedule_stats; /* of all runs */
     double *rank_seconds;              /* [n_ranks] */
 };
-
-/* Share r of R of n heads: [fkv_share(n, r, R), fkv_share(n, r + 1, R)). */
-static inline int64_t fkv_share(int64_t n, int r, int n_ranks)
-{
-    return n * r / n_ranks;
-}
-
-/* The same for columns of hidden, intermediate and vocabulary, in whole units of 128, which the
- * fast products of a GPU and blocks of scales want; of 16 or 1 where there are too few for all
- * ranks. Rank 0 has the largest share: fkv_share_columns(n, 1, R). */
-static inline int64_t fkv_share_columns(int64_t n, int r, int n_ranks)
-{
-    const int64_t unit = n / 128 >= n_ranks ? 128 : n / 16 >= n_ranks ? 16 : 1;
-    const int64_t units = (n + unit - 1) / unit, at = (units * r + n_ranks - 1) / n_ranks * unit;
-    return at < n ? at : n;
-}
 
 /* engine.c */
 fkv_kv_view fkv_engine_kv_view(const fkv_engine_device *d);

@@ -105,12 +105,12 @@ static fkv_status load_layer(fkv_engine_device *d, const fkv_safetensors *st, fk
 
     const int64_t att = (int64_t)c->n_heads * c->head_dim;
     if ((s = get(st, l, "self_attn.o_proj", c->hidden, att, &o, err))) return s;
-    part = rows_of(&o, fkv_share_columns(c->hidden, r->rank, n_ranks),
-                   fkv_share_columns(c->hidden, r->rank + 1, n_ranks), 0, att);
+    const fkv_range out_cols = fkv_partition_columns(c->hidden, r->rank, n_ranks);
+    part = rows_of(&o, out_cols.begin, out_cols.end, 0, att);
     if ((s = b->weight_load(d->dev, &part, 1, att, &out->o, err))) return s;
 
-    const int64_t i0 = fkv_share_columns(c->intermediate, r->rank, n_ranks);
-    const int64_t i1 = fkv_share_columns(c->intermediate, r->rank + 1, n_ranks);
+    const fkv_range share = fkv_partition_columns(c->intermediate, r->rank, n_ranks);
+    const int64_t i0 = share.begin, i1 = share.end;
     if ((s = get(st, l, "mlp.gate_proj", c->intermediate, c->hidden, &gate, err))) return s;
     if ((s = get(st, l, "mlp.up_proj", c->intermediate, c->hidden, &up, err))) return s;
     if ((s = get(st, l, "mlp.down_proj", c->hidden, c->intermediate, &down, err))) return s;
@@ -138,8 +138,8 @@ fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *st
     if ((s = load_norm(d, st, -1, "model.norm", &d->norms[2 * c->n_layers], err))) return s;
     for (int i = 0; i < d->n_ranks; i++) {
         fkv_rank *r = &d->ranks[i];
-        const int64_t v0 = fkv_share_columns(c->vocab, r->rank, e->options.n_ranks);
-        const int64_t v1 = fkv_share_columns(c->vocab, r->rank + 1, e->options.n_ranks);
+        const fkv_range ids = fkv_partition_columns(c->vocab, r->rank, e->options.n_ranks);
+        const int64_t v0 = ids.begin, v1 = ids.end;
         const fkv_rows part = rows_of(&head, v0, v1, 0, c->hidden);
         if ((s = b->embedding_load(d->dev, rows_of(&embedding, v0, v1, 0, c->hidden), v0, c->hidden,
                                    &r->embedding, err)))

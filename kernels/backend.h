@@ -29,11 +29,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "runner/base/kv_page.h"
 #include "runner/base/status.h"
 
-/* Also the chunk in which decode attention splits keys, so results never depend
- * on where pages lie. */
-enum { FKV_PAGE_TOKENS = 128, FKV_MAX_LOCAL_RANKS = 64, FKV_TICKETS = 4 };
+enum { FKV_MAX_LOCAL_RANKS = 64, FKV_TICKETS = 4 };
 
 /* Tokens of a tile of prefill attention and of scores; a prompt's first tile starts at its
  * own position 0, wherever it lies in a pack. */

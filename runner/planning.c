@@ -1,5 +1,6 @@
 /* Profile and plan of a run: see planning.h. */
 #include "runner/planning.h"
+#include "engine/plan/partition.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -171,7 +172,8 @@ static int copies_of_a_layer(const fkv_plan *plan)
     for (int l = 0; l < plan->n_layers; l++) {
         int n = 0;
         for (int h = 0; h < plan->n_kv_heads; h++) {
-            const int lh = l * plan->n_kv_heads + h, home = fkv_plan_home(h, plan->n_kv_heads, plan->n_ranks);
+            const int lh = l * plan->n_kv_heads + h,
+                      home = fkv_partition_home(h, plan->n_kv_heads, plan->n_ranks);
             for (int i = plan->first[lh]; i < plan->first[lh + 1]; i++) n += plan->at[i].rank != home;
         }
         if (n > most) most = n;
@@ -452,7 +454,7 @@ double fkv_planning_balance(const fkv_planning *p, bool standard)
         for (int h = 0; h < plan->n_kv_heads; h++) {
             const int lh = l * plan->n_kv_heads + h;
             if (standard)
-                load[fkv_plan_home(h, plan->n_kv_heads, plan->n_ranks)] += tokens[lh] * plan->n_slots;
+                load[fkv_partition_home(h, plan->n_kv_heads, plan->n_ranks)] += tokens[lh] * plan->n_slots;
             for (int i = plan->first[lh]; !standard && i < plan->first[lh + 1]; i++)
                 load[plan->at[i].rank] += tokens[lh] * (plan->at[i].end - plan->at[i].begin);
         }

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/plan/partition.h"
 #include "engine/state.h"
 #include "runner/base/clock.h"
 #include "runner/base/hash.h"
@@ -121,7 +122,7 @@ static fkv_status make_plan(scratch *s, fkv_err *err)
         const int64_t budget = llround(parts[draw(&at, 4)] * (double)s->tokens);
         s->budgets[i] = (int32_t)(budget > 1 ? budget : 1);
         if (s->budgets[i] > s->prompt) s->prompt = s->budgets[i];
-        const int home = fkv_plan_home(i % k, k, n_ranks), kind = draw(&at, 8);
+        const int home = fkv_partition_home(i % k, k, n_ranks), kind = draw(&at, 8);
         int other = (home + 1 + draw(&at, n_ranks > 1 ? n_ranks - 1 : 1)) % n_ranks;
         if (s->solo && home != 0 && draw(&at, 2)) other = 0;
         const int cut = n_slots > 1 ? 1 + draw(&at, n_slots - 1) : 0;

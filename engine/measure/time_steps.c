@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/plan/partition.h"
 #include "engine/state.h"
 #include "runner/base/clock.h"
 #include "runner/base/mem.h"
@@ -50,7 +51,7 @@ static fkv_status plan_at_home(const fkv_config *c, int n_ranks, fkv_plan *plan,
     if (!plan->first || !plan->at) return fkv_fail_memory(err);
     for (size_t i = 0; i < n; i++) {
         plan->first[i + 1] = (int)i + 1;
-        plan->at[i].rank = fkv_plan_home((int)(i % (size_t)c->n_kv_heads), c->n_kv_heads, n_ranks);
+        plan->at[i].rank = fkv_partition_home((int)(i % (size_t)c->n_kv_heads), c->n_kv_heads, n_ranks);
     }
     return FKV_OK;
 }

@@ -15,18 +15,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/plan/partition.h"
 #include "engine/plan/plan_layer.h"
 #include "runner/base/mem.h"
 
 /* Beyond any device: keeps sums and products finite. */
 #define MAX_US     1e12
 #define MAX_TOKENS 1e12
-
-int fkv_plan_home(int h, int n_kv_heads, int n_ranks)
-{
-    /* The largest r with floor(r K / R) <= h, that is r K < (h + 1) R. */
-    return (int)((((int64_t)h + 1) * n_ranks - 1) / n_kv_heads);
-}
 
 static fkv_status check_constant(double us, const char *name, fkv_err *err)
 {
@@ -118,7 +113,7 @@ fkv_status fkv_plan_solve(const fkv_plan_problem *problem, fkv_plan_mode mode, f
         goto out;
     }
 
-    for (int h = 0; h < k; h++) home[h] = fkv_plan_home(h, k, p->n_ranks);
+    for (int h = 0; h < k; h++) home[h] = fkv_partition_home(h, k, p->n_ranks);
     const fkv_layer layer = {.n_heads = k,
                              .n_ranks = p->n_ranks,
                              .n_slots = p->n_slots,
@@ -174,7 +169,8 @@ int fkv_plan_copies(const fkv_plan *plan)
     int n = 0;
     for (int i = 0; i < pairs; i++)
         for (int at = plan->first[i]; at < plan->first[i + 1]; at++)
-            n += plan->at[at].rank != fkv_plan_home(i % plan->n_kv_heads, plan->n_kv_heads, plan->n_ranks);
+            n += plan->at[at].rank !=
+                 fkv_partition_home(i % plan->n_kv_heads, plan->n_kv_heads, plan->n_ranks);
     return n;
 }
 

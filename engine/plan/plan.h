@@ -32,9 +32,6 @@ typedef struct fkv_plan_problem {
     int max_copies; /* per layer; -1: no limit. A head moved whole is one copy */
 } fkv_plan_problem;
 
-/* Home rank of head h: rank r has heads [floor(r K / R), floor((r + 1) K / R)). */
-int fkv_plan_home(int h, int n_kv_heads, int n_ranks);
-
 /* Solves all three modes (for the predictions) and returns that of mode.
  * bound <= fair-copying <= best-effort <= standard on every input.
  * Deterministic. n_ranks > n_kv_heads is FKV_E_INPUT. */

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/plan/partition.h"
 #include "engine/plan/plan.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
@@ -23,7 +24,7 @@ static fkv_status put_head(fkv_buf *b, const fkv_plan *plan, int l, int h, fkv_e
 {
     const size_t i = (size_t)l * plan->n_kv_heads + h;
     fkv_status st = fkv_buf_printf(b, err, "  {\"head\":%d,\"home\":%d,\"placements\":[", h,
-                                   fkv_plan_home(h, plan->n_kv_heads, plan->n_ranks));
+                                   fkv_partition_home(h, plan->n_kv_heads, plan->n_ranks));
     for (int at = plan->first[i]; !st && at < plan->first[i + 1]; at++) {
         const fkv_placement *c = &plan->at[at];
         st = fkv_buf_printf(b, err, "%s{\"rank\":%d,\"slots\":[%d,%d]}", at > plan->first[i] ? "," : "",
@@ -135,7 +136,7 @@ static fkv_status read_head(reader *r, const json_t *v, int l, int h)
     fkv_status st = read_int(r, json_object_get(v, "head"), field, h, h, &x);
     if (st) return st;
     snprintf(field, sizeof field, "layers[%d].heads[%d].home", l, h);
-    const int home = fkv_plan_home(h, plan->n_kv_heads, plan->n_ranks);
+    const int home = fkv_partition_home(h, plan->n_kv_heads, plan->n_ranks);
     if ((st = read_int(r, json_object_get(v, "home"), field, home, home, &x))) return st;
     snprintf(field, sizeof field, "layers[%d].heads[%d].placements", l, h);
     const json_t *placements = json_object_get(v, "placements");

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/plan/partition.h"
 #include "engine/plan/plan.h"
 #include "engine/plan/plan_layer.h"
 #include "runner/base/mem.h"
@@ -39,7 +40,7 @@ typedef struct move {
 
 static int device_of(const evening *e, int rank)
 {
-    return (int)((int64_t)rank * e->m->n_devices / e->layer.n_ranks);
+    return fkv_partition_device(rank, e->layer.n_ranks, e->m->n_devices);
 }
 
 static int at(const evening *e, int rank, int head)
@@ -222,7 +223,7 @@ static fkv_status open_evening(evening *e, const fkv_plan *plan, fkv_err *err)
     e->load = fkv_calloc((size_t)n_ranks, sizeof *e->load);
     e->level = fkv_calloc((size_t)e->m->n_devices, sizeof *e->level);
     if (!e->home || !e->slot_us || !e->slots || !e->load || !e->level) return fkv_fail_memory(err);
-    for (int h = 0; h < k; h++) e->home[h] = fkv_plan_home(h, k, n_ranks);
+    for (int h = 0; h < k; h++) e->home[h] = fkv_partition_home(h, k, n_ranks);
     e->layer = (fkv_layer){.n_heads = k,
                            .n_ranks = n_ranks,
                            .n_slots = p->n_slots,

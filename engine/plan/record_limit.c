@@ -4,7 +4,8 @@
 
 #include <stdlib.h>
 
-#include "engine/memory.h"
+#include "engine/plan/partition.h"
+#include "runner/base/kv_page.h"
 #include "runner/base/mem.h"
 
 /* Steps in which prompts are gone through, and what all of them may cost. */
@@ -32,7 +33,8 @@ int64_t fkv_record_pages(const fkv_record_shape *s, int64_t n_tokens, int64_t ma
     const int k = s->n_kv_heads;
     /* A rank's home heads follow each other. */
     for (int h = 0; h < k; h++) {
-        if (h > 0 && fkv_plan_home(h, k, s->n_ranks) != fkv_plan_home(h - 1, k, s->n_ranks)) sum = 0;
+        if (h > 0 && fkv_partition_home(h, k, s->n_ranks) != fkv_partition_home(h - 1, k, s->n_ranks))
+            sum = 0;
         for (int l = 0; l < s->n_layers; l++) sum += head_pages(s, (int64_t)l * k + h, n_tokens, max_new);
         if (sum > most) most = sum;
     }
@@ -110,7 +112,8 @@ static fkv_status list_events(const fkv_plan *plan, int rank, rank_events *e, fk
     for (int64_t lh = 0; lh < pairs; lh++) {
         for (int i = plan->first[lh]; i < plan->first[lh + 1]; i++) {
             if (plan->at[i].rank != rank) continue;
-            const int home = fkv_plan_home((int)(lh % plan->n_kv_heads), plan->n_kv_heads, plan->n_ranks);
+            const int home =
+                fkv_partition_home((int)(lh % plan->n_kv_heads), plan->n_kv_heads, plan->n_ranks);
             e->at[e->n++] = (event){plan->at[i].begin, 1, lh, rank != home};
             e->at[e->n++] = (event){plan->at[i].end, -1, lh, rank != home};
         }
@@ -203,10 +206,9 @@ bool fkv_record_arenas(const int64_t *one, const int64_t *all, int n_ranks, int 
                        const int64_t *room, int64_t *pages, int *short_of)
 {
     for (int d = 0; d < n_devices; d++) {
-        const int first = fkv_memory_first_rank(n_ranks, n_devices, d);
-        const int end = fkv_memory_first_rank(n_ranks, n_devices, d + 1);
+        const fkv_range ranks = fkv_partition_ranks(n_ranks, d, n_devices);
         int64_t least = 0, more = 0;
-        for (int r = first; r < end; r++) {
+        for (int64_t r = ranks.begin; r < ranks.end; r++) {
             least += one[r];
             more += all[r] - one[r];
         }
@@ -215,7 +217,8 @@ bool fkv_record_arenas(const int64_t *one, const int64_t *all, int n_ranks, int 
             return false;
         }
         const double share = more > room[d] - least ? (double)(room[d] - least) / (double)more : 1;
-        for (int r = first; r < end; r++) pages[r] = one[r] + (int64_t)(share * (double)(all[r] - one[r]));
+        for (int64_t r = ranks.begin; r < ranks.end; r++)
+            pages[r] = one[r] + (int64_t)(share * (double)(all[r] - one[r]));
     }
     return true;
 }

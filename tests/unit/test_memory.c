@@ -86,31 +86,6 @@ static void the_engine_allocates_what_is_predicted(void **state)
     }
 }
 
-/* Any boundaries would do for the answers; whole units are what fast products want. */
-static void columns_are_shared_in_whole_units(void **state)
-{
-    (void)state;
-    static const int64_t sizes[] = {1, 7, 64, 128, 384, 896, 1000, 4096, 14336, 28672, 50257, 128256, 151936};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        for (int ranks = 1; ranks <= 70; ranks++) {
-            const int64_t n = sizes[i], unit = n >= 128 * ranks ? 128 : n >= 16 * ranks ? 16 : 1;
-            const int64_t most = fkv_share_columns(n, 1, ranks);
-            assert_int_equal(fkv_share_columns(n, 0, ranks), 0);
-            assert_int_equal(fkv_share_columns(n, ranks, ranks), n);
-            for (int r = 0; r < ranks; r++) {
-                const int64_t from = fkv_share_columns(n, r, ranks), to = fkv_share_columns(n, r + 1, ranks);
-                assert_int_equal(from % unit, 0);
-                assert_true(to >= from && to - from <= most);
-                /* at most a unit more or less than an even share, and the last unit may not be whole */
-                assert_true(to - from < n / ranks + 1 + unit && to - from > n / ranks - 2 * unit);
-                assert_true(n < ranks || to > from);
-            }
-        }
-    }
-    assert_int_equal(fkv_share_columns(14336, 1, 5), 23 * 128);
-    assert_int_equal(fkv_share_columns(4096, 2, 3), 22 * 128);
-}
-
 static fkv_memory_shape large_shape(int ranks, int devices, int slots)
 {
     return (fkv_memory_shape){.config = &shape_70b,
@@ -284,7 +259,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_engine_allocates_what_is_predicted),
-        cmocka_unit_test(columns_are_shared_in_whole_units),
         cmocka_unit_test(weights_are_the_models),
         cmocka_unit_test(fairness_buys_batch),
         cmocka_unit_test(evening_out_fits_more_slots),

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/plan/partition.h"
 #include "engine/plan/plan.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
@@ -79,7 +80,7 @@ static int layer_copies(const fkv_plan *plan, int l)
     for (int h = 0; h < plan->n_kv_heads; h++) {
         const int i = l * plan->n_kv_heads + h;
         for (int at = plan->first[i]; at < plan->first[i + 1]; at++)
-            n += plan->at[at].rank != fkv_plan_home(h, plan->n_kv_heads, plan->n_ranks);
+            n += plan->at[at].rank != fkv_partition_home(h, plan->n_kv_heads, plan->n_ranks);
     }
     return n;
 }
@@ -96,7 +97,7 @@ static void check_plan(const fkv_plan_problem *p, const fkv_plan *plan)
         assert_true(p->max_copies < 0 || n <= p->max_copies);
         copies += n;
         for (int h = 0; h < p->n_kv_heads; h++) {
-            const int i = l * p->n_kv_heads + h, home = fkv_plan_home(h, p->n_kv_heads, p->n_ranks);
+            const int i = l * p->n_kv_heads + h, home = fkv_partition_home(h, p->n_kv_heads, p->n_ranks);
             const int n_at = plan->first[i + 1] - plan->first[i];
             if (plan->mode != FKV_PLAN_FAIR_COPYING) assert_int_equal(n_at, 1);
             if (plan->mode == FKV_PLAN_STANDARD) assert_int_equal(plan->at[plan->first[i]].rank, home);
@@ -124,7 +125,7 @@ static void homes_are_contiguous_and_even(void **state)
         for (int r = 1; r <= k; r++)
             for (int rank = 0; rank < r; rank++)
                 for (int h = rank * k / r; h < (rank + 1) * k / r; h++)
-                    assert_int_equal(fkv_plan_home(h, k, r), rank);
+                    assert_int_equal(fkv_partition_home(h, k, r), rank);
 }
 
 static uint64_t n_random = 20000, n_random_alone = 2000;
@@ -210,7 +211,7 @@ static void try_all(brute *b, int h, int r, int slots)
     }
     if (r == p->n_ranks) return;
     const double before = b->load[r];
-    const int copy = r != fkv_plan_home(h, p->n_kv_heads, p->n_ranks);
+    const int copy = r != fkv_partition_home(h, p->n_kv_heads, p->n_ranks);
     try_all(b, h, r + 1, slots);
     if (p->max_copies >= 0 && b->copies + copy > p->max_copies) return;
     b->copies += copy;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "engine/memory.h"
+#include "engine/plan/partition.h"
 #include "engine/plan/plan.h"
 #include "runner/base/hash.h"
 
@@ -61,7 +62,7 @@ static double fullest(const instance *in, const fkv_plan *plan, double *all)
         for (int a = plan->first[i]; a < plan->first[i + 1]; a++) {
             const int rank = plan->at[a].rank, d = rank * in->m.n_devices / plan->n_ranks;
             level[d] += (plan->at[a].end - plan->at[a].begin) * in->slot_bytes[i];
-            if (rank != fkv_plan_home(i % plan->n_kv_heads, plan->n_kv_heads, plan->n_ranks))
+            if (rank != fkv_partition_home(i % plan->n_kv_heads, plan->n_kv_heads, plan->n_ranks))
                 level[d] += in->m.copy_bytes;
         }
     }
@@ -83,7 +84,7 @@ static void check_rules(const instance *in, const fkv_plan *plan)
             const int i = l * plan->n_kv_heads + h, n = plan->first[i + 1] - plan->first[i];
             if (plan->mode == FKV_PLAN_BEST_EFFORT) assert_int_equal(n, 1);
             for (int a = plan->first[i]; a < plan->first[i + 1]; a++) {
-                copies += plan->at[a].rank != fkv_plan_home(h, plan->n_kv_heads, plan->n_ranks);
+                copies += plan->at[a].rank != fkv_partition_home(h, plan->n_kv_heads, plan->n_ranks);
                 for (int b = plan->first[i]; b < a; b++)
                     assert_int_not_equal(plan->at[b].rank, plan->at[a].rank);
             }
