@@ -10,9 +10,7 @@
 
 int64_t fkv_engine_weight_bytes(const fkv_config *c, int weight_bytes)
 {
-    const int64_t att = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
-    const int64_t layer = c->hidden * (2 * att + 2 * kv) + 3 * (int64_t)c->hidden * c->intermediate;
-    return (layer * c->n_layers + 2 * (int64_t)c->vocab * c->hidden) * weight_bytes;
+    return fkv_tensors_model_values(c) * weight_bytes;
 }
 
 fkv_kv_view fkv_engine_kv_view(const fkv_engine_device *d)
@@ -113,7 +111,7 @@ static fkv_status make_ranks(fkv_engine_device *d, fkv_err *err)
     d->rank0 = (int)ranks.begin;
     d->n_ranks = (int)fkv_range_count(ranks);
     d->ranks = fkv_calloc((size_t)d->n_ranks, sizeof *d->ranks);
-    d->norms = fkv_calloc(2 * (size_t)e->config.n_layers + 1, sizeof *d->norms);
+    d->norms = fkv_calloc((size_t)e->config.n_layers, sizeof *d->norms);
     if (!d->ranks || !d->norms) return fkv_fail_memory(err);
     for (int i = 0; i < d->n_ranks; i++) {
         fkv_rank *r = &d->ranks[i];
@@ -443,8 +441,7 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
 {
     const int64_t n_lh = (int64_t)plan->n_layers * plan->n_kv_heads;
     const int64_t page_bytes = page_bytes_of(e);
-    const int64_t qkv_bytes =
-        (int64_t)(e->config.group + 2) * e->config.head_dim * e->config.hidden * e->info.weight_bytes;
+    const int64_t qkv_bytes = fkv_tensors_head_values(&e->config) * e->info.weight_bytes;
     fkv_status s;
     if (plan->n_layers != e->config.n_layers || plan->n_kv_heads != e->config.n_kv_heads ||
         plan->n_ranks != e->options.n_ranks || plan->n_slots != e->options.n_slots)

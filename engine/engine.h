@@ -92,9 +92,6 @@ typedef struct fkv_engine_stats {
  * before anything is loaded. */
 int64_t fkv_engine_weight_bytes(const fkv_config *config, int weight_bytes);
 
-/* Whether the files hold every tensor that the config asks for, in its shape. */
-fkv_status fkv_engine_check_weights(const fkv_config *config, const fkv_safetensors *weights, fkv_err *err);
-
 fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weights,
                            const fkv_engine_options *options, fkv_engine **engine, fkv_err *err);
 void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info);

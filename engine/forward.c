@@ -15,7 +15,7 @@ void fkv_forward_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, v
             b->embed(d->dev, tokens + i, m, d->ranks[r].embedding, d->partial + r * m * hidden);
         fkv_trace_share_end(d);
         b->reduce_ranks(d->dev, d->partial, d->n_ranks, m, hidden, xi);
-        b->add_rmsnorm(d->dev, xi, NULL, d->norms[0], e->config.rms_eps, m, hidden, xni);
+        b->add_rmsnorm(d->dev, xi, NULL, d->norms[0].attention, e->config.rms_eps, m, hidden, xni);
     }
 }
 
@@ -26,6 +26,7 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_r
     const fkv_config *c = &e->config;
     const fkv_backend *b = e->options.backend;
     const int64_t hidden = c->hidden, act = e->info.act_bytes, att_cols = (int64_t)c->n_heads * c->head_dim;
+    const float *next = layer + 1 < c->n_layers ? d->norms[layer + 1].attention : d->last_norm;
     for (int64_t i = 0; i < n; i += e->tile) {
         const int64_t m = n - i < e->tile ? n - i : e->tile;
         char *xi = (char *)x + i * hidden * act, *xni = (char *)xn + i * hidden * act;
@@ -38,7 +39,7 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_r
         }
         fkv_trace_share_end(d);
         b->gather_cols(d->dev, d->y, m, hidden, e->hidden_cols, (int)act);
-        b->add_rmsnorm(d->dev, xi, d->y, d->norms[2 * layer + 1], c->rms_eps, m, hidden, xni);
+        b->add_rmsnorm(d->dev, xi, d->y, d->norms[layer].mlp, c->rms_eps, m, hidden, xni);
         fkv_trace_share_begin(d);
         for (int r = 0; r < d->n_ranks; r++) {
             const fkv_rank_layer *w = &d->ranks[r].layers[layer];
@@ -51,7 +52,7 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_r
         }
         fkv_trace_share_end(d);
         b->reduce_ranks(d->dev, d->partial, d->n_ranks, m, hidden, d->y);
-        b->add_rmsnorm(d->dev, xi, d->y, d->norms[2 * layer + 2], c->rms_eps, m, hidden, xni);
+        b->add_rmsnorm(d->dev, xi, d->y, next, c->rms_eps, m, hidden, xni);
     }
 }
 

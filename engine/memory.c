@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/model/tensors.h"
 #include "engine/plan/partition.h"
 #include "engine/state.h"
 #include "runner/base/mem.h"
@@ -43,7 +44,7 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
         fkv_range_count(fkv_partition_columns(c->intermediate, 0, s->n_ranks)); /* the largest */
     out[FKV_BUFFER_X] = (fkv_buffer_size){t, c->hidden, act};
     out[FKV_BUFFER_XN] = (fkv_buffer_size){t, c->hidden, act};
-    out[FKV_BUFFER_QKV] = (fkv_buffer_size){t, (int64_t)home * (c->group + 2) * c->head_dim, act};
+    out[FKV_BUFFER_QKV] = (fkv_buffer_size){t, (int64_t)home * fkv_head_rows(c->group) * c->head_dim, act};
     out[FKV_BUFFER_ATT] = (fkv_buffer_size){t, att, act};
     out[FKV_BUFFER_SCORES] = (fkv_buffer_size){t, home, f32};
     out[FKV_BUFFER_TOKENS] = out[FKV_BUFFER_POSITIONS] = (fkv_buffer_size){t, 1, sizeof(int32_t)};
@@ -65,7 +66,7 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
 fkv_buffer_size fkv_memory_queries(const fkv_memory_shape *s, int served)
 {
     return (fkv_buffer_size){(int64_t)served * s->n_slots,
-                             (int64_t)(s->config->group + 2) * s->config->head_dim, s->act_bytes};
+                             (int64_t)fkv_head_rows(s->config->group) * s->config->head_dim, s->act_bytes};
 }
 
 static int64_t max_tokens(const fkv_memory_shape *s)
@@ -87,23 +88,35 @@ int64_t fkv_memory_page_bytes(const fkv_memory_shape *s)
 /* Q, K, V rows of one KV head. */
 static int64_t head_bytes(const fkv_memory_shape *s)
 {
-    return (int64_t)(s->config->group + 2) * s->config->head_dim * s->config->hidden * s->weight_bytes;
+    return fkv_tensors_head_values(s->config) * s->weight_bytes;
 }
 
-static int64_t columns_of(int64_t n, int rank, int n_ranks)
+/* Elements of a rank's part of a matrix. */
+static int64_t share_of(const fkv_memory_shape *s, fkv_tensor t, int rank)
 {
-    return fkv_range_count(fkv_partition_columns(n, rank, n_ranks));
+    int64_t rows, cols;
+    fkv_tensor_shape(s->config, t, &rows, &cols);
+    switch (fkv_tensor_sharing(t)) {
+    case FKV_SHARED_BY_HEAD:
+        return fkv_range_count(fkv_partition_heads(s->config->n_kv_heads, rank, s->n_ranks)) * rows /
+               s->config->n_kv_heads * cols;
+    case FKV_SHARED_BY_COLUMN:
+    case FKV_SHARED_BY_VOCABULARY:
+        return fkv_range_count(fkv_partition_columns(rows, rank, s->n_ranks)) * cols;
+    case FKV_SHARED_BY_DEPTH: return fkv_range_count(fkv_partition_columns(cols, rank, s->n_ranks)) * rows;
+    case FKV_SHARED_WHOLE: break;
+    }
+    return rows * cols;
 }
 
 int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
 {
-    const fkv_config *c = s->config;
-    const int64_t output = columns_of(c->hidden, rank, s->n_ranks) * c->n_heads * c->head_dim;
-    const int64_t mlp = 3 * columns_of(c->intermediate, rank, s->n_ranks) * c->hidden;
-    /* Embedding and head are loaded apart, tied or not. */
-    const int64_t vocab = 2 * columns_of(c->vocab, rank, s->n_ranks) * c->hidden;
-    const int64_t heads = fkv_range_count(fkv_partition_heads(c->n_kv_heads, rank, s->n_ranks));
-    return c->n_layers * ((output + mlp) * s->weight_bytes + heads * head_bytes(s)) + vocab * s->weight_bytes;
+    /* Embedding and output are loaded apart, tied or not. */
+    int64_t values = share_of(s, FKV_TENSOR_EMBEDDING, rank) + share_of(s, FKV_TENSOR_OUTPUT, rank),
+            layer = 0;
+    for (int t = FKV_TENSOR_ATTENTION_NORM; t < FKV_N_TENSORS; t++)
+        if (fkv_tensor_is_matrix((fkv_tensor)t)) layer += share_of(s, (fkv_tensor)t, rank);
+    return (values + s->config->n_layers * layer) * s->weight_bytes;
 }
 
 fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)

@@ -15,7 +15,7 @@ static void rank_attention(fkv_engine_device *d, const fkv_rank *r, int layer, c
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
     const fkv_backend *b = e->options.backend;
-    const int64_t act = e->info.act_bytes, per = (int64_t)(c->group + 2) * c->head_dim;
+    const int64_t act = e->info.act_bytes, per = (int64_t)fkv_head_rows(c->group) * c->head_dim;
     const int64_t width = r->n_home * per, n = pack->n_rows, att_cols = (int64_t)c->n_heads * c->head_dim;
     for (int64_t i = 0; i < n; i += e->tile) {
         const int64_t m = n - i < e->tile ? n - i : e->tile;

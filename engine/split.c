@@ -1,10 +1,20 @@
 /* Splits of the devices: see split.h. Owns no memory. */
 #include "engine/split.h"
 
+#include "engine/model/tensors.h"
+
 /* Stated rates. Arithmetic is of prefill, where it is the limit. */
 #define CPU_FLOPS_PER_US      1e5 /* float32, a few cores */
 #define CPU_LINK_BYTES_PER_US 5e3
 #define CPU_COLLECTIVE_US     10.0
+/* A core reads weights and KV at about 10 GB/s (a part of a socket's bandwidth when all cores read
+ * at once); it computes in float32 and keeps K and V so. */
+#define CPU_BYTES_PER_US    1e4
+#define CPU_BYTES_PER_VALUE 4.0
+/* Handing a segment to the thread pool and waiting for it; setting up a (slot, head) row and merging
+ * its chunks. */
+#define CPU_T0_US             2.0
+#define CPU_SLOT_HEAD_US      0.05
 #define GPU_FLOPS_PER_US      4e8   /* bf16, dense, what large products reach */
 #define GPU_BYTES_PER_US      4.2e6 /* HBM */
 #define GPU_LINK_BYTES_PER_US 3e5   /* NVLink, one direction */
@@ -12,10 +22,27 @@
 /* Of attention's arithmetic, in which softmax has its part. */
 #define ATTENTION_SHARE 0.5
 
+/* Elements of a layer's matrices; of those among them that no plan moves. */
 static double layer_values(const fkv_config *c)
 {
-    const double att = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
-    return c->hidden * (2 * att + 2 * kv) + 3.0 * c->hidden * c->intermediate;
+    return (double)fkv_tensors_layer_values(c);
+}
+
+static double common_values(const fkv_config *c)
+{
+    return layer_values(c) - (double)(c->n_kv_heads * fkv_tensors_head_values(c));
+}
+
+/* From bytes and the rate at which they are read. */
+fkv_cost_constants fkv_cost_cpu(const fkv_config *c)
+{
+    const double head_bytes = (double)fkv_tensors_head_values(c) * CPU_BYTES_PER_VALUE;
+    const double token_bytes = 2.0 * c->head_dim * CPU_BYTES_PER_VALUE;
+    return (fkv_cost_constants){.t0_us = CPU_T0_US,
+                                .head_us = head_bytes / CPU_BYTES_PER_US,
+                                .slot_head_us = CPU_SLOT_HEAD_US,
+                                .token_us = token_bytes / CPU_BYTES_PER_US,
+                                .common_us = common_values(c) * CPU_BYTES_PER_VALUE / CPU_BYTES_PER_US};
 }
 
 static fkv_split_rates rates(const fkv_config *c, double flops_per_us)
@@ -41,11 +68,10 @@ fkv_split_rates fkv_split_rates_gpu(const fkv_config *c)
     fkv_split_rates r = rates(c, GPU_FLOPS_PER_US);
     const double us_per_value = 2 / GPU_BYTES_PER_US; /* bf16 */
     r.cost = (fkv_cost_constants){.t0_us = 4,
-                                  .head_us = (c->group + 2.0) * c->head_dim * c->hidden * us_per_value,
+                                  .head_us = (double)fkv_tensors_head_values(c) * us_per_value,
                                   .slot_head_us = 0.01,
                                   .token_us = 2.0 * c->head_dim * us_per_value,
-                                  .common_us = ((double)c->n_heads * c->head_dim + 3.0 * c->intermediate) *
-                                               c->hidden * us_per_value};
+                                  .common_us = common_values(c) * us_per_value};
     r.collective_us = GPU_COLLECTIVE_US;
     r.link_bytes_per_us = GPU_LINK_BYTES_PER_US;
     r.act_bytes = 2;

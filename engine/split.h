@@ -31,6 +31,8 @@ typedef struct fkv_device_split {
 
 enum { FKV_SPLITS_MAX = 64 };
 
+/* Stated constants of a CPU device, for a model's shape. */
+fkv_cost_constants fkv_cost_cpu(const fkv_config *config);
 /* Stated rates: a CPU device's, or a data-centre GPU's. */
 fkv_split_rates fkv_split_rates_cpu(const fkv_config *config);
 fkv_split_rates fkv_split_rates_gpu(const fkv_config *config);

@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 #include "engine/kv.h"
 #include "engine/memory.h"
+#include "engine/model/tensors.h"
 #include "engine/plan/partition.h"
 #include "engine/schedule.h"
 #include "engine/team.h"
@@ -31,6 +32,12 @@ typedef struct fkv_rank {
     void *q; /* decode scratch, [max served][n_slots][(group + 2) * hd] */
 } fkv_rank;
 
+/* Norms of one layer. */
+typedef struct fkv_norms {
+    float *attention, *mlp; /* [hidden]: before each */
+    float *q, *k;           /* [head_dim], or NULL */
+} fkv_norms;
+
 /* Edits that a device applies at a time. */
 enum { FKV_EDITS = 1 << 16 };
 
@@ -43,15 +50,16 @@ typedef struct fkv_engine_device {
     fkv_mark sized; /* behind it the plan's */
     fkv_rank *ranks;
     int rank0, n_ranks;
-    float **norms;  /* [2 * n_layers + 1]: attention and MLP norm of each layer, then the last: [hidden] */
-    void *x;        /* prefill residual [T, hidden] */
-    void *xn;       /* [T, hidden] normed */
-    void *qkv;      /* [T, max home heads * (group + 2) * hd] of the rank at work */
-    void *att;      /* [T, n_heads * hd] */
-    void *y;        /* [tile, hidden] */
-    void *act;      /* [tile, largest share of intermediate] */
-    float *partial; /* [n_ranks][tile][hidden] */
-    float *scores;  /* [max home heads][T] */
+    fkv_norms *norms;                  /* [n_layers] */
+    float *last_norm;                  /* [hidden] */
+    void *x;                           /* prefill residual [T, hidden] */
+    void *xn;                          /* [T, hidden] normed */
+    void *qkv;                         /* [T, max home heads * (group + 2) * hd] of the rank at work */
+    void *att;                         /* [T, n_heads * hd] */
+    void *y;                           /* [tile, hidden] */
+    void *act;                         /* [tile, largest share of intermediate] */
+    float *partial;                    /* [n_ranks][tile][hidden] */
+    float *scores;                     /* [max home heads][T] */
     void *step_x, *step_xn, *step_att; /* decode: [n_slots, hidden], [n_slots, n_heads * hd] */
     float *logits;                     /* [n_slots, vocab] */
     uint8_t *device_of;                /* of the engine, on the device */

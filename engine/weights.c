@@ -4,24 +4,11 @@
  * projection; its share of the MLP's intermediate; its share of the vocabulary;
  * and Q, K, V of the heads that the plan copies to it.
  */
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "engine/state.h"
 #include "runner/base/float16.h"
 #include "runner/base/mem.h"
-
-static fkv_status get(const fkv_safetensors *st, int layer, const char *what, int64_t rows, int64_t cols,
-                      fkv_st_tensor *t, fkv_err *err)
-{
-    char name[128];
-    if (layer >= 0)
-        snprintf(name, sizeof name, "model.layers.%d.%s.weight", layer, what);
-    else
-        snprintf(name, sizeof name, "%s.weight", what);
-    const int64_t shape[2] = {rows, cols};
-    return fkv_safetensors_get(st, name, shape, cols ? 2 : 1, t, err);
-}
 
 /* Rows [from, to) and columns from col on of a matrix of n_cols columns. */
 static fkv_rows rows_of(const fkv_st_tensor *t, int64_t from, int64_t to, int64_t col, int64_t n_cols)
@@ -33,122 +20,132 @@ static fkv_rows rows_of(const fkv_st_tensor *t, int64_t from, int64_t to, int64_
     return (fkv_rows){(const char *)t->data + (from * n_cols + col) * size, dtype, to - from, n_cols};
 }
 
-static fkv_status load_norm(fkv_engine_device *d, const fkv_safetensors *st, int layer, const char *what,
-                            float **out, fkv_err *err)
+/* A vector as float32 on the device. */
+static fkv_status load_vector(fkv_engine_device *d, const fkv_safetensors *files, int layer, fkv_tensor t,
+                              float **out, fkv_err *err)
 {
     const fkv_engine *e = d->engine;
-    const int64_t n = e->config.hidden;
-    fkv_st_tensor t;
+    const fkv_backend *b = e->options.backend;
+    int64_t n, one;
+    fkv_st_tensor found;
     void *dev;
-    float *host = NULL;
-    fkv_status s = get(st, layer, what, n, 0, &t, err);
-    if (s) return s;
-    host = fkv_calloc((size_t)n, sizeof *host);
+    if (!fkv_tensor_is_wanted(&e->config, t)) return FKV_OK;
+    fkv_status st = fkv_tensor_get(&e->config, files, layer, t, &found, err);
+    if (st) return st;
+    fkv_tensor_shape(&e->config, t, &n, &one);
+    float *host = fkv_calloc((size_t)n, sizeof *host);
     if (!host) return fkv_fail_memory(err);
     for (int64_t i = 0; i < n; i++) {
         uint16_t h;
-        if (t.dtype == FKV_ST_F32) {
-            memcpy(&host[i], (const char *)t.data + 4 * i, 4);
+        if (found.dtype == FKV_ST_F32) {
+            memcpy(&host[i], (const char *)found.data + 4 * i, 4);
         } else {
-            memcpy(&h, (const char *)t.data + 2 * i, 2);
-            host[i] = t.dtype == FKV_ST_BF16 ? fkv_f32_from_bf16(h) : fkv_f32_from_f16(h);
+            memcpy(&h, (const char *)found.data + 2 * i, 2);
+            host[i] = found.dtype == FKV_ST_BF16 ? fkv_f32_from_bf16(h) : fkv_f32_from_f16(h);
         }
     }
-    const fkv_backend *b = e->options.backend;
-    if (!(s = b->alloc(d->dev, (size_t)n * sizeof *host, &dev, err))) {
+    if (!(st = b->alloc(d->dev, (size_t)n * sizeof *host, &dev, err))) {
         b->upload(d->dev, dev, host, (size_t)n * sizeof *host);
-        s = b->sync(d->dev, err);
+        st = b->sync(d->dev, err);
         *out = dev;
     }
     free(host);
-    return s;
+    return st;
+}
+
+/* Rank r's part of a matrix that is shared by column, depth or vocabulary. *k: what is summed over. */
+static fkv_status part_of(const fkv_engine *e, const fkv_safetensors *files, int layer, fkv_tensor t,
+                          int rank, fkv_rows *out, int64_t *k, fkv_err *err)
+{
+    int64_t rows, cols;
+    fkv_st_tensor found;
+    const fkv_status st = fkv_tensor_get(&e->config, files, layer, t, &found, err);
+    if (st) return st;
+    fkv_tensor_shape(&e->config, t, &rows, &cols);
+    const bool deep = fkv_tensor_sharing(t) == FKV_SHARED_BY_DEPTH;
+    const fkv_range at = fkv_partition_columns(deep ? cols : rows, rank, e->options.n_ranks);
+    *out = deep ? rows_of(&found, 0, rows, at.begin, cols) : rows_of(&found, at.begin, at.end, 0, cols);
+    *k = deep ? fkv_range_count(at) : cols;
+    return FKV_OK;
 }
 
 /* Q, K, V rows of the heads listed as one weight, per head Q, K, V. */
-static fkv_status load_qkv(fkv_engine_device *d, const fkv_safetensors *st, int layer, const int *heads,
+static fkv_status load_qkv(fkv_engine_device *d, const fkv_safetensors *files, int layer, const int *heads,
                            int n, fkv_weight **out, fkv_err *err)
 {
+    static const fkv_tensor tensors[] = {FKV_TENSOR_Q, FKV_TENSOR_K, FKV_TENSOR_V};
     const fkv_config *c = &d->engine->config;
-    const int64_t hd = c->head_dim, q_rows = c->group * hd, hidden = c->hidden;
-    fkv_st_tensor q, k, v;
-    fkv_status s;
-    if ((s = get(st, layer, "self_attn.q_proj", c->n_heads * hd, hidden, &q, err))) return s;
-    if ((s = get(st, layer, "self_attn.k_proj", c->n_kv_heads * hd, hidden, &k, err))) return s;
-    if ((s = get(st, layer, "self_attn.v_proj", c->n_kv_heads * hd, hidden, &v, err))) return s;
+    int64_t rows, cols = 0;
+    fkv_status st = FKV_OK;
     fkv_rows *parts = fkv_calloc(3 * (size_t)n, sizeof *parts);
     if (!parts) return fkv_fail_memory(err);
-    for (int i = 0; i < n; i++) {
-        const int64_t h = heads[i];
-        parts[3 * i] = rows_of(&q, h * q_rows, (h + 1) * q_rows, 0, hidden);
-        parts[3 * i + 1] = rows_of(&k, h * hd, (h + 1) * hd, 0, hidden);
-        parts[3 * i + 2] = rows_of(&v, h * hd, (h + 1) * hd, 0, hidden);
+    for (int i = 0; !st && i < 3; i++) {
+        fkv_st_tensor found;
+        if ((st = fkv_tensor_get(c, files, layer, tensors[i], &found, err))) break;
+        fkv_tensor_shape(c, tensors[i], &rows, &cols);
+        const int64_t per = rows / c->n_kv_heads;
+        for (int h = 0; h < n; h++)
+            parts[3 * h + i] = rows_of(&found, heads[h] * per, (heads[h] + 1) * per, 0, cols);
     }
-    s = d->engine->options.backend->weight_load(d->dev, parts, 3 * n, hidden, out, err);
+    if (!st) st = d->engine->options.backend->weight_load(d->dev, parts, 3 * n, cols, out, err);
     free(parts);
-    return s;
+    return st;
 }
 
-static fkv_status load_layer(fkv_engine_device *d, const fkv_safetensors *st, fkv_rank *r, int l,
+static fkv_status load_layer(fkv_engine_device *d, const fkv_safetensors *files, fkv_rank *r, int l,
                              fkv_err *err)
 {
     const fkv_engine *e = d->engine;
-    const fkv_config *c = &e->config;
     const fkv_backend *b = e->options.backend;
-    const int n_ranks = e->options.n_ranks;
     fkv_rank_layer *out = &r->layers[l];
-    fkv_st_tensor o, gate, up, down;
-    fkv_rows part;
-    fkv_status s;
+    fkv_rows part, up;
+    fkv_status st;
+    int64_t k;
     int home[FKV_MAX_KV_HEADS];
     for (int i = 0; i < r->n_home; i++) home[i] = r->head0 + i;
-    if ((s = load_qkv(d, st, l, home, r->n_home, &out->qkv, err))) return s;
-
-    const int64_t att = (int64_t)c->n_heads * c->head_dim;
-    if ((s = get(st, l, "self_attn.o_proj", c->hidden, att, &o, err))) return s;
-    const fkv_range out_cols = fkv_partition_columns(c->hidden, r->rank, n_ranks);
-    part = rows_of(&o, out_cols.begin, out_cols.end, 0, att);
-    if ((s = b->weight_load(d->dev, &part, 1, att, &out->o, err))) return s;
-
-    const fkv_range share = fkv_partition_columns(c->intermediate, r->rank, n_ranks);
-    const int64_t i0 = share.begin, i1 = share.end;
-    if ((s = get(st, l, "mlp.gate_proj", c->intermediate, c->hidden, &gate, err))) return s;
-    if ((s = get(st, l, "mlp.up_proj", c->intermediate, c->hidden, &up, err))) return s;
-    if ((s = get(st, l, "mlp.down_proj", c->hidden, c->intermediate, &down, err))) return s;
-    if ((s = b->weight_load_swiglu(d->dev, rows_of(&gate, i0, i1, 0, c->hidden),
-                                   rows_of(&up, i0, i1, 0, c->hidden), c->hidden, &out->gate_up, err)))
-        return s;
-    part = rows_of(&down, 0, c->hidden, i0, c->intermediate);
-    return b->weight_load(d->dev, &part, 1, i1 - i0, &out->down, err);
+    if ((st = load_qkv(d, files, l, home, r->n_home, &out->qkv, err)) ||
+        (st = part_of(e, files, l, FKV_TENSOR_O, r->rank, &part, &k, err)) ||
+        (st = b->weight_load(d->dev, &part, 1, k, &out->o, err)) ||
+        (st = part_of(e, files, l, FKV_TENSOR_GATE, r->rank, &part, &k, err)) ||
+        (st = part_of(e, files, l, FKV_TENSOR_UP, r->rank, &up, &k, err)) ||
+        (st = b->weight_load_swiglu(d->dev, part, up, k, &out->gate_up, err)) ||
+        (st = part_of(e, files, l, FKV_TENSOR_DOWN, r->rank, &part, &k, err)))
+        return st;
+    return b->weight_load(d->dev, &part, 1, k, &out->down, err);
 }
 
-fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *st, fkv_err *err)
+static fkv_status load_norms(fkv_engine_device *d, const fkv_safetensors *files, int l, fkv_err *err)
+{
+    fkv_norms *n = &d->norms[l];
+    fkv_status st = load_vector(d, files, l, FKV_TENSOR_ATTENTION_NORM, &n->attention, err);
+    if (!st) st = load_vector(d, files, l, FKV_TENSOR_MLP_NORM, &n->mlp, err);
+    if (!st) st = load_vector(d, files, l, FKV_TENSOR_Q_NORM, &n->q, err);
+    if (!st) st = load_vector(d, files, l, FKV_TENSOR_K_NORM, &n->k, err);
+    return st;
+}
+
+fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *files, fkv_err *err)
 {
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
     const fkv_backend *b = e->options.backend;
-    fkv_st_tensor embedding, head;
-    fkv_status s;
-    if ((s = get(st, -1, "model.embed_tokens", c->vocab, c->hidden, &embedding, err))) return s;
-    head = embedding;
-    if (!c->tied && (s = get(st, -1, "lm_head", c->vocab, c->hidden, &head, err))) return s;
-    for (int l = 0; l < c->n_layers; l++) {
-        if ((s = load_norm(d, st, l, "input_layernorm", &d->norms[2 * l], err))) return s;
-        if ((s = load_norm(d, st, l, "post_attention_layernorm", &d->norms[2 * l + 1], err))) return s;
-    }
-    if ((s = load_norm(d, st, -1, "model.norm", &d->norms[2 * c->n_layers], err))) return s;
-    for (int i = 0; i < d->n_ranks; i++) {
+    const fkv_tensor output = c->tied ? FKV_TENSOR_EMBEDDING : FKV_TENSOR_OUTPUT;
+    fkv_status st = FKV_OK;
+    for (int l = 0; !st && l < c->n_layers; l++) st = load_norms(d, files, l, err);
+    if (!st) st = load_vector(d, files, -1, FKV_TENSOR_LAST_NORM, &d->last_norm, err);
+    for (int i = 0; !st && i < d->n_ranks; i++) {
         fkv_rank *r = &d->ranks[i];
-        const fkv_range ids = fkv_partition_columns(c->vocab, r->rank, e->options.n_ranks);
-        const int64_t v0 = ids.begin, v1 = ids.end;
-        const fkv_rows part = rows_of(&head, v0, v1, 0, c->hidden);
-        if ((s = b->embedding_load(d->dev, rows_of(&embedding, v0, v1, 0, c->hidden), v0, c->hidden,
-                                   &r->embedding, err)))
-            return s;
-        if ((s = b->weight_load(d->dev, &part, 1, c->hidden, &r->head, err))) return s;
-        for (int l = 0; l < c->n_layers; l++)
-            if ((s = load_layer(d, st, r, l, err))) return s;
+        const int64_t first = fkv_partition_columns(c->vocab, r->rank, e->options.n_ranks).begin;
+        fkv_rows part;
+        int64_t k;
+        if ((st = part_of(e, files, -1, FKV_TENSOR_EMBEDDING, r->rank, &part, &k, err)) ||
+            (st = b->embedding_load(d->dev, part, first, k, &r->embedding, err)) ||
+            (st = part_of(e, files, -1, output, r->rank, &part, &k, err)) ||
+            (st = b->weight_load(d->dev, &part, 1, k, &r->head, err)))
+            break;
+        for (int l = 0; !st && l < c->n_layers; l++) st = load_layer(d, files, r, l, err);
     }
-    return FKV_OK;
+    return st;
 }
 
 /* Placements of rank r in layer l, from the plan; n counts them with out NULL. */
@@ -169,11 +166,11 @@ static int served_by(const fkv_plan *plan, int l, int rank, fkv_decode_head *out
 
 /* Where the placements of one rank in one layer find their weights: home heads in the
  * home weight, copies one behind the other in a weight of their own. */
-static fkv_status load_served(fkv_engine_device *d, const fkv_safetensors *st, const fkv_rank *r, int l,
+static fkv_status load_served(fkv_engine_device *d, const fkv_safetensors *files, const fkv_rank *r, int l,
                               fkv_err *err)
 {
     const fkv_config *c = &d->engine->config;
-    const int64_t per = (int64_t)(c->group + 2) * c->head_dim;
+    const int64_t per = (int64_t)fkv_head_rows(c->group) * c->head_dim;
     const fkv_rank_layer *layer = &r->layers[l];
     int copies[FKV_MAX_KV_HEADS], n = 0;
     fkv_weight *w = NULL;
@@ -185,13 +182,13 @@ static fkv_status load_served(fkv_engine_device *d, const fkv_safetensors *st, c
         if (!home) copies[n++] = p->head;
     }
     if (n == 0) return FKV_OK;
-    const fkv_status s = load_qkv(d, st, l, copies, n, &w, err);
-    for (int k = 0; !s && k < layer->n_served; k++)
+    const fkv_status st = load_qkv(d, files, l, copies, n, &w, err);
+    for (int k = 0; !st && k < layer->n_served; k++)
         if (!layer->served[k].weight) layer->served[k].weight = w;
-    return s;
+    return st;
 }
 
-fkv_status fkv_weights_load_copies(fkv_engine_device *d, const fkv_safetensors *st, const fkv_plan *plan,
+fkv_status fkv_weights_load_copies(fkv_engine_device *d, const fkv_safetensors *files, const fkv_plan *plan,
                                    fkv_err *err)
 {
     for (int i = 0; i < d->n_ranks; i++) {
@@ -202,30 +199,9 @@ fkv_status fkv_weights_load_copies(fkv_engine_device *d, const fkv_safetensors *
             layer->served = fkv_calloc((size_t)layer->n_served, sizeof *layer->served);
             if (!layer->served) return fkv_fail_memory(err);
             served_by(plan, l, r->rank, layer->served);
-            const fkv_status s = load_served(d, st, r, l, err);
-            if (s) return s;
+            const fkv_status st = load_served(d, files, r, l, err);
+            if (st) return st;
         }
     }
     return FKV_OK;
-}
-
-fkv_status fkv_engine_check_weights(const fkv_config *c, const fkv_safetensors *st, fkv_err *err)
-{
-    const int64_t att = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
-    const struct {
-        const char *name;
-        int64_t rows, cols;
-    } layer[] = {{"self_attn.q_proj", att, c->hidden},          {"self_attn.k_proj", kv, c->hidden},
-                 {"self_attn.v_proj", kv, c->hidden},           {"self_attn.o_proj", c->hidden, att},
-                 {"mlp.gate_proj", c->intermediate, c->hidden}, {"mlp.up_proj", c->intermediate, c->hidden},
-                 {"mlp.down_proj", c->hidden, c->intermediate}, {"input_layernorm", c->hidden, 0},
-                 {"post_attention_layernorm", c->hidden, 0}};
-    fkv_st_tensor t;
-    fkv_status s = get(st, -1, "model.embed_tokens", c->vocab, c->hidden, &t, err);
-    if (!s) s = get(st, -1, "model.norm", c->hidden, 0, &t, err);
-    if (!s && !c->tied) s = get(st, -1, "lm_head", c->vocab, c->hidden, &t, err);
-    for (int l = 0; l < c->n_layers; l++)
-        for (size_t i = 0; !s && i < sizeof layer / sizeof *layer; i++)
-            s = get(st, l, layer[i].name, layer[i].rows, layer[i].cols, &t, err);
-    return s;
 }

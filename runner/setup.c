@@ -198,15 +198,6 @@ static void check_against_model(fkv_setup *s, fkv_errs *errs)
                 (long long)j->model.max_prompt_tokens, c->max_positions);
 }
 
-static fkv_status open_dummy(fkv_setup *s, fkv_err *err)
-{
-    const fkv_config *c = &s->config;
-    const int64_t wide = c->intermediate > c->vocab ? c->intermediate : c->vocab;
-    const int64_t att = (int64_t)c->n_heads * c->head_dim, most = wide > att ? wide : att;
-    return fkv_safetensors_open_dummy(s->job->job.seed, (size_t)most * (size_t)c->hidden, (size_t)c->hidden,
-                                      &s->weights, err);
-}
-
 static void open_model(fkv_setup *s, fkv_errs *errs)
 {
     const fkv_job *j = s->job;
@@ -215,9 +206,9 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
     if (!have_config) add_error(errs, &err);
     if (!j->model.dummy) {
         if (fkv_safetensors_open(j->model.path, &s->weights, &err) ||
-            (have_config && fkv_engine_check_weights(&s->config, s->weights, &err)))
+            (have_config && fkv_tensors_check(&s->config, s->weights, &err)))
             add_error(errs, &err);
-    } else if (have_config && open_dummy(s, &err)) {
+    } else if (have_config && fkv_tensors_open_dummy(&s->config, j->job.seed, &s->weights, &err)) {
         add_error(errs, &err);
     }
     if (fkv_tokenizer_open(j->model.path, &s->tokenizer, &err)) add_error(errs, &err);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/model/tensors.h"
 #include "engine/plan/partition.h"
 #include "engine/state.h"
 #include "runner/base/clock.h"
@@ -68,10 +69,7 @@ static int draw(uint64_t *i, int n)
 
 static double weight_bytes(const scratch *s)
 {
-    const fkv_config *c = &s->config;
-    const double hidden = c->hidden, att = (double)c->n_heads * c->head_dim;
-    return (hidden * (2 * att + 2.0 * c->n_kv_heads * c->head_dim) + 3 * hidden * c->intermediate) *
-           s->info.weight_bytes;
+    return (double)fkv_tensors_layer_values(&s->config) * s->info.weight_bytes;
 }
 
 /* How much of the model the scratch engine has. */
@@ -144,18 +142,15 @@ static fkv_status make_plan(scratch *s, fkv_err *err)
 static double whole_layers(const scratch *s)
 {
     const fkv_config *c = &s->config;
-    const double att = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
-    const double layer = (double)c->hidden * (2 * att + 2 * kv + 3.0 * c->intermediate);
-    return c->n_layers - 1 + (att + 2 * kv) * c->hidden / layer;
+    const double heads = (double)(c->n_kv_heads * fkv_tensors_head_values(c));
+    return c->n_layers - 1 + heads / (double)fkv_tensors_layer_values(c);
 }
 
 /* The task's prompts, as far as they are done in a moment, and apart enough to tell what grows
  * with the length from what grows with its square. */
 static void choose_lengths(scratch *s)
 {
-    const fkv_config *c = &s->config;
-    const double att = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
-    const double layer = (double)c->hidden * (2 * att + 2 * kv + 3.0 * c->intermediate);
+    const double layer = (double)fkv_tensors_layer_values(&s->config);
     const double per_token = 2 * layer * whole_layers(s) * s->local / s->task->n_ranks;
     const double most = (s->info.replays ? gpu_prefill_flops : prefill_flops) / per_token;
     int64_t *n = s->lengths;
@@ -179,11 +174,7 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
     choose_lengths(s);
     const int64_t longest = s->prompt > s->lengths[1] ? s->prompt : s->lengths[1];
     c->max_positions = (int)longest + BURST + 2;
-    const int64_t wide = c->intermediate > c->vocab ? c->intermediate : c->vocab;
-    const int64_t att = (int64_t)c->n_heads * c->head_dim, most = wide > att ? wide : att;
-    if ((st = fkv_safetensors_open_dummy(0, (size_t)most * (size_t)c->hidden, (size_t)c->hidden, &s->weights,
-                                         err)))
-        return st;
+    if ((st = fkv_tensors_open_dummy(c, 0, &s->weights, err))) return st;
     const fkv_engine_options options = {.backend = t->backend,
                                         .n_ranks = t->n_ranks,
                                         .n_devices = 1,

@@ -17,6 +17,7 @@
 #ifndef FKV_ENGINE_CALIBRATE_H
 #define FKV_ENGINE_CALIBRATE_H
 
+#include "engine/model/config.h"
 #include "engine/plan/cost.h"
 #include "kernels/backend.h"
 

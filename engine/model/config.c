@@ -63,9 +63,6 @@ static const struct {
     {"n_routed_experts", NAN},
 };
 
-static const char *const architectures[] = {"LlamaForCausalLM", "MistralForCausalLM"};
-static const char *const model_types[] = {"llama", "mistral"};
-
 static bool is_one_of(const char *text, const char *const *list, size_t n)
 {
     for (size_t i = 0; text && i < n; i++)
@@ -96,30 +93,33 @@ static fkv_status read_f64(const json_t *o, const char *key, double lo, double h
     return fkv_json_f64_or(o, key, lo, hi, 0, path, out, err);
 }
 
-/* *mistral: the model type whose missing keys mean other values. */
-static fkv_status check_architecture(const json_t *o, const char *path, bool *mistral, fkv_err *err)
+/* The family that the file names, all of whose names must be known ones. */
+static fkv_status find_family(const json_t *o, const char *path, const fkv_family **family, fkv_err *err)
 {
     const json_t *list = json_object_get(o, "architectures");
     const char *type = NULL, *name = NULL;
+    char known[256];
     fkv_status st = fkv_json_str_or_null(o, "model_type", path, &type, err);
     if (st) return st;
     if (list && !json_is_null(list)) {
         if (!json_is_array(list) || !json_array_size(list))
             return refuse(err, path, "architectures", "must be a list of names");
+        fkv_family_names(false, known, sizeof known);
         for (size_t i = 0; i < json_array_size(list); i++) {
             name = json_string_value(json_array_get(list, i));
-            if (!is_one_of(name, architectures, sizeof architectures / sizeof *architectures))
+            if (!(*family = fkv_family_find(name, NULL)))
                 return fkv_fail_at(err, FKV_E_INPUT, path, 0, "architectures",
-                                   "%.80s is not supported (LlamaForCausalLM and MistralForCausalLM are)",
-                                   name ? name : "a value that is not a string");
+                                   "%.80s is not supported (%s are)",
+                                   name ? name : "a value that is not a string", known);
         }
     } else if (!type) {
         return refuse(err, path, "architectures", "is missing");
     }
-    if (type && !is_one_of(type, model_types, sizeof model_types / sizeof *model_types))
-        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "model_type",
-                           "%.80s is not supported (llama and mistral are)", type);
-    *mistral = type ? !strcmp(type, "mistral") : name && !strcmp(name, "MistralForCausalLM");
+    if (!type) return FKV_OK;
+    fkv_family_names(true, known, sizeof known);
+    if (!(*family = fkv_family_find(NULL, type)))
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "model_type", "%.80s is not supported (%s are)", type,
+                           known);
     return FKV_OK;
 }
 
@@ -142,15 +142,22 @@ static fkv_status check_foreign_keys(const json_t *o, const char *path, fkv_err 
     return st;
 }
 
-static fkv_status check_activation(const json_t *o, const char *path, fkv_err *err)
+/* The names that config files have for an activation, the usual one first. */
+static const char *const activation_names[][2] = {
+    [FKV_ACTIVATION_SILU] = {"silu", "swish"},
+    [FKV_ACTIVATION_GELU_TANH] = {"gelu_pytorch_tanh", "gelu_new"}};
+
+static fkv_status check_activation(const json_t *o, const char *path, const fkv_family *family, fkv_err *err)
 {
     static const char *const keys[] = {"hidden_act", "hidden_activation"};
+    const char *const *names = activation_names[family->activation];
     fkv_status st = FKV_OK;
     for (size_t i = 0; !st && i < 2; i++) {
         const char *act = NULL;
         st = fkv_json_str_or_null(o, keys[i], path, &act, err);
-        if (!st && act && strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
-            st = fkv_fail_at(err, FKV_E_INPUT, path, 0, keys[i], "%.80s is not supported (silu is)", act);
+        if (!st && act && !is_one_of(act, names, 2))
+            st = fkv_fail_at(err, FKV_E_INPUT, path, 0, keys[i], "%.80s is not supported (%s is)", act,
+                             names[0]);
     }
     return st;
 }
@@ -175,11 +182,10 @@ static fkv_status check_dtype(const json_t *o, const char *path, fkv_err *err)
 }
 
 /* A window that reaches over all positions, or that a flag switches off, hides
- * nothing. A Mistral config without the key means the type's default. */
-static fkv_status check_window(const json_t *o, const char *path, bool mistral, const fkv_config *c,
-                               fkv_err *err)
+ * nothing. A config without the key means the family's default. */
+static fkv_status check_window(const json_t *o, const char *path, const fkv_config *c, fkv_err *err)
 {
-    enum { MISTRAL_DEFAULT_WINDOW = 4096 };
+    const int usual = c->family->default_window;
     const json_t *v = json_object_get(o, "sliding_window"), *types = json_object_get(o, "layer_types");
     bool use = true;
     fkv_status st = fkv_json_bool_or(o, "use_sliding_window", true, path, &use, err);
@@ -192,10 +198,12 @@ static fkv_status check_window(const json_t *o, const char *path, bool mistral, 
     }
     if (!use || json_is_null(v) || json_is_false(v)) return FKV_OK;
     if (!v) {
-        if (!mistral || c->max_positions <= MISTRAL_DEFAULT_WINDOW) return FKV_OK;
-        return refuse(err, path, "sliding_window",
-                      "is missing, which means 4096 for this model type; sliding windows are not "
-                      "supported (null states that there is none)");
+        if (!usual || c->max_positions <= usual) return FKV_OK;
+        return fkv_fail_at(
+            err, FKV_E_INPUT, path, 0, "sliding_window",
+            "is missing, which means %d for this model type; sliding windows are not supported "
+            "(null states that there is none)",
+            usual);
     }
     if (!json_is_integer(v)) return refuse(err, path, "sliding_window", "must be an integer or null");
     if (json_integer_value(v) >= c->max_positions) return FKV_OK;
@@ -203,7 +211,7 @@ static fkv_status check_window(const json_t *o, const char *path, bool mistral, 
                        (long long)json_integer_value(v));
 }
 
-static fkv_status read_shape(const json_t *o, const char *path, bool mistral, fkv_config *c, fkv_err *err)
+static fkv_status read_shape(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
 {
     fkv_status st;
     int64_t v = 0;
@@ -215,8 +223,8 @@ static fkv_status read_shape(const json_t *o, const char *path, bool mistral, fk
         (st = read_dim(o, "num_attention_heads", MAX_HEADS, path, &c->n_heads, err)))
         return st;
 
-    /* Null always means one KV head per head; absent does only for Llama. */
-    if (mistral && !json_object_get(o, "num_key_value_heads"))
+    /* Null always means one KV head per head; absent does only for some. */
+    if (c->family->must_say_kv_heads && !json_object_get(o, "num_key_value_heads"))
         return refuse(err, path, "num_key_value_heads", "is missing");
     if ((st = fkv_json_i64_or(o, "num_key_value_heads", 1, MAX_HEADS, c->n_heads, path, &v, err))) return st;
     c->n_kv_heads = (int)v;
@@ -368,21 +376,20 @@ static fkv_status load_object(const char *path, json_t **out, fkv_err *err)
     return st;
 }
 
-fkv_status fkv_config_read(const char *dir, fkv_config *config, fkv_err *err)
+fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_config *config, fkv_err *err)
 {
     fkv_status st;
-    bool mistral = false;
     json_t *o = NULL, *generation = NULL;
-    fkv_config c = {0};
+    fkv_config c = {.family = family};
     char *path = fkv_path_join(dir, "config.json"), *gen_path = fkv_path_join(dir, "generation_config.json");
     if (!path || !gen_path) {
         st = fkv_fail_memory(err);
         goto out;
     }
-    if ((st = load_object(path, &o, err)) || (st = check_architecture(o, path, &mistral, err)) ||
-        (st = check_foreign_keys(o, path, err)) || (st = check_activation(o, path, err)) ||
-        (st = check_dtype(o, path, err)) || (st = read_shape(o, path, mistral, &c, err)) ||
-        (st = check_window(o, path, mistral, &c, err)) || (st = read_rope(o, path, &c, err)))
+    if ((st = load_object(path, &o, err)) || (!family && (st = find_family(o, path, &c.family, err))) ||
+        (st = check_foreign_keys(o, path, err)) || (st = check_activation(o, path, c.family, err)) ||
+        (st = check_dtype(o, path, err)) || (st = read_shape(o, path, &c, err)) ||
+        (st = check_window(o, path, &c, err)) || (st = read_rope(o, path, &c, err)))
         goto out;
     if (fkv_file_exists(gen_path) &&
         ((st = load_object(gen_path, &generation, err)) || (st = read_eos(generation, gen_path, &c, err))))
@@ -395,6 +402,28 @@ out:
     free(gen_path);
     free(path);
     return st;
+}
+
+fkv_status fkv_config_read(const char *dir, fkv_config *config, fkv_err *err)
+{
+    return fkv_config_read_as(NULL, dir, config, err);
+}
+
+const fkv_family *fkv_config_family(const fkv_config *c)
+{
+    return c->family ? c->family : fkv_family_find("LlamaForCausalLM", NULL);
+}
+
+fkv_attention_spec fkv_config_attention(const fkv_config *c, int layer)
+{
+    const fkv_family *f = fkv_config_family(c);
+    (void)layer; /* all layers of these families are alike */
+    return (fkv_attention_spec){.n_kv_heads = c->n_kv_heads,
+                                .group = c->group,
+                                .head_dim = c->head_dim,
+                                .scale = 1 / sqrtf((float)c->head_dim),
+                                .qkv_bias = f->qkv_bias,
+                                .qk_norm = f->qk_norm};
 }
 
 void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq)

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/model/family.h"
+#include "runner/base/layer_spec.h"
 #include "runner/base/status.h"
 
 typedef enum fkv_rope_type { FKV_ROPE_DEFAULT, FKV_ROPE_LLAMA3 } fkv_rope_type;
@@ -12,6 +14,7 @@ typedef enum fkv_rope_type { FKV_ROPE_DEFAULT, FKV_ROPE_LLAMA3 } fkv_rope_type;
 enum { FKV_MAX_EOS = 32 };
 
 typedef struct fkv_config {
+    const fkv_family *family; /* NULL: the first one, Llama */
     int n_layers, n_heads, n_kv_heads, head_dim;
     int group; /* n_heads / n_kv_heads */
     int hidden, intermediate, vocab;
@@ -31,6 +34,12 @@ typedef struct fkv_config {
  * supported is refused by its name, never ignored. Every dimension is checked:
  * positive, below sane limits, heads divisible. */
 fkv_status fkv_config_read(const char *dir, fkv_config *config, fkv_err *err);
+/* The same for a family that is in no table: architectures and model_type are not looked at. */
+fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_config *config, fkv_err *err);
+
+const fkv_family *fkv_config_family(const fkv_config *config);
+/* How layer l attends. */
+fkv_attention_spec fkv_config_attention(const fkv_config *config, int layer);
 
 /* Inverse frequencies of RoPE, [head_dim / 2]: theta^(-2i/head_dim), scaled as
  * rope_type llama3 does it (as HF transformers' rope initialisation). */

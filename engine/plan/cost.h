@@ -13,7 +13,6 @@
 #ifndef FKV_ENGINE_COST_H
 #define FKV_ENGINE_COST_H
 
-#include "engine/model/config.h"
 #include "engine/plan/budget.h"
 
 /* Device constants, all in microseconds. */
@@ -31,8 +30,5 @@ typedef struct fkv_cost_constants {
 /* tokens[l][h] = E[min(budget, T)] + E[output] / 2 from the profile's lengths;
  * without a sample E[min(budget, T)] is the budget. */
 void fkv_cost_tokens(const fkv_profile *p, double *tokens);
-
-/* Constants of the CPU backend for a model's shape, from its measured rates. */
-fkv_cost_constants fkv_cost_cpu(const fkv_config *config);
 
 #endif

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/split.h"
 #include "engine/state.h"
 
 static void die(const char *what, const fkv_err *err)

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "engine/split.h"
 #include "model_fixture.h"
 #include "runner/base/hash.h"
 

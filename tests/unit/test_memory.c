@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "engine/split.h"
 #include "engine/state.h"
 #include "kernels/cpu_device.h"
 #include "model_fixture.h"

@@ -14,6 +14,7 @@
 
 #include "engine/plan/partition.h"
 #include "engine/plan/plan.h"
+#include "engine/split.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 

@@ -1,0 +1,37 @@
+/* The families that can be run: see family.h. */
+#include "engine/model/family.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const fkv_family families[] = {
+    {.architecture = "LlamaForCausalLM", .model_type = "llama"},
+    {.architecture = "MistralForCausalLM",
+     .model_type = "mistral",
+     .must_say_kv_heads = true,
+     .default_window = 4096},
+};
+enum { N_FAMILIES = sizeof families / sizeof *families };
+
+const fkv_family *fkv_family_find(const char *architecture, const char *model_type)
+{
+    for (int i = 0; i < N_FAMILIES; i++) {
+        const fkv_family *f = &families[i];
+        if (model_type ? !strcmp(model_type, f->model_type)
+                       : architecture && !strcmp(architecture, f->architecture))
+            return f;
+    }
+    return NULL;
+}
+
+void fkv_family_names(bool model_types, char *out, size_t size)
+{
+    size_t n = 0;
+    out[0] = '\0';
+    for (int i = 0; i < N_FAMILIES && n < size; i++) {
+        const char *name = model_types ? families[i].model_type : families[i].architecture;
+        const char *between = i == 0 ? "" : i == N_FAMILIES - 1 ? " and " : ", ";
+        const int k = snprintf(out + n, size - n, "%s%s", between, name);
+        if (k > 0) n += (size_t)k;
+    }
+}

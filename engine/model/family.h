@@ -1,0 +1,29 @@
+/* Model families: what tells the models of one architecture from another's, a row each.
+ *
+ * A new family is a row of the table in family.c (and, where a tensor has another name, that
+ * name), plus what its arithmetic needs beyond layer_spec.h. Nothing is owned.
+ * Not for sizes: those are the config's (config.h).
+ */
+#ifndef FKV_ENGINE_FAMILY_H
+#define FKV_ENGINE_FAMILY_H
+
+#include <stddef.h>
+
+#include "engine/model/tensors.h"
+#include "runner/base/layer_spec.h"
+
+typedef struct fkv_family {
+    const char *architecture, *model_type; /* of config.json */
+    const char *names[FKV_N_TENSORS];      /* as in tensors.h; NULL: the name that stands there */
+    fkv_activation activation;
+    bool qkv_bias, qk_norm;
+    bool must_say_kv_heads; /* num_key_value_heads may not be left out */
+    int default_window;     /* of a config without sliding_window; 0: none */
+} fkv_family;
+
+/* By model_type where that is not NULL, else by architecture; NULL: there is none. */
+const fkv_family *fkv_family_find(const char *architecture, const char *model_type);
+/* "A, B and C" of all architectures, or of all model types. */
+void fkv_family_names(bool model_types, char *out, size_t size);
+
+#endif

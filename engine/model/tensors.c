@@ -1,0 +1,151 @@
+/* The table of tensors: see tensors.h. */
+#include "engine/model/tensors.h"
+
+#include <stdio.h>
+
+#include "engine/model/config.h"
+#include "engine/model/family.h"
+#include "runner/base/mem.h"
+
+typedef enum dim { ONE, HEAD_DIM, HIDDEN, QUERIES, KEYS, INTERMEDIATE, VOCAB } dim;
+typedef enum presence { ALWAYS, UNLESS_TIED, WITH_QKV_BIAS, WITH_QK_NORM } presence;
+
+/* %d is the layer. rows x cols; a vector has cols ONE. */
+static const struct {
+    const char *name;
+    dim rows, cols;
+    fkv_sharing sharing;
+    presence presence;
+} tensors[FKV_N_TENSORS] = {
+    [FKV_TENSOR_EMBEDDING] = {"model.embed_tokens.weight", VOCAB, HIDDEN, FKV_SHARED_BY_VOCABULARY, ALWAYS},
+    [FKV_TENSOR_LAST_NORM] = {"model.norm.weight", HIDDEN, ONE, FKV_SHARED_WHOLE, ALWAYS},
+    [FKV_TENSOR_OUTPUT] = {"lm_head.weight", VOCAB, HIDDEN, FKV_SHARED_BY_VOCABULARY, UNLESS_TIED},
+#define LAYER(tensor, name, ...) [FKV_TENSOR_##tensor] = {"model.layers.%d." name, __VA_ARGS__}
+    LAYER(ATTENTION_NORM, "input_layernorm.weight", HIDDEN, ONE, FKV_SHARED_WHOLE, ALWAYS),
+    LAYER(Q, "self_attn.q_proj.weight", QUERIES, HIDDEN, FKV_SHARED_BY_HEAD, ALWAYS),
+    LAYER(K, "self_attn.k_proj.weight", KEYS, HIDDEN, FKV_SHARED_BY_HEAD, ALWAYS),
+    LAYER(V, "self_attn.v_proj.weight", KEYS, HIDDEN, FKV_SHARED_BY_HEAD, ALWAYS),
+    LAYER(Q_BIAS, "self_attn.q_proj.bias", QUERIES, ONE, FKV_SHARED_BY_HEAD, WITH_QKV_BIAS),
+    LAYER(K_BIAS, "self_attn.k_proj.bias", KEYS, ONE, FKV_SHARED_BY_HEAD, WITH_QKV_BIAS),
+    LAYER(V_BIAS, "self_attn.v_proj.bias", KEYS, ONE, FKV_SHARED_BY_HEAD, WITH_QKV_BIAS),
+    LAYER(Q_NORM, "self_attn.q_norm.weight", HEAD_DIM, ONE, FKV_SHARED_WHOLE, WITH_QK_NORM),
+    LAYER(K_NORM, "self_attn.k_norm.weight", HEAD_DIM, ONE, FKV_SHARED_WHOLE, WITH_QK_NORM),
+    LAYER(O, "self_attn.o_proj.weight", HIDDEN, QUERIES, FKV_SHARED_BY_COLUMN, ALWAYS),
+    LAYER(MLP_NORM, "post_attention_layernorm.weight", HIDDEN, ONE, FKV_SHARED_WHOLE, ALWAYS),
+    LAYER(GATE, "mlp.gate_proj.weight", INTERMEDIATE, HIDDEN, FKV_SHARED_BY_COLUMN, ALWAYS),
+    LAYER(UP, "mlp.up_proj.weight", INTERMEDIATE, HIDDEN, FKV_SHARED_BY_COLUMN, ALWAYS),
+    LAYER(DOWN, "mlp.down_proj.weight", HIDDEN, INTERMEDIATE, FKV_SHARED_BY_DEPTH, ALWAYS),
+#undef LAYER
+};
+
+static int64_t size_of(const fkv_config *c, dim d)
+{
+    switch (d) {
+    case ONE: return 1;
+    case HEAD_DIM: return c->head_dim;
+    case HIDDEN: return c->hidden;
+    case QUERIES: return (int64_t)c->n_heads * c->head_dim;
+    case KEYS: return (int64_t)c->n_kv_heads * c->head_dim;
+    case INTERMEDIATE: return c->intermediate;
+    case VOCAB: return c->vocab;
+    }
+    return 0;
+}
+
+fkv_sharing fkv_tensor_sharing(fkv_tensor t)
+{
+    return tensors[t].sharing;
+}
+
+bool fkv_tensor_is_matrix(fkv_tensor t)
+{
+    return tensors[t].cols != ONE;
+}
+
+bool fkv_tensor_is_wanted(const fkv_config *c, fkv_tensor t)
+{
+    switch (tensors[t].presence) {
+    case ALWAYS: return true;
+    case UNLESS_TIED: return !c->tied;
+    case WITH_QKV_BIAS: return fkv_config_family(c)->qkv_bias;
+    case WITH_QK_NORM: return fkv_config_family(c)->qk_norm;
+    }
+    return false;
+}
+
+void fkv_tensor_shape(const fkv_config *c, fkv_tensor t, int64_t *rows, int64_t *cols)
+{
+    *rows = size_of(c, tensors[t].rows);
+    *cols = size_of(c, tensors[t].cols);
+}
+
+static int64_t values_of(const fkv_config *c, fkv_tensor t)
+{
+    int64_t rows, cols;
+    fkv_tensor_shape(c, t, &rows, &cols);
+    return rows * cols;
+}
+
+fkv_status fkv_tensor_get(const fkv_config *c, const fkv_safetensors *weights, int layer, fkv_tensor t,
+                          fkv_st_tensor *out, fkv_err *err)
+{
+    const char *own = fkv_config_family(c)->names[t], *pattern = own ? own : tensors[t].name;
+    char name[160];
+    int64_t shape[2];
+    size_t n = 0;
+    for (const char *p = pattern; *p && n < sizeof name - 12; p++) {
+        if (p[0] == '%' && p[1] == 'd')
+            n += (size_t)snprintf(name + n, 12, "%d", layer), p++;
+        else
+            name[n++] = *p;
+    }
+    name[n] = '\0';
+    fkv_tensor_shape(c, t, &shape[0], &shape[1]);
+    return fkv_safetensors_get(weights, name, shape, fkv_tensor_is_matrix(t) ? 2 : 1, out, err);
+}
+
+fkv_status fkv_tensors_check(const fkv_config *c, const fkv_safetensors *weights, fkv_err *err)
+{
+    fkv_st_tensor found;
+    fkv_status st = FKV_OK;
+    for (int l = -1; l < c->n_layers; l++) { /* -1: what is of no layer */
+        const int from = l < 0 ? 0 : FKV_TENSOR_ATTENTION_NORM,
+                  to = l < 0 ? from + FKV_TENSOR_ATTENTION_NORM : FKV_N_TENSORS;
+        for (int t = from; !st && t < to; t++)
+            if (fkv_tensor_is_wanted(c, (fkv_tensor)t))
+                st = fkv_tensor_get(c, weights, l, (fkv_tensor)t, &found, err);
+    }
+    return st;
+}
+
+fkv_status fkv_tensors_open_dummy(const fkv_config *c, uint64_t seed, fkv_safetensors **out, fkv_err *err)
+{
+    int64_t matrix = 0, vector = 0;
+    for (fkv_tensor t = 0; t < FKV_N_TENSORS; t++) {
+        int64_t *most = fkv_tensor_is_matrix(t) ? &matrix : &vector;
+        if (fkv_tensor_is_wanted(c, t) && values_of(c, t) > *most) *most = values_of(c, t);
+    }
+    return fkv_safetensors_open_dummy(seed, (size_t)matrix, (size_t)vector, out, err);
+}
+
+int64_t fkv_tensors_head_values(const fkv_config *c)
+{
+    int64_t sum = 0;
+    for (fkv_tensor t = FKV_TENSOR_ATTENTION_NORM; t < FKV_N_TENSORS; t++)
+        if (fkv_tensor_is_matrix(t) && tensors[t].sharing == FKV_SHARED_BY_HEAD) sum += values_of(c, t);
+    return sum / c->n_kv_heads;
+}
+
+int64_t fkv_tensors_layer_values(const fkv_config *c)
+{
+    int64_t sum = 0;
+    for (fkv_tensor t = FKV_TENSOR_ATTENTION_NORM; t < FKV_N_TENSORS; t++)
+        if (fkv_tensor_is_matrix(t)) sum += values_of(c, t);
+    return sum;
+}
+
+int64_t fkv_tensors_model_values(const fkv_config *c)
+{
+    return values_of(c, FKV_TENSOR_EMBEDDING) + values_of(c, FKV_TENSOR_OUTPUT) +
+           c->n_layers * fkv_tensors_layer_values(c);
+}
