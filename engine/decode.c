@@ -24,7 +24,7 @@ fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int la
 }
 
 /* Q, K, V, append and ragged attention of one rank: the segment that the plan balances. */
-void fkv_decode_segment(fkv_engine_device *d, int local, int layer)
+static void segment(fkv_engine_device *d, int local, int layer)
 {
     const fkv_backend *b = d->engine->options.backend;
     const fkv_decode_args args = fkv_decode_args_of(d, local, layer);
@@ -36,10 +36,10 @@ void fkv_decode_segment(fkv_engine_device *d, int local, int layer)
 
 void fkv_decode_begin(fkv_engine_device *d)
 {
-    fkv_forward_embed(d, d->slots.token, d->engine->options.n_slots, d->step_x, d->step_xn);
+    fkv_layer_embed(d, d->slots.token, d->engine->options.n_slots, d->step_x, d->step_xn);
 }
 
-void fkv_decode_rest(fkv_engine_device *d, int layer)
+static void rest(fkv_engine_device *d, int layer)
 {
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
@@ -47,32 +47,44 @@ void fkv_decode_rest(fkv_engine_device *d, int layer)
     const int64_t at = (int64_t)layer * c->n_kv_heads * n;
     e->options.backend->gather_heads(d->dev, d->step_att, n, c->n_kv_heads, (int64_t)c->group * c->head_dim,
                                      e->device_of + at, d->device_of + at);
-    fkv_forward_mlp(d, layer, n, n, d->step_att, d->step_x, d->step_xn);
+    fkv_layer_finish(d, layer, n, n, d->step_att, d->step_x, d->step_xn);
 }
 
 void fkv_decode_end(fkv_engine_device *d)
 {
     const fkv_engine *e = d->engine;
     const int n = e->options.n_slots, vocab = e->config.vocab;
-    fkv_forward_logits(d, d->step_xn);
+    fkv_layer_logits(d, d->step_xn);
     e->options.backend->sample(d->dev, d->logits, vocab, n, false, &d->slots, &e->options.sampling, vocab);
+}
+
+static void enqueue(fkv_engine_device *d)
+{
+    const int n_layers = d->engine->config.n_layers;
+    fkv_watch(d, FKV_STEP_BEGINS, -1);
+    fkv_decode_begin(d);
+    for (int l = 0; l < n_layers; l++) {
+        fkv_watch(d, FKV_LAYER_BEGINS, l);
+        for (int r = 0; r < d->n_ranks; r++) {
+            segment(d, r, l);
+            fkv_watch(d, FKV_SEGMENT_ENDS, l);
+        }
+        fkv_watch(d, FKV_SEGMENTS_END, l);
+        rest(d, l);
+    }
+    fkv_watch(d, FKV_LAYERS_END, -1);
+    fkv_decode_end(d);
+    fkv_watch(d, FKV_STEP_ENDS, -1);
 }
 
 void fkv_decode_run(fkv_engine_device *d)
 {
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
-    if (e->trace && !e->trace_off) {
-        fkv_trace_step(d);
-        return;
-    }
-    if (b->replay(d->dev, 0)) return;
-    b->record_begin(d->dev, 0);
-    fkv_decode_begin(d);
-    for (int l = 0; l < e->config.n_layers; l++) {
-        for (int r = 0; r < d->n_ranks; r++) fkv_decode_segment(d, r, l);
-        fkv_decode_rest(d, l);
-    }
-    fkv_decode_end(d);
-    b->record_end(d->dev, 0);
+    d->watched = e->stopwatch && !e->unwatched;
+    if (!d->watched && b->replay(d->dev, 0)) return;
+    if (!d->watched) b->record_begin(d->dev, 0);
+    enqueue(d);
+    if (!d->watched) b->record_end(d->dev, 0);
+    d->watched = false;
 }

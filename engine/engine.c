@@ -1,5 +1,5 @@
 /* Opening and closing of the engine: devices, ranks, buffers, plan. See engine.h;
- * what runs on the devices is in prefill.c, decode.c and forward.c. */
+ * what runs on the devices is in prefill.c, decode.c and layer.c. */
 #include "engine/engine.h"
 
 #include <stdlib.h>
@@ -11,12 +11,6 @@
 int64_t fkv_engine_weight_bytes(const fkv_config *c, int weight_bytes)
 {
     return fkv_tensors_model_values(c) * weight_bytes;
-}
-
-fkv_kv_view fkv_engine_kv_view(const fkv_engine_device *d)
-{
-    const fkv_engine *e = d->engine;
-    return (fkv_kv_view){e->arenas, d->table, e->kv.slot_stride, e->kv.offset, e->kv.budgets};
 }
 
 static void abort_world(void *ctx)
@@ -349,25 +343,6 @@ static fkv_status size_arenas(fkv_engine *e, const fkv_plan *plan, int64_t arena
     return s;
 }
 
-fkv_engine_kv_limits fkv_engine_limits_for(const fkv_plan *plan, const int32_t *budgets, int64_t n_tokens,
-                                           int64_t max_new)
-{
-    const int n_lh = plan->n_layers * plan->n_kv_heads;
-    const fkv_record_shape shape = {plan->n_layers, plan->n_kv_heads, plan->n_ranks, budgets};
-    fkv_engine_kv_limits limits = {
-        .record = {n_tokens + max_new, n_tokens, fkv_record_pages(&shape, n_tokens, max_new)}};
-    for (int r = 0; r < plan->n_ranks; r++) {
-        int64_t pages = 0;
-        for (int i = 0; i < n_lh; i++)
-            for (int p = plan->first[i]; p < plan->first[i + 1]; p++)
-                if (plan->at[p].rank == r)
-                    pages +=
-                        (plan->at[p].end - plan->at[p].begin) * fkv_head_pages(budgets[i], n_tokens, max_new);
-        if (pages > limits.arena_pages) limits.arena_pages = pages;
-    }
-    return limits;
-}
-
 /* What the plan needs beside the arenas, and what is then left for them. */
 static fkv_status plan_device(void *ctx, int index, fkv_err *err)
 {
@@ -564,7 +539,6 @@ void fkv_engine_close(fkv_engine *e)
 {
     if (!e) return;
     fkv_team_close(e->team);
-    fkv_engine_trace_stop(e);
     free_plan(e);
     for (int i = 0; e->devices && i < e->options.n_devices; i++) {
         fkv_engine_device *d = &e->devices[i];

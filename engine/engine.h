@@ -15,7 +15,6 @@
 #include "engine/model/config.h"
 #include "engine/model/safetensors.h"
 #include "engine/plan/budget.h"
-#include "engine/plan/job_time.h"
 #include "engine/plan/plan.h"
 #include "engine/plan/record_limit.h"
 #include "kernels/backend.h"
@@ -119,10 +118,6 @@ typedef struct fkv_engine_kv_limits {
                                 left, up to what all slots can need */
 } fkv_engine_kv_limits;
 
-/* For measurements: just what all slots need for prompts of n_tokens and max_new new tokens. */
-fkv_engine_kv_limits fkv_engine_limits_for(const fkv_plan *plan, const int32_t *budgets, int64_t n_tokens,
-                                           int64_t max_new);
-
 /* The plan of all runs. weights must be the ones given to open. */
 fkv_status fkv_engine_set_plan(fkv_engine *engine, const fkv_safetensors *weights, const int32_t *budgets,
                                const fkv_plan *plan, const fkv_engine_kv_limits *limits, fkv_err *err);
@@ -132,55 +127,6 @@ void fkv_engine_clear_plan(fkv_engine *engine);
 
 /* Decodes requests until next says FKV_END. FKV_E_INTERRUPTED when stopping ended it. */
 fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *err);
-
-/* For calibration and benchmarks: fills every slot with a prompt of n_tokens tokens whose K and V are
- * whatever is in the pages, and decodes n_steps of them (n_steps new tokens fit beside
- * the prompt). Seconds of every step to step_seconds[n_steps]. */
-fkv_status fkv_engine_time_decode(fkv_engine *engine, int64_t n_tokens, int n_steps, double *step_seconds,
-                                  fkv_err *err);
-/* The same steps handed over at once, without a wait between them: seconds of all. */
-fkv_status fkv_engine_time_replays(fkv_engine *engine, int64_t n_tokens, int n_steps, double *seconds,
-                                   fkv_err *err);
-/* What a step does once (embedding, logits, sampling), many in a row: the device's own time
- * where it is longer than handing the work over. */
-fkv_status fkv_engine_time_once(fkv_engine *engine, int64_t n_tokens, double *seconds, fkv_err *err);
-/* Attention segments of a recorded step, [n_layers][n_ranks] (solo: [n_layers]), in seconds; false where
- * the backend records none. */
-bool fkv_engine_recorded_segments(fkv_engine *engine, double *seconds);
-/* Prefill of one prompt; with a plan into slot 0, compression included. */
-fkv_status fkv_engine_time_prefill(fkv_engine *engine, const int32_t *ids, int64_t n_tokens, double *seconds,
-                                   fkv_err *err);
-
-/* time_steps.c: what a job's decode steps take on this engine, which has no plan: at each of
- * the n numbers of slots, ascending, with the tokens that every head is expected to hold
- * ([n_layers][n_kv_heads]), heads at home. Ends after about so many seconds, with fewer
- * points, but at least one. Leaves the engine without a plan, resized, its stats reset. */
-fkv_status fkv_engine_time_steps(fkv_engine *engine, const fkv_safetensors *weights, const double *tokens,
-                                 const int *slots, int n, double seconds, fkv_step_curve *out, fkv_err *err);
-/* The same for the prefill of a prompt of each length: a few times, once where time is over. */
-fkv_status fkv_engine_time_prompts(fkv_engine *engine, const int64_t lengths[2], double seconds, double us[2],
-                                   fkv_err *err);
-
-/* What traced decode steps took, summed over n_steps. The common part is what no plan
- * changes, as a rank on a device of its own would do it: of the products that each rank
- * does its share of, the mean share; norms, sums and gathers whole. */
-typedef struct fkv_engine_trace {
-    int n_layers, n_ranks;
-    int64_t n_steps;
-    const double *segment_seconds; /* [n_layers][n_ranks] attention segments, the engine's */
-    double layers_seconds;         /* common part of all layers: gathers, output projection, MLP */
-    double once_seconds;           /* common part once a step: embedding, logits, sampling */
-} fkv_engine_trace;
-
-/* From now on decode steps with all slots at work are timed part by part, on any backend.
- * That waits for the device at every boundary and replays no recorded step, so it is off
- * unless asked for. start zeroes the sums. Not while run is at work, but in its calls. */
-fkv_status fkv_engine_trace_start(fkv_engine *engine, fkv_err *err);
-void fkv_engine_trace_stop(fkv_engine *engine);
-/* False when not tracing. */
-bool fkv_engine_trace_get(const fkv_engine *engine, fkv_engine_trace *out);
-/* Mean step: over the layers the slowest rank's segment, and the common part. */
-double fkv_engine_trace_step_us(const fkv_engine_trace *trace);
 
 /* Over all plans since open, or since the last reset. */
 void fkv_engine_stats_get(fkv_engine *engine, fkv_engine_stats *stats);

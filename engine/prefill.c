@@ -99,7 +99,7 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
                            .dev_positions = d->positions};
     upload_pack(d, p);
     if (fills) b->start_slots(d->dev, &pack, &d->slots);
-    fkv_forward_embed(d, d->tokens, p->n_rows, d->x, d->xn);
+    fkv_layer_embed(d, d->tokens, p->n_rows, d->x, d->xn);
     for (int l = 0; l < c->n_layers; l++) {
         const bool last = l == c->n_layers - 1;
         for (int r = 0; r < d->n_ranks; r++) {
@@ -108,13 +108,13 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
         }
         if (last) break;
         b->gather_cols(d->dev, d->att, p->n_rows, att_cols, e->head_cols, (int)act);
-        fkv_forward_mlp(d, l, p->n_rows, e->tile, d->att, d->x, d->xn);
+        fkv_layer_finish(d, l, p->n_rows, e->tile, d->att, d->x, d->xn);
     }
     if (!fills) return;
     b->gather_cols(d->dev, d->step_att, n_slots, att_cols, e->head_cols, (int)act);
     b->last_rows(d->dev, &pack, d->x, c->hidden, d->step_x);
-    fkv_forward_mlp(d, c->n_layers - 1, n_slots, n_slots, d->step_att, d->step_x, d->step_xn);
-    fkv_forward_logits(d, d->step_xn);
+    fkv_layer_finish(d, c->n_layers - 1, n_slots, n_slots, d->step_att, d->step_x, d->step_xn);
+    fkv_layer_logits(d, d->step_xn);
     b->sample(d->dev, d->logits, c->vocab, n_slots, true, &d->slots, &e->options.sampling, c->vocab);
 }
 

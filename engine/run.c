@@ -165,8 +165,8 @@ static fkv_status exchange(run *r, fkv_command **last, fkv_err *err)
     r->awaited = e->info.async ? *last : r->command;
     if (r->command) prepare(r, r->command);
     /* Where slots are idle a step says little about the plan. */
-    e->trace_off = false;
-    for (int s = 0; r->command && s < e->options.n_slots; s++) e->trace_off |= !r->command->who[s];
+    e->unwatched = false;
+    for (int s = 0; r->command && s < e->options.n_slots; s++) e->unwatched |= !r->command->who[s];
     r->starts = !*last;
     *last = e->info.async ? r->command : NULL;
     fkv_status st = fkv_team_run(e->team, obey, r, err);

@@ -41,8 +41,10 @@ typedef struct fkv_norms {
 /* Edits that a device applies at a time. */
 enum { FKV_EDITS = 1 << 16 };
 
+typedef struct fkv_engine_device fkv_engine_device;
+
 /* One device and the ranks on it. Buffers are device memory; T = rows of the largest pack. */
-typedef struct fkv_engine_device {
+struct fkv_engine_device {
     fkv_engine *engine;
     fkv_device *dev;
     int index;
@@ -70,17 +72,26 @@ typedef struct fkv_engine_device {
     int64_t tickets[2];   /* of commands, by number */
     int32_t *table;       /* page table */
     int64_t arena_budget; /* bytes that this device's KV arenas may take */
-    /* trace.c */
-    bool tracing;
-    double share_start, share_seconds;
-} fkv_engine_device;
+    bool watched;         /* a step that the stopwatch sees is under way */
+};
 
-/* Sums of traced steps, in seconds: see fkv_engine_trace. */
-typedef struct fkv_trace {
-    int64_t n_steps;
-    double *segment_seconds; /* [n_layers][n_ranks] */
-    double layers_seconds, once_seconds;
-} fkv_trace;
+/* Where a step is that is enqueued op by op, with everything before it enqueued. */
+typedef enum fkv_moment {
+    FKV_STEP_BEGINS,
+    FKV_LAYER_BEGINS, /* with the ranks' attention segments, one after the other */
+    FKV_SEGMENT_ENDS, /* a rank's */
+    FKV_SEGMENTS_END, /* and what no plan changes begins */
+    FKV_LAYERS_END,   /* and what is done once a step begins */
+    FKV_STEP_ENDS,
+    FKV_SHARES_BEGIN, /* ranks do their shares of a product one after the other */
+    FKV_SHARES_END
+} fkv_moment;
+
+/* Who wants to know; called by every device's thread for its own device. */
+typedef struct fkv_stopwatch {
+    void *ctx;
+    void (*at)(void *ctx, const fkv_engine_device *d, fkv_moment moment, int layer);
+} fkv_stopwatch;
 
 struct fkv_engine {
     fkv_config config;
@@ -103,8 +114,8 @@ struct fkv_engine {
     bool planned;
     int64_t copy_bytes, arena_bytes;
 
-    fkv_trace *trace; /* NULL: not tracing */
-    bool trace_off;   /* the next step is not one to trace */
+    const fkv_stopwatch *stopwatch; /* or NULL; steps that it sees are not replayed */
+    bool unwatched;                 /* it does not see the next step */
 
     /* stats; of plans that were cleared */
     int64_t decode_steps, kv_peak_bytes;
@@ -114,11 +125,19 @@ struct fkv_engine {
 };
 
 /* engine.c */
-fkv_kv_view fkv_engine_kv_view(const fkv_engine_device *d);
 fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e);
 
-/* time_steps.c: writes the pages that time_decode will read with such prompts. */
-fkv_status fkv_engine_fill_pages(fkv_engine *e, int64_t n_tokens, int64_t max_new, fkv_err *err);
+static inline void fkv_watch(const fkv_engine_device *d, fkv_moment moment, int layer)
+{
+    const fkv_stopwatch *w = d->engine->stopwatch;
+    if (d->watched) w->at(w->ctx, d, moment, layer);
+}
+
+static inline fkv_kv_view fkv_engine_kv_view(const fkv_engine_device *d)
+{
+    const fkv_engine *e = d->engine;
+    return (fkv_kv_view){e->arenas, d->table, e->kv.slot_stride, e->kv.offset, e->kv.budgets};
+}
 
 /* weights.c */
 fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *st, fkv_err *err);
@@ -146,25 +165,18 @@ void fkv_edits_enqueue(fkv_engine_device *d, int32_t *dst, const fkv_edit *edits
 /* Arguments of the decode ops of a device's local-th rank in a layer. */
 fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int layer);
 void fkv_decode_run(fkv_engine_device *d);
-/* A step's parts in order: begin; every layer's segments and rest; end. */
+/* What a step does once: before its layers and behind them. */
 void fkv_decode_begin(fkv_engine_device *d);
-void fkv_decode_segment(fkv_engine_device *d, int local, int layer);
-void fkv_decode_rest(fkv_engine_device *d, int layer);
 void fkv_decode_end(fkv_engine_device *d);
 
-/* trace.c: a step with its parts timed. */
-void fkv_trace_step(fkv_engine_device *d);
-/* Around ops that the device's ranks do one after the other, each its share. */
-void fkv_trace_share_begin(fkv_engine_device *d);
-void fkv_trace_share_end(fkv_engine_device *d);
-
-/* forward.c: what prefill and decode share. All work on n rows; class_rows: as in backend.h. */
+/* layer.c: what prefill and decode share. All work on n rows; class_rows: as in backend.h. */
 /* x = embeddings of tokens; xn = normed for the first layer. */
-void fkv_forward_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn);
-/* Output projection of att, MLP, both residual adds, and the next norm into xn. */
-void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_rows, const void *att, void *x,
-                     void *xn);
+void fkv_layer_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn);
+/* The layer behind its attention: output projection of att, MLP, both residual adds, and the next
+ * norm into xn. */
+void fkv_layer_finish(fkv_engine_device *d, int layer, int64_t n, int64_t class_rows, const void *att,
+                      void *x, void *xn);
 /* The device's logits[n_slots, vocab] of normed rows. */
-void fkv_forward_logits(fkv_engine_device *d, const void *xn);
+void fkv_layer_logits(fkv_engine_device *d, const void *xn);
 
 #endif

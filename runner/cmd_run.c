@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "engine/measure/measure.h"
 #include "jobs/stats.h"
 #include "runner/base/clock.h"
 #include "runner/base/log.h"
@@ -21,6 +22,7 @@ typedef struct run {
     fkv_setup setup;
     fkv_output *output;
     fkv_engine *engine;
+    fkv_trace *trace; /* or NULL */
     fkv_planning planning;
     double load_seconds, stream_seconds, start;
 } run;
@@ -64,12 +66,12 @@ static fkv_status write_stats(const run *r, bool complete, fkv_err *err)
                        .n_ranks = r->planning.layout.ranks,
                        .backend = r->setup.backend->name,
                        .versions = "{\"fairkv-batch\":\"" FKV_VERSION "\"}"};
-    fkv_engine_trace trace;
-    if (r->engine && fkv_engine_trace_get(r->engine, &trace) && trace.n_steps > 0) {
+    const fkv_trace_sums *trace = r->trace ? fkv_trace_get(r->trace) : NULL;
+    if (trace && trace->n_steps > 0) {
         const fkv_plan *plan = &r->planning.plan;
-        const double common = 1e6 * (trace.layers_seconds + trace.once_seconds) / (double)trace.n_steps;
+        const double common = 1e6 * (trace->layers_seconds + trace->once_seconds) / (double)trace->n_steps;
         stats.step_predicted_us = plan->step_us;
-        stats.step_measured_us = fkv_engine_trace_step_us(&trace);
+        stats.step_measured_us = fkv_trace_step_us(trace);
         stats.segments_predicted_us = plan->step_us - plan->n_layers * r->planning.cost.common_us;
         stats.segments_measured_us = stats.step_measured_us - common;
     }
@@ -124,7 +126,7 @@ static fkv_status run_job(run *r, fkv_err *err)
     fkv_log("model: %s on %s; %d ranks, %d slots, %d copies", r->setup.job->model.path, info.name,
             r->planning.layout.ranks, r->planning.layout.slots, fkv_plan_copies(&r->planning.plan));
     /* On the CPU timing a step's parts costs nothing; elsewhere steps are replayed whole. */
-    if (!strcmp(r->setup.backend->name, "cpu") && (st = fkv_engine_trace_start(r->engine, err))) return st;
+    if (!strcmp(r->setup.backend->name, "cpu") && (st = fkv_trace_open(r->engine, &r->trace, err))) return st;
     const double t = fkv_seconds();
     st = fkv_stream_run(&r->setup, &r->planning, r->output, r->engine, &n_input, err);
     r->stream_seconds = fkv_seconds() - t;
@@ -195,6 +197,7 @@ int fkv_cmd_run(int argc, char **argv)
     fkv_preflight_close(&found);
     if (code < 0) {
         code = start(&r);
+        fkv_trace_close(r.trace);
         fkv_engine_close(r.engine);
         fkv_planning_free(&r.planning);
         fkv_output_close(r.output);

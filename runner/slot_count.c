@@ -1,5 +1,6 @@
 /* Choosing the number of slots: see slot_count.h. */
 #include "runner/slot_count.h"
+#include "engine/measure/measure.h"
 
 #include <math.h>
 #include <string.h>
@@ -186,8 +187,8 @@ fkv_status fkv_slots_measure(const fkv_slot_search *s, fkv_engine *engine, fkv_s
     fkv_status st = FKV_OK;
     list_lengths(s, lengths);
     if (n > 0)
-        st = fkv_engine_time_steps(engine, s->setup->weights, s->tokens, points, n, seconds, &measured, err);
-    if (!st) st = fkv_engine_time_prompts(engine, lengths, seconds / 2, us, err);
+        st = fkv_measure_steps(engine, s->setup->weights, s->tokens, points, n, seconds, &measured, err);
+    if (!st) st = fkv_measure_prompts(engine, lengths, seconds / 2, us, err);
     if (st) return st;
     fkv_prompt_rates(lengths, us, &token_us, &pair_us);
     m->prefill_us = mean_prefill_us(s, token_us, pair_us);

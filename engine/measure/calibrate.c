@@ -4,6 +4,7 @@
  * fit: all ranks where their weights are small and steps are not replayed, else one rank
  * alone (solo). It owns all that is measured on; nothing outlives a call. */
 #include "engine/measure/calibrate.h"
+#include "engine/measure/measure.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,7 +14,6 @@
 
 #include "engine/model/tensors.h"
 #include "engine/plan/partition.h"
-#include "engine/state.h"
 #include "runner/base/clock.h"
 #include "runner/base/hash.h"
 #include "runner/base/log.h"
@@ -186,10 +186,10 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
                                         .solo = s->solo,
                                         .sampling = {.top_p = 1}};
     if ((st = fkv_engine_open(c, s->weights, &options, &s->engine, err))) return st;
-    const fkv_engine_kv_limits limits = fkv_engine_limits_for(&s->plan, s->budgets, s->prompt, BURST + 1);
+    const fkv_engine_kv_limits limits = fkv_measure_limits(&s->plan, s->budgets, s->prompt, BURST + 1);
     if ((st = fkv_engine_set_plan(s->engine, s->weights, s->budgets, &s->plan, &limits, err))) return st;
     /* Pages that were never written would all be read from one page of zeros. */
-    if ((st = fkv_engine_fill_pages(s->engine, s->prompt, s->info.replays ? BURST + 1 : 2, err))) return st;
+    if ((st = fkv_measure_fill_pages(s->engine, s->prompt, s->info.replays ? BURST + 1 : 2, err))) return st;
     s->segments = fkv_calloc((size_t)MAX_STEPS * (size_t)c->n_layers, (size_t)s->local * sizeof *s->segments);
     return s->segments ? FKV_OK : fkv_fail_memory(err);
 }
@@ -239,12 +239,12 @@ static fkv_status replay_steps(scratch *s, fkv_err *err)
     const int n = s->config.n_layers * s->local, first = s->n_steps;
     const double end = fkv_seconds() + step_seconds;
     double seconds[BURST], once;
-    fkv_status st = fkv_engine_time_once(s->engine, s->prompt, &once, err);
+    fkv_status st = fkv_measure_once(s->engine, s->prompt, &once, err);
     for (int i = first; !st && i < first + MAX_STEPS / 2 && (i < first + MIN_BURSTS || fkv_seconds() < end);
          i++) {
         double *row = s->segments + (size_t)i * (size_t)n, sum = once;
-        if ((st = fkv_engine_time_decode(s->engine, s->prompt, BURST, seconds, err))) break;
-        if (!fkv_engine_recorded_segments(s->engine, row))
+        if ((st = fkv_measure_decode(s->engine, s->prompt, BURST, seconds, err))) break;
+        if (!fkv_measure_segments(s->engine, row))
             return fkv_fail(err, FKV_E_SYSTEM, "no step was recorded with its times");
         for (int k = 0; k < n; k++) sum += row[k];
         s->once[i] = once;
@@ -260,22 +260,24 @@ static fkv_status trace_steps(scratch *s, fkv_err *err)
     const int first = s->n_steps ? s->n_steps : -WARM_STEPS, least = s->n_steps + MIN_STEPS;
     const int most = s->n_steps + MAX_STEPS / 2;
     const double end = fkv_seconds() + step_seconds;
-    fkv_engine_trace t;
-    fkv_status st = FKV_OK;
     double ignored;
+    fkv_trace *trace;
+    fkv_status st = fkv_trace_open(s->engine, &trace, err);
+    if (st) return st;
+    const fkv_trace_sums *t = fkv_trace_get(trace);
     for (int i = first; !st && i < most && (i < least || fkv_seconds() < end); i++) {
-        if ((st = fkv_engine_trace_start(s->engine, err))) break;
-        if ((st = fkv_engine_time_decode(s->engine, s->prompt, 1, &ignored, err))) break;
-        if (i < 0 || !fkv_engine_trace_get(s->engine, &t)) continue;
+        fkv_trace_reset(trace);
+        if ((st = fkv_measure_decode(s->engine, s->prompt, 1, &ignored, err))) break;
+        if (i < 0) continue;
         double *row = s->segments + (size_t)i * (size_t)(n_layers * s->local);
         for (int l = 0; l < n_layers; l++)
             for (int r = 0; r < s->local; r++)
-                row[l * s->local + r] = t.segment_seconds[(size_t)l * (size_t)n_ranks + r];
-        s->layers[i] = t.layers_seconds;
-        s->once[i] = t.once_seconds;
+                row[l * s->local + r] = t->segment_seconds[(size_t)l * (size_t)n_ranks + r];
+        s->layers[i] = t->layers_seconds;
+        s->once[i] = t->once_seconds;
         s->n_steps = i + 1;
     }
-    fkv_engine_trace_stop(s->engine);
+    fkv_trace_close(trace);
     return st;
 }
 
@@ -377,9 +379,9 @@ static fkv_status time_prompt(const scratch *s, const int32_t *ids, int64_t n, d
     *settled = false;
     for (int k = 0; !st && !*settled && k < PREFILL_ATTEMPTS; k++) {
         double seconds[PREFILLS];
-        st = fkv_engine_time_prefill(s->engine, ids, n, &seconds[0], err); /* warms up */
+        st = fkv_measure_prefill(s->engine, ids, n, &seconds[0], err); /* warms up */
         for (int i = 0; !st && i < PREFILLS; i++)
-            st = fkv_engine_time_prefill(s->engine, ids, n, &seconds[i], err);
+            st = fkv_measure_prefill(s->engine, ids, n, &seconds[i], err);
         if (!st) *settled = fkv_fit_settled(seconds, PREFILLS, 0.25, us);
     }
     *us *= 1e6;

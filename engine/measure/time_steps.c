@@ -1,10 +1,11 @@
 /* Decode steps at several numbers of slots and prompts of two lengths, timed on the engine
- * that will do the job: see engine.h. What is set here is cleared again; the slots and
+ * that will do the job: see measure.h. What is set here is cleared again; the slots and
  * lengths are left for the next resize. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/measure/measure.h"
 #include "engine/plan/partition.h"
 #include "engine/state.h"
 #include "runner/base/clock.h"
@@ -13,7 +14,7 @@
 /* Where steps are replayed the first ones are enqueued, then recorded twice. */
 enum { WARM_REPLAYED = 3, WARM = 1, STEPS = 8, EMPTY_STEPS = 4, PROMPT_ROUNDS = 3 };
 
-fkv_status fkv_engine_fill_pages(fkv_engine *e, int64_t n_tokens, int64_t max_new, fkv_err *err)
+fkv_status fkv_measure_fill_pages(fkv_engine *e, int64_t n_tokens, int64_t max_new, fkv_err *err)
 {
     const fkv_backend *b = e->options.backend;
     const size_t page = (size_t)2 * FKV_PAGE_TOKENS * (size_t)e->config.head_dim * (size_t)e->info.kv_bytes;
@@ -63,7 +64,7 @@ static fkv_status time_some(fkv_engine *e, int64_t n_tokens, int warm, int n, do
     double seconds = INFINITY, one;
     fkv_status st = FKV_OK;
     for (int i = -warm; !st && i < n && (i <= 0 || fkv_seconds() < end); i++) {
-        st = fkv_engine_time_decode(e, n_tokens, 1, &one, err);
+        st = fkv_measure_decode(e, n_tokens, 1, &one, err);
         if (i >= 0) seconds = fmin(seconds, one);
     }
     *us = 1e6 * seconds;
@@ -74,12 +75,12 @@ static fkv_status time_point(fkv_engine *e, const fkv_safetensors *weights, cons
                              int64_t n_tokens, const fkv_plan *plan, double end, fkv_step_point *out,
                              fkv_err *err)
 {
-    const fkv_engine_kv_limits limits = fkv_engine_limits_for(plan, budgets, n_tokens, 2);
+    const fkv_engine_kv_limits limits = fkv_measure_limits(plan, budgets, n_tokens, 2);
     fkv_status st = fkv_engine_resize(e, plan->n_slots, n_tokens, n_tokens + 2, err);
     if (!st) st = fkv_engine_set_plan(e, weights, budgets, plan, &limits, err);
     if (st) return st;
     /* Memory that was never written is read from one page of zeros, but for a GPU's. */
-    if (!e->info.replays) st = fkv_engine_fill_pages(e, n_tokens, 2, err);
+    if (!e->info.replays) st = fkv_measure_fill_pages(e, n_tokens, 2, err);
     out->slots = plan->n_slots;
     if (!st) st = time_some(e, n_tokens, e->info.replays ? WARM_REPLAYED : WARM, STEPS, end, &out->us, err);
     if (!st) st = time_some(e, 1, 0, EMPTY_STEPS, end, &out->empty_us, err);
@@ -87,8 +88,8 @@ static fkv_status time_point(fkv_engine *e, const fkv_safetensors *weights, cons
     return st;
 }
 
-fkv_status fkv_engine_time_steps(fkv_engine *e, const fkv_safetensors *weights, const double *tokens,
-                                 const int *slots, int n, double seconds, fkv_step_curve *out, fkv_err *err)
+fkv_status fkv_measure_steps(fkv_engine *e, const fkv_safetensors *weights, const double *tokens,
+                             const int *slots, int n, double seconds, fkv_step_curve *out, fkv_err *err)
 {
     const int64_t n_lh = (int64_t)e->config.n_layers * e->config.n_kv_heads;
     const double end = fkv_seconds() + seconds;
@@ -118,8 +119,8 @@ fkv_status fkv_engine_time_steps(fkv_engine *e, const fkv_safetensors *weights, 
     return st == FKV_E_INPUT && out->n < n ? FKV_OK : st;
 }
 
-fkv_status fkv_engine_time_prompts(fkv_engine *e, const int64_t lengths[2], double seconds, double us[2],
-                                   fkv_err *err)
+fkv_status fkv_measure_prompts(fkv_engine *e, const int64_t lengths[2], double seconds, double us[2],
+                               fkv_err *err)
 {
     const double end = fkv_seconds() + seconds;
     const int64_t most = lengths[0] > lengths[1] ? lengths[0] : lengths[1];
@@ -128,7 +129,7 @@ fkv_status fkv_engine_time_prompts(fkv_engine *e, const int64_t lengths[2], doub
     for (int i = 0; !st && i < 2; i++) {
         double least = INFINITY, one;
         for (int k = 0; !st && k < PROMPT_ROUNDS && (k == 0 || fkv_seconds() < end); k++) {
-            st = fkv_engine_time_prefill(e, ids, lengths[i], &one, err);
+            st = fkv_measure_prefill(e, ids, lengths[i], &one, err);
             least = fmin(least, one);
         }
         us[i] = 1e6 * least;

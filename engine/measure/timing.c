@@ -1,9 +1,29 @@
-/* Decode steps and prefills timed alone, for calibration and benchmarks: see engine.h. */
+/* Decode steps and prefills timed alone: see measure.h. */
 #include <stdlib.h>
 
+#include "engine/measure/measure.h"
 #include "engine/state.h"
 #include "runner/base/clock.h"
 #include "runner/base/mem.h"
+
+fkv_engine_kv_limits fkv_measure_limits(const fkv_plan *plan, const int32_t *budgets, int64_t n_tokens,
+                                        int64_t max_new)
+{
+    const int n_lh = plan->n_layers * plan->n_kv_heads;
+    const fkv_record_shape shape = {plan->n_layers, plan->n_kv_heads, plan->n_ranks, budgets};
+    fkv_engine_kv_limits limits = {
+        .record = {n_tokens + max_new, n_tokens, fkv_record_pages(&shape, n_tokens, max_new)}};
+    for (int r = 0; r < plan->n_ranks; r++) {
+        int64_t pages = 0;
+        for (int i = 0; i < n_lh; i++)
+            for (int p = plan->first[i]; p < plan->first[i + 1]; p++)
+                if (plan->at[p].rank == r)
+                    pages +=
+                        (plan->at[p].end - plan->at[p].begin) * fkv_head_pages(budgets[i], n_tokens, max_new);
+        if (pages > limits.arena_pages) limits.arena_pages = pages;
+    }
+    return limits;
+}
 
 typedef struct timing {
     fkv_engine *e;
@@ -104,12 +124,12 @@ static void empty_slots(fkv_engine *e)
     for (int s = 0; s < e->options.n_slots; s++) fkv_kv_release(&e->kv, s);
 }
 
-fkv_status fkv_engine_time_decode(fkv_engine *e, int64_t n_tokens, int n_steps, double *step_seconds,
-                                  fkv_err *err)
+fkv_status fkv_measure_decode(fkv_engine *e, int64_t n_tokens, int n_steps, double *step_seconds,
+                              fkv_err *err)
 {
     fkv_status st = fill_slots(e, n_tokens, n_steps, err);
     timing t = {.e = e};
-    e->trace_off = false;
+    e->unwatched = false;
     for (int i = 0; !st && i < n_steps; i++) {
         const double start = fkv_seconds();
         st = fkv_team_run(e->team, decode_on, &t, err);
@@ -128,8 +148,7 @@ static fkv_status replays_on(void *ctx, int device, fkv_err *err)
     return t->e->options.backend->sync(d->dev, err);
 }
 
-fkv_status fkv_engine_time_replays(fkv_engine *e, int64_t n_tokens, int n_steps, double *seconds,
-                                   fkv_err *err)
+fkv_status fkv_measure_replays(fkv_engine *e, int64_t n_tokens, int n_steps, double *seconds, fkv_err *err)
 {
     fkv_status st = fill_slots(e, n_tokens, n_steps, err);
     timing t = {.e = e, .n_steps = n_steps};
@@ -154,7 +173,7 @@ static fkv_status once_on(void *ctx, int device, fkv_err *err)
     return t->e->options.backend->sync(d->dev, err);
 }
 
-fkv_status fkv_engine_time_once(fkv_engine *e, int64_t n_tokens, double *seconds, fkv_err *err)
+fkv_status fkv_measure_once(fkv_engine *e, int64_t n_tokens, double *seconds, fkv_err *err)
 {
     fkv_status st = fill_slots(e, n_tokens, 2 * ONCE_REPEATS, err);
     timing t = {.e = e};
@@ -167,8 +186,8 @@ fkv_status fkv_engine_time_once(fkv_engine *e, int64_t n_tokens, double *seconds
     return st;
 }
 
-fkv_status fkv_engine_time_prefill(fkv_engine *e, const int32_t *ids, int64_t n_tokens, double *seconds,
-                                   fkv_err *err)
+fkv_status fkv_measure_prefill(fkv_engine *e, const int32_t *ids, int64_t n_tokens, double *seconds,
+                               fkv_err *err)
 {
     /* a slot where there is a plan: compression is a part of the time */
     const bool fills = e->planned && !e->options.solo;
@@ -187,7 +206,7 @@ fkv_status fkv_engine_time_prefill(fkv_engine *e, const int32_t *ids, int64_t n_
     return st;
 }
 
-bool fkv_engine_recorded_segments(fkv_engine *e, double *seconds)
+bool fkv_measure_segments(fkv_engine *e, double *seconds)
 {
     const fkv_engine_options *o = &e->options;
     const int n_layers = e->config.n_layers, n_ranks = o->solo ? 1 : o->n_ranks;

@@ -3,7 +3,7 @@
  * does an arena that holds fewer records than there are slots. Prefill takes the same
  * however many slots there are.
  *
- * Pure host functions over numbers; engine.h measures steps (fkv_engine_time_steps).
+ * Pure host functions over numbers; engine/measure measures steps.
  */
 #ifndef FKV_ENGINE_JOB_TIME_H
 #define FKV_ENGINE_JOB_TIME_H

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/measure/measure.h"
 #include "engine/split.h"
 #include "runner/base/json.h"
 
@@ -163,7 +164,7 @@ static void time_prefill(fkv_engine *e, const args *a, const fkv_config *c)
     double best = 1e9, s;
     for (int64_t i = 0; i < a->prefill; i++) ids[i] = (int32_t)(i * 7919 % c->vocab);
     for (int i = 0; i < 4; i++) {
-        if (fkv_engine_time_prefill(e, ids, a->prefill, &s, &err)) die("prefill", &err);
+        if (fkv_measure_prefill(e, ids, a->prefill, &s, &err)) die("prefill", &err);
         best = s < best ? s : best;
     }
     printf("prefill of %lld tokens: %.4f s, %.0f tokens/s\n", (long long)a->prefill, best,
@@ -205,7 +206,7 @@ static void print_parts(const args *a, const fkv_config *c, const fkv_plan *plan
                         const fkv_cost_constants *cost)
 {
     double *s = calloc((size_t)c->n_layers * (size_t)a->ranks, sizeof *s), slowest = 0, all = 0;
-    if (!s || !fkv_engine_recorded_segments(e, s)) die("this backend records no segments", NULL);
+    if (!s || !fkv_measure_segments(e, s)) die("this backend records no segments", NULL);
     for (int l = 0; l < c->n_layers; l++) {
         double most = 0;
         for (int r = 0; r < a->ranks; r++) {
@@ -280,7 +281,7 @@ static void time_run(const args *a, const fkv_config *c, fkv_engine *e)
                               .reject = on_reject,
                               .stopping = stopping};
     for (int64_t i = 0; i < a->prompt; i++) r.ids[i] = (int32_t)(i * 7919 % c->vocab);
-    if (fkv_engine_time_replays(e, a->prompt, a->steps, &alone, &err)) die("replays", &err);
+    if (fkv_measure_replays(e, a->prompt, a->steps, &alone, &err)) die("replays", &err);
     fkv_engine_stats_reset(e);
     if (fkv_engine_run(e, &io, &err)) die("run", &err);
     fkv_engine_stats_get(e, &stats);
@@ -319,9 +320,9 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     if (fkv_engine_open(c, w, &o, &e, &err)) die("open", &err);
     if (a->prefill) time_prefill(e, a, c);
     if (fkv_plan_solve(&problem, (fkv_plan_mode)mode, &plan, &err)) die("plan", &err);
-    const fkv_engine_kv_limits limits = fkv_engine_limits_for(&plan, p->budgets, a->prompt, a->steps + 1);
+    const fkv_engine_kv_limits limits = fkv_measure_limits(&plan, p->budgets, a->prompt, a->steps + 1);
     if (fkv_engine_set_plan(e, w, p->budgets, &plan, &limits, &err)) die("set_plan", &err);
-    if (fkv_engine_time_decode(e, a->prompt, a->steps, steps, &err)) die("decode", &err);
+    if (fkv_measure_decode(e, a->prompt, a->steps, steps, &err)) die("decode", &err);
     fkv_device_info info;
     fkv_engine_info(e, &info);
     double kept = 0;

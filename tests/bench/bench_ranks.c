@@ -15,6 +15,7 @@
 
 #include "engine/engine.h"
 #include "engine/measure/calibrate.h"
+#include "engine/measure/measure.h"
 
 enum { LAYERS = 80, KV_HEADS = 8, MAX_RANKS = 8, STEPS = 12, MODES = 3, MAX_BUDGETS = 4 };
 
@@ -102,11 +103,10 @@ static void time_rank(setting *s, fkv_engine *e, const fkv_safetensors *w, int r
 {
     fkv_err err = {0};
     double step[STEPS], segments[LAYERS], sum = 0, best = 1e9;
-    const fkv_engine_kv_limits limits =
-        fkv_engine_limits_for(&s->plan, s->profile.budgets, prompt, STEPS + 1);
+    const fkv_engine_kv_limits limits = fkv_measure_limits(&s->plan, s->profile.budgets, prompt, STEPS + 1);
     if (fkv_engine_set_plan(e, w, s->profile.budgets, &s->plan, &limits, &err)) die("set_plan", &err);
-    if (fkv_engine_time_decode(e, prompt, STEPS, step, &err)) die("decode", &err);
-    if (!fkv_engine_recorded_segments(e, segments)) die("this backend records no segments", NULL);
+    if (fkv_measure_decode(e, prompt, STEPS, step, &err)) die("decode", &err);
+    if (!fkv_measure_segments(e, segments)) die("this backend records no segments", NULL);
     for (int i = 3; i < STEPS; i++) best = step[i] < best ? step[i] : best;
     for (int l = 0; l < LAYERS; l++) sum += s->segment[l][rank] = segments[l];
     s->rest[rank] = best - sum;

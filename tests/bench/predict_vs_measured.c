@@ -25,6 +25,7 @@
 
 #include "engine/engine.h"
 #include "engine/measure/calibrate.h"
+#include "engine/measure/measure.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 
@@ -62,6 +63,7 @@ typedef struct mode_run {
     turns *turns;
     int mode, next;
     fkv_engine *engine;
+    fkv_trace *trace;
 } mode_run;
 
 static void die(const char *what, const fkv_err *err)
@@ -126,21 +128,24 @@ static void await_turn(turns *t, int mode)
 /* Between steps: takes the last step's times away, lets the other modes step. */
 static fkv_stopping between(void *ctx)
 {
-    const mode_run *r = ctx;
+    mode_run *r = ctx;
     parts *p = r->parts;
-    fkv_engine_trace t;
     fkv_err err = {0};
-    if (fkv_engine_trace_get(r->engine, &t) && t.n_steps == 1 && p->n < MAX_STEPS) {
-        const size_t n = (size_t)t.n_layers * N_RANKS;
-        memcpy(p->segment + (size_t)p->n * n, t.segment_seconds, n * sizeof(double));
-        p->layers[p->n] = t.layers_seconds;
-        p->once[p->n++] = t.once_seconds;
+    const fkv_trace_sums *t = r->trace ? fkv_trace_get(r->trace) : NULL;
+    if (t && t->n_steps == 1 && p->n < MAX_STEPS) {
+        const size_t n = (size_t)t->n_layers * N_RANKS;
+        memcpy(p->segment + (size_t)p->n * n, t->segment_seconds, n * sizeof(double));
+        p->layers[p->n] = t->layers_seconds;
+        p->once[p->n++] = t->once_seconds;
     }
     pthread_mutex_lock(&r->turns->lock);
     pass_turn(r->turns);
     await_turn(r->turns, r->mode);
     pthread_mutex_unlock(&r->turns->lock);
-    if (fkv_engine_trace_start(r->engine, &err)) die("trace", &err);
+    if (r->trace)
+        fkv_trace_reset(r->trace);
+    else if (fkv_trace_open(r->engine, &r->trace, &err))
+        die("trace", &err);
     return FKV_GO_ON;
 }
 
@@ -201,6 +206,7 @@ static void decode(const bench *b, const fkv_plan plans[3], parts out[3])
         if (pthread_create(&threads[m], NULL, run_mode, &runs[m])) die("thread", NULL);
     for (int m = 0; m < 3; m++) {
         pthread_join(threads[m], NULL);
+        fkv_trace_close(runs[m].trace);
         fkv_engine_close(runs[m].engine);
     }
 }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/measure/measure.h"
 #include "engine/split.h"
 #include "engine/state.h"
 
@@ -65,7 +66,7 @@ int main(int argc, char **argv)
     const fkv_plan_problem problem = {c.n_layers, c.n_kv_heads,     ranks, n_prompts,
                                       tokens,     fkv_cost_cpu(&c), -1};
     if (fkv_plan_solve(&problem, FKV_PLAN_FAIR_COPYING, &plan, &err)) die("plan", &err);
-    const fkv_engine_kv_limits limits = fkv_engine_limits_for(&plan, p.budgets, n_prefill, n_out);
+    const fkv_engine_kv_limits limits = fkv_measure_limits(&plan, p.budgets, n_prefill, n_out);
     if (fkv_engine_set_plan(e, w, p.budgets, &plan, &limits, &err)) die("set_plan", &err);
 
     fkv_engine_device *d = &e->devices[0];

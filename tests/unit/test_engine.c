@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "engine/measure/measure.h"
 #include "engine/split.h"
 #include "model_fixture.h"
 #include "runner/base/hash.h"
@@ -128,7 +129,7 @@ static void work_and_resize(fkv_engine *engine, const trial *t, const fkv_engine
     const fkv_engine_kv_limits limits = {0};
     if (fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, &limits, &err))
         fixture_die("set_plan", &err);
-    if (fkv_engine_time_decode(engine, 100, 2, seconds, &err)) fixture_die("time_decode", &err);
+    if (fkv_measure_decode(engine, 100, 2, seconds, &err)) fixture_die("time_decode", &err);
     assert_int_equal(fkv_engine_resize(engine, t->slots, 1024, 0, &err), FKV_E_INPUT); /* it has a plan */
     err = (fkv_err){0};
     fkv_engine_clear_plan(engine);
@@ -138,9 +139,9 @@ static void work_and_resize(fkv_engine *engine, const trial *t, const fkv_engine
     fkv_step_curve curve;
     double us[2], kept[MAX_HEADS];
     for (int i = 0; i < n_heads; i++) kept[i] = 60 + i % 3 * 100.3;
-    if (fkv_engine_time_steps(engine, model.weights, kept, points, 3, 10, &curve, &err))
+    if (fkv_measure_steps(engine, model.weights, kept, points, 3, 10, &curve, &err))
         fixture_die("time_steps", &err);
-    if (fkv_engine_time_prompts(engine, lengths, 10, us, &err)) fixture_die("time_prompts", &err);
+    if (fkv_measure_prompts(engine, lengths, 10, us, &err)) fixture_die("time_prompts", &err);
     assert_int_equal(curve.n, 3);
     for (int i = 0; i < 3; i++)
         assert_true(curve.at[i].slots == points[i] && curve.at[i].us > 0 && curve.at[i].empty_us > 0);
@@ -187,7 +188,7 @@ static void run_trial(trial *t)
                                       -1};
     if (fkv_plan_solve(&problem, t->mode, &plan, &err)) fixture_die("plan", &err);
     fkv_engine_kv_limits limits = {0};
-    if (t->tight) limits = fkv_engine_limits_for(&plan, t->budgets, o.max_prompt, LONG_NEW);
+    if (t->tight) limits = fkv_measure_limits(&plan, t->budgets, o.max_prompt, LONG_NEW);
     if (t->tight) limits.arena_pages = 1; /* no more than the largest record needs */
     const fkv_status st = fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, &limits, &err);
     const fkv_engine_io io = {t, next_prompt, on_token, on_finish, on_reject, stopping, on_logits};

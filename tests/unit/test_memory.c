@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "engine/measure/measure.h"
 #include "engine/split.h"
 #include "engine/state.h"
 #include "kernels/cpu_device.h"
@@ -58,7 +59,7 @@ static void the_engine_allocates_what_is_predicted(void **state)
                                       .kernel = 7};
         fkv_plan plan = make_plan(&model.config, o.n_ranks, o.n_slots, uneven, FKV_PLAN_FAIR_COPYING);
         if (fkv_engine_open(&model.config, model.weights, &o, &e, &err)) fixture_die("engine", &err);
-        const fkv_engine_kv_limits limits = fkv_engine_limits_for(&plan, uneven, PROMPT, MAX_NEW);
+        const fkv_engine_kv_limits limits = fkv_measure_limits(&plan, uneven, PROMPT, MAX_NEW);
         if (fkv_engine_set_plan(e, model.weights, uneven, &plan, &limits, &err))
             fixture_die("set_plan", &err);
         fkv_memory_shape shape = fkv_engine_memory_shape(e);

@@ -1,8 +1,8 @@
-/* What prefill and decode share: embedding, output projection and MLP, logits.
+/* What prefill and decode share: embedding, a layer behind its attention, logits.
  * Everything is enqueued rank by rank; every device calls the same in step. */
 #include "engine/state.h"
 
-void fkv_forward_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn)
+void fkv_layer_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn)
 {
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
@@ -10,17 +10,17 @@ void fkv_forward_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, v
     for (int64_t i = 0; i < n; i += e->tile) {
         const int64_t m = n - i < e->tile ? n - i : e->tile;
         char *xi = (char *)x + i * hidden * act, *xni = (char *)xn + i * hidden * act;
-        fkv_trace_share_begin(d);
+        fkv_watch(d, FKV_SHARES_BEGIN, -1);
         for (int r = 0; r < d->n_ranks; r++)
             b->embed(d->dev, tokens + i, m, d->ranks[r].embedding, d->partial + r * m * hidden);
-        fkv_trace_share_end(d);
+        fkv_watch(d, FKV_SHARES_END, -1);
         b->reduce_ranks(d->dev, d->partial, d->n_ranks, m, hidden, xi);
         b->add_rmsnorm(d->dev, xi, NULL, d->norms[0].attention, e->config.rms_eps, m, hidden, xni);
     }
 }
 
-void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_rows, const void *att, void *x,
-                     void *xn)
+void fkv_layer_finish(fkv_engine_device *d, int layer, int64_t n, int64_t class_rows, const void *att,
+                      void *x, void *xn)
 {
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
@@ -31,16 +31,16 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_r
         const int64_t m = n - i < e->tile ? n - i : e->tile;
         char *xi = (char *)x + i * hidden * act, *xni = (char *)xn + i * hidden * act;
         const char *atti = (const char *)att + i * att_cols * act;
-        fkv_trace_share_begin(d);
+        fkv_watch(d, FKV_SHARES_BEGIN, -1);
         for (int r = 0; r < d->n_ranks; r++) {
             const int64_t col = fkv_partition_columns(hidden, d->ranks[r].rank, e->options.n_ranks).begin;
             b->linear(d->dev, atti, att_cols, m, class_rows, d->ranks[r].layers[layer].o,
                       (char *)d->y + col * act, hidden, false, FKV_EPILOGUE_NONE);
         }
-        fkv_trace_share_end(d);
+        fkv_watch(d, FKV_SHARES_END, -1);
         b->gather_cols(d->dev, d->y, m, hidden, e->hidden_cols, (int)act);
         b->add_rmsnorm(d->dev, xi, d->y, d->norms[layer].mlp, c->rms_eps, m, hidden, xni);
-        fkv_trace_share_begin(d);
+        fkv_watch(d, FKV_SHARES_BEGIN, -1);
         for (int r = 0; r < d->n_ranks; r++) {
             const fkv_rank_layer *w = &d->ranks[r].layers[layer];
             const int64_t share =
@@ -50,22 +50,22 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_r
             b->linear(d->dev, d->act, share, m, class_rows, w->down, d->partial + r * m * hidden, hidden,
                       true, FKV_EPILOGUE_NONE);
         }
-        fkv_trace_share_end(d);
+        fkv_watch(d, FKV_SHARES_END, -1);
         b->reduce_ranks(d->dev, d->partial, d->n_ranks, m, hidden, d->y);
         b->add_rmsnorm(d->dev, xi, d->y, next, c->rms_eps, m, hidden, xni);
     }
 }
 
-void fkv_forward_logits(fkv_engine_device *d, const void *xn)
+void fkv_layer_logits(fkv_engine_device *d, const void *xn)
 {
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
     const int64_t vocab = e->config.vocab, n = e->options.n_slots;
-    fkv_trace_share_begin(d);
+    fkv_watch(d, FKV_SHARES_BEGIN, -1);
     for (int r = 0; r < d->n_ranks; r++)
         b->linear(d->dev, xn, e->config.hidden, n, n, d->ranks[r].head,
                   d->logits + fkv_partition_columns(vocab, d->ranks[r].rank, e->options.n_ranks).begin, vocab,
                   true, FKV_EPILOGUE_NONE);
-    fkv_trace_share_end(d);
+    fkv_watch(d, FKV_SHARES_END, -1);
     b->gather_cols(d->dev, d->logits, n, vocab, e->vocab_cols, sizeof *d->logits);
 }
