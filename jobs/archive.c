@@ -3,7 +3,7 @@
  * One archive is open at a time and one block of it in memory; a line that lies
  * within a block is handed out in place, one that crosses blocks is put together
  * in carry, which never outgrows max_record_bytes. The reader owns all of it and
- * the member's name; the job is borrowed. Not for: what a line means (record.c).
+ * the member's name; the job is borrowed. Not for: what a line means (record_parse.c).
  *
  * A file whose name says text (.jsonl and the like, a compression suffix aside)
  * is read as lines whatever its bytes look like, one whose name says archive

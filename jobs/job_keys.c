@@ -1,22 +1,16 @@
-/* The table of the job file's keys, and how single values are read and shown.
+/* The table of the job file's keys, and finding a key in it.
  *
- * Everything that is said about a key is said in its row here. Owns no memory;
- * the strings it stores belong to the fkv_job. Not for: the INI syntax (job.c),
- * lists and globs (job_list.c), writing back (job_write.c).
+ * Everything that is said about a key is said in its row here. Owns no memory.
+ * Not for: the INI syntax (job.c), values (job_value.c, job_list.c), writing
+ * back (job_write.c).
  */
 #include "jobs/job_keys.h"
 
 #include <ctype.h>
-#include <errno.h>
-#include <math.h>
 #include <stdarg.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "runner/base/file.h"
-
 #define AT(field) offsetof(fkv_job, field)
-#define WHOLE_MAX 1e15 /* "no limit": exact in a double, far beyond any input */
 
 /* Identity. Not in it: where things lie (job.output, paths), how far and how
  * carefully a run goes (max_errors, retry_errors, restart, grace), which shards
@@ -47,14 +41,14 @@ const fkv_key fkv_keys[] = {
      .identity = FKV_ID_VALUE,
      .offset = AT(job.limit),
      .fallback = "0",
-     .hi = WHOLE_MAX,
+     .hi = FKV_KEY_WHOLE_MAX,
      .help = "the input's first N records only; 0 for all"},
     {.section = "job",
      .name = "max_errors",
      .type = FKV_KEY_INT,
      .offset = AT(job.max_errors),
      .fallback = "0",
-     .hi = WHOLE_MAX,
+     .hi = FKV_KEY_WHOLE_MAX,
      .help = "stop early after so many error rows; 0 for never"},
     {.section = "job",
      .name = "retry_errors",
@@ -474,287 +468,4 @@ const char *fkv_key_nearest(const char *section, const char *word)
         }
     }
     return best;
-}
-
-/* The first word of *list into word; moves on. False at the end. */
-static bool next_word(const char **list, const char **word, size_t *n)
-{
-    const char *p = *list;
-    if (!p) return false;
-    while (*p == ' ') p++;
-    if (!*p) return false;
-    *word = p;
-    *n = strcspn(p, " ");
-    *list = p + *n;
-    return true;
-}
-
-static fkv_status parse_choice(const fkv_key *key, const char *text, const fkv_place *place, int *out,
-                               fkv_err *err)
-{
-    const char *list = key->choices, *word;
-    size_t n;
-    for (int i = 0; next_word(&list, &word, &n); i++) {
-        if (equals(text, word, n)) {
-            *out = i;
-            return FKV_OK;
-        }
-    }
-    for (list = key->later; next_word(&list, &word, &n);) {
-        if (equals(text, word, n))
-            return fkv_key_fail(key, place, err, "%s is not supported by this build yet", text);
-    }
-    return fkv_key_fail(key, place, err, "\"%s\" is none of: %s", text, key->choices);
-}
-
-/* A whole number; *rest is what follows it. */
-static bool whole_number(const char *text, int64_t *out, const char **rest)
-{
-    char *end;
-    if (!isdigit((unsigned char)text[*text == '-' || *text == '+'])) return false;
-    errno = 0;
-    const long long x = strtoll(text, &end, 10);
-    if (errno)
-        *out = *text == '-' ? INT64_MIN : INT64_MAX; /* outside any range, and said so */
-    else
-        *out = x;
-    *rest = end;
-    return true;
-}
-
-static fkv_status check_whole(const fkv_key *key, const char *text, int64_t x, const fkv_place *place,
-                              fkv_err *err)
-{
-    if (x >= (int64_t)key->lo && x <= (int64_t)key->hi) return FKV_OK;
-    if (key->hi >= WHOLE_MAX) return fkv_key_fail(key, place, err, "%s is less than %.0f", text, key->lo);
-    return fkv_key_fail(key, place, err, "%s is outside %.0f to %.0f", text, key->lo, key->hi);
-}
-
-static fkv_status parse_whole(const fkv_key *key, const char *text, const fkv_place *place, int64_t *out,
-                              fkv_err *err)
-{
-    const char *rest = NULL;
-    int64_t x;
-    const bool sized = key->type == FKV_KEY_SIZE;
-    if (key->type == FKV_KEY_AUTO && strcmp(text, "auto") == 0) {
-        *out = (int64_t)key->lo - 1;
-        return FKV_OK;
-    }
-    bool ok = whole_number(text, &x, &rest);
-    if (ok && sized && *rest) {
-        const char *units = "KMG", *unit = strchr(units, toupper((unsigned char)*rest));
-        ok = unit && !rest[1];
-        if (ok && __builtin_mul_overflow(x, (int64_t)1 << (10 * (unit - units + 1)), &x)) x = INT64_MAX;
-    } else if (ok) {
-        ok = !*rest;
-    }
-    if (!ok)
-        return fkv_key_fail(key, place, err, "\"%s\" is not a whole number%s", text,
-                            sized                       ? " or a size such as 64M"
-                            : key->type == FKV_KEY_AUTO ? " or auto"
-                                                        : "");
-    *out = x;
-    return check_whole(key, text, x, place, err);
-}
-
-/* A decimal number without the hex, inf and nan that strtod would also take. */
-static bool real_number(const char *text, double *out)
-{
-    char *end;
-    if (!*text || strspn(text, "0123456789+-.eE") != strlen(text)) return false;
-    *out = strtod(text, &end);
-    return end != text && !*end && isfinite(*out);
-}
-
-static fkv_status parse_real(const fkv_key *key, const char *text, const fkv_place *place, double *out,
-                             fkv_err *err)
-{
-    if (!real_number(text, out)) return fkv_key_fail(key, place, err, "\"%s\" is not a number", text);
-    if (*out < key->lo || *out > key->hi || (key->lo_open && *out <= key->lo))
-        return fkv_key_fail(key, place, err, "%s is outside %g to %g%s", text, key->lo, key->hi,
-                            key->lo_open ? " (and must not be 0)" : "");
-    return FKV_OK;
-}
-
-static fkv_status parse_seed(const fkv_key *key, const char *text, const fkv_place *place, uint64_t *out,
-                             fkv_err *err)
-{
-    char *end = NULL;
-    errno = 0;
-    if (isdigit((unsigned char)*text)) *out = strtoull(text, &end, 10);
-    if (!end || *end) return fkv_key_fail(key, place, err, "\"%s\" is not a whole number from 0", text);
-    if (errno) return fkv_key_fail(key, place, err, "%s is outside 0 to 18446744073709551615", text);
-    return FKV_OK;
-}
-
-static fkv_status parse_budget(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
-                               fkv_err *err)
-{
-    char number[32];
-    const size_t n = strlen(text);
-    job->profile.budget = 0;
-    job->profile.budget_percent = 0;
-    if (n == 0 || text[n - 1] != '%') return parse_whole(key, text, place, &job->profile.budget, err);
-    size_t digits = n - 1;
-    while (digits && fkv_is_blank(text[digits - 1])) digits--;
-    if (digits < sizeof number) {
-        snprintf(number, sizeof number, "%.*s", (int)digits, text);
-        if (real_number(number, &job->profile.budget_percent)) {
-            const double x = job->profile.budget_percent;
-            if (x > 0 && x <= 100) return FKV_OK;
-            return fkv_key_fail(key, place, err, "%s is not more than 0%% and at most 100%%", text);
-        }
-    }
-    return fkv_key_fail(key, place, err, "\"%s\" is neither a whole number nor a percentage", text);
-}
-
-static fkv_status parse_part(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
-                             fkv_err *err)
-{
-    const char *rest;
-    int64_t i, n;
-    if (!whole_number(text, &i, &rest) || *rest != '/' || !whole_number(rest + 1, &n, &rest) || *rest)
-        return fkv_key_fail(key, place, err, "\"%s\" is not of the form i/n, such as 0/4", text);
-    if (n < 1 || n > (int64_t)key->hi || i < 0 || i >= n)
-        return fkv_key_fail(key, place, err, "%s: i/n needs 0 <= i < n <= %.0f", text, key->hi);
-    job->input.part = i;
-    job->input.n_parts = n;
-    return FKV_OK;
-}
-
-/* Whether text is one of the key's choices. */
-static bool is_choice(const fkv_key *key, const char *text)
-{
-    const size_t n = strlen(text);
-    for (const char *p = key->choices; *p;) {
-        const size_t word = strcspn(p, " ");
-        if (word == n && !strncmp(p, text, n)) return true;
-        p += word;
-        p += *p == ' ';
-    }
-    return false;
-}
-
-bool fkv_key_is_path(const fkv_key *key, const char *value)
-{
-    return *value && (key->type == FKV_KEY_PATH || (key->type == FKV_KEY_FILE && !is_choice(key, value)));
-}
-
-static fkv_status parse_string(const fkv_key *key, const char *text, const fkv_place *place, char **out,
-                               fkv_err *err)
-{
-    free(*out);
-    *out = NULL;
-    if (!*text) return FKV_OK;
-    *out = fkv_key_is_path(key, text) ? fkv_path_join(place->dir, text) : strdup(text);
-    return *out ? FKV_OK : fkv_fail_memory(err);
-}
-
-/* text without the line ends of its continuations. */
-static char *joined(const char *text)
-{
-    char *copy = strdup(text), *to = copy;
-    if (!copy) return NULL;
-    for (const char *p = copy; *p; p++) {
-        if (*p != '\n') *to++ = *p;
-    }
-    *to = '\0';
-    return copy;
-}
-
-fkv_status fkv_key_parse(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
-                         fkv_err *err)
-{
-    void *at = (char *)job + key->offset;
-    fkv_status st;
-    int choice = 0;
-    if (key->type == FKV_KEY_ARCHIVES || key->type == FKV_KEY_MEMBERS)
-        return fkv_list_parse(key, text, place, job, err);
-    char *one = joined(text);
-    if (!one) return fkv_fail_memory(err);
-    if (!*one && (!key->fallback || *key->fallback)) {
-        st = fkv_key_fail(key, place, err, "has no value");
-        goto out;
-    }
-    switch (key->type) {
-    case FKV_KEY_TEXT:
-    case FKV_KEY_FILE:
-    case FKV_KEY_PATH: st = parse_string(key, one, place, at, err); break;
-    case FKV_KEY_INT:
-    case FKV_KEY_SIZE:
-    case FKV_KEY_AUTO: st = parse_whole(key, one, place, at, err); break;
-    case FKV_KEY_SEED: st = parse_seed(key, one, place, at, err); break;
-    case FKV_KEY_REAL: st = parse_real(key, one, place, at, err); break;
-    case FKV_KEY_BUDGET: st = parse_budget(key, one, place, job, err); break;
-    case FKV_KEY_PART: st = parse_part(key, one, place, job, err); break;
-    case FKV_KEY_STOP: st = fkv_list_parse(key, one, place, job, err); break;
-    case FKV_KEY_CHOICE:
-    case FKV_KEY_FLAG:
-    case FKV_KEY_FIXED:
-    default: st = parse_choice(key, one, place, &choice, err); break;
-    }
-    if (!st && key->type == FKV_KEY_CHOICE) memcpy(at, &choice, sizeof choice);
-    if (!st && key->type == FKV_KEY_FLAG) *(bool *)at = choice != 0;
-out:
-    free(one);
-    return st;
-}
-
-_Static_assert(sizeof(fkv_format) == sizeof(int) && sizeof(fkv_method) == sizeof(int) &&
-                   sizeof(fkv_truncate) == sizeof(int) && sizeof(fkv_job_backend) == sizeof(int) &&
-                   sizeof(fkv_job_mode) == sizeof(int),
-               "choices are stored as int");
-
-/* The shortest of %.15g and %.17g that reads back as x. */
-static fkv_status print_real(double x, fkv_buf *out, fkv_err *err)
-{
-    char text[40];
-    snprintf(text, sizeof text, "%.15g", x);
-    if (strtod(text, NULL) != x) snprintf(text, sizeof text, "%.17g", x);
-    return fkv_buf_puts(out, text, err);
-}
-
-static fkv_status print_choice(const fkv_key *key, int choice, fkv_buf *out, fkv_err *err)
-{
-    const char *list = key->choices, *word = "";
-    size_t n = 0;
-    for (int i = 0; i <= choice && next_word(&list, &word, &n);) i++;
-    return fkv_buf_append(out, word, n, err);
-}
-
-fkv_status fkv_key_print(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
-{
-    const void *at = (const char *)job + key->offset;
-    int choice = 0;
-    fkv_status st;
-    switch (key->type) {
-    case FKV_KEY_TEXT:
-    case FKV_KEY_FILE:
-    case FKV_KEY_PATH: {
-        const char *text = *(char *const *)at;
-        return fkv_buf_puts(out, text ? text : "", err);
-    }
-    case FKV_KEY_AUTO:
-        if (*(const int64_t *)at < (int64_t)key->lo) return fkv_buf_puts(out, "auto", err);
-        return fkv_buf_printf(out, err, "%lld", (long long)*(const int64_t *)at);
-    case FKV_KEY_INT:
-    case FKV_KEY_SIZE: return fkv_buf_printf(out, err, "%lld", (long long)*(const int64_t *)at);
-    case FKV_KEY_SEED: return fkv_buf_printf(out, err, "%llu", (unsigned long long)*(const uint64_t *)at);
-    case FKV_KEY_REAL: return print_real(*(const double *)at, out, err);
-    case FKV_KEY_BUDGET:
-        if (job->profile.budget_percent <= 0)
-            return fkv_buf_printf(out, err, "%lld", (long long)job->profile.budget);
-        st = print_real(job->profile.budget_percent, out, err);
-        return st ? st : fkv_buf_puts(out, "%", err);
-    case FKV_KEY_PART:
-        return fkv_buf_printf(out, err, "%lld/%lld", (long long)job->input.part,
-                              (long long)job->input.n_parts);
-    case FKV_KEY_CHOICE: memcpy(&choice, at, sizeof choice); return print_choice(key, choice, out, err);
-    case FKV_KEY_FLAG: return print_choice(key, *(const bool *)at, out, err);
-    case FKV_KEY_FIXED: return print_choice(key, 0, out, err);
-    case FKV_KEY_ARCHIVES:
-    case FKV_KEY_MEMBERS:
-    case FKV_KEY_STOP: break; /* lists are written element by element */
-    }
-    return FKV_OK;
 }

@@ -1,6 +1,8 @@
-/* The table of the job file's keys and the values' syntax: what job.c (reading),
- * job_write.c (writing back) and job_list.c (lists, globs) share. Internal to
- * the job file's code; everyone else sees job.h. */
+/* The table of the job file's keys and the values' syntax: what job.c (reading)
+ * and job_write.c (writing back) share. job_keys.c has the table, job_list.c lists
+ * and globs, job_value.c all other values; each uses those before it. Owns no
+ * memory but what it stores in the fkv_job. Internal to the job file's code;
+ * everyone else sees job.h. */
 #ifndef FKV_JOBS_JOB_KEYS_H
 #define FKV_JOBS_JOB_KEYS_H
 
@@ -51,9 +53,7 @@ extern const fkv_key fkv_keys[];
 extern const size_t fkv_n_keys;
 
 enum { FKV_KEY_NAME_MAX = 64 };
-
-/* Whether the value of a key of text is a path. */
-bool fkv_key_is_path(const fkv_key *key, const char *value);
+#define FKV_KEY_WHOLE_MAX 1e15 /* "no limit": exact in a double, far beyond any input */
 
 /* Where a value came from. */
 typedef struct fkv_place {
@@ -68,18 +68,6 @@ void fkv_key_full_name(const fkv_key *key, char name[FKV_KEY_NAME_MAX]);
 /* FKV_E_INPUT with the place and the key's full name. */
 fkv_status fkv_key_fail(const fkv_key *key, const fkv_place *place, fkv_err *err, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-
-/* Stores the value that text says in job; text is expanded and trimmed. In a
- * list, pieces of continued lines are separated by "\n"; elsewhere joined. */
-fkv_status fkv_key_parse(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
-                         fkv_err *err);
-
-/* The value in words, for messages, identity and job.ini (scalar types only). */
-fkv_status fkv_key_print(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err);
-
-/* job_list.c: the same for lists. */
-fkv_status fkv_list_parse(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
-                          fkv_err *err);
 
 /* Whether c separates words in a job file. */
 static inline bool fkv_is_blank(char c)
@@ -104,5 +92,22 @@ bool fkv_section_exists(const char *section, size_t n);
 /* The known word nearest to a mistyped one, or NULL if none is near. section
  * NULL: among the sections; else among its keys. */
 const char *fkv_key_nearest(const char *section, const char *word);
+
+/* job_list.c: stores the list that text says in job; text is expanded and trimmed,
+ * and pieces of continued lines are separated by "\n". What an error leaves in job
+ * is fkv_job_free's, here and below. */
+fkv_status fkv_list_parse(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
+                          fkv_err *err);
+
+/* job_value.c: the same for a key of any type. */
+fkv_status fkv_key_parse(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
+                         fkv_err *err);
+
+/* Appends the value in words, for messages, identity and job.ini (nothing for lists,
+ * which are written element by element). */
+fkv_status fkv_key_print(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err);
+
+/* Whether the value of a key of text is a path. */
+bool fkv_key_is_path(const fkv_key *key, const char *value);
 
 #endif

@@ -1,5 +1,5 @@
 /* The job written out: as an INI file, as an identity, as help. All three walk
- * the key table. Owns no memory. Not for: what a value means (job_keys.c). */
+ * the key table. Owns no memory. Not for: what a value means (job_value.c). */
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* The top level of one record: which keys it has and where their values' text
- * lies. Internal to record.c. jansson decodes and validates every key and value,
+ * lies. Internal to record_parse.c. jansson decodes and validates every key and value,
  * each once; of the values only those of known keys are kept. */
 #ifndef FKV_JOBS_RECORD_JSON_H
 #define FKV_JOBS_RECORD_JSON_H

@@ -4,7 +4,7 @@
 
 #include <jansson.h>
 
-#include "tokenizer/tokenizer.h"
+#include "tokenizer/ids.h"
 #include "tokenizer/vocab.h"
 
 typedef struct fkv_bpe fkv_bpe;

@@ -9,7 +9,6 @@
 
 #include "runner/base/file.h"
 #include "runner/base/json.h"
-#include "runner/base/mem.h"
 #include "runner/base/utf8.h"
 #include "tokenizer/added.h"
 #include "tokenizer/bpe.h"
@@ -35,25 +34,6 @@ struct fkv_tokenizer_scratch {
     fkv_nfc_scratch nfc;
     fkv_buf prefixed;
 };
-
-fkv_status fkv_ids_push(fkv_ids *ids, int32_t id, fkv_err *err)
-{
-    if (ids->len == ids->cap) {
-        const size_t cap = ids->cap ? ids->cap * 2 : 256;
-        int32_t *data = fkv_realloc(ids->data, cap, sizeof *data);
-        if (!data) return fkv_fail_memory(err);
-        ids->data = data;
-        ids->cap = cap;
-    }
-    ids->data[ids->len++] = id;
-    return FKV_OK;
-}
-
-void fkv_ids_free(fkv_ids *ids)
-{
-    free(ids->data);
-    *ids = (fkv_ids){0};
-}
 
 static fkv_status read_parts(fkv_tokenizer *t, const json_t *root, const char *path, fkv_err *err)
 {

@@ -16,18 +16,10 @@
 
 #include "runner/base/buf.h"
 #include "runner/base/status.h"
+#include "tokenizer/ids.h"
 
 typedef struct fkv_tokenizer fkv_tokenizer;
 typedef struct fkv_tokenizer_scratch fkv_tokenizer_scratch;
-
-/* A growable array of ids. Zero-initialise. */
-typedef struct fkv_ids {
-    int32_t *data;
-    size_t len, cap;
-} fkv_ids;
-
-fkv_status fkv_ids_push(fkv_ids *ids, int32_t id, fkv_err *err);
-void fkv_ids_free(fkv_ids *ids);
 
 /* Reads dir/tokenizer.json. Errors are FKV_E_INPUT with file and field. */
 fkv_status fkv_tokenizer_open(const char *dir, fkv_tokenizer **out, fkv_err *err);

@@ -5,7 +5,7 @@
 
 #include <jansson.h>
 
-#include "tokenizer/tokenizer.h"
+#include "tokenizer/ids.h"
 #include "tokenizer/vocab.h"
 
 /* Whether the normalizer is NFC (else it is none). */
