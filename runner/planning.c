@@ -14,7 +14,7 @@
 #include "runner/hold.h"
 #include "runner/interrupt.h"
 #include "runner/layout.h"
-#include "runner/preflight.h"
+#include "runner/layout_choice.h"
 #include "runner/sample.h"
 
 typedef struct making {
@@ -147,7 +147,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     }
     if ((st = fkv_sample_take(m->setup, &sample, err))) goto out;
     if (sample.n_input == 0) {
-        st = fkv_preflight_no_record(m->setup, "", err);
+        st = fkv_setup_no_record(m->setup, "", err);
         goto out;
     }
     if ((st = take_lengths(m, &sample, err))) goto out;
@@ -284,7 +284,7 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
         }
         fkv_plan_free(&m->p->plan);
     }
-    if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), m->engine, &m->p->layout,
+    if ((st = fkv_layout_choose(m->setup, &m->p->profile, my_records(m), m->engine, &m->p->layout,
                                 &m->p->sizing, err)))
         goto out;
     st = fkv_sizing_record_limit(&m->p->sizing, m->p->profile.budgets, &m->p->layout.record, err);

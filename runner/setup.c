@@ -19,6 +19,13 @@ int fkv_report_error(const fkv_err *err)
     return fkv_exit_code(err->status);
 }
 
+fkv_status fkv_setup_no_record(const fkv_setup *s, const char *member, fkv_err *err)
+{
+    return fkv_fail_at(err, FKV_E_INPUT, s->job->path, 0, "input.members",
+                       "no record in the input: does it match what the archives hold%s%.200s?",
+                       *member ? ", such as " : "", member);
+}
+
 /* Splits argv into the job file and the overrides. False: the command line is wrong. */
 static bool parse_args(int argc, char **argv, const char **path, const char **overrides, size_t *n)
 {

@@ -50,6 +50,9 @@ void fkv_setup_log_sharing(const fkv_setup *setup);
 fkv_layout fkv_setup_layout(const fkv_setup *setup);
 fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup, const fkv_layout *layout);
 
+/* The error of an input without records. member: one that the archives hold, or "". */
+fkv_status fkv_setup_no_record(const fkv_setup *setup, const char *member, fkv_err *err);
+
 /* Prints an error as every subcommand does and returns its exit code. */
 int fkv_report_error(const fkv_err *err);
 /* The same for all of a list that is not empty. */

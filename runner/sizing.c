@@ -1,4 +1,4 @@
-/* Ranks, slots and memory of a run: see sizing.h. */
+/* The memory of a run: see sizing.h. */
 #include "runner/sizing.h"
 
 #include <math.h>
@@ -8,12 +8,6 @@
 
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
-#include "runner/constants.h"
-#include "runner/layout.h"
-#include "runner/slot_count.h"
-
-/* Of the device's rates, before there is a number of slots. */
-enum { SLOTS_GUESS = 32 };
 
 static bool on_cpu(const fkv_setup *s)
 {
@@ -174,52 +168,4 @@ fkv_status fkv_sizing_at_once(const fkv_sizing *z, const fkv_plan *plan, const i
     *records = fkv_memory_at_once(&m, &z->limit, z->shape.n_slots);
     fkv_memory_free(&m);
     return FKV_OK;
-}
-
-/* ---- choosing ---- */
-
-static fkv_status choose_slots(const fkv_slot_search *search, fkv_engine **engine, fkv_layout *layout,
-                               fkv_err *err)
-{
-    fkv_slot_model model;
-    fkv_status st = fkv_slots_model(search, 0, &model, err);
-    if (!st && fkv_constants_measured(search->setup)) {
-        st = fkv_layout_engine(search->setup, layout, engine, err);
-        if (!st) st = fkv_slots_measure(search, *engine, &model, err);
-    }
-    if (st) return st;
-    const fkv_slot_choice best = fkv_slots_best(search, &model);
-    if (best.slots == 0) return FKV_OK; /* what does not fit is said where the plan is checked */
-    layout->slots = best.slots;
-    fkv_slots_log(search, &model, best);
-    return FKV_OK;
-}
-
-fkv_status fkv_sizing_choose(const fkv_setup *s, const fkv_profile *p, int64_t n_records, fkv_engine **engine,
-                             fkv_layout *layout, fkv_sizing *z, fkv_err *err)
-{
-    fkv_split_rates rates;
-    double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
-    if (!tokens) return fkv_fail_memory(err);
-    fkv_cost_tokens(p, tokens);
-    fkv_sizing_update(s, layout, p, z);
-    const fkv_slot_search search = {.setup = s,
-                                    .profile = p,
-                                    .sizing = z,
-                                    .rates = &rates,
-                                    .tokens = tokens,
-                                    .load = {.n_records = n_records,
-                                             .new_tokens = p->new_tokens,
-                                             .n_sample = p->n_sample,
-                                             .mean_new = p->mean_output}};
-    const bool ranks = s->auto_ranks || layout->devices > 1;
-    fkv_layout guess = *layout;
-    if (s->auto_slots) guess.slots = n_records > 0 && n_records < SLOTS_GUESS ? (int)n_records : SLOTS_GUESS;
-    fkv_status st = FKV_OK;
-    if (ranks || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &rates, err);
-    if (!st && ranks) st = fkv_ranks_choose(&search, layout, z, err);
-    if (!st && s->auto_slots) st = choose_slots(&search, engine, layout, err);
-    if (!st) fkv_sizing_update(s, layout, p, z);
-    free(tokens);
-    return st;
 }

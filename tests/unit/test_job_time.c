@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "model_shapes.h"
-#include "runner/slot_count.h"
+#include "runner/layout_choice.h"
 
 static void near(double a, double b)
 {
