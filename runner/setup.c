@@ -340,3 +340,20 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
     memcpy(o.sampling.eos, s->config.eos, sizeof o.sampling.eos);
     return o;
 }
+
+fkv_plan_mode fkv_setup_mode(const fkv_setup *s)
+{
+    return (fkv_plan_mode)s->job->plan.mode; /* the same order: tests/unit/test_planning.c */
+}
+
+fkv_plan_problem fkv_setup_plan_problem(const fkv_setup *s, int n_ranks, int n_slots, const double *tokens,
+                                        const fkv_cost_constants *cost)
+{
+    return (fkv_plan_problem){.n_layers = s->config.n_layers,
+                              .n_kv_heads = s->config.n_kv_heads,
+                              .n_ranks = n_ranks,
+                              .n_slots = n_slots,
+                              .tokens = tokens,
+                              .cost = *cost,
+                              .max_copies = (int)s->job->plan.max_copies};
+}

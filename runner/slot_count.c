@@ -84,18 +84,12 @@ static double mean_prefill_us(const fkv_slot_search *s, double token_us, double 
 static fkv_status model_point(const fkv_slot_search *s, int slots, const double *nothing, fkv_slot_model *m,
                               fkv_err *err)
 {
-    const fkv_config *c = &s->setup->config;
     const int i = m->curve.n;
     fkv_sizing z = *s->sizing;
     fkv_plan plan;
-    fkv_plan_problem problem = {.n_layers = c->n_layers,
-                                .n_kv_heads = c->n_kv_heads,
-                                .n_ranks = z.shape.n_ranks,
-                                .n_slots = slots,
-                                .tokens = s->tokens,
-                                .cost = fkv_split_cost(s->rates, c, z.shape.n_ranks, slots),
-                                .max_copies = (int)s->setup->job->plan.max_copies};
-    fkv_status st = fkv_plan_solve(&problem, (fkv_plan_mode)s->setup->job->plan.mode, &plan, err);
+    const fkv_cost_constants cost = fkv_split_cost(s->rates, &s->setup->config, z.shape.n_ranks, slots);
+    fkv_plan_problem problem = fkv_setup_plan_problem(s->setup, z.shape.n_ranks, slots, s->tokens, &cost);
+    fkv_status st = fkv_plan_solve(&problem, fkv_setup_mode(s->setup), &plan, err);
     if (st) return st;
     z.shape.n_slots = slots;
     st = fkv_sizing_even(&z, &problem, s->profile->budgets, &plan, err);
