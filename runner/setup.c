@@ -130,8 +130,8 @@ static void choose_backend(fkv_setup *s, fkv_errs *errs)
     set_sizes(s, devices_of(s));
     if (!s->backend || find_devices(s, &why)) return;
     if (s->job->engine.backend == FKV_JOB_BACKEND_AUTO && !supported(s, 1, false, &err)) {
-        fkv_log("engine.backend = auto takes cpu: %s", why.message);
-        s->backend = fkv_backend_find("cpu");
+        s->backend = fkv_backend_cpu(); /* the reference, which runs every model */
+        fkv_log("engine.backend = auto takes %s: %s", s->backend->name, why.message);
         set_sizes(s, devices_of(s));
         if (find_devices(s, &why)) return;
     }

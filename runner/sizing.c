@@ -9,11 +9,6 @@
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 
-static bool on_cpu(const fkv_setup *s)
-{
-    return !strcmp(s->backend->name, "cpu");
-}
-
 fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
 {
     fkv_world *world = NULL;
@@ -28,6 +23,7 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
         z->free_bytes = info.memory_bytes;
         z->total_bytes = info.total_bytes;
         z->nominal_share = info.nominal_share;
+        z->worth_slots = info.worth_slots;
         z->limit.arena_share = info.arena_share;
         z->shape = (fkv_memory_shape){.act_bytes = info.act_bytes,
                                       .kv_bytes = info.kv_bytes,
@@ -48,8 +44,7 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_p
     const int64_t mean =
         p->n_sample ? (int64_t)(sum / p->n_sample) : fkv_prompt_limit(&s->limits, s->limits.max_new);
     z->lengths = (fkv_memory_lengths){mean > 0 ? mean : 1, mean_new};
-    /* CPU devices share the machine; every GPU has memory of its own. */
-    z->limit.bytes = z->free_bytes / (on_cpu(s) ? layout->devices : 1);
+    z->limit.bytes = z->free_bytes / (s->backend->shares_host ? layout->devices : 1);
     z->shape.config = &s->config;
     z->shape.n_ranks = layout->ranks;
     z->shape.n_devices = layout->devices;

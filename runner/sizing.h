@@ -8,7 +8,8 @@
 
 typedef struct fkv_sizing {
     char device[96], numerics[256];  /* of the first device: fkv_device_info and backend.h say what */
-    int64_t free_bytes, total_bytes; /* of a device; on the CPU, of the machine */
+    int64_t free_bytes, total_bytes; /* of a device; of the host, where devices share it */
+    int worth_slots;                 /* fkv_device_info */
     double nominal_share;
     fkv_memory_limit limit;                  /* of each device */
     fkv_memory_shape shape;                  /* of the layout */

@@ -7,19 +7,12 @@
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 
-/* More slots than this only make a small machine's steps long. */
-enum { CPU_SLOTS_MAX = 64, GPU_SLOTS_MAX = 256 };
-/* A replaying device and the processor may take so long for steps, half of it again for
- * prompts, and no more than such a share of the job. */
-static const double gpu_seconds = 2.5, cpu_seconds = 0.4, least_seconds = 0.1, share_of_job = 0.05;
+/* A device that replays steps, and another one, may take so long for steps, half of it again
+ * for prompts, and no more than such a share of the job. */
+static const double replayed_seconds = 2.5, other_seconds = 0.4, least_seconds = 0.1, share_of_job = 0.05;
 /* Prompts that are timed: no longer ones, and none that are expected to take longer. */
 enum { PROMPT_MOST = 8192, PROMPT_LEAST = 64 };
 static const double prompt_us = 3e5;
-
-static bool on_cpu(const fkv_slot_search *s)
-{
-    return !strcmp(s->setup->backend->name, "cpu");
-}
 
 static int supported(const fkv_slot_search *s, int slots)
 {
@@ -41,7 +34,7 @@ static fkv_status most_slots(const fkv_slot_search *s, int *most, fkv_err *err)
     double records;
     one.shape.n_slots = 1;
     const fkv_status st = fkv_sizing_at_once(&one, NULL, s->profile->budgets, &records, err);
-    *most = supported(s, on_cpu(s) ? CPU_SLOTS_MAX : GPU_SLOTS_MAX);
+    *most = supported(s, s->sizing->worth_slots);
     if (s->load.n_records > 0 && s->load.n_records < *most) *most = (int)s->load.n_records;
     /* A plan may spread over the ranks what one of them holds at home. */
     records = records * one.shape.n_ranks + 1;
@@ -172,7 +165,7 @@ fkv_status fkv_slots_measure(const fkv_slot_search *s, fkv_engine *engine, fkv_s
     fkv_step_curve measured;
     fkv_device_info info;
     fkv_engine_info(engine, &info);
-    const double job = 1e-6 * fkv_slots_best(s, m).us, most = info.replays ? gpu_seconds : cpu_seconds;
+    const double job = 1e-6 * fkv_slots_best(s, m).us, most = info.replays ? replayed_seconds : other_seconds;
     const double seconds = fmax(fmin(most, share_of_job * job), least_seconds);
     /* with a margin: what does not fit after all would end the run */
     for (; n < m->curve.n && m->at_home[n] >= 1.1 * m->curve.at[n].slots; n++)
