@@ -51,6 +51,7 @@ typedef struct fkv_device_info {
     int weight_bytes;
     int prefill_tile;     /* rows of a prefill tile; fixed, so that results are */
     int worth_rows;       /* from so many rows on a prefill pass is about as fast a row as a long one */
+    int worth_slots;      /* decoded together; more only make its steps long */
     int64_t memory_bytes; /* free for this engine when info was called */
     int64_t total_bytes;  /* its memory, free or not */
     double nominal_share; /* of total_bytes that a plan may count on, whoever else is there */
@@ -191,6 +192,7 @@ typedef struct fkv_keep_args {
 
 typedef struct fkv_backend {
     const char *name;
+    bool shares_host; /* its devices are the host's processors and memory, which they share */
 
     /* --- devices and memory ------------------------------------------------ */
     /* Devices that a world can have here and that are of use side by side. */

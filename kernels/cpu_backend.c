@@ -78,6 +78,7 @@ static void cpu_info(const fkv_device *dev, fkv_device_info *info)
                               .weight_bytes = 4,
                               .prefill_tile = 1024,
                               .worth_rows = 64,
+                              .worth_slots = 64,
                               .arena_share = 0.6,
                               .nominal_share = 0.5,
                               .peers = true};
@@ -282,6 +283,7 @@ const fkv_backend *fkv_backend_cpu(void)
 {
     static const fkv_backend backend = {
         .name = "cpu",
+        .shares_host = true,
         .n_devices = cpu_n_devices,
         .supports = cpu_supports,
         .reach = cpu_reach,

@@ -204,6 +204,7 @@ static void backend_info(const fkv_device *dev, fkv_device_info *info)
     info->act_bytes = info->kv_bytes = info->weight_bytes = 2;
     info->prefill_tile = CUDA_PREFILL_TILE;
     info->worth_rows = CUDA_WORTH_ROWS;
+    info->worth_slots = CUDA_MAX_SLOTS;
     info->arena_share = 0.97;
     info->nominal_share = 15.0 / 16;
     info->replays = true;
@@ -245,6 +246,7 @@ const fkv_backend *fkv_backend_cuda(void)
 {
     static const fkv_backend backend = {
         .name = "cuda",
+        .shares_host = false,
         .n_devices = cuda_n_devices,
         .supports = cuda_supports,
         .reach = cuda_reach,

@@ -125,8 +125,8 @@ static fkv_status run_job(run *r, fkv_err *err)
     fkv_engine_info(r->engine, &info);
     fkv_log("model: %s on %s; %d ranks, %d slots, %d copies", r->setup.job->model.path, info.name,
             r->planning.layout.ranks, r->planning.layout.slots, fkv_plan_copies(&r->planning.plan));
-    /* On the CPU timing a step's parts costs nothing; elsewhere steps are replayed whole. */
-    if (!strcmp(r->setup.backend->name, "cpu") && (st = fkv_trace_open(r->engine, &r->trace, err))) return st;
+    /* Where an op's work is done when it returns, timing a step's parts costs nothing. */
+    if (!info.async && (st = fkv_trace_open(r->engine, &r->trace, err))) return st;
     const double t = fkv_seconds();
     st = fkv_stream_run(&r->setup, &r->planning, r->output, r->engine, &n_input, err);
     r->stream_seconds = fkv_seconds() - t;

@@ -29,8 +29,7 @@ enum { N_FIELDS = sizeof fields / sizeof *fields };
 
 static fkv_split_rates stated_rates(const fkv_setup *s)
 {
-    return strcmp(s->backend->name, "cpu") ? fkv_split_rates_gpu(&s->config)
-                                           : fkv_split_rates_cpu(&s->config);
+    return s->backend->shares_host ? fkv_split_rates_cpu(&s->config) : fkv_split_rates_gpu(&s->config);
 }
 
 void fkv_constants_stated(const fkv_setup *s, const fkv_layout *layout, fkv_constants *out)

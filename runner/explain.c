@@ -7,8 +7,6 @@
 
 #include "runner/base/mem.h"
 
-static const char *const mode_names[] = {"standard", "best-effort", "fair-copying"};
-
 /* Less than this share is called nothing. */
 #define LITTLE 0.02
 
@@ -46,18 +44,13 @@ fkv_status fkv_explain_make(const fkv_setup *s, const fkv_planning *p, fkv_expla
     x->tokens = fkv_calloc(n, sizeof *x->tokens);
     if (!x->tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(&p->profile, x->tokens);
-    const fkv_plan_problem problem = {.n_layers = s->config.n_layers,
-                                      .n_kv_heads = s->config.n_kv_heads,
-                                      .n_ranks = p->plan.n_ranks,
-                                      .n_slots = p->plan.n_slots,
-                                      .tokens = x->tokens,
-                                      .cost = p->cost,
-                                      .max_copies = (int)s->job->plan.max_copies};
-    for (int m = 0; !st && m < 3; m++) {
+    const fkv_plan_problem problem =
+        fkv_setup_plan_problem(s, p->plan.n_ranks, p->plan.n_slots, x->tokens, &p->cost);
+    for (int m = 0; !st && m < FKV_PLAN_MODES; m++) {
         st = fkv_plan_solve(&problem, (fkv_plan_mode)m, &x->modes[m], err);
         if (!st) st = fkv_sizing_even(&p->sizing, &problem, p->profile.budgets, &x->modes[m], err);
     }
-    for (int m = 0; !st && m < 3; m++) {
+    for (int m = 0; !st && m < FKV_PLAN_MODES; m++) {
         x->balance[m] = balance(x, &x->modes[m]);
         st = fkv_sizing_slots(&p->sizing, &x->modes[m], p->profile.budgets, &x->slots_fit[m], err);
     }
@@ -73,7 +66,7 @@ fkv_status fkv_explain_make(const fkv_setup *s, const fkv_planning *p, fkv_expla
 
 void fkv_explain_free(fkv_explanation *x)
 {
-    for (int m = 0; m < 3; m++) fkv_plan_free(&x->modes[m]);
+    for (int m = 0; m < FKV_PLAN_MODES; m++) fkv_plan_free(&x->modes[m]);
     free(x->tokens);
     *x = (fkv_explanation){0};
 }
@@ -105,11 +98,11 @@ static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_exp
             "modelled decode step, us, each rank on a device of its own\n"
             "  %-16s %14s %10s %13s %7s %11s %9s\n",
             "", "segment", "step", "fullest/mean", "copies", "copies MiB", "slots fit");
-    for (int m = 0; m < 3; m++) {
+    for (int m = 0; m < FKV_PLAN_MODES; m++) {
         const int copies = fkv_plan_copies(&x->modes[m]);
         fprintf(out, "%c %-16s %14.1f %10.1f %13.2f %7d %11.1f %9d\n",
-                p->plan.mode == (fkv_plan_mode)m ? '*' : ' ', mode_names[m], us[m] - common, us[m],
-                x->balance[m], copies, mib(copies * copy), x->slots_fit[m]);
+                p->plan.mode == (fkv_plan_mode)m ? '*' : ' ', fkv_plan_mode_name((fkv_plan_mode)m),
+                us[m] - common, us[m], x->balance[m], copies, mib(copies * copy), x->slots_fit[m]);
     }
     fprintf(out, "  %-16s %14.1f %10.1f\n", "bound", any->lower_bound_us - common, any->lower_bound_us);
     if (p->plan.step_us > us[p->plan.mode] * (1 + 1e-9))
@@ -195,8 +188,8 @@ static void print_splits(const fkv_setup *s, const fkv_planning *p, FILE *out)
 void fkv_explain_print(const fkv_setup *s, const fkv_planning *p, const fkv_explanation *x, FILE *out)
 {
     print_budgets(p, out);
-    fprintf(out, "plan: %s, %d ranks, %d slots, %d copies\n", mode_names[p->plan.mode], p->plan.n_ranks,
-            p->plan.n_slots, fkv_plan_copies(&p->plan));
+    fprintf(out, "plan: %s, %d ranks, %d slots, %d copies\n", fkv_plan_mode_name(p->plan.mode),
+            p->plan.n_ranks, p->plan.n_slots, fkv_plan_copies(&p->plan));
     print_modes(s, p, x, out);
     print_gain(p, x, out);
     print_memory(s, p, x, out);

@@ -8,10 +8,10 @@
 
 /* The plan's modes solved on the same budgets and constants, and their bound. */
 typedef struct fkv_explanation {
-    fkv_plan modes[3];     /* by fkv_plan_mode */
-    double balance[3];     /* fullest rank's tokens over the mean, summed over the layers */
-    double budget_balance; /* the same of standard, by budgets as if every prompt filled them */
-    int slots_fit[3];
+    fkv_plan modes[FKV_PLAN_MODES]; /* by fkv_plan_mode */
+    double balance[FKV_PLAN_MODES]; /* fullest rank's tokens over the mean, summed over the layers */
+    double budget_balance;          /* the same of standard, by budgets as if every prompt filled them */
+    int slots_fit[FKV_PLAN_MODES];
     double *tokens; /* [n_layers][n_kv_heads] expected */
 } fkv_explanation;
 

@@ -196,7 +196,6 @@ static void budget_panel(svg *s, const int32_t *budgets, double y, double height
 
 static void draw(svg *s, const fkv_setup *setup, const fkv_planning *p)
 {
-    static const char *const names[] = {"standard", "best-effort", "fair-copying"};
     const fkv_plan *standard = &s->x->modes[FKV_PLAN_STANDARD], *plan = s->plan;
     const double cell = plan->n_kv_heads <= 10 ? 20 : plan->n_kv_heads <= 100 ? 200.0 / plan->n_kv_heads : 2;
     const double heat = cell * plan->n_kv_heads, y1 = TOP + 24, y2 = y1 + LOADS + GAP, y3 = y2 + LOADS + GAP;
@@ -226,7 +225,7 @@ static void draw(svg *s, const fkv_setup *setup, const fkv_planning *p)
     legend(s, 76);
     load_panel(s, standard, "Before (standard)", s->x->balance[FKV_PLAN_STANDARD], most, y1);
     char name[64];
-    snprintf(name, sizeof name, "After (%s)", names[plan->mode]);
+    snprintf(name, sizeof name, "After (%s)", fkv_plan_mode_name(plan->mode));
     load_panel(s, plan, name, s->x->balance[plan->mode], most, y2);
     budget_panel(s, p->profile.budgets, y3, heat);
     put(s, "</svg>\n");

@@ -15,7 +15,7 @@
 #include "runner/hold.h"
 #include "runner/interrupt.h"
 #include "runner/layout.h"
-#include "runner/preflight.h"
+#include "runner/layout_choice.h"
 #include "runner/sample.h"
 
 typedef struct making {
@@ -148,7 +148,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     }
     if ((st = fkv_sample_take(m->setup, &sample, err))) goto out;
     if (sample.n_input == 0) {
-        st = fkv_preflight_no_record(m->setup, "", err);
+        st = fkv_setup_no_record(m->setup, "", err);
         goto out;
     }
     if ((st = take_lengths(m, &sample, err))) goto out;
@@ -162,8 +162,6 @@ out:
     free(path);
     return st;
 }
-
-static const char *const mode_names[] = {"standard", "best-effort", "fair-copying"};
 
 /* Most copies of a layer. */
 static int copies_of_a_layer(const fkv_plan *plan)
@@ -187,7 +185,7 @@ static fkv_status solve_to_fit(making *m, fkv_plan_problem problem, fkv_err *err
     fkv_planning *p = m->p;
     for (;;) {
         bool holds = false;
-        fkv_status st = fkv_plan_solve(&problem, (fkv_plan_mode)m->setup->job->plan.mode, &p->plan, err);
+        fkv_status st = fkv_plan_solve(&problem, fkv_setup_mode(m->setup), &p->plan, err);
         if (!st) st = fkv_sizing_even(&p->sizing, &problem, p->profile.budgets, &p->plan, err);
         if (!st)
             st = fkv_sizing_holds(&p->sizing, &p->plan, p->profile.budgets, &p->layout.record, &holds, err);
@@ -227,13 +225,8 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
     fkv_cost_tokens(&m->p->profile, tokens);
     if ((st = fkv_constants_choose(s, &m->p->layout, &m->p->profile, &m->p->constants, err))) goto out;
     m->p->cost = m->p->constants.cost;
-    const fkv_plan_problem problem = {.n_layers = s->config.n_layers,
-                                      .n_kv_heads = s->config.n_kv_heads,
-                                      .n_ranks = m->p->layout.ranks,
-                                      .n_slots = m->p->layout.slots,
-                                      .tokens = tokens,
-                                      .cost = m->p->cost,
-                                      .max_copies = (int)s->job->plan.max_copies};
+    const fkv_plan_problem problem =
+        fkv_setup_plan_problem(s, m->p->layout.ranks, m->p->layout.slots, tokens, &m->p->cost);
     if ((st = solve_to_fit(m, problem, err))) goto out;
     if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
     if ((st = put_extra(m, &extra, err))) goto out;
@@ -286,7 +279,7 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
         }
         fkv_plan_free(&m->p->plan);
     }
-    if ((st = fkv_sizing_choose(m->setup, &m->p->profile, my_records(m), m->engine, &m->p->layout,
+    if ((st = fkv_layout_choose(m->setup, &m->p->profile, my_records(m), m->engine, &m->p->layout,
                                 &m->p->sizing, err)))
         goto out;
     st = fkv_sizing_record_limit(&m->p->sizing, m->p->profile.budgets, &m->p->layout.record, err);
@@ -308,7 +301,7 @@ static fkv_status make_prints(making *m, bool with_budgets, fkv_err *err)
     if (!st) st = fkv_buf_printf(&text, err, " %s %s %d", FKV_VERSION, s->backend->name, s->n_ranks);
     if (!st) fkv_hash_hex(fkv_hash(text.data, text.len, 0), m->profile_print);
     if (!st && with_budgets) {
-        st = fkv_buf_printf(&text, err, " %s %lld %d %.17g", mode_names[s->job->plan.mode],
+        st = fkv_buf_printf(&text, err, " %s %lld %d %.17g", fkv_plan_mode_name(fkv_setup_mode(s)),
                             (long long)s->job->plan.max_copies, s->auto_slots ? 0 : s->n_slots,
                             p->mean_output);
         if (!st)
@@ -346,7 +339,7 @@ fkv_status fkv_planning_pin(const fkv_setup *s, fkv_output *output, fkv_err *err
     const fkv_layout layout = fkv_setup_layout(s);
     if ((st = pin_sizes(s, &layout, output, false, err))) return st;
     /* They change no answer, but an output has one plan; here they are refused by name. */
-    if ((st = fkv_output_pin(output, "plan.mode", mode_names[s->job->plan.mode], err))) return st;
+    if ((st = fkv_output_pin(output, "plan.mode", fkv_plan_mode_name(fkv_setup_mode(s)), err))) return st;
     return fkv_output_pin(output, "plan.max_copies", copies, err);
 }
 

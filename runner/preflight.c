@@ -33,13 +33,6 @@ typedef struct looking {
     fkv_err err;
 } looking;
 
-fkv_status fkv_preflight_no_record(const fkv_setup *s, const char *member, fkv_err *err)
-{
-    return fkv_fail_at(err, FKV_E_INPUT, s->job->path, 0, "input.members",
-                       "no record in the input: does it match what the archives hold%s%.200s?",
-                       *member ? ", such as " : "", member);
-}
-
 /* One record is enough, but where its dataset has no template: others may have one. */
 static bool see_record(void *ctx, const fkv_line *line)
 {
@@ -107,7 +100,7 @@ static void check_records(looking *l, fkv_errs *errs)
     fkv_err err = {0};
     if (l->known || l->open_end || l->n_files < l->setup->job->input.n_files) return;
     if (l->n_records == 0)
-        fkv_preflight_no_record(l->setup, l->other.data ? l->other.data : "", &err);
+        fkv_setup_no_record(l->setup, l->other.data ? l->other.data : "", &err);
     else
         fkv_fail_at(&err, FKV_E_INPUT, l->setup->job->path, 0, "input.prompts",
                     "names no dataset of the input: %s", l->unknown);

@@ -24,7 +24,4 @@ typedef struct fkv_preflight {
 int fkv_preflight_open(int argc, char **argv, const char *usage, fkv_setup *setup, fkv_preflight *found);
 void fkv_preflight_close(fkv_preflight *found);
 
-/* The error of an input without records. member: one that the archives hold, or "". */
-fkv_status fkv_preflight_no_record(const fkv_setup *setup, const char *member, fkv_err *err);
-
 #endif

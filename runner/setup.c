@@ -19,6 +19,13 @@ int fkv_report_error(const fkv_err *err)
     return fkv_exit_code(err->status);
 }
 
+fkv_status fkv_setup_no_record(const fkv_setup *s, const char *member, fkv_err *err)
+{
+    return fkv_fail_at(err, FKV_E_INPUT, s->job->path, 0, "input.members",
+                       "no record in the input: does it match what the archives hold%s%.200s?",
+                       *member ? ", such as " : "", member);
+}
+
 /* Splits argv into the job file and the overrides. False: the command line is wrong. */
 static bool parse_args(int argc, char **argv, const char **path, const char **overrides, size_t *n)
 {
@@ -123,8 +130,8 @@ static void choose_backend(fkv_setup *s, fkv_errs *errs)
     set_sizes(s, devices_of(s));
     if (!s->backend || find_devices(s, &why)) return;
     if (s->job->engine.backend == FKV_JOB_BACKEND_AUTO && !supported(s, 1, false, &err)) {
-        fkv_log("engine.backend = auto takes cpu: %s", why.message);
-        s->backend = fkv_backend_find("cpu");
+        s->backend = fkv_backend_cpu(); /* the reference, which runs every model */
+        fkv_log("engine.backend = auto takes %s: %s", s->backend->name, why.message);
         set_sizes(s, devices_of(s));
         if (find_devices(s, &why)) return;
     }
@@ -323,4 +330,21 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
                                          .n_eos = s->config.n_eos}};
     memcpy(o.sampling.eos, s->config.eos, sizeof o.sampling.eos);
     return o;
+}
+
+fkv_plan_mode fkv_setup_mode(const fkv_setup *s)
+{
+    return (fkv_plan_mode)s->job->plan.mode; /* the same order: tests/unit/test_planning.c */
+}
+
+fkv_plan_problem fkv_setup_plan_problem(const fkv_setup *s, int n_ranks, int n_slots, const double *tokens,
+                                        const fkv_cost_constants *cost)
+{
+    return (fkv_plan_problem){.n_layers = s->config.n_layers,
+                              .n_kv_heads = s->config.n_kv_heads,
+                              .n_ranks = n_ranks,
+                              .n_slots = n_slots,
+                              .tokens = tokens,
+                              .cost = *cost,
+                              .max_copies = (int)s->job->plan.max_copies};
 }

@@ -50,6 +50,16 @@ void fkv_setup_log_sharing(const fkv_setup *setup);
 fkv_layout fkv_setup_layout(const fkv_setup *setup);
 fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup, const fkv_layout *layout);
 
+/* The plan's mode that the job asks for. */
+fkv_plan_mode fkv_setup_mode(const fkv_setup *setup);
+/* What a plan of the job's model on so many ranks and slots is to solve. tokens: [n_layers][n_kv_heads],
+ * borrowed (fkv_cost_tokens). */
+fkv_plan_problem fkv_setup_plan_problem(const fkv_setup *setup, int n_ranks, int n_slots,
+                                        const double *tokens, const fkv_cost_constants *cost);
+
+/* The error of an input without records. member: one that the archives hold, or "". */
+fkv_status fkv_setup_no_record(const fkv_setup *setup, const char *member, fkv_err *err);
+
 /* Prints an error as every subcommand does and returns its exit code. */
 int fkv_report_error(const fkv_err *err);
 /* The same for all of a list that is not empty. */

@@ -1,4 +1,4 @@
-/* Ranks, slots and memory of a run: see sizing.h. */
+/* The memory of a run: see sizing.h. */
 #include "runner/sizing.h"
 
 #include <math.h>
@@ -8,17 +8,6 @@
 
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
-#include "runner/constants.h"
-#include "runner/layout.h"
-#include "runner/slot_count.h"
-
-/* Of the device's rates, before there is a number of slots. */
-enum { SLOTS_GUESS = 32 };
-
-static bool on_cpu(const fkv_setup *s)
-{
-    return !strcmp(s->backend->name, "cpu");
-}
 
 fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
 {
@@ -34,6 +23,7 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
         z->free_bytes = info.memory_bytes;
         z->total_bytes = info.total_bytes;
         z->nominal_share = info.nominal_share;
+        z->worth_slots = info.worth_slots;
         z->limit.arena_share = info.arena_share;
         z->shape = (fkv_memory_shape){.act_bytes = info.act_bytes,
                                       .kv_bytes = info.kv_bytes,
@@ -54,8 +44,7 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_p
     const int64_t mean =
         p->n_sample ? (int64_t)(sum / p->n_sample) : fkv_prompt_limit(&s->limits, s->limits.max_new);
     z->lengths = (fkv_memory_lengths){mean > 0 ? mean : 1, mean_new};
-    /* CPU devices share the machine; every GPU has memory of its own. */
-    z->limit.bytes = z->free_bytes / (on_cpu(s) ? layout->devices : 1);
+    z->limit.bytes = z->free_bytes / (s->backend->shares_host ? layout->devices : 1);
     z->shape.config = &s->config;
     z->shape.n_ranks = layout->ranks;
     z->shape.n_devices = layout->devices;
@@ -174,52 +163,4 @@ fkv_status fkv_sizing_at_once(const fkv_sizing *z, const fkv_plan *plan, const i
     *records = fkv_memory_at_once(&m, &z->limit, z->shape.n_slots);
     fkv_memory_free(&m);
     return FKV_OK;
-}
-
-/* ---- choosing ---- */
-
-static fkv_status choose_slots(const fkv_slot_search *search, fkv_engine **engine, fkv_layout *layout,
-                               fkv_err *err)
-{
-    fkv_slot_model model;
-    fkv_status st = fkv_slots_model(search, 0, &model, err);
-    if (!st && fkv_constants_measured(search->setup)) {
-        st = fkv_layout_engine(search->setup, layout, engine, err);
-        if (!st) st = fkv_slots_measure(search, *engine, &model, err);
-    }
-    if (st) return st;
-    const fkv_slot_choice best = fkv_slots_best(search, &model);
-    if (best.slots == 0) return FKV_OK; /* what does not fit is said where the plan is checked */
-    layout->slots = best.slots;
-    fkv_slots_log(search, &model, best);
-    return FKV_OK;
-}
-
-fkv_status fkv_sizing_choose(const fkv_setup *s, const fkv_profile *p, int64_t n_records, fkv_engine **engine,
-                             fkv_layout *layout, fkv_sizing *z, fkv_err *err)
-{
-    fkv_split_rates rates;
-    double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
-    if (!tokens) return fkv_fail_memory(err);
-    fkv_cost_tokens(p, tokens);
-    fkv_sizing_update(s, layout, p, z);
-    const fkv_slot_search search = {.setup = s,
-                                    .profile = p,
-                                    .sizing = z,
-                                    .rates = &rates,
-                                    .tokens = tokens,
-                                    .load = {.n_records = n_records,
-                                             .new_tokens = p->new_tokens,
-                                             .n_sample = p->n_sample,
-                                             .mean_new = p->mean_output}};
-    const bool ranks = s->auto_ranks || layout->devices > 1;
-    fkv_layout guess = *layout;
-    if (s->auto_slots) guess.slots = n_records > 0 && n_records < SLOTS_GUESS ? (int)n_records : SLOTS_GUESS;
-    fkv_status st = FKV_OK;
-    if (ranks || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &rates, err);
-    if (!st && ranks) st = fkv_ranks_choose(&search, layout, z, err);
-    if (!st && s->auto_slots) st = choose_slots(&search, engine, layout, err);
-    if (!st) fkv_sizing_update(s, layout, p, z);
-    free(tokens);
-    return st;
 }

@@ -8,7 +8,8 @@
 
 typedef struct fkv_sizing {
     char device[96], numerics[256];  /* of the first device: fkv_device_info and backend.h say what */
-    int64_t free_bytes, total_bytes; /* of a device; on the CPU, of the machine */
+    int64_t free_bytes, total_bytes; /* of a device; of the host, where devices share it */
+    int worth_slots;                 /* fkv_device_info */
     double nominal_share;
     fkv_memory_limit limit;                  /* of each device */
     fkv_memory_shape shape;                  /* of the layout */
@@ -42,13 +43,6 @@ fkv_status fkv_sizing_check_loaded(const fkv_sizing *sizing, const fkv_plan *pla
 /* Whether the plan's weights, buffers and the pages of one record fit. */
 fkv_status fkv_sizing_check_plan(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,
                                  fkv_err *err);
-
-/* Compares the splits of the devices, and where the job says auto, chooses the layout's
- * ranks and slots: those that end the job first. n_records: to answer; 0: unknown. Slots are
- * tried on *engine, which is opened if there is none of the layout's ranks, unless
- * plan.calibration names the constants. */
-fkv_status fkv_sizing_choose(const fkv_setup *setup, const fkv_profile *profile, int64_t n_records,
-                             fkv_engine **engine, fkv_layout *layout, fkv_sizing *sizing, fkv_err *err);
 
 /* Records of mean lengths that the arenas of such a plan hold at a time. */
 fkv_status fkv_sizing_at_once(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,

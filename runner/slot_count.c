@@ -8,19 +8,12 @@
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 
-/* More slots than this only make a small machine's steps long. */
-enum { CPU_SLOTS_MAX = 64, GPU_SLOTS_MAX = 256 };
-/* A replaying device and the processor may take so long for steps, half of it again for
- * prompts, and no more than such a share of the job. */
-static const double gpu_seconds = 2.5, cpu_seconds = 0.4, least_seconds = 0.1, share_of_job = 0.05;
+/* A device that replays steps, and another one, may take so long for steps, half of it again
+ * for prompts, and no more than such a share of the job. */
+static const double replayed_seconds = 2.5, other_seconds = 0.4, least_seconds = 0.1, share_of_job = 0.05;
 /* Prompts that are timed: no longer ones, and none that are expected to take longer. */
 enum { PROMPT_MOST = 8192, PROMPT_LEAST = 64 };
 static const double prompt_us = 3e5;
-
-static bool on_cpu(const fkv_slot_search *s)
-{
-    return !strcmp(s->setup->backend->name, "cpu");
-}
 
 static int supported(const fkv_slot_search *s, int slots)
 {
@@ -42,7 +35,7 @@ static fkv_status most_slots(const fkv_slot_search *s, int *most, fkv_err *err)
     double records;
     one.shape.n_slots = 1;
     const fkv_status st = fkv_sizing_at_once(&one, NULL, s->profile->budgets, &records, err);
-    *most = supported(s, on_cpu(s) ? CPU_SLOTS_MAX : GPU_SLOTS_MAX);
+    *most = supported(s, s->sizing->worth_slots);
     if (s->load.n_records > 0 && s->load.n_records < *most) *most = (int)s->load.n_records;
     /* A plan may spread over the ranks what one of them holds at home. */
     records = records * one.shape.n_ranks + 1;
@@ -85,18 +78,12 @@ static double mean_prefill_us(const fkv_slot_search *s, double token_us, double 
 static fkv_status model_point(const fkv_slot_search *s, int slots, const double *nothing, fkv_slot_model *m,
                               fkv_err *err)
 {
-    const fkv_config *c = &s->setup->config;
     const int i = m->curve.n;
     fkv_sizing z = *s->sizing;
     fkv_plan plan;
-    fkv_plan_problem problem = {.n_layers = c->n_layers,
-                                .n_kv_heads = c->n_kv_heads,
-                                .n_ranks = z.shape.n_ranks,
-                                .n_slots = slots,
-                                .tokens = s->tokens,
-                                .cost = fkv_split_cost(s->rates, c, z.shape.n_ranks, slots),
-                                .max_copies = (int)s->setup->job->plan.max_copies};
-    fkv_status st = fkv_plan_solve(&problem, (fkv_plan_mode)s->setup->job->plan.mode, &plan, err);
+    const fkv_cost_constants cost = fkv_split_cost(s->rates, &s->setup->config, z.shape.n_ranks, slots);
+    fkv_plan_problem problem = fkv_setup_plan_problem(s->setup, z.shape.n_ranks, slots, s->tokens, &cost);
+    fkv_status st = fkv_plan_solve(&problem, fkv_setup_mode(s->setup), &plan, err);
     if (st) return st;
     z.shape.n_slots = slots;
     st = fkv_sizing_even(&z, &problem, s->profile->budgets, &plan, err);
@@ -179,7 +166,7 @@ fkv_status fkv_slots_measure(const fkv_slot_search *s, fkv_engine *engine, fkv_s
     fkv_step_curve measured;
     fkv_device_info info;
     fkv_engine_info(engine, &info);
-    const double job = 1e-6 * fkv_slots_best(s, m).us, most = info.replays ? gpu_seconds : cpu_seconds;
+    const double job = 1e-6 * fkv_slots_best(s, m).us, most = info.replays ? replayed_seconds : other_seconds;
     const double seconds = fmax(fmin(most, share_of_job * job), least_seconds);
     /* with a margin: what does not fit after all would end the run */
     for (; n < m->curve.n && m->at_home[n] >= 1.1 * m->curve.at[n].slots; n++)
@@ -242,75 +229,4 @@ void fkv_slots_log(const fkv_slot_search *s, const fkv_slot_model *m, fkv_slot_c
             choice.slots, most > choice.slots ? most : choice.slots, 1e-6 * choice.us,
             1e-6 * m->prefill_us * (s->load.n_records > 0 ? (double)s->load.n_records : FKV_JOB_MANY), others,
             m->n_measured ? "measured" : "by the cost model");
-}
-
-/* ---- ranks ---- */
-
-/* A split as the job would run on it: with the number of slots that is best there, if the job
- * leaves it open. */
-static fkv_status try_split(fkv_slot_search search, const fkv_layout *layout, int ranks,
-                            fkv_device_split *out, fkv_err *err)
-{
-    const fkv_setup *s = search.setup;
-    const int all = layout->devices;
-    fkv_layout l = *layout;
-    fkv_sizing z = *search.sizing;
-    fkv_slot_model model;
-    l.ranks = l.devices = ranks;
-    fkv_sizing_update(s, &l, search.profile, &z);
-    search.sizing = &z;
-    /* Every group of ranks has its share of the records. */
-    search.load.n_records = (search.load.n_records + all / ranks - 1) / (all / ranks);
-    fkv_status st = fkv_slots_model(&search, s->auto_slots ? 0 : layout->slots, &model, err);
-    if (st) return st;
-    const fkv_slot_choice best = fkv_slots_best(&search, &model);
-    const double n = search.load.n_records > 0 ? (double)search.load.n_records : FKV_JOB_MANY;
-    *out = (fkv_device_split){.tensor_parallel = ranks,
-                              .data_parallel = all / ranks,
-                              .slots = best.slots,
-                              .prefill_us = model.prefill_us,
-                              .step_us = fkv_curve_step_us(&model.curve, best.slots, best.slots),
-                              .record_us = best.slots ? best.us / n / (all / ranks) : 0,
-                              .fits = best.slots > 0};
-    return FKV_OK;
-}
-
-/* What one group of so many ranks would take. */
-static void log_ranks(const fkv_slot_search *s, const fkv_sizing *z)
-{
-    char others[320] = "";
-    const double n = s->load.n_records > 0 ? (double)s->load.n_records : FKV_JOB_MANY;
-    if (z->n_splits < 2 || z->best < 0) return;
-    for (int i = 0; i < z->n_splits; i++) {
-        const fkv_device_split *k = &z->splits[i];
-        const size_t used = strlen(others);
-        if (i == z->best) continue;
-        if (k->fits)
-            snprintf(others + used, sizeof others - used, ", %d: %.1f s", k->tensor_parallel,
-                     1e-6 * n * k->record_us * k->data_parallel);
-        else
-            snprintf(others + used, sizeof others - used, ", %d: does not fit", k->tensor_parallel);
-    }
-    const fkv_device_split *best = &z->splits[z->best];
-    fkv_log("ranks: %d, each on a device: %.1f s for the job by the cost model%s", best->tensor_parallel,
-            1e-6 * n * best->record_us * best->data_parallel, others);
-}
-
-fkv_status fkv_ranks_choose(const fkv_slot_search *search, fkv_layout *layout, fkv_sizing *z, fkv_err *err)
-{
-    const int devices = layout->devices, heads = search->setup->config.n_kv_heads;
-    z->n_splits = 0;
-    for (int ranks = 1; ranks <= devices && ranks <= heads && z->n_splits < FKV_SPLITS_MAX; ranks++) {
-        if (devices % ranks) continue;
-        const fkv_status st = try_split(*search, layout, ranks, &z->splits[z->n_splits++], err);
-        if (st) return st;
-    }
-    z->best = fkv_split_best(z->splits, z->n_splits, false);
-    z->best_groups = fkv_split_best(z->splits, z->n_splits, true);
-    if (search->setup->auto_ranks) log_ranks(search, z);
-    if (search->setup->auto_ranks && z->best >= 0) {
-        layout->ranks = layout->devices = z->splits[z->best].tensor_parallel;
-        fkv_sizing_update(search->setup, layout, search->profile, z);
-    }
-    return FKV_OK;
 }

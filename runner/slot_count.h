@@ -48,10 +48,4 @@ fkv_slot_choice fkv_slots_best(const fkv_slot_search *search, const fkv_slot_mod
 /* Says in the log what was chosen, and what half and twice as many would take. */
 void fkv_slots_log(const fkv_slot_search *search, const fkv_slot_model *model, fkv_slot_choice choice);
 
-/* Fills sizing's table of the splits of the layout's devices, every rank on a device of its
- * own, each with its best number of slots where the job leaves it open; takes the best one
- * with one group into the layout where the job leaves the ranks open. */
-fkv_status fkv_ranks_choose(const fkv_slot_search *search, fkv_layout *layout, fkv_sizing *sizing,
-                            fkv_err *err);
-
 #endif

@@ -23,6 +23,12 @@
 #define MAX_US     1e12
 #define MAX_TOKENS 1e12
 
+const char *fkv_plan_mode_name(fkv_plan_mode mode)
+{
+    static const char *const names[FKV_PLAN_MODES] = {"standard", "best-effort", "fair-copying"};
+    return names[mode];
+}
+
 static fkv_status check_constant(double us, const char *name, fkv_err *err)
 {
     if (us >= 0 && us <= MAX_US) return FKV_OK;
@@ -90,7 +96,7 @@ fkv_status fkv_plan_solve(const fkv_plan_problem *problem, fkv_plan_mode mode, f
     const fkv_plan_problem *p = problem;
     const int k = p->n_kv_heads;
     fkv_layer_work work = {0};
-    fkv_split split[3] = {{0}}; /* by mode */
+    fkv_split split[FKV_PLAN_MODES] = {{0}}; /* by mode */
     int *home = NULL, cap = 0;
     double *weight = NULL;
     memset(plan, 0, sizeof *plan);
@@ -107,7 +113,7 @@ fkv_status fkv_plan_solve(const fkv_plan_problem *problem, fkv_plan_mode mode, f
     home = fkv_calloc((size_t)k, sizeof *home);
     weight = fkv_calloc((size_t)k, sizeof *weight);
     bool ok = plan->first && plan->at && home && weight;
-    for (int m = 0; m < 3; m++) ok = (split[m].slots = fkv_calloc(cells, sizeof(int))) && ok;
+    for (int m = 0; m < FKV_PLAN_MODES; m++) ok = (split[m].slots = fkv_calloc(cells, sizeof(int))) && ok;
     if (!ok) {
         st = fkv_fail_memory(err);
         goto out;
@@ -140,7 +146,7 @@ fkv_status fkv_plan_solve(const fkv_plan_problem *problem, fkv_plan_mode mode, f
     const double step[] = {plan->standard_us, plan->best_effort_us, plan->fair_copying_us};
     plan->step_us = step[mode];
 out:
-    for (int m = 0; m < 3; m++) free(split[m].slots);
+    for (int m = 0; m < FKV_PLAN_MODES; m++) free(split[m].slots);
     free(weight);
     free(home);
     fkv_layer_work_free(&work);

@@ -10,6 +10,10 @@
 enum { FKV_PLAN_MAX_HEADS = 1024, FKV_PLAN_MAX_PAIRS = 1 << 20, FKV_PLAN_MAX_SLOTS = 1 << 20 };
 
 typedef enum fkv_plan_mode { FKV_PLAN_STANDARD, FKV_PLAN_BEST_EFFORT, FKV_PLAN_FAIR_COPYING } fkv_plan_mode;
+enum { FKV_PLAN_MODES = 3 };
+
+/* As plan.json and people call it. */
+const char *fkv_plan_mode_name(fkv_plan_mode mode);
 
 typedef struct fkv_placement {
     int rank;

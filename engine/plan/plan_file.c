@@ -15,7 +15,6 @@
 /* 80 layers of 64 heads on 16 ranks, all shared out, are 5 MB. */
 #define MAX_FILE_BYTES ((size_t)64 << 20)
 
-static const char *const mode_names[] = {"standard", "best-effort", "fair-copying"};
 static const char *const predicted_names[] = {"standard_us", "best_effort_us", "fair_copying_us",
                                               "lower_bound_us", "plan_us"};
 enum { N_PREDICTED = sizeof predicted_names / sizeof *predicted_names };
@@ -44,7 +43,7 @@ fkv_status fkv_plan_write(const fkv_plan *plan, const char *fingerprint, const c
         st = fkv_buf_printf(&b, err,
                             "{\n\"format\":\"%s\",\n\"mode\":\"%s\",\n\"ranks\":%d,\n\"slots\":%d,\n"
                             "\"fingerprint\":",
-                            PLAN_FORMAT, mode_names[plan->mode], plan->n_ranks, plan->n_slots);
+                            PLAN_FORMAT, fkv_plan_mode_name(plan->mode), plan->n_ranks, plan->n_slots);
     if (!st) st = fkv_json_put_string(&b, fingerprint, strlen(fingerprint), err);
     if (!st) st = fkv_buf_puts(&b, ",\n\"layers\":[\n", err);
     for (int l = 0; !st && l < plan->n_layers; l++) {
@@ -234,13 +233,14 @@ static fkv_status read_predicted(reader *r, const json_t *root)
 
 static fkv_status read_mode(reader *r, const char *name)
 {
-    for (int m = 0; m < 3; m++)
-        if (!strcmp(name, mode_names[m])) {
+    for (int m = 0; m < FKV_PLAN_MODES; m++)
+        if (!strcmp(name, fkv_plan_mode_name((fkv_plan_mode)m))) {
             r->plan->mode = (fkv_plan_mode)m;
             return FKV_OK;
         }
-    return fkv_fail_at(r->err, FKV_E_INPUT, r->path, 0, "mode",
-                       "\"%.40s\" is not standard, best-effort or fair-copying", name);
+    return fkv_fail_at(r->err, FKV_E_INPUT, r->path, 0, "mode", "\"%.40s\" is not %s, %s or %s", name,
+                       fkv_plan_mode_name(FKV_PLAN_STANDARD), fkv_plan_mode_name(FKV_PLAN_BEST_EFFORT),
+                       fkv_plan_mode_name(FKV_PLAN_FAIR_COPYING));
 }
 
 fkv_status fkv_plan_read(const char *path, fkv_plan *plan, char **fingerprint, fkv_err *err)

@@ -298,8 +298,8 @@ static void time_run(const args *a, const fkv_config *c, fkv_engine *e)
 static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *w, const fkv_profile *p,
                      int mode)
 {
-    static const char *const names[] = {"standard", "best-effort", "fair-copying"};
-    if (!strstr(a->modes, names[mode])) return;
+    const char *name = fkv_plan_mode_name(mode);
+    if (!strstr(a->modes, name)) return;
     const size_t n_lh = (size_t)c->n_layers * (size_t)c->n_kv_heads;
     fkv_err err = {0};
     fkv_engine *e = NULL;
@@ -335,7 +335,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     const double step = steps[a->steps / 2], floor_s = a->gbps > 0 ? (weights + kv) / (a->gbps * 1e9) : 0;
     printf("%-12s %s ranks %d slots %d budget %lld: step %.3f ms (best %.3f), %.0f tokens/s, weights %.2f "
            "GB, KV %.2f GB",
-           names[mode], a->shape, a->ranks, a->slots, (long long)a->budget, 1e3 * step, 1e3 * steps[0],
+           name, a->shape, a->ranks, a->slots, (long long)a->budget, 1e3 * step, 1e3 * steps[0],
            a->slots / step, weights * 1e-9, kv * 1e-9);
     if (floor_s > 0) printf(", floor %.3f ms: %.2fx", 1e3 * floor_s, step / floor_s);
     printf(", copies %d\n", fkv_plan_copies(&plan));

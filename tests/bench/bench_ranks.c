@@ -115,7 +115,6 @@ static void time_rank(setting *s, fkv_engine *e, const fkv_safetensors *w, int r
 
 static void print(const setting *s, int ranks, int slots)
 {
-    static const char *const names[] = {"standard", "best-effort", "fair-copying"};
     double rest = 0, slowest = 0, all = 0, most = 0;
     for (int r = 0; r < ranks; r++) rest += s->rest[r] / ranks;
     for (int l = 0; l < LAYERS; l++) {
@@ -131,7 +130,7 @@ static void print(const setting *s, int ranks, int slots)
     printf("70B ranks %d slots %3d budget %5lld %-12s segments %7.3f ms (predicted %7.3f, bound %7.3f), "
            "common %6.3f (predicted %6.3f, most %6.3f), step %7.3f ms (predicted %7.3f), balance %.2f, "
            "copies %d\n",
-           ranks, slots, (long long)s->budget, names[s->mode], 1e3 * slowest,
+           ranks, slots, (long long)s->budget, fkv_plan_mode_name(s->mode), 1e3 * slowest,
            1e-3 * (us[s->mode] - s->common_us), 1e-3 * (s->plan.lower_bound_us - s->common_us), 1e3 * rest,
            1e-3 * s->common_us, 1e3 * most, 1e3 * (rest + slowest), 1e-3 * us[s->mode], slowest * ranks / all,
            fkv_plan_copies(&s->plan));

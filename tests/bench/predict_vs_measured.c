@@ -32,8 +32,6 @@
 enum { N_RANKS = 4, MAX_SLOTS = 64, NEW = 24, MEAN_BUDGET = 192, WINDOW = 32, ROUNDS = 7, MAX_PROMPT = 500 };
 enum { MAX_STEPS = NEW + 4, FILE_LAYERS = 32, FILE_HEADS = 32 };
 
-static const char *const names[] = {"standard", "best-effort", "fair-copying"};
-
 typedef struct parts {
     double *segment; /* [MAX_STEPS][n_layers * N_RANKS] seconds */
     double layers[MAX_STEPS], once[MAX_STEPS];
@@ -293,8 +291,8 @@ static bool print_rows(const row rows[ROUNDS][3], const int n_copies[3])
         printf(
             "  %-12s  step: predicted %8.0f us, measured %8.0f us, %+5.1f%%   segments: predicted %8.0f us, "
             "measured %8.0f us, %+5.1f%%   %d copies\n",
-            names[m], median_of(rows, m, predicted), median_of(rows, m, measured), e,
-            median_of(rows, m, p_segments), median_of(rows, m, m_segments), s, n_copies[m]);
+            fkv_plan_mode_name((fkv_plan_mode)m), median_of(rows, m, predicted), median_of(rows, m, measured),
+            e, median_of(rows, m, p_segments), median_of(rows, m, m_segments), s, n_copies[m]);
         good = good && fabs(e) <= 15 && fabs(s) <= 15;
     }
     const bool order = median_ratio(rows, FAIR_COPYING, measured, BEST_EFFORT, measured) <= 1 &&

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "model_shapes.h"
-#include "runner/slot_count.h"
+#include "runner/layout_choice.h"
 
 static void near(double a, double b)
 {
@@ -183,6 +183,7 @@ static void open_job(gpu_job *g, int prompt, int answer, int slots, int devices,
     g->layout.max_prompt = 16384;
     g->sizing.free_bytes = g->sizing.total_bytes = (int64_t)gib << 30;
     g->sizing.limit.arena_share = 0.9;
+    g->sizing.worth_slots = 256;
     g->sizing.shape =
         (fkv_memory_shape){.act_bytes = 2, .kv_bytes = 2, .weight_bytes = 2, .prefill_tile = 2048};
     fkv_sizing_update(&g->setup, &g->layout, &g->profile, &g->sizing);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "engine/memory.h"
+#include "jobs/job_keys.h"
 #include "kernels/backend.h"
 #include "model_shapes.h"
 #include "runner/base/file.h"
@@ -285,9 +286,28 @@ static void buffers_follow_the_input_and_not_the_models_positions(void **state)
         fail_msg("%lld and %lld bytes", (long long)bytes[0], (long long)bytes[1]);
 }
 
+/* jobs/ may not see engine/, so the job file's key has the names of its own. */
+static void a_job_and_a_plan_call_the_modes_alike(void **state)
+{
+    (void)state;
+    fkv_buf names = {0};
+    fkv_err err = {0};
+    for (int m = 0; m < FKV_PLAN_MODES; m++)
+        assert_int_equal(
+            fkv_buf_printf(&names, &err, "%s%s", m ? " " : "", fkv_plan_mode_name((fkv_plan_mode)m)), FKV_OK);
+    const int key = fkv_key_find("plan", strlen("plan"), "mode", strlen("mode"));
+    assert_true(key >= 0);
+    assert_string_equal(fkv_keys[key].choices, names.data);
+    assert_int_equal(FKV_JOB_STANDARD, FKV_PLAN_STANDARD);
+    assert_int_equal(FKV_JOB_BEST_EFFORT, FKV_PLAN_BEST_EFFORT);
+    assert_int_equal(FKV_JOB_FAIR_COPYING, FKV_PLAN_FAIR_COPYING);
+    fkv_buf_free(&names);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_job_and_a_plan_call_the_modes_alike),
         cmocka_unit_test(a_record_too_large_is_one_error_row),
         cmocka_unit_test(the_largest_record_is_one_for_every_mode),
         cmocka_unit_test(a_resume_with_less_memory_fails_instead_of_refusing_records),

@@ -49,6 +49,7 @@ static void info(const fkv_device *dev, fkv_device_info *out)
 {
     fkv_backend_cpu()->info(dev, out);
     out->peers = in_reach;
+    out->worth_slots = 256;
 }
 
 static int count_gpus(void)
@@ -283,6 +284,7 @@ int main(void)
     fclose(f);
     gpu = *fkv_backend_cpu();
     gpu.name = "gpu";
+    gpu.shares_host = false;
     gpu.n_devices = count_gpus;
     gpu.supports = supports;
     gpu.reach = reach;
