@@ -150,16 +150,17 @@ def read_symbols(build):
         path = os.path.relpath(entry["file"], ROOT)
         if path.startswith(tuple(FOLDERS)) and path.endswith(".c") and not of_tests(path) and (ROOT / path).exists():
             objects[os.path.join(entry["directory"], re.search(r" -o (\S+)", entry["command"])[1])] = path
-    missing = {o for o in objects if not os.path.exists(o)}
-    wrong = [f"{objects[o]}:1: has no object in {build}: build first" for o in missing]
-    nm = subprocess.run(["nm", "-A", "-P", *sorted(set(objects) - missing)], check=True, capture_output=True, text=True)
+    wrong = [f"{path}:1: has no object in {build}: build first" for o, path in objects.items() if not os.path.exists(o)]
+    if wrong or not objects:
+        return {}, {}, wrong or [f"{commands}: names no file of this tree"]
+    nm = subprocess.run(["nm", "-A", "-P", *objects], check=True, capture_output=True, text=True)
     for line in nm.stdout.splitlines():
         path, (name, kind) = objects[line.split(": ")[0]], line.split(": ")[1].split()[:2]
         if kind in "Uwv":
             uses.setdefault(path, set()).add(name)
         elif kind.isupper():
             defines.setdefault(path, set()).add(name)
-    return defines, uses, wrong
+    return defines, uses, []
 
 
 def check_circles(sources, build):
