@@ -3,15 +3,13 @@
 
 #include <string.h>
 
-fkv_status fkv_answer_maker_open(fkv_answer_maker *maker, const fkv_setup *setup, fkv_err *err)
+void fkv_answer_maker_open(fkv_answer_maker *maker, const fkv_setup *setup)
 {
-    (void)err;
-    maker->setup = setup;
+    *maker = (fkv_answer_maker){.setup = setup};
     for (size_t i = 0; i < setup->job->sampling.n_stop; i++) {
         const size_t n = strlen(setup->job->sampling.stop[i]);
         if (n > maker->longest_stop) maker->longest_stop = n;
     }
-    return FKV_OK;
 }
 
 void fkv_answer_maker_close(fkv_answer_maker *maker)

@@ -1,17 +1,20 @@
-/* From generated ids to an answer's text, and when a stop string ends it. */
+/* From generated ids to an answer's text, and when a stop string ends it.
+ *
+ * A maker owns its buffer and borrows the setup. After a failure it is as good as before, and still to be
+ * closed. Not for rows (jobs/row.h), nor for the stop token, which the engine knows. */
 #ifndef FKV_RUNNER_ANSWER_H
 #define FKV_RUNNER_ANSWER_H
 
 #include "runner/setup.h"
 
-/* One per thread. Zero-initialise. */
+/* One per thread. */
 typedef struct fkv_answer_maker {
     const fkv_setup *setup;
     size_t longest_stop; /* bytes */
     fkv_buf text;
 } fkv_answer_maker;
 
-fkv_status fkv_answer_maker_open(fkv_answer_maker *maker, const fkv_setup *setup, fkv_err *err);
+void fkv_answer_maker_open(fkv_answer_maker *maker, const fkv_setup *setup);
 void fkv_answer_maker_close(fkv_answer_maker *maker);
 
 /* Whether the last of n ids completed a stop string. */

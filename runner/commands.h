@@ -1,4 +1,6 @@
-/* The subcommands. Each gets its own name as argv[0] and returns the exit code. */
+/* The subcommands, one file each (cmd_*.c). Each gets its own name as argv[0] and returns the exit code;
+ * what it opened is closed by then, and what went wrong is printed. Not for what the words on the command
+ * line before it mean (main.c). */
 #ifndef FKV_RUNNER_COMMANDS_H
 #define FKV_RUNNER_COMMANDS_H
 

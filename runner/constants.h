@@ -1,5 +1,8 @@
 /* The cost model's constants of a run: measured, stated or from a file
- * (plan.calibration), and what is said about them in plan.json and stats.json. */
+ * (plan.calibration), and what is said about them in plan.json and stats.json.
+ *
+ * Nothing is owned. After a failure *out is not to be used; read leaves it as it was. Not for measuring
+ * (engine/measure/calibrate.h), nor for what a plan makes of them (engine/plan/cost.h). */
 #ifndef FKV_RUNNER_CONSTANTS_H
 #define FKV_RUNNER_CONSTANTS_H
 

@@ -1,4 +1,7 @@
-/* Why the plan is as it is: a table for the terminal, a picture as SVG. */
+/* Why the plan is as it is: a table for the terminal, a picture as SVG.
+ *
+ * An explanation owns its plans and tokens; a make that failed leaves nothing to free. A picture replaces
+ * the file as a whole or leaves it. Not for choosing anything: the plan is made before (planning.h). */
 #ifndef FKV_RUNNER_EXPLAIN_H
 #define FKV_RUNNER_EXPLAIN_H
 

@@ -11,7 +11,9 @@
  *     output 0    the output folder is open and locked
  *     profile N   N prompts of the sample are measured (ada-snapkv)
  *     plan 0      the profile is there, the plan is not
- *     records N   N records are answered by this run, the others are as far as they are */
+ *     records N   N records are answered by this run, the others are as far as they are
+ *
+ * Not for users: no answer depends on it. */
 #ifndef FKV_RUNNER_HOLD_H
 #define FKV_RUNNER_HOLD_H
 

@@ -1,6 +1,9 @@
 /* Signals. SIGTERM, SIGINT and SIGUSR1 ask the run to stop: it starts no more
  * records and has job.grace seconds to finish what is in flight. A second SIGINT
- * leaves at once with exit code 75; what was journalled is safe. */
+ * leaves at once with exit code 75; what was journalled is safe.
+ *
+ * The handler sets flags and nothing else; whoever works asks for them. Once installed it stays for the
+ * process; a failed install may have set some of the signals. Not for what stopping means (stream.c). */
 #ifndef FKV_RUNNER_INTERRUPT_H
 #define FKV_RUNNER_INTERRUPT_H
 

@@ -1,6 +1,10 @@
 /* Profile and plan of a run: loaded from the output folder where they are there
  * already, else measured, solved and written. Of several parts one does it under
- * a lock and the others load. */
+ * a lock and the others load.
+ *
+ * A planning owns its profile and plan and is freed after a failure too; an engine that was opened for
+ * measuring is the caller's, also then. Not for the solver (engine/plan/plan.h), nor for showing a plan
+ * (explain.h). */
 #ifndef FKV_RUNNER_PLANNING_H
 #define FKV_RUNNER_PLANNING_H
 
@@ -21,7 +25,7 @@ typedef struct fkv_planning {
 } fkv_planning;
 
 /* A setup in, a layout with its profile and plan out. *engine (NULL before) is opened when
- * measuring needs one, and the caller's then. */
+ * measuring needs one. */
 fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,
                              fkv_planning *planning, fkv_err *err);
 /* The engine of the layout, with the plan: what measuring left open is used again, so that

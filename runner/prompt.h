@@ -1,5 +1,9 @@
 /* From a record to what the engine takes: token ids cut to length, and its limit
- * of new tokens. */
+ * of new tokens.
+ *
+ * What is wrong with a record stays in it; after an error, which is the system's, ids are the caller's to
+ * free as ever. Not for templates (jobs/record.h), nor for records too large for the memory (the engine
+ * rejects them by engine/plan/record_limit.h). */
 #ifndef FKV_RUNNER_PROMPT_H
 #define FKV_RUNNER_PROMPT_H
 

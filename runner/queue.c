@@ -18,7 +18,13 @@ struct fkv_queue {
 fkv_status fkv_queue_open(size_t capacity, fkv_queue **queue, fkv_err *err)
 {
     fkv_queue *q = calloc(1, sizeof *q);
-    if (!q) return fkv_fail_memory(err);
+    void **items = fkv_calloc(capacity, sizeof *items);
+    *queue = NULL;
+    if (!q || !items) {
+        free(items);
+        free(q);
+        return fkv_fail_memory(err);
+    }
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -27,9 +33,9 @@ fkv_status fkv_queue_open(size_t capacity, fkv_queue **queue, fkv_err *err)
     pthread_cond_init(&q->not_empty, &monotonic);
     pthread_condattr_destroy(&monotonic);
     q->capacity = capacity;
+    q->items = items;
     *queue = q;
-    q->items = fkv_calloc(capacity, sizeof *q->items);
-    return q->items ? FKV_OK : fkv_fail_memory(err);
+    return FKV_OK;
 }
 
 void fkv_queue_free(fkv_queue *q)

@@ -1,4 +1,7 @@
-/* A bounded first-in first-out queue of pointers between threads. */
+/* A bounded first-in first-out queue of pointers between threads.
+ *
+ * It borrows what is in it, and free looks at none of that. A failed open leaves NULL, which free takes.
+ * Not for any order but that of arrival. */
 #ifndef FKV_RUNNER_QUEUE_H
 #define FKV_RUNNER_QUEUE_H
 

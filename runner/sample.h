@@ -1,5 +1,8 @@
 /* The profile's sample: a seeded uniform sample of the input's usable records,
- * one pass of reading, memory for the sample only. */
+ * one pass of reading, memory for the sample only.
+ *
+ * A sample owns its records and is freed after a failed take, too. Not for measuring budgets on it
+ * (planning.c). */
 #ifndef FKV_RUNNER_SAMPLE_H
 #define FKV_RUNNER_SAMPLE_H
 

@@ -1,5 +1,7 @@
 /* A job opened: its file parsed, the model's headers, the tokenizer and the templates read.
- * What else a run would refuse is preflight.h's matter. */
+ *
+ * A setup owns all that it points at but the backend, and is closed after a failed parse or load, too. Not
+ * for what else a run would refuse (preflight.h), nor for what the job leaves open (planning.h). */
 #ifndef FKV_RUNNER_SETUP_H
 #define FKV_RUNNER_SETUP_H
 

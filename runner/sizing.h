@@ -1,5 +1,8 @@
-/* What the job leaves to the program: ranks and slots; and whether a run fits
- * into memory at all, before anything is loaded. */
+/* Whether a run fits into a device's memory, and how much of it fits: what a device has,
+ * and engine/memory.h's predictions for the layout of a job, before anything is loaded.
+ *
+ * A sizing owns nothing and points into the setup. Not for choosing what fits best (layout_choice.h,
+ * slot_count.h). */
 #ifndef FKV_RUNNER_SIZING_H
 #define FKV_RUNNER_SIZING_H
 
@@ -19,7 +22,7 @@ typedef struct fkv_sizing {
     int best, best_groups; /* indices: with one group, and with data_parallel; -1: none fits */
 } fkv_sizing;
 
-/* Opens a device, asks what it has, closes it. Before any engine is open. */
+/* Opens a device, asks what it has, closes it, also after a failure. Before any engine is open. */
 fkv_status fkv_sizing_probe(const fkv_setup *setup, fkv_sizing *sizing, fkv_err *err);
 /* Sets the shape and lengths from the layout and the sample. */
 void fkv_sizing_update(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,

@@ -194,7 +194,8 @@ static double at_once(const fkv_slot_model *m, int slots)
     return m->at_once[i] + (m->at_once[k] - m->at_once[i]) * fmin(x, 1);
 }
 
-double fkv_slots_job_us(const fkv_slot_search *s, const fkv_slot_model *m, int slots)
+/* The whole job's time with so many slots. */
+static double job_us(const fkv_slot_search *s, const fkv_slot_model *m, int slots)
 {
     const double n = s->load.n_records > 0 ? (double)s->load.n_records : FKV_JOB_MANY;
     return n * m->prefill_us + fkv_job_decode_us(&s->load, &m->curve, slots, at_once(m, slots));
@@ -206,7 +207,7 @@ fkv_slot_choice fkv_slots_best(const fkv_slot_search *s, const fkv_slot_model *m
     const int last = m->curve.n ? m->curve.at[m->curve.n - 1].slots : 0;
     for (int slots = m->only ? m->only : next_slots(0, last); slots; slots = next_slots(slots, last)) {
         if (at_once(m, slots) < 1) continue;
-        const double us = fkv_slots_job_us(s, m, slots);
+        const double us = job_us(s, m, slots);
         if (us < best.us) best = (fkv_slot_choice){slots, us};
     }
     return best;
@@ -222,8 +223,7 @@ void fkv_slots_log(const fkv_slot_search *s, const fkv_slot_model *m, fkv_slot_c
         const int slots = i ? 2 * choice.slots : choice.slots / 2;
         const size_t used = strlen(others);
         if (slots < 1 || slots > last->slots) continue;
-        snprintf(others + used, sizeof others - used, ", %d: %.1f s", slots,
-                 1e-6 * fkv_slots_job_us(s, m, slots));
+        snprintf(others + used, sizeof others - used, ", %d: %.1f s", slots, 1e-6 * job_us(s, m, slots));
     }
     fkv_log("slots: %d of %d that fit and can be filled: %.1f s for the job (prefill %.1f)%s; steps %s",
             choice.slots, most > choice.slots ? most : choice.slots, 1e-6 * choice.us,

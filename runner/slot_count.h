@@ -1,6 +1,9 @@
 /* The number of slots that ends a job first: its records' decode steps, by what a step takes
  * at several numbers of slots (engine/plan/job_time.h), modelled, or measured on the engine that
- * will do the job. */
+ * will do the job.
+ *
+ * Nothing is owned; a model of which making or measuring failed is of no use. Not for the number of ranks
+ * (layout_choice.h). */
 #ifndef FKV_RUNNER_SLOT_COUNT_H
 #define FKV_RUNNER_SLOT_COUNT_H
 
@@ -41,8 +44,6 @@ fkv_status fkv_slots_model(const fkv_slot_search *search, int slots, fkv_slot_mo
  * the job's modelled time and at most a few seconds. */
 fkv_status fkv_slots_measure(const fkv_slot_search *search, fkv_engine *engine, fkv_slot_model *model,
                              fkv_err *err);
-/* The whole job's time with so many slots. */
-double fkv_slots_job_us(const fkv_slot_search *search, const fkv_slot_model *model, int slots);
 /* The best of all numbers of slots that come into question; ties: fewer. */
 fkv_slot_choice fkv_slots_best(const fkv_slot_search *search, const fkv_slot_model *model);
 /* Says in the log what was chosen, and what half and twice as many would take. */

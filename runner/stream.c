@@ -189,7 +189,7 @@ static void log_progress(const stream *s, double start, const fkv_output_totals 
 
 static fkv_status write_all(stream *s, fkv_err *err)
 {
-    fkv_answer_maker maker = {0};
+    fkv_answer_maker maker;
     fkv_buf row = {0};
     fkv_output_totals first, totals;
     const int64_t max_errors = s->setup->job->job.max_errors;
@@ -197,7 +197,8 @@ static fkv_status write_all(stream *s, fkv_err *err)
     double synced = start, told = start;
     bool ended = false;
     fkv_output_totals_get(s->output, &first);
-    fkv_status st = fkv_answer_maker_open(&maker, s->setup, err);
+    fkv_status st = FKV_OK;
+    fkv_answer_maker_open(&maker, s->setup);
     while (!st && !ended) {
         item *it = fkv_queue_pop(s->done, 1000, &ended);
         if (it) {
@@ -342,7 +343,7 @@ static fkv_status start(stream *s, fkv_err *err)
     fkv_errs_free(&errs);
     if (st) return st;
     fkv_reader_watch(s->reader, is_over, s);
-    if ((st = fkv_answer_maker_open(&s->maker, s->setup, err))) return st;
+    fkv_answer_maker_open(&s->maker, s->setup);
     s->reader_started = pthread_create(&s->reader_id, NULL, reader_main, s) == 0;
     if (s->reader_started) s->writer_started = pthread_create(&s->writer_id, NULL, writer_main, s) == 0;
     return s->writer_started ? FKV_OK : fkv_fail(err, FKV_E_SYSTEM, "can't start a thread");

@@ -1,7 +1,10 @@
 /* The stream of a run: a reader thread decompresses, parses and tokenizes ahead
  * of the engine through a bounded queue; the caller's thread runs the engine; a
  * writer thread makes rows and hands them to the output. Memory is bounded by the
- * number of items in flight, whatever the input's size. */
+ * number of items in flight, whatever the input's size.
+ *
+ * Threads and items are its own and gone when it returns; output and engine stay the caller's. Not for
+ * deciding what the engine does next (engine/schedule.h), nor for when a shard is written (jobs/output.h). */
 #ifndef FKV_RUNNER_STREAM_H
 #define FKV_RUNNER_STREAM_H
 

@@ -6,7 +6,7 @@
 
 - A folder includes what README.md's table "Reading order" lets it use, and no more; a file belongs to
   the deepest folder of the table that holds it. A library's headers are included in few files.
-- No circle among the files of a folder: a file that uses a symbol of another one is an edge.
+- No circle among the .c files of a folder: a file that uses a symbol of another one is an edge.
 - No file over 800 lines; outside tests no function over 80, and no 12 lines that stand twice.
 - Names of tensors and the rows of a head's Q, K and V stand where the model's shape is described.
 
@@ -141,25 +141,26 @@ def components(edges):
 
 
 def read_symbols(build):
-    """({path: symbols that it defines}, {path: that it uses}) of the build folder's objects, and complaints."""
+    """({path: symbols that it defines}, {path: that it uses}) of the build folder's objects, and complaints.
+    Of C alone, so that the answer is the same where there is no CUDA."""
     commands, objects, defines, uses = build / "compile_commands.json", {}, {}, {}
     if not commands.exists():
         return {}, {}, [f"{commands}: is not there, and nothing says what circles there are: build first"]
     for entry in json.loads(commands.read_text(encoding="utf-8")):
         path = os.path.relpath(entry["file"], ROOT)
-        if path.startswith(tuple(FOLDERS)) and not of_tests(path) and (ROOT / path).exists():
+        if path.startswith(tuple(FOLDERS)) and path.endswith(".c") and not of_tests(path) and (ROOT / path).exists():
             objects[os.path.join(entry["directory"], re.search(r" -o (\S+)", entry["command"])[1])] = path
-    # CUDA's are seldom built where there is no GPU.
-    missing = {o for o in objects if not os.path.exists(o)}
-    wrong = [f"{objects[o]}:1: has no object in {build}: build first" for o in missing if objects[o].endswith(".c")]
-    nm = subprocess.run(["nm", "-A", "-P", *sorted(set(objects) - missing)], check=True, capture_output=True, text=True)
+    wrong = [f"{path}:1: has no object in {build}: build first" for o, path in objects.items() if not os.path.exists(o)]
+    if wrong or not objects:
+        return {}, {}, wrong or [f"{commands}: names no file of this tree"]
+    nm = subprocess.run(["nm", "-A", "-P", *objects], check=True, capture_output=True, text=True)
     for line in nm.stdout.splitlines():
         path, (name, kind) = objects[line.split(": ")[0]], line.split(": ")[1].split()[:2]
         if kind in "Uwv":
             uses.setdefault(path, set()).add(name)
         elif kind.isupper():
             defines.setdefault(path, set()).add(name)
-    return defines, uses, wrong
+    return defines, uses, []
 
 
 def check_circles(sources, build):
