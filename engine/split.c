@@ -33,86 +33,61 @@ static double common_values(const fkv_config *c)
     return layer_values(c) - (double)(c->n_kv_heads * fkv_tensors_head_values(c));
 }
 
-/* From bytes and the rate at which they are read. */
-fkv_cost_constants fkv_cost_cpu(const fkv_config *c)
+/* Prefill, where arithmetic is the limit. */
+static void set_prefill(fkv_cost *cost, const fkv_config *c, double flops_per_us)
+{
+    cost->prefill_token_us = 2 * layer_values(c) / flops_per_us;
+    /* Q K^T and P V: 4 hd operations a head and pair, half of the pairs are masked. */
+    cost->prefill_pair_us = 2.0 * c->n_heads * c->head_dim / (flops_per_us * ATTENTION_SHARE);
+}
+
+fkv_cost fkv_cost_cpu(const fkv_config *c)
 {
     const double head_bytes = (double)fkv_tensors_head_values(c) * CPU_BYTES_PER_VALUE;
     const double token_bytes = 2.0 * c->head_dim * CPU_BYTES_PER_VALUE;
-    return (fkv_cost_constants){.t0_us = CPU_T0_US,
-                                .head_us = head_bytes / CPU_BYTES_PER_US,
-                                .slot_head_us = CPU_SLOT_HEAD_US,
-                                .token_us = token_bytes / CPU_BYTES_PER_US,
-                                .common_us = common_values(c) * CPU_BYTES_PER_VALUE / CPU_BYTES_PER_US};
-}
-
-static fkv_split_rates rates(const fkv_config *c, double flops_per_us)
-{
-    return (fkv_split_rates){
-        .token_us = 2 * layer_values(c) / flops_per_us,
-        /* Q K^T and P V: 4 hd operations a head and pair, half of the pairs are masked. */
-        .pair_us = 2.0 * c->n_heads * c->head_dim / (flops_per_us * ATTENTION_SHARE)};
-}
-
-fkv_split_rates fkv_split_rates_cpu(const fkv_config *c)
-{
-    fkv_split_rates r = rates(c, CPU_FLOPS_PER_US);
-    r.cost = fkv_cost_cpu(c);
-    r.collective_us = CPU_COLLECTIVE_US;
-    r.link_bytes_per_us = CPU_LINK_BYTES_PER_US;
-    r.act_bytes = 4;
-    return r;
-}
-
-fkv_split_rates fkv_split_rates_gpu(const fkv_config *c)
-{
-    fkv_split_rates r = rates(c, GPU_FLOPS_PER_US);
-    const double us_per_value = 2 / GPU_BYTES_PER_US; /* bf16 */
-    r.cost = (fkv_cost_constants){.t0_us = 4,
-                                  .head_us = (double)fkv_tensors_head_values(c) * us_per_value,
-                                  .slot_head_us = 0.01,
-                                  .token_us = 2.0 * c->head_dim * us_per_value,
-                                  .common_us = common_values(c) * us_per_value};
-    r.collective_us = GPU_COLLECTIVE_US;
-    r.link_bytes_per_us = GPU_LINK_BYTES_PER_US;
-    r.act_bytes = 2;
-    return r;
-}
-
-fkv_split_rates fkv_split_rates_measured(const fkv_split_rates *stated, const fkv_calibration *c)
-{
-    fkv_split_rates r = *stated;
-    const double n = c->key.n_ranks;
-    r.cost = c->cost;
-    r.cost.common_us *= n;
-    if (c->prefill_token_us > 0) r.token_us = n * c->prefill_token_us;
-    if (c->prefill_pair_us > 0) r.pair_us = n * c->prefill_pair_us;
-    if (c->link_bytes_per_us > 0) {
-        r.collective_us = c->collective_us;
-        r.link_bytes_per_us = c->link_bytes_per_us;
-    }
-    return r;
-}
-
-double fkv_split_collectives_us(const fkv_split_rates *r, const fkv_config *c, double rows, int n_ranks)
-{
-    if (n_ranks == 1) return 0;
-    const double att = (double)c->n_heads * c->head_dim * r->act_bytes;
-    const double bytes = rows * (att + c->hidden * (r->act_bytes + 4.0));
-    return 3 * r->collective_us + bytes * (n_ranks - 1) / n_ranks / r->link_bytes_per_us;
-}
-
-fkv_cost_constants fkv_split_cost(const fkv_split_rates *r, const fkv_config *c, int n_ranks, int n_slots)
-{
-    fkv_cost_constants cost = r->cost;
-    cost.common_us = cost.common_us / n_ranks + fkv_split_collectives_us(r, c, n_slots, n_ranks);
+    fkv_cost cost = {.n_ranks = 1,
+                     .act_bytes = 4,
+                     .t0_us = CPU_T0_US,
+                     .head_us = head_bytes / CPU_BYTES_PER_US,
+                     .slot_head_us = CPU_SLOT_HEAD_US,
+                     .token_us = token_bytes / CPU_BYTES_PER_US,
+                     .common_us = common_values(c) * CPU_BYTES_PER_VALUE / CPU_BYTES_PER_US,
+                     .collective_us = CPU_COLLECTIVE_US,
+                     .link_bytes_per_us = CPU_LINK_BYTES_PER_US};
+    set_prefill(&cost, c, CPU_FLOPS_PER_US);
     return cost;
 }
 
-double fkv_split_prefill_us(const fkv_split_rates *r, const fkv_config *c, double prompt_tokens, int n_ranks)
+fkv_cost fkv_cost_gpu(const fkv_config *c)
+{
+    const double us_per_value = 2 / GPU_BYTES_PER_US; /* bf16 */
+    fkv_cost cost = {.n_ranks = 1,
+                     .act_bytes = 2,
+                     .t0_us = 4,
+                     .head_us = (double)fkv_tensors_head_values(c) * us_per_value,
+                     .slot_head_us = 0.01,
+                     .token_us = 2.0 * c->head_dim * us_per_value,
+                     .common_us = common_values(c) * us_per_value,
+                     .collective_us = GPU_COLLECTIVE_US,
+                     .link_bytes_per_us = GPU_LINK_BYTES_PER_US};
+    set_prefill(&cost, c, GPU_FLOPS_PER_US);
+    return cost;
+}
+
+double fkv_split_collectives_us(const fkv_cost *cost, const fkv_config *c, double rows, int n_ranks)
+{
+    if (n_ranks == 1) return 0;
+    const double att = (double)c->n_heads * c->head_dim * cost->act_bytes;
+    const double bytes = rows * (att + c->hidden * (cost->act_bytes + 4.0));
+    return 3 * cost->collective_us + bytes * (n_ranks - 1) / n_ranks / cost->link_bytes_per_us;
+}
+
+double fkv_split_prefill_us(const fkv_cost *cost, const fkv_config *c, double prompt_tokens, int n_ranks)
 {
     const double t = prompt_tokens;
-    const double work = (t * r->token_us + t * t * r->pair_us) / n_ranks;
-    return c->n_layers * (work + fkv_split_collectives_us(r, c, t, n_ranks));
+    const fkv_cost whole = fkv_cost_at(cost, 1);
+    const double work = (t * whole.prefill_token_us + t * t * whole.prefill_pair_us) / n_ranks;
+    return c->n_layers * (work + fkv_split_collectives_us(cost, c, t, n_ranks));
 }
 
 int fkv_split_best(const fkv_device_split *splits, int n, bool groups)

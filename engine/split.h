@@ -7,18 +7,8 @@
 #ifndef FKV_ENGINE_SPLIT_H
 #define FKV_ENGINE_SPLIT_H
 
-#include "engine/measure/calibrate.h"
-#include "engine/memory.h"
-
-/* Rates of one device, beside the plan's constants. */
-typedef struct fkv_split_rates {
-    fkv_cost_constants cost; /* common_us: the whole model's, as if one rank had it all */
-    double token_us;         /* prefill: one token through one layer's projections and MLP, whole model */
-    double pair_us;          /* prefill: attention of one pair of tokens in one layer, all heads */
-    double collective_us;    /* start of a collective */
-    double link_bytes_per_us;
-    int act_bytes;
-} fkv_split_rates;
+#include "engine/model/config.h"
+#include "engine/plan/cost.h"
 
 typedef struct fkv_device_split {
     int tensor_parallel, data_parallel;
@@ -31,26 +21,16 @@ typedef struct fkv_device_split {
 
 enum { FKV_SPLITS_MAX = 64 };
 
-/* Stated constants of a CPU device, for a model's shape. */
-fkv_cost_constants fkv_cost_cpu(const fkv_config *config);
-/* Stated rates: a CPU device's, or a data-centre GPU's. */
-fkv_split_rates fkv_split_rates_cpu(const fkv_config *config);
-fkv_split_rates fkv_split_rates_gpu(const fkv_config *config);
-
-/* The same from a calibration of the machine; the collectives' are stated ones where it
- * was made with one device. */
-fkv_split_rates fkv_split_rates_measured(const fkv_split_rates *stated, const fkv_calibration *calibration);
+/* Stated constants for a model's shape, of one rank that has all of it: a CPU device's, or a
+ * data-centre GPU's. */
+fkv_cost fkv_cost_cpu(const fkv_config *config);
+fkv_cost fkv_cost_gpu(const fkv_config *config);
 
 /* A layer's collectives on so many rows: the heads' outputs and the projection's columns
  * are gathered, the MLP's partial sums (float32) reduced. 0 on one rank. */
-double fkv_split_collectives_us(const fkv_split_rates *rates, const fkv_config *config, double rows,
-                                int n_ranks);
-/* What a step's constants are on one of n ranks: the common part is divided, its
- * collectives are added. */
-fkv_cost_constants fkv_split_cost(const fkv_split_rates *rates, const fkv_config *config, int n_ranks,
-                                  int n_slots);
+double fkv_split_collectives_us(const fkv_cost *cost, const fkv_config *config, double rows, int n_ranks);
 /* Prefill of a prompt on n ranks, collectives included. */
-double fkv_split_prefill_us(const fkv_split_rates *rates, const fkv_config *config, double prompt_tokens,
+double fkv_split_prefill_us(const fkv_cost *cost, const fkv_config *config, double prompt_tokens,
                             int n_ranks);
 /* Of those that fit: the fastest with every group at work (groups), or with one
  * group alone. Ties: fewer ranks. -1: none fits. */

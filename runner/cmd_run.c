@@ -72,7 +72,8 @@ static fkv_status write_stats(const run *r, bool complete, fkv_err *err)
         const double common = 1e6 * (trace->layers_seconds + trace->once_seconds) / (double)trace->n_steps;
         stats.step_predicted_us = plan->step_us;
         stats.step_measured_us = fkv_trace_step_us(trace);
-        stats.segments_predicted_us = plan->step_us - plan->n_layers * r->planning.cost.common_us;
+        stats.segments_predicted_us = plan->step_us - plan->n_layers * (r->planning.constants.cost.common_us +
+                                                                        r->planning.constants.collectives_us);
         stats.segments_measured_us = stats.step_measured_us - common;
     }
     fkv_output_totals_get(r->output, &stats.totals);

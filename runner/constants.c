@@ -10,33 +10,21 @@
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 
-static const char *const origins[] = {"stated", "measured", "file"};
 /* Beyond an hour a time in a file is damage. */
 static const double most_us = 3.6e9;
 enum { MAX_PLAN_BYTES = 64 << 20, MAX_STATS_BYTES = 16 << 20 };
 
-typedef struct cost_field {
-    const char *name;
-    size_t offset;
-} cost_field;
-
-static const cost_field fields[] = {{"t0_us", offsetof(fkv_cost_constants, t0_us)},
-                                    {"head_us", offsetof(fkv_cost_constants, head_us)},
-                                    {"slot_head_us", offsetof(fkv_cost_constants, slot_head_us)},
-                                    {"token_us", offsetof(fkv_cost_constants, token_us)},
-                                    {"common_us", offsetof(fkv_cost_constants, common_us)}};
-enum { N_FIELDS = sizeof fields / sizeof *fields };
-
-static fkv_split_rates stated_rates(const fkv_setup *s)
+static fkv_cost stated_cost(const fkv_setup *s)
 {
-    return s->backend->shares_host ? fkv_split_rates_cpu(&s->config) : fkv_split_rates_gpu(&s->config);
+    return s->backend->shares_host ? fkv_cost_cpu(&s->config) : fkv_cost_gpu(&s->config);
 }
 
 void fkv_constants_stated(const fkv_setup *s, const fkv_layout *layout, fkv_constants *out)
 {
-    const fkv_split_rates rates = stated_rates(s);
-    *out = (fkv_constants){.cost = fkv_split_cost(&rates, &s->config, layout->ranks, layout->slots),
-                           .origin = FKV_ORIGIN_STATED};
+    const fkv_cost whole = stated_cost(s);
+    *out = (fkv_constants){.cost = fkv_cost_at(&whole, layout->ranks),
+                           .collectives_us =
+                               fkv_split_collectives_us(&whole, &s->config, layout->slots, layout->ranks)};
 }
 
 static double mean_tokens(const fkv_setup *s, const fkv_profile *profile, fkv_err *err, fkv_status *st)
@@ -99,6 +87,7 @@ fkv_status fkv_constants_choose(const fkv_setup *s, const fkv_layout *layout, co
 {
     const source from = source_of(s);
     fkv_calibration_task task;
+    fkv_calibration found;
     fkv_constants_stated(s, layout, out);
     if (from == STATED) return FKV_OK;
     if (from == MACHINE && (layout->ranks == 1 || s->job->plan.mode == FKV_JOB_STANDARD)) return FKV_OK;
@@ -107,28 +96,26 @@ fkv_status fkv_constants_choose(const fkv_setup *s, const fkv_layout *layout, co
     if (from == NAMED) {
         if (s->auto_ranks) task.n_ranks = 0;
         if (s->auto_slots) task.n_slots = 0;
-        st = fkv_calibration_pinned(&task, s->job->plan.calibration, &out->calibration, err);
+        st = fkv_calibration_pinned(&task, s->job->plan.calibration, &found, err);
         if (st) return st;
-        out->origin = FKV_ORIGIN_FILE;
-    } else {
-        if (!measured(&task, &out->calibration)) return FKV_OK;
-        out->origin = FKV_ORIGIN_MEASURED;
+        found.cost.origin = FKV_COST_FILE;
+    } else if (!measured(&task, &found)) {
+        return FKV_OK;
     }
-    const fkv_split_rates stated = stated_rates(s);
-    const fkv_split_rates rates = fkv_split_rates_measured(&stated, &out->calibration);
-    out->cost = out->calibration.cost;
+    const fkv_cost stated = stated_cost(s), cost = fkv_cost_complete(&found.cost, &stated);
+    *out = (fkv_constants){.cost = found.cost, .key = found.key, .fit_error = found.fit_error};
     /* Ranks on one device gather by plain writes, which the common part holds. */
     if (layout->devices > 1)
-        out->cost.common_us += fkv_split_collectives_us(&rates, &s->config, layout->slots, layout->devices);
+        out->collectives_us = fkv_split_collectives_us(&cost, &s->config, layout->slots, layout->devices);
     return FKV_OK;
 }
 
 fkv_status fkv_constants_rates(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *profile,
-                               fkv_split_rates *out, fkv_err *err)
+                               fkv_cost *out, fkv_err *err)
 {
     fkv_calibration_task task;
     fkv_calibration found = {0};
-    *out = stated_rates(s);
+    const fkv_cost stated = *out = stated_cost(s);
     const source from = source_of(s);
     if (from == STATED || (from == MACHINE && layout->ranks == 1)) return FKV_OK;
     fkv_status st = task_of(s, layout, profile, &task, err);
@@ -139,7 +126,7 @@ fkv_status fkv_constants_rates(const fkv_setup *s, const fkv_layout *layout, con
     } else {
         measured(&task, &found);
     }
-    if (!st && found.key.n_ranks) *out = fkv_split_rates_measured(out, &found);
+    if (!st && found.key.n_ranks) *out = fkv_cost_complete(&found.cost, &stated);
     return st;
 }
 
@@ -159,26 +146,31 @@ fkv_status fkv_constants_check(const fkv_setup *s, fkv_err *err)
 
 fkv_status fkv_constants_put(const fkv_constants *c, fkv_buf *out, fkv_err *err)
 {
-    fkv_status st = fkv_buf_printf(out, err, "\"cost\":{\"origin\":\"%s\"", origins[c->origin]);
-    for (int i = 0; !st && i < N_FIELDS; i++) {
+    fkv_status st =
+        fkv_buf_printf(out, err, "\"cost\":{\"origin\":\"%s\"", fkv_cost_origin_name(c->cost.origin));
+    for (int i = 0; !st && i < FKV_COST_FIELDS; i++) {
         double v;
-        memcpy(&v, (const char *)&c->cost + fields[i].offset, sizeof v);
-        st = fkv_buf_printf(out, err, ",\"%s\":%.17g", fields[i].name, v);
+        memcpy(&v, (const char *)&c->cost + fkv_cost_fields[i].offset, sizeof v);
+        st = fkv_buf_printf(out, err, ",\"%s\":%.17g", fkv_cost_fields[i].name, v);
     }
-    if (!st && c->origin != FKV_ORIGIN_STATED) {
+    if (!st) st = fkv_buf_printf(out, err, ",\"collectives_us\":%.17g", c->collectives_us);
+    if (!st && c->cost.origin != FKV_COST_STATED) {
         st = fkv_buf_puts(out, ",\"device\":", err);
+        if (!st) st = fkv_json_put_string(out, c->key.device, strlen(c->key.device), err);
         if (!st)
-            st = fkv_json_put_string(out, c->calibration.key.device, strlen(c->calibration.key.device), err);
-        if (!st)
-            st = fkv_buf_printf(out, err,
-                                ",\"tokens\":%d,\"fit_error\":%.17g,\"prefill_token_us\":%.17g,"
-                                "\"prefill_pair_us\":%.17g,\"collective_us\":%.17g,"
-                                "\"link_bytes_per_us\":%.17g",
-                                c->calibration.key.tokens, c->calibration.fit_error,
-                                c->calibration.prefill_token_us, c->calibration.prefill_pair_us,
-                                c->calibration.collective_us, c->calibration.link_bytes_per_us);
+            st = fkv_buf_printf(out, err, ",\"tokens\":%d,\"fit_error\":%.17g", c->key.tokens, c->fit_error);
     }
     return st ? st : fkv_buf_puts(out, "}", err);
+}
+
+static fkv_status read_time(const json_t *cost, const char *name, const char *path, double *out, fkv_err *err)
+{
+    const json_t *v = json_object_get(cost, name);
+    char key[48];
+    *out = json_number_value(v);
+    if (json_is_number(v) && *out >= 0 && *out <= most_us) return FKV_OK;
+    snprintf(key, sizeof key, "cost.%s", name);
+    return fkv_fail_at(err, FKV_E_INPUT, path, 0, key, "must be a number in [0, %g]", most_us);
 }
 
 fkv_status fkv_constants_read(const char *path, fkv_constants *c, fkv_err *err)
@@ -194,19 +186,14 @@ fkv_status fkv_constants_read(const char *path, fkv_constants *c, fkv_err *err)
         goto out;
     }
     if ((st = fkv_json_str(cost, "origin", path, &origin, err))) goto out;
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(origin, origins[i])) found.origin = (fkv_origin)i;
-    for (int i = 0; i < N_FIELDS; i++) {
-        char name[40];
-        const json_t *v = json_object_get(cost, fields[i].name);
-        const double x = json_number_value(v);
-        snprintf(name, sizeof name, "cost.%s", fields[i].name);
-        if (!json_is_number(v) || !(x >= 0 && x <= most_us)) {
-            st = fkv_fail_at(err, FKV_E_INPUT, path, 0, name, "must be a number in [0, %g]", most_us);
-            goto out;
-        }
-        memcpy((char *)&found.cost + fields[i].offset, &x, sizeof x);
+    for (fkv_cost_origin i = 0; i < FKV_COST_ORIGINS; i++)
+        if (!strcmp(origin, fkv_cost_origin_name(i))) found.cost.origin = i;
+    for (int i = 0; i < FKV_COST_FIELDS; i++) {
+        double us;
+        if ((st = read_time(cost, fkv_cost_fields[i].name, path, &us, err))) goto out;
+        memcpy((char *)&found.cost + fkv_cost_fields[i].offset, &us, sizeof us);
     }
+    if ((st = read_time(cost, "collectives_us", path, &found.collectives_us, err))) goto out;
     *c = found;
 out:
     json_decref(root);

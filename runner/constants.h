@@ -13,16 +13,11 @@
 #include "engine/split.h"
 #include "runner/setup.h"
 
-typedef enum fkv_origin {
-    FKV_ORIGIN_STATED,   /* rates of the machine's kind */
-    FKV_ORIGIN_MEASURED, /* on this device, now or by an earlier run */
-    FKV_ORIGIN_FILE      /* the job names it */
-} fkv_origin;
-
 typedef struct fkv_constants {
-    fkv_cost_constants cost;
-    fkv_origin origin;
-    fkv_calibration calibration; /* zero for stated ones */
+    fkv_cost cost;           /* of the layout's ranks */
+    double collectives_us;   /* between its devices, a layer of a step */
+    fkv_calibration_key key; /* of measured ones; zero for stated ones */
+    double fit_error;
 } fkv_constants;
 
 void fkv_constants_stated(const fkv_setup *setup, const fkv_layout *layout, fkv_constants *out);
@@ -32,11 +27,11 @@ void fkv_constants_stated(const fkv_setup *setup, const fkv_layout *layout, fkv_
 fkv_status fkv_constants_choose(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
                                 fkv_constants *out, fkv_err *err);
 
-/* Rates by which ranks and slots are chosen: measured with the layout's ranks and slots,
+/* Constants by which ranks and slots are chosen: measured with the layout's ranks and slots,
  * under the same rules as choose; stated ones for plan.calibration = stated, and for a single
  * rank, whose steps are measured as such (slot_count.h). */
 fkv_status fkv_constants_rates(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
-                               fkv_split_rates *out, fkv_err *err);
+                               fkv_cost *out, fkv_err *err);
 
 /* Whether a calibration file that the job names can be read and is for this job. */
 fkv_status fkv_constants_check(const fkv_setup *setup, fkv_err *err);

@@ -44,8 +44,8 @@ fkv_status fkv_explain_make(const fkv_setup *s, const fkv_planning *p, fkv_expla
     x->tokens = fkv_calloc(n, sizeof *x->tokens);
     if (!x->tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(&p->profile, x->tokens);
-    const fkv_plan_problem problem =
-        fkv_setup_plan_problem(s, p->plan.n_ranks, p->plan.n_slots, x->tokens, &p->cost);
+    const fkv_plan_problem problem = fkv_setup_plan_problem(s, p->plan.n_ranks, p->plan.n_slots, x->tokens,
+                                                            &p->constants.cost, p->constants.collectives_us);
     for (int m = 0; !st && m < FKV_PLAN_MODES; m++) {
         st = fkv_plan_solve(&problem, (fkv_plan_mode)m, &x->modes[m], err);
         if (!st) st = fkv_sizing_even(&p->sizing, &problem, p->profile.budgets, &x->modes[m], err);
@@ -92,7 +92,7 @@ static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_exp
 {
     const fkv_plan *any = &x->modes[0];
     const double us[] = {any->standard_us, any->best_effort_us, any->fair_copying_us};
-    const double common = any->n_layers * p->cost.common_us;
+    const double common = any->n_layers * (p->constants.cost.common_us + p->constants.collectives_us);
     const double copy = (double)fkv_tensors_head_values(&s->config) * p->sizing.shape.weight_bytes;
     fprintf(out,
             "modelled decode step, us, each rank on a device of its own\n"
@@ -114,7 +114,7 @@ static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_exp
 static void print_gain(const fkv_planning *p, const fkv_explanation *x, FILE *out)
 {
     const fkv_plan *any = &x->modes[0];
-    const double common = any->n_layers * p->cost.common_us;
+    const double common = any->n_layers * (p->constants.cost.common_us + p->constants.collectives_us);
     const double segment =
         any->fair_copying_us > common ? (any->standard_us - common) / (any->fair_copying_us - common) : 1;
     const double step = any->fair_copying_us > 0 ? any->standard_us / any->fair_copying_us : 1;

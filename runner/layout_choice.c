@@ -101,7 +101,7 @@ static fkv_status choose_slots(const fkv_slot_search *search, fkv_engine **engin
 fkv_status fkv_layout_choose(const fkv_setup *s, const fkv_profile *p, int64_t n_records, fkv_engine **engine,
                              fkv_layout *layout, fkv_sizing *z, fkv_err *err)
 {
-    fkv_split_rates rates;
+    fkv_cost cost;
     double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
     if (!tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(p, tokens);
@@ -109,7 +109,7 @@ fkv_status fkv_layout_choose(const fkv_setup *s, const fkv_profile *p, int64_t n
     const fkv_slot_search search = {.setup = s,
                                     .profile = p,
                                     .sizing = z,
-                                    .rates = &rates,
+                                    .cost = &cost,
                                     .tokens = tokens,
                                     .load = {.n_records = n_records,
                                              .new_tokens = p->new_tokens,
@@ -119,7 +119,7 @@ fkv_status fkv_layout_choose(const fkv_setup *s, const fkv_profile *p, int64_t n
     fkv_layout guess = *layout;
     if (s->auto_slots) guess.slots = n_records > 0 && n_records < SLOTS_GUESS ? (int)n_records : SLOTS_GUESS;
     fkv_status st = FKV_OK;
-    if (ranks || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &rates, err);
+    if (ranks || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &cost, err);
     if (!st && ranks) st = fkv_ranks_choose(&search, layout, z, err);
     if (!st && s->auto_slots) st = choose_slots(&search, engine, layout, err);
     if (!st) fkv_sizing_update(s, layout, p, z);

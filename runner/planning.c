@@ -224,9 +224,9 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
     if (!tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(&m->p->profile, tokens);
     if ((st = fkv_constants_choose(s, &m->p->layout, &m->p->profile, &m->p->constants, err))) goto out;
-    m->p->cost = m->p->constants.cost;
     const fkv_plan_problem problem =
-        fkv_setup_plan_problem(s, m->p->layout.ranks, m->p->layout.slots, tokens, &m->p->cost);
+        fkv_setup_plan_problem(s, m->p->layout.ranks, m->p->layout.slots, tokens, &m->p->constants.cost,
+                               m->p->constants.collectives_us);
     if ((st = solve_to_fit(m, problem, err))) goto out;
     if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
     if ((st = put_extra(m, &extra, err))) goto out;
@@ -251,7 +251,6 @@ static fkv_status use_loaded(making *m, const char *path, fkv_err *err)
     }
     fkv_sizing_update(m->setup, layout, &p->profile, &p->sizing);
     if ((st = fkv_constants_read(path, &p->constants, err))) return st;
-    p->cost = p->constants.cost;
     return fkv_sizing_check_loaded(&p->sizing, &p->plan, p->profile.budgets, &layout->record, err);
 }
 
@@ -377,7 +376,6 @@ fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_eng
     *planning = (fkv_planning){.layout = fkv_setup_layout(setup)};
     fkv_status st;
     fkv_constants_stated(setup, &planning->layout, &planning->constants);
-    planning->cost = planning->constants.cost;
     if ((st = fkv_sizing_probe(setup, &planning->sizing, err))) return st;
     fkv_sizing_update(setup, &planning->layout, &planning->profile, &planning->sizing);
     if ((st = fkv_sizing_check_model(setup, &planning->sizing, err))) return st;

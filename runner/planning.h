@@ -18,8 +18,7 @@ typedef struct fkv_planning {
     fkv_profile profile;
     fkv_plan plan;
     fkv_sizing sizing;
-    fkv_cost_constants cost;          /* that the plan was solved with */
-    fkv_constants constants;          /* the same, and where they come from */
+    fkv_constants constants;          /* that the plan was solved with */
     bool profile_loaded, plan_loaded; /* not made by this run */
     double profile_seconds, plan_seconds;
 } fkv_planning;

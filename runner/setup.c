@@ -338,7 +338,7 @@ fkv_plan_mode fkv_setup_mode(const fkv_setup *s)
 }
 
 fkv_plan_problem fkv_setup_plan_problem(const fkv_setup *s, int n_ranks, int n_slots, const double *tokens,
-                                        const fkv_cost_constants *cost)
+                                        const fkv_cost *cost, double collectives_us)
 {
     return (fkv_plan_problem){.n_layers = s->config.n_layers,
                               .n_kv_heads = s->config.n_kv_heads,
@@ -346,5 +346,6 @@ fkv_plan_problem fkv_setup_plan_problem(const fkv_setup *s, int n_ranks, int n_s
                               .n_slots = n_slots,
                               .tokens = tokens,
                               .cost = *cost,
-                              .max_copies = (int)s->job->plan.max_copies};
+                              .max_copies = (int)s->job->plan.max_copies,
+                              .collectives_us = collectives_us};
 }

@@ -57,7 +57,7 @@ fkv_plan_mode fkv_setup_mode(const fkv_setup *setup);
 /* What a plan of the job's model on so many ranks and slots is to solve. tokens: [n_layers][n_kv_heads],
  * borrowed (fkv_cost_tokens). */
 fkv_plan_problem fkv_setup_plan_problem(const fkv_setup *setup, int n_ranks, int n_slots,
-                                        const double *tokens, const fkv_cost_constants *cost);
+                                        const double *tokens, const fkv_cost *cost, double collectives_us);
 
 /* The error of an input without records. member: one that the archives hold, or "". */
 fkv_status fkv_setup_no_record(const fkv_setup *setup, const char *member, fkv_err *err);

@@ -6,6 +6,7 @@
 #ifndef FKV_RUNNER_SIZING_H
 #define FKV_RUNNER_SIZING_H
 
+#include "engine/memory.h"
 #include "engine/split.h"
 #include "runner/setup.h"
 

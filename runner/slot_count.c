@@ -81,8 +81,11 @@ static fkv_status model_point(const fkv_slot_search *s, int slots, const double 
     const int i = m->curve.n;
     fkv_sizing z = *s->sizing;
     fkv_plan plan;
-    const fkv_cost_constants cost = fkv_split_cost(s->rates, &s->setup->config, z.shape.n_ranks, slots);
-    fkv_plan_problem problem = fkv_setup_plan_problem(s->setup, z.shape.n_ranks, slots, s->tokens, &cost);
+    const int n_ranks = z.shape.n_ranks;
+    const fkv_cost cost = fkv_cost_at(s->cost, n_ranks);
+    fkv_plan_problem problem =
+        fkv_setup_plan_problem(s->setup, n_ranks, slots, s->tokens, &cost,
+                               fkv_split_collectives_us(s->cost, &s->setup->config, slots, n_ranks));
     fkv_status st = fkv_plan_solve(&problem, fkv_setup_mode(s->setup), &plan, err);
     if (st) return st;
     z.shape.n_slots = slots;
@@ -116,11 +119,11 @@ fkv_status fkv_slots_model(const fkv_slot_search *s, int slots, fkv_slot_model *
     free(nothing);
     const int ranks = s->sizing->shape.n_ranks;
     for (int i = 0; i < s->profile->n_sample; i++)
-        m->prefill_us += fkv_split_prefill_us(s->rates, c, s->profile->prompt_tokens[i], ranks);
+        m->prefill_us += fkv_split_prefill_us(s->cost, c, s->profile->prompt_tokens[i], ranks);
     if (s->profile->n_sample)
         m->prefill_us /= s->profile->n_sample;
     else
-        m->prefill_us = fkv_split_prefill_us(s->rates, c, (double)s->sizing->lengths.prompt, ranks);
+        m->prefill_us = fkv_split_prefill_us(s->cost, c, (double)s->sizing->lengths.prompt, ranks);
     return st;
 }
 
@@ -134,7 +137,7 @@ static void list_lengths(const fkv_slot_search *s, int64_t out[2])
     out[1] = p->n_sample ? fkv_profile_prompt(p, 1) : s->sizing->lengths.prompt;
     if (out[1] > PROMPT_MOST) out[1] = PROMPT_MOST;
     while (out[1] > 2 * PROMPT_LEAST &&
-           fkv_split_prefill_us(s->rates, &s->setup->config, (double)out[1], ranks) > prompt_us)
+           fkv_split_prefill_us(s->cost, &s->setup->config, (double)out[1], ranks) > prompt_us)
         out[1] /= 2;
     if (out[1] < 2 * PROMPT_LEAST) out[1] = 2 * PROMPT_LEAST;
     if (out[0] > out[1] / 2) out[0] = out[1] / 2;

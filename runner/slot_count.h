@@ -16,8 +16,8 @@ typedef struct fkv_slot_search {
     const fkv_setup *setup;
     const fkv_profile *profile;
     const fkv_sizing *sizing; /* of ranks and devices as they are to be */
-    const fkv_split_rates *rates;
-    const double *tokens; /* [n_layers][n_kv_heads], fkv_cost_tokens */
+    const fkv_cost *cost;     /* of any number of ranks */
+    const double *tokens;     /* [n_layers][n_kv_heads], fkv_cost_tokens */
     fkv_job_load load;
 } fkv_slot_search;
 
@@ -38,7 +38,7 @@ typedef struct fkv_slot_choice {
 } fkv_slot_choice;
 
 /* Models steps at a few numbers of slots, up to what the records can fill and the memory
- * holds, or (slots > 0) at that number alone; a record's prefill comes from the rates. */
+ * holds, or (slots > 0) at that number alone; a record's prefill comes from the constants. */
 fkv_status fkv_slots_model(const fkv_slot_search *search, int slots, fkv_slot_model *model, fkv_err *err);
 /* Puts measured steps and prefills in place of the modelled ones. Takes up to a twentieth of
  * the job's modelled time and at most a few seconds. */

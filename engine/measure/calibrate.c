@@ -401,8 +401,8 @@ static fkv_status fit_prefill(scratch *s, fkv_calibration *out, bool *settled, f
     /* No work grows faster than with the square, nor less than by nothing. */
     *settled = token_us > 0 && us[1] > us[0];
     if (!*settled) return FKV_OK;
-    out->prefill_token_us = token_us / (s->local * whole_layers(s));
-    out->prefill_pair_us = pair_us / (s->local * (s->config.n_layers - 1));
+    out->cost.prefill_token_us = token_us / (s->local * whole_layers(s));
+    out->cost.prefill_pair_us = pair_us / (s->local * (s->config.n_layers - 1));
     return FKV_OK;
 }
 
@@ -463,6 +463,8 @@ fkv_status fkv_calibration_measure(const fkv_calibration_task *task, fkv_calibra
     fkv_status st = device_info(task, &s.info, err);
     if (st) return st;
     fill_key(task, &s.info, &out->key);
+    out->cost =
+        (fkv_cost){.origin = FKV_COST_MEASURED, .n_ranks = task->n_ranks, .act_bytes = s.info.act_bytes};
     s.tokens = out->key.tokens;
     st = open_scratch(&s, err);
     if (!st) st = run_rounds(&s, err);
@@ -474,7 +476,8 @@ fkv_status fkv_calibration_measure(const fkv_calibration_task *task, fkv_calibra
     if (!settled) snprintf(out->disturbed, sizeof out->disturbed, "prefill");
     settled = true;
     if (!st)
-        st = fkv_calibration_measure_link(task, &out->collective_us, &out->link_bytes_per_us, &settled, err);
+        st = fkv_calibration_measure_link(task, &out->cost.collective_us, &out->cost.link_bytes_per_us,
+                                          &settled, err);
     if (!settled)
         snprintf(out->disturbed, sizeof out->disturbed, "%s",
                  out->disturbed[0] ? "prefill and collectives" : "collectives");

@@ -1,7 +1,7 @@
 /* Calibration: the cost model's constants, measured on the device they are for.
  *
  * A scratch engine with random weights of the model's shape decodes real steps under a
- * plan that is uneven on purpose, every rank's segment timed apart (fkv_engine_trace):
+ * plan that is uneven on purpose, every rank's segment timed apart (measure.h):
  *   segment = t0 + head * (heads served) + slot_head * (slots) + token * (tokens read)
  * over all ranks and layers is a least-squares problem for four constants that can't be
  * negative. So weights and pages come from the same caches, and small work is handed to
@@ -32,13 +32,7 @@ typedef struct fkv_calibration_key {
 
 typedef struct fkv_calibration {
     fkv_calibration_key key;
-    fkv_cost_constants cost;
-    /* Prefill at home of one rank and layer: us a prompt token, and us a pair of prompt
-     * tokens (T * T of them) for attention. */
-    double prefill_token_us, prefill_pair_us;
-    /* A collective between the devices: its start, and the bytes that a device receives in
-     * a us. 0 with one device. */
-    double collective_us, link_bytes_per_us;
+    fkv_cost cost;    /* of key.n_ranks; no link with one device */
     double fit_error; /* mean of |fitted - measured| / measured over the segments */
     /* Not in files: what stayed disturbed and is 0 above, or empty. Such a calibration is of
      * use to this run, but not kept. */

@@ -47,21 +47,18 @@ static const int_field ints[] = {
     {"kv_bytes", KEY(kv_bytes), true},     {"weight_bytes", KEY(weight_bytes), true},
     {"ranks", KEY(n_ranks), true},         {"devices", KEY(n_devices), true},
     {"slots", KEY(n_slots), true},         {"tokens", KEY(tokens), false}};
-static const real_field reals[] = {{"t0_us", offsetof(fkv_calibration, cost.t0_us)},
-                                   {"head_us", offsetof(fkv_calibration, cost.head_us)},
-                                   {"slot_head_us", offsetof(fkv_calibration, cost.slot_head_us)},
-                                   {"token_us", offsetof(fkv_calibration, cost.token_us)},
-                                   {"common_us", offsetof(fkv_calibration, cost.common_us)},
-                                   {"prefill_token_us", offsetof(fkv_calibration, prefill_token_us)},
-                                   {"prefill_pair_us", offsetof(fkv_calibration, prefill_pair_us)},
-                                   {"collective_us", offsetof(fkv_calibration, collective_us)},
-                                   {"link_bytes_per_us", offsetof(fkv_calibration, link_bytes_per_us)},
-                                   {"fit_error", offsetof(fkv_calibration, fit_error)}};
 enum {
     N_TEXTS = sizeof texts / sizeof *texts,
     N_INTS = sizeof ints / sizeof *ints,
-    N_REALS = sizeof reals / sizeof *reals
+    N_REALS = FKV_COST_FIELDS + 1
 };
+
+/* The constants, then how well they fit. */
+static real_field real(int i)
+{
+    if (i == FKV_COST_FIELDS) return (real_field){"fit_error", offsetof(fkv_calibration, fit_error)};
+    return (real_field){fkv_cost_fields[i].name, offsetof(fkv_calibration, cost) + fkv_cost_fields[i].offset};
+}
 
 static int int_of(const fkv_calibration *c, const int_field *f)
 {
@@ -88,8 +85,10 @@ static fkv_status put_all(const fkv_calibration *c, fkv_buf *b, fkv_err *err)
     for (int i = 0; !st && i < N_INTS; i++)
         st = fkv_buf_printf(b, err, ",\n\"%s\":%d", ints[i].name, int_of(c, &ints[i]));
     /* 17 digits: reading gives the same double back. */
-    for (int i = 0; !st && i < N_REALS; i++)
-        st = fkv_buf_printf(b, err, ",\n\"%s\":%.17g", reals[i].name, real_of(c, &reals[i]));
+    for (int i = 0; !st && i < N_REALS; i++) {
+        const real_field f = real(i);
+        st = fkv_buf_printf(b, err, ",\n\"%s\":%.17g", f.name, real_of(c, &f));
+    }
     return st ? st : fkv_buf_puts(b, "}\n", err);
 }
 
@@ -145,7 +144,13 @@ fkv_status fkv_calibration_read(const char *path, fkv_calibration *c, fkv_err *e
         const int small = st ? 0 : (int)v;
         memcpy((char *)c + ints[i].offset, &small, sizeof small);
     }
-    for (int i = 0; !st && i < N_REALS; i++) st = read_real(root, &reals[i], path, c, err);
+    for (int i = 0; !st && i < N_REALS; i++) {
+        const real_field f = real(i);
+        st = read_real(root, &f, path, c, err);
+    }
+    c->cost.origin = FKV_COST_MEASURED;
+    c->cost.n_ranks = c->key.n_ranks;
+    c->cost.act_bytes = c->key.act_bytes;
     json_decref(root);
     return st;
 }
@@ -223,13 +228,13 @@ static bool store(const fkv_calibration *c, const char *path)
 static void keep(const fkv_calibration *c, const char *path)
 {
     char link[80] = "";
-    if (c->link_bytes_per_us > 0)
-        snprintf(link, sizeof link, "; a collective %.1f us and %.1f GB/s", c->collective_us,
-                 c->link_bytes_per_us * 1e-3);
+    if (c->cost.link_bytes_per_us > 0)
+        snprintf(link, sizeof link, "; a collective %.1f us and %.1f GB/s", c->cost.collective_us,
+                 c->cost.link_bytes_per_us * 1e-3);
     fkv_log("calibration: measured: a segment %.2f us, and %.2f a head, %.4f a slot of it, %.6f a token (fit "
             "within %.1f%%); prefill %.4f us a token and layer%s",
             c->cost.t0_us, c->cost.head_us, c->cost.slot_head_us, c->cost.token_us, 100 * c->fit_error,
-            c->prefill_token_us, link);
+            c->cost.prefill_token_us, link);
     if (c->disturbed[0])
         fkv_log("calibration: not kept: the times of %s were disturbed, stated ones are used", c->disturbed);
     else if (!path)

@@ -29,6 +29,12 @@ const char *fkv_plan_mode_name(fkv_plan_mode mode)
     return names[mode];
 }
 
+/* Of a layer, what no plan changes. */
+static double rest_us(const fkv_plan_problem *p)
+{
+    return p->cost.common_us + p->collectives_us;
+}
+
 static fkv_status check_constant(double us, const char *name, fkv_err *err)
 {
     if (us >= 0 && us <= MAX_US) return FKV_OK;
@@ -53,6 +59,7 @@ static fkv_status check_problem(const fkv_plan_problem *p, fkv_err *err)
     if (!st) st = check_constant(p->cost.slot_head_us, "slot_head_us", err);
     if (!st) st = check_constant(p->cost.token_us, "token_us", err);
     if (!st) st = check_constant(p->cost.common_us, "common_us", err);
+    if (!st) st = check_constant(p->collectives_us, "collectives_us", err);
     for (int i = 0; !st && i < p->n_layers * k; i++)
         if (!(p->tokens[i] >= 0 && p->tokens[i] <= MAX_TOKENS))
             st = fkv_fail(err, FKV_E_INPUT, "layer %d, head %d: %g tokens", i / k, i % k, p->tokens[i]);
@@ -137,10 +144,10 @@ fkv_status fkv_plan_solve(const fkv_plan_problem *problem, fkv_plan_mode mode, f
         const double bound = fkv_layer_share(&layer, &work, &split[FKV_PLAN_FAIR_COPYING]);
         /* Per layer bound <= fair <= best-effort <= standard; added in the same
          * order the sums keep it, rounding included. */
-        plan->standard_us += split[FKV_PLAN_STANDARD].us + p->cost.common_us;
-        plan->best_effort_us += split[FKV_PLAN_BEST_EFFORT].us + p->cost.common_us;
-        plan->fair_copying_us += split[FKV_PLAN_FAIR_COPYING].us + p->cost.common_us;
-        plan->lower_bound_us += bound + p->cost.common_us;
+        plan->standard_us += split[FKV_PLAN_STANDARD].us + rest_us(p);
+        plan->best_effort_us += split[FKV_PLAN_BEST_EFFORT].us + rest_us(p);
+        plan->fair_copying_us += split[FKV_PLAN_FAIR_COPYING].us + rest_us(p);
+        plan->lower_bound_us += bound + rest_us(p);
         st = fkv_plan_lay_out(&layer, split[mode].slots, l, plan, &cap, err);
     }
     const double step[] = {plan->standard_us, plan->best_effort_us, plan->fair_copying_us};
@@ -202,7 +209,7 @@ static double layer_us(const fkv_plan_problem *p, const fkv_plan *plan, int l)
 double fkv_plan_step_us(const fkv_plan_problem *problem, const fkv_plan *plan)
 {
     double us = 0;
-    for (int l = 0; l < plan->n_layers; l++) us += layer_us(problem, plan, l) + problem->cost.common_us;
+    for (int l = 0; l < plan->n_layers; l++) us += layer_us(problem, plan, l) + rest_us(problem);
     return us;
 }
 

@@ -31,9 +31,10 @@ typedef struct fkv_plan {
 
 typedef struct fkv_plan_problem {
     int n_layers, n_kv_heads, n_ranks, n_slots;
-    const double *tokens; /* [n_layers][n_kv_heads], fkv_cost_tokens */
-    fkv_cost_constants cost;
-    int max_copies; /* per layer; -1: no limit. A head moved whole is one copy */
+    const double *tokens;  /* [n_layers][n_kv_heads], fkv_cost_tokens */
+    fkv_cost cost;         /* of n_ranks */
+    int max_copies;        /* per layer; -1: no limit. A head moved whole is one copy */
+    double collectives_us; /* between devices, a layer; no plan changes them */
 } fkv_plan_problem;
 
 /* Solves all three modes (for the predictions) and returns that of mode.

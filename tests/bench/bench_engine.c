@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/measure/calibrate.h"
 #include "engine/measure/measure.h"
 #include "engine/split.h"
 #include "runner/base/json.h"
@@ -173,10 +174,9 @@ static void time_prefill(fkv_engine *e, const args *a, const fkv_config *c)
 }
 
 /* What a run plans with; measured once. */
-static fkv_cost_constants constants(const args *a, const fkv_backend *b, const fkv_config *c,
-                                    const double *tokens)
+static fkv_cost constants(const args *a, const fkv_backend *b, const fkv_config *c, const double *tokens)
 {
-    static fkv_cost_constants cost;
+    static fkv_cost cost;
     fkv_calibration found;
     fkv_err err = {0};
     double mean = 0;
@@ -191,19 +191,23 @@ static fkv_cost_constants constants(const args *a, const fkv_backend *b, const f
                                        .n_slots = a->slots,
                                        .mean_tokens = mean};
     if (fkv_calibration_measure(&task, &found, &err)) die("calibration", &err);
-    fkv_split_rates rates = fkv_split_rates_gpu(c);
-    rates = fkv_split_rates_measured(&rates, &found);
     cost = found.cost;
     printf("constants: t0 %.2f us, head %.2f, slot and head %.4f, token %.6f, common %.1f a layer; fit error "
            "%.1f%%; collective %.1f us, %.0f bytes a us\n",
            cost.t0_us, cost.head_us, cost.slot_head_us, cost.token_us, cost.common_us, 100 * found.fit_error,
-           found.collective_us, found.link_bytes_per_us);
-    if (a->devices > 1) cost.common_us += fkv_split_collectives_us(&rates, c, a->slots, a->devices);
+           found.cost.collective_us, found.cost.link_bytes_per_us);
     return cost;
 }
 
+/* A layer's, between devices. */
+static double collectives_us(const args *a, const fkv_config *c, const fkv_cost *cost)
+{
+    const fkv_cost stated = fkv_cost_gpu(c), all = fkv_cost_complete(cost, &stated);
+    return a->calibrate && a->devices > 1 ? fkv_split_collectives_us(&all, c, a->slots, a->devices) : 0;
+}
+
 static void print_parts(const args *a, const fkv_config *c, const fkv_plan *plan, fkv_engine *e, double step,
-                        const fkv_cost_constants *cost)
+                        const fkv_plan_problem *problem)
 {
     double *s = calloc((size_t)c->n_layers * (size_t)a->ranks, sizeof *s), slowest = 0, all = 0;
     if (!s || !fkv_measure_segments(e, s)) die("this backend records no segments", NULL);
@@ -215,7 +219,8 @@ static void print_parts(const args *a, const fkv_config *c, const fkv_plan *plan
         }
         slowest += most;
     }
-    const double common = 1e-6 * c->n_layers * cost->common_us, predicted = 1e-6 * plan->step_us;
+    const double common = 1e-6 * c->n_layers * (problem->cost.common_us + problem->collectives_us),
+                 predicted = 1e-6 * plan->step_us;
     printf("             segments %.3f ms (predicted %.3f, bound %.3f), rest %.3f (predicted %.3f), step "
            "predicted "
            "%.3f (%+.1f%%), slowest over mean rank %.3f\n",
@@ -315,8 +320,9 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
                                   .sampling = a->sampling};
     if (!o.backend) die("no such backend here", NULL);
     fkv_cost_tokens(p, tokens);
-    const fkv_cost_constants cost = constants(a, o.backend, c, tokens);
-    const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads, a->ranks, a->slots, tokens, cost, -1};
+    const fkv_cost cost = constants(a, o.backend, c, tokens);
+    const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads, a->ranks, a->slots,
+                                      tokens,      cost,          -1,       collectives_us(a, c, &cost)};
     if (fkv_engine_open(c, w, &o, &e, &err)) die("open", &err);
     if (a->prefill) time_prefill(e, a, c);
     if (fkv_plan_solve(&problem, (fkv_plan_mode)mode, &plan, &err)) die("plan", &err);
@@ -340,7 +346,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     if (floor_s > 0) printf(", floor %.3f ms: %.2fx", 1e3 * floor_s, step / floor_s);
     printf(", copies %d\n", fkv_plan_copies(&plan));
     if (a->run) time_run(a, c, e);
-    if (a->calibrate) print_parts(a, c, &plan, e, step, &cost);
+    if (a->calibrate) print_parts(a, c, &plan, e, step, &problem);
     fkv_engine_close(e);
     fkv_plan_free(&plan);
     free(tokens);

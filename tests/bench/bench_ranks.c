@@ -59,7 +59,7 @@ static void read_scores(const char *path, double *out)
 }
 
 /* As a run measures them before it plans; kept for the modes of one budget. */
-static fkv_cost_constants constants(const setting *s, const fkv_backend *backend, int ranks, int slots)
+static fkv_cost constants(const setting *s, const fkv_backend *backend, int ranks, int slots)
 {
     static fkv_calibration c;
     static int64_t budget;
@@ -81,7 +81,7 @@ static fkv_cost_constants constants(const setting *s, const fkv_backend *backend
         "slots %d budget %lld: t0 %.2f us, head %.2f, slot and head %.4f, token %.6f, common %.1f; fit error "
         "%.1f%%; prefill %.3f us a token, %.2e us a pair\n",
         slots, (long long)budget, c.cost.t0_us, c.cost.head_us, c.cost.slot_head_us, c.cost.token_us,
-        c.cost.common_us, 100 * c.fit_error, c.prefill_token_us, c.prefill_pair_us);
+        c.cost.common_us, 100 * c.fit_error, c.cost.prefill_token_us, c.cost.prefill_pair_us);
     return c.cost;
 }
 
@@ -94,7 +94,7 @@ static void make(setting *s, const fkv_backend *backend, const double *scores, d
     s->profile.mean_output = STEPS;
     fkv_cost_tokens(&s->profile, s->tokens);
     const fkv_plan_problem p = {
-        LAYERS, KV_HEADS, ranks, slots, s->tokens, constants(s, backend, ranks, slots), -1};
+        LAYERS, KV_HEADS, ranks, slots, s->tokens, constants(s, backend, ranks, slots), -1, 0};
     s->common_us = LAYERS * p.cost.common_us;
     if (fkv_plan_solve(&p, (fkv_plan_mode)s->mode, &s->plan, &err)) die("plan", &err);
 }

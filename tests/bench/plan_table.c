@@ -47,13 +47,13 @@ typedef struct totals {
     int at[KINDS][2][3][3][3];
 } totals;
 
-static fkv_cost_constants h200(const shape *m, int n_ranks)
+static fkv_cost h200(const shape *m, int n_ranks)
 {
     const double us_per_value = BF16_BYTES / BYTES_PER_US;
     const double output = (double)m->hidden * m->hidden, mlp = 3.0 * m->intermediate * m->hidden;
-    return (fkv_cost_constants){.head_us = (m->group + 2.0) * HEAD_DIM * m->hidden * us_per_value,
-                                .token_us = 2.0 * HEAD_DIM * us_per_value,
-                                .common_us = (output + mlp) / n_ranks * us_per_value};
+    return (fkv_cost){.head_us = (m->group + 2.0) * HEAD_DIM * m->hidden * us_per_value,
+                      .token_us = 2.0 * HEAD_DIM * us_per_value,
+                      .common_us = (output + mlp) / n_ranks * us_per_value};
 }
 
 static fkv_status row(const char *name, const shape *m, const fkv_profile *profile, double floor_,

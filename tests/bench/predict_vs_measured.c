@@ -236,7 +236,7 @@ typedef struct row {
     double predicted, measured, predicted_segments, measured_segments;
 } row;
 
-static row compare_mode(const bench *b, const fkv_cost_constants *k, double predicted, const parts *p)
+static row compare_mode(const bench *b, const fkv_cost *k, double predicted, const parts *p)
 {
     const int n_layers = b->config.n_layers;
     row r = {.predicted = predicted, .predicted_segments = predicted - n_layers * k->common_us};
@@ -306,7 +306,7 @@ static bool print_rows(const row rows[ROUNDS][3], const int n_copies[3])
 
 static void print_constants(const fkv_calibration *c, int n_slots, double mean)
 {
-    const fkv_cost_constants *k = &c->cost;
+    const fkv_cost *k = &c->cost;
     printf("%d slots, %.0f tokens a head, first round: t0 %.2f us, head %.2f us, slot and head %.3f us, "
            "token %.4f us, common %.1f us; fit error %.1f%%\n",
            n_slots, mean, k->t0_us, k->head_us, k->slot_head_us, k->token_us, k->common_us,
@@ -339,7 +339,7 @@ static bool run_slots(bench *b, int n_slots)
     for (int i = 0; i < ROUNDS; i++) {
         if (fkv_calibration_measure(&task, &calibration, &err)) die("calibration", &err);
         const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads,    N_RANKS, n_slots,
-                                          tokens,      calibration.cost, -1};
+                                          tokens,      calibration.cost, -1,      0};
         if (i == 0) print_constants(&calibration, n_slots, mean);
         for (int m = 0; m < 3; m++) {
             if (i == 0 && fkv_plan_solve(&problem, (fkv_plan_mode)m, &plans[m], &err)) die("plan", &err);

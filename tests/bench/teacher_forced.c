@@ -64,7 +64,7 @@ int main(int argc, char **argv)
     double *tokens = malloc((size_t)c.n_layers * (size_t)c.n_kv_heads * sizeof *tokens);
     fkv_cost_tokens(&p, tokens);
     const fkv_plan_problem problem = {c.n_layers, c.n_kv_heads,     ranks, n_prompts,
-                                      tokens,     fkv_cost_cpu(&c), -1};
+                                      tokens,     fkv_cost_cpu(&c), -1,    0};
     if (fkv_plan_solve(&problem, FKV_PLAN_FAIR_COPYING, &plan, &err)) die("plan", &err);
     const fkv_engine_kv_limits limits = fkv_measure_limits(&plan, p.budgets, n_prefill, n_out);
     if (fkv_engine_set_plan(e, w, p.budgets, &plan, &limits, &err)) die("set_plan", &err);

@@ -53,8 +53,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
              "an error without its place");
         return 0;
     }
-    const double us[] = {c.cost.t0_us,     c.cost.head_us,     c.cost.slot_head_us, c.cost.token_us,
-                         c.cost.common_us, c.prefill_token_us, c.prefill_pair_us,   c.fit_error};
+    const double us[] = {c.cost.t0_us,     c.cost.head_us,          c.cost.slot_head_us,    c.cost.token_us,
+                         c.cost.common_us, c.cost.prefill_token_us, c.cost.prefill_pair_us, c.fit_error};
     for (size_t i = 0; i < sizeof us / sizeof *us; i++) must(isfinite(us[i]) && us[i] >= 0, "a time");
     must(c.key.n_slots > 0 && c.key.n_ranks > 0 && c.key.hidden > 0, "a size");
     /* Writing syncs the disk: every file of a corpus, then one in a thousand. */

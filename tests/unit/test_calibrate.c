@@ -22,29 +22,26 @@ static char dir[256], path[300];
 
 static fkv_calibration sample(void)
 {
-    return (fkv_calibration){.key = {.backend = "cpu",
-                                     .device = "CPU, 2 threads, \"avx2\"",
-                                     .version = "0.1.0",
-                                     .hidden = 256,
-                                     .intermediate = 768,
-                                     .head_dim = 64,
-                                     .group = 2,
-                                     .n_kv_heads = 8,
-                                     .n_layers = 10,
-                                     .vocab = 4096,
-                                     .act_bytes = 4,
-                                     .kv_bytes = 4,
-                                     .weight_bytes = 4,
-                                     .n_ranks = 4,
-                                     .n_devices = 2,
-                                     .n_slots = 16,
-                                     .tokens = 256},
-                             .cost = {0.1, 2.5, 0.3333333333333333, 1e-5, 100},
-                             .prefill_token_us = 3,
-                             .prefill_pair_us = 1e-4,
-                             .collective_us = 14,
-                             .link_bytes_per_us = 2.5e5,
-                             .fit_error = 0.02};
+    return (fkv_calibration){
+        .key = {.backend = "cpu",
+                .device = "CPU, 2 threads, \"avx2\"",
+                .version = "0.1.0",
+                .hidden = 256,
+                .intermediate = 768,
+                .head_dim = 64,
+                .group = 2,
+                .n_kv_heads = 8,
+                .n_layers = 10,
+                .vocab = 4096,
+                .act_bytes = 4,
+                .kv_bytes = 4,
+                .weight_bytes = 4,
+                .n_ranks = 4,
+                .n_devices = 2,
+                .n_slots = 16,
+                .tokens = 256},
+        .cost = {FKV_COST_MEASURED, 4, 4, 0.1, 2.5, 0.3333333333333333, 1e-5, 100, 3, 1e-4, 14, 2.5e5},
+        .fit_error = 0.02};
 }
 
 /* ---- the fit ---- */
@@ -132,7 +129,8 @@ static void file_round_trip(void **state)
     assert_int_equal(fkv_calibration_read(path, &back, &err), FKV_OK);
     assert_memory_equal(&back.key, &c.key, sizeof c.key);
     assert_memory_equal(&back.cost, &c.cost, sizeof c.cost);
-    assert_true(back.prefill_token_us == 3 && back.prefill_pair_us == 1e-4 && back.fit_error == 0.02);
+    assert_true(back.cost.prefill_token_us == 3 && back.cost.prefill_pair_us == 1e-4 &&
+                back.fit_error == 0.02);
 }
 
 /* Writes the sample with the text from "name": on replaced up to the next comma or brace. */
@@ -258,7 +256,7 @@ static void a_real_measurement_makes_sense(void **state)
     const fkv_calibration_task task = tiny_task();
     fkv_calibration c;
     measure_calm(&task, &c);
-    const fkv_cost_constants *k = &c.cost;
+    const fkv_cost *k = &c.cost;
     assert_string_equal(c.key.backend, "cpu");
     assert_int_equal(c.key.tokens, 256);
     assert_true(c.key.device[0] && c.key.n_slots == 16);
@@ -267,7 +265,7 @@ static void a_real_measurement_makes_sense(void **state)
     assert_true(k->token_us > 0 && k->token_us < 100);
     assert_true(k->head_us + 16 * k->slot_head_us > 0);
     assert_true(k->common_us > 0 && isfinite(k->common_us));
-    assert_true(c.prefill_token_us > 0 && c.prefill_pair_us >= 0);
+    assert_true(c.cost.prefill_token_us > 0 && c.cost.prefill_pair_us >= 0);
     /* 4 ranks of one head each, 800 tokens in 16 slots, against 32 tokens. */
     const double heavy = k->t0_us + k->head_us + 16 * (k->slot_head_us + 800 * k->token_us);
     const double light = k->t0_us + k->head_us + 16 * (k->slot_head_us + 32 * k->token_us);

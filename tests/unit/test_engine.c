@@ -121,7 +121,8 @@ static void work_and_resize(fkv_engine *engine, const trial *t, const fkv_engine
                                       o->n_slots,
                                       sums,
                                       fkv_cost_cpu(&model.config),
-                                      -1};
+                                      -1,
+                                      0};
     if (fkv_engine_profile(engine, model.prompts[0].ids.data, (int64_t)model.prompts[0].ids.len, 64, 0.5,
                            sums, &err))
         fixture_die("profile", &err);
@@ -185,7 +186,8 @@ static void run_trial(trial *t)
                                       t->slots,
                                       tokens,
                                       fkv_cost_cpu(&model.config),
-                                      -1};
+                                      -1,
+                                      0};
     if (fkv_plan_solve(&problem, t->mode, &plan, &err)) fixture_die("plan", &err);
     fkv_engine_kv_limits limits = {0};
     if (t->tight) limits = fkv_measure_limits(&plan, t->budgets, o.max_prompt, LONG_NEW);

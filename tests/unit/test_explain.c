@@ -41,7 +41,7 @@ static void open_example(example *e, int n_layers, int n_heads, int ranks, int s
                                    .vocab = 128256,
                                    .max_positions = 8192};
     fkv_planning *p = &e->planning;
-    p->cost = (fkv_cost_constants){.t0_us = 4, .head_us = 1.5, .token_us = 0.00012, .common_us = 10};
+    p->constants.cost = (fkv_cost){.t0_us = 4, .head_us = 1.5, .token_us = 0.00012, .common_us = 10};
     p->sizing.limit = (fkv_memory_limit){(int64_t)40 << 30, 0.9};
     p->sizing.lengths = (fkv_memory_lengths){4000, 100};
     p->sizing.shape = (fkv_memory_shape){.config = &e->setup.config,
@@ -61,7 +61,7 @@ static void open_example(example *e, int n_layers, int n_heads, int ranks, int s
     double *tokens = fkv_calloc((size_t)(n_layers * n_heads), sizeof *tokens);
     assert_non_null(tokens);
     fkv_cost_tokens(&p->profile, tokens);
-    const fkv_plan_problem problem = {n_layers, n_heads, ranks, slots, tokens, p->cost, -1};
+    const fkv_plan_problem problem = {n_layers, n_heads, ranks, slots, tokens, p->constants.cost, -1, 0};
     assert_int_equal(fkv_plan_solve(&problem, FKV_PLAN_FAIR_COPYING, &p->plan, &err), FKV_OK);
     free(tokens);
     assert_int_equal(fkv_explain_make(&e->setup, p, &e->x, &err), FKV_OK);

@@ -189,14 +189,14 @@ static void open_job(gpu_job *g, int prompt, int answer, int slots, int devices,
     fkv_sizing_update(&g->setup, &g->layout, &g->profile, &g->sizing);
 }
 
-static fkv_sizing splits_of(gpu_job *g, const fkv_split_rates *rates, int64_t n_records)
+static fkv_sizing splits_of(gpu_job *g, const fkv_cost *rates, int64_t n_records)
 {
     fkv_err err = {0};
     const fkv_slot_search search = {
         .setup = &g->setup,
         .profile = &g->profile,
         .sizing = &g->sizing,
-        .rates = rates,
+        .cost = rates,
         .tokens = g->tokens,
         .load = {.n_records = n_records, .new_tokens = g->answer, .n_sample = 1, .mean_new = g->answer[0]}};
     if (fkv_ranks_choose(&search, &g->layout, &g->sizing, &err)) fail_msg("%s", err.message);
@@ -206,7 +206,7 @@ static fkv_sizing splits_of(gpu_job *g, const fkv_split_rates *rates, int64_t n_
 static void prefill_heavy_jobs_choose_few_ranks(void **state)
 {
     (void)state;
-    const fkv_split_rates rates = fkv_split_rates_gpu(&shape_70b);
+    const fkv_cost rates = fkv_cost_gpu(&shape_70b);
     gpu_job g;
     open_job(&g, 10000, 100, 64, 8, 400);
     fkv_sizing z = splits_of(&g, &rates, 5000);
@@ -237,7 +237,7 @@ static void prefill_heavy_jobs_choose_few_ranks(void **state)
 static void dear_collectives_argue_for_one_rank(void **state)
 {
     (void)state;
-    fkv_split_rates rates = fkv_split_rates_gpu(&shape_70b);
+    fkv_cost rates = fkv_cost_gpu(&shape_70b);
     gpu_job g;
     open_job(&g, 4000, 200, 16, 8, 400);
     rates.collective_us = 1e6;
@@ -251,7 +251,7 @@ static void dear_collectives_argue_for_one_rank(void **state)
 static void every_split_has_slots_of_its_own(void **state)
 {
     (void)state;
-    const fkv_split_rates rates = fkv_split_rates_gpu(&shape_70b);
+    const fkv_cost rates = fkv_cost_gpu(&shape_70b);
     gpu_job g;
     open_job(&g, 3000, 500, 0, 6, 400);
     fkv_sizing z = splits_of(&g, &rates, 100000);

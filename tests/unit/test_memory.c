@@ -28,7 +28,8 @@ static fkv_plan make_plan(const fkv_config *c, int ranks, int slots, const int32
     double *tokens = fkv_calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *tokens);
     assert_non_null(tokens);
     for (int i = 0; i < c->n_layers * c->n_kv_heads; i++) tokens[i] = budgets[i] + MAX_NEW / 2.0;
-    const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads, ranks, slots, tokens, fkv_cost_cpu(c), -1};
+    const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads,   ranks, slots,
+                                      tokens,      fkv_cost_cpu(c), -1,    0};
     if (fkv_plan_solve(&problem, mode, &plan, &err)) fixture_die("plan", &err);
     free(tokens);
     return plan;
@@ -152,7 +153,14 @@ static void evening_out_fits_more_slots(void **state)
     for (int i = 0; i < 640; i++) tokens[i] = budgets[i] + 64;
     const fkv_memory_shape shape = large_shape(8, 8, 64);
     const fkv_memory_lengths lengths = {12000, 128};
-    const fkv_plan_problem problem = {80, 8, 8, 64, tokens, {3, 1e6, 0.01, 1e-4, 50}, -1};
+    const fkv_plan_problem problem = {
+        .n_layers = 80,
+        .n_kv_heads = 8,
+        .n_ranks = 8,
+        .n_slots = 64,
+        .tokens = tokens,
+        .cost = {.t0_us = 3, .head_us = 1e6, .slot_head_us = 0.01, .token_us = 1e-4, .common_us = 50},
+        .max_copies = -1};
     assert_int_equal(fkv_plan_solve(&problem, FKV_PLAN_FAIR_COPYING, &plan, &err), FKV_OK);
     assert_int_equal(fkv_plan_copies(&plan), 0);
     for (int i = 0; i < 2; i++) {

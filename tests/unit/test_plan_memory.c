@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/memory.h"
 #include "engine/plan/partition.h"
 #include "engine/plan/plan.h"
 #include "runner/base/hash.h"
@@ -39,7 +38,11 @@ static void make(instance *in, uint64_t seed)
                                .n_ranks = ranks,
                                .n_slots = 1 + draw(in, 64),
                                .tokens = in->tokens,
-                               .cost = {2, (double[]){0, 5, 60}[draw(in, 3)], 0.1, 0.02, 30},
+                               .cost = {.t0_us = 2,
+                                        .head_us = (double[]){0, 5, 60}[draw(in, 3)],
+                                        .slot_head_us = 0.1,
+                                        .token_us = 0.02,
+                                        .common_us = 30},
                                .max_copies = draw(in, 2) ? -1 : draw(in, 4)};
     in->m = (fkv_plan_memory){.n_devices = 2 + draw(in, ranks - 1),
                               .base_bytes = in->base,
