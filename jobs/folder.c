@@ -266,12 +266,12 @@ fkv_status fkv_folder_name(fkv_folder *f, const char *path, int64_t part, int64_
 {
     *f = (fkv_folder){.part = part, .n_parts = n_parts < 1 ? 1 : n_parts, .lock_fd = -1};
     if (!path || !path[0]) return fkv_fail_at(err, FKV_E_INPUT, NULL, 0, "job.output", "is empty");
-    if (!(f->path = strdup(path))) return fkv_fail_memory(err);
-    for (size_t n = strlen(f->path); n > 1 && f->path[n - 1] == '/'; n--) f->path[n - 1] = '\0';
     if (restart && f->n_parts > 1)
-        return fkv_fail_at(err, FKV_E_INPUT, f->path, 0, "job.restart",
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "job.restart",
                            "can't be used with input.part, whose runs share the output: move it aside before "
                            "starting the parts");
+    if (!(f->path = strdup(path))) return fkv_fail_memory(err);
+    for (size_t n = strlen(f->path); n > 1 && f->path[n - 1] == '/'; n--) f->path[n - 1] = '\0';
     return FKV_OK;
 }
 
@@ -281,6 +281,7 @@ fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_
     fkv_status st = fkv_folder_name(f, path, part, n_parts, restart, err);
     if (!st) st = take_lock(f, &f->lock_fd, err);
     if (!st && restart) st = restart_folder(f, err);
+    if (st) fkv_folder_close(f);
     return st;
 }
 
@@ -433,7 +434,9 @@ fkv_status fkv_folder_look(const fkv_folder *f, fkv_folder_peers *peers, fkv_err
 {
     look l = {f, peers};
     *peers = (fkv_folder_peers){0};
-    return each_name(f->path, look_at, &l, err);
+    const fkv_status st = each_name(f->path, look_at, &l, err);
+    if (st) fkv_folder_peers_free(peers);
+    return st;
 }
 
 void fkv_folder_peers_free(fkv_folder_peers *peers)

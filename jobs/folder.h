@@ -3,7 +3,8 @@
  *
  * A run holds "lock" (a part: "lock-1of3") from open to close. What parts share
  * is made under short locks of its own, "lock-<what>". All are flock(2) locks,
- * so they end with their process; the files stay.
+ * so they end with their process; the files stay. An fkv_folder owns its path and its
+ * lock; after a failed open or name it is empty, and peers are after a failed look.
  */
 #ifndef FKV_JOBS_FOLDER_H
 #define FKV_JOBS_FOLDER_H
@@ -26,7 +27,7 @@ typedef struct fkv_folder_peers {
     bool mixed;        /* peer belongs to a run cut into another number of parts */
 } fkv_folder_peers;
 
-/* Makes the folder and shards/ in it and takes the lock; FKV_E_BUSY names the
+/* Makes the folder and shards/ in it and takes the lock, until close; FKV_E_BUSY names the
  * holder. With restart an old output is moved to <path>.old-YYYYmmdd-HHMMSS
  * first, never while a run holds it; refused for parts, which share the folder. */
 fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,

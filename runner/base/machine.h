@@ -3,7 +3,8 @@
  * Not what the machine has. Batch systems and containers bound a process by its
  * affinity (taskset, Slurm, cpusets), by cgroups of version 1 or 2 (Slurm, docker,
  * systemd; a limit of any ancestor binds), and by resource limits (ulimit). What
- * can't be read or makes no sense limits nothing.
+ * can't be read or makes no sense limits nothing. Owns nothing, never fails. Not for:
+ * GPUs (kernels/backend.h).
  */
 #ifndef FKV_BASE_MACHINE_H
 #define FKV_BASE_MACHINE_H

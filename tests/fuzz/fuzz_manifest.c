@@ -43,7 +43,7 @@ static void work(const char *path)
     bool changed;
     if (fkv_manifest_load(path, &a, &err)) {
         check(err.status == FKV_E_INPUT || err.status == FKV_E_SYSTEM, "an error without a status");
-        fkv_manifest_free(&a);
+        check(!a.job && !a.shards && !a.identity && !a.run, "a manifest after an error");
         return;
     }
     check_shards(&a);
