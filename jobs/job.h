@@ -1,7 +1,7 @@
 /* The job file: one INI file (and -s overrides) to one typed structure.
  *
  * One table in job_keys.c lists every key with its type, range, default and
- * whether it can change answers; parsing, --help text, the resolved job.ini and
+ * whether it can change answers; parsing, help, the resolved job.ini and
  * the resume check all read that table. An fkv_job owns all that it points to and is
  * read-only once parsed. Not for: opening the archives or the model.
  */

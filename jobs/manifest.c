@@ -87,16 +87,6 @@ fkv_status fkv_manifest_add(fkv_manifest *m, const fkv_manifest_shard *shard, fk
     return FKV_OK;
 }
 
-void fkv_manifest_remove(fkv_manifest *m, int64_t index)
-{
-    const size_t i = lower_bound(m, index);
-    if (i == m->n_shards || m->shards[i].index != index) return;
-    m->n_rows -= m->shards[i].count;
-    m->n_errors -= m->shards[i].errors;
-    m->n_shards--;
-    memmove(&m->shards[i], &m->shards[i + 1], (m->n_shards - i) * sizeof *m->shards);
-}
-
 /* Exactly 16 lower-case hex digits. */
 static bool read_hex(const char *text, uint64_t *out)
 {

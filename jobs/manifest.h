@@ -63,7 +63,6 @@ fkv_status fkv_manifest_hash(const fkv_manifest *m, uint64_t *hash, fkv_err *err
 const fkv_manifest_shard *fkv_manifest_find(const fkv_manifest *m, int64_t index);
 /* Adds a shard that is not there yet. */
 fkv_status fkv_manifest_add(fkv_manifest *m, const fkv_manifest_shard *shard, fkv_err *err);
-void fkv_manifest_remove(fkv_manifest *m, int64_t index);
 
 /* Sets run.key on the first call; later FKV_E_INPUT if the value differs.
  * changed tells whether it was set. */

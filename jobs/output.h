@@ -56,11 +56,6 @@ char *fkv_output_path(const fkv_output *output, const char *file, bool per_part)
 
 /* Whether this part has to do record ordinal, and it has no row yet. */
 bool fkv_output_needs(const fkv_output *output, int64_t ordinal);
-/* Whether ordinal is this part's. */
-bool fkv_output_owns(const fkv_output *output, int64_t ordinal);
-/* Smallest ordinal that can still need work: everything before it is in shards
- * or not this part's. */
-int64_t fkv_output_first_needed(const fkv_output *output);
 
 /* One finished row (with its "\n"). Journalled before it returns; synced when
  * the oldest row that is not synced is 5 s old (between rows fkv_output_sync does

@@ -46,8 +46,6 @@ fkv_status fkv_record_parse(const fkv_record_parser *parser, const fkv_line *lin
 void fkv_record_set_error(fkv_record *record, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Swaps the contents of two records, so that a queue can hand buffers around. */
-void fkv_record_swap(fkv_record *a, fkv_record *b);
 void fkv_record_free(fkv_record *record);
 
 #endif
