@@ -3,6 +3,8 @@
  * Reads tar, zip, 7z and plain files, gz, zst, xz or bz2 on top, through
  * libarchive, in constant memory. Nothing is ever extracted: member names are
  * just names. Lines end in "\n" ("\r\n" too); blank ones are skipped but counted.
+ * A reader owns its files and buffers and borrows the job. Not for: what a line means
+ * (record.h).
  */
 #ifndef FKV_JOBS_ARCHIVE_H
 #define FKV_JOBS_ARCHIVE_H
@@ -25,7 +27,7 @@ typedef struct fkv_line {
 } fkv_line;
 
 /* Opens nothing yet but checks that every file can be opened and is of the format
- * that its name says (errors go to errs, all of them). job is borrowed. An archive
+ * that its name says (errors go to errs, all of them; *reader is NULL then). An archive
  * of which no member matches is a line in the log, no error. */
 fkv_status fkv_reader_open(const fkv_job *job, fkv_reader **reader, fkv_errs *errs);
 

@@ -179,7 +179,7 @@ static fkv_status merge_manifest(exporter *x, const char *path, int64_t part, in
 {
     fkv_manifest m;
     fkv_status st = fkv_manifest_load(path, &m, err);
-    if (st) goto out;
+    if (st) return st;
     if (!m.complete) x->counts->complete = false;
     if (x->n_manifests == 0) {
         x->n_parts = n_parts;

@@ -6,7 +6,8 @@
  * of rows and checksum. An output that is not finished is exported as far as it
  * goes. Every file is written under a temporary name and replaces an older one
  * of its name when all are done; other files in dest stay as they are. After an
- * error nothing in dest has changed (unless the renaming itself fails).
+ * error nothing in dest has changed (unless the renaming itself fails). Owns nothing
+ * beyond a call; takes no lock, so a run may go on meanwhile. Not for: judging answers.
  */
 #ifndef FKV_JOBS_EXPORT_H
 #define FKV_JOBS_EXPORT_H

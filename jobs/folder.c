@@ -235,12 +235,51 @@ static fkv_status move_aside(const fkv_folder *f, fkv_err *err)
     return fkv_fail_at(err, FKV_E_SYSTEM, f->path, 0, NULL, "no free name to move it to");
 }
 
+/* Whether name in shards/ is this part's shard with suffix ("" or ".tmp"). */
+static bool own_shard(const fkv_folder *f, const char *name, const char *suffix)
+{
+    int64_t index;
+    char want[FKV_SHARD_NAME_SIZE];
+    if (strncmp(name, "shard-", 6) != 0) return false;
+    const char *rest = read_number(name + 6, &index);
+    if (!rest || index % f->n_parts != f->part) return false;
+    fkv_shard_name(index, want);
+    const char *base = strrchr(want, '/') + 1;
+    const size_t n = strlen(base);
+    return strlen(name) > n - 1 && memcmp(name, base, n) == 0 && strcmp(name + n, suffix) == 0;
+}
+
+typedef struct shard_search {
+    const fkv_folder *f;
+    bool found;
+} shard_search;
+
+static fkv_status find_shard(void *ctx, const char *name, fkv_err *err)
+{
+    shard_search *s = ctx;
+    (void)err;
+    if (own_shard(s->f, name, "")) s->found = true;
+    return FKV_OK;
+}
+
+/* Whether shards/ holds a shard that is this part's, whoever made it. */
+static fkv_status look_for_shards(const fkv_folder *f, bool *has, fkv_err *err)
+{
+    shard_search s = {f, false};
+    char *shards = fkv_folder_path(f, "shards", false);
+    if (!shards) return fkv_fail_memory(err);
+    const fkv_status st = each_name(shards, find_shard, &s, err);
+    *has = s.found;
+    free(shards);
+    return st;
+}
+
 fkv_status fkv_folder_is_old(const fkv_folder *f, bool *old, fkv_err *err)
 {
     fkv_folder_peers peers = {0};
     bool has_shards = false;
     fkv_status st = fkv_folder_look(f, &peers, err);
-    if (!st) st = fkv_folder_has_shards(f, &has_shards, err);
+    if (!st) st = look_for_shards(f, &has_shards, err);
     *old = peers.any_manifest || peers.peer || has_shards;
     fkv_folder_peers_free(&peers);
     return st;
@@ -266,12 +305,12 @@ fkv_status fkv_folder_name(fkv_folder *f, const char *path, int64_t part, int64_
 {
     *f = (fkv_folder){.part = part, .n_parts = n_parts < 1 ? 1 : n_parts, .lock_fd = -1};
     if (!path || !path[0]) return fkv_fail_at(err, FKV_E_INPUT, NULL, 0, "job.output", "is empty");
-    if (!(f->path = strdup(path))) return fkv_fail_memory(err);
-    for (size_t n = strlen(f->path); n > 1 && f->path[n - 1] == '/'; n--) f->path[n - 1] = '\0';
     if (restart && f->n_parts > 1)
-        return fkv_fail_at(err, FKV_E_INPUT, f->path, 0, "job.restart",
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "job.restart",
                            "can't be used with input.part, whose runs share the output: move it aside before "
                            "starting the parts");
+    if (!(f->path = strdup(path))) return fkv_fail_memory(err);
+    for (size_t n = strlen(f->path); n > 1 && f->path[n - 1] == '/'; n--) f->path[n - 1] = '\0';
     return FKV_OK;
 }
 
@@ -281,6 +320,7 @@ fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_
     fkv_status st = fkv_folder_name(f, path, part, n_parts, restart, err);
     if (!st) st = take_lock(f, &f->lock_fd, err);
     if (!st && restart) st = restart_folder(f, err);
+    if (st) fkv_folder_close(f);
     return st;
 }
 
@@ -391,7 +431,7 @@ static fkv_status check_strangers(const fkv_folder *f, fkv_err *err)
 fkv_status fkv_folder_check_no_shards(const fkv_folder *f, fkv_err *err)
 {
     bool has = false;
-    const fkv_status st = fkv_folder_has_shards(f, &has, err);
+    const fkv_status st = look_for_shards(f, &has, err);
     if (st || !has) return st;
     return fkv_fail_at(err, FKV_E_INPUT, f->path, 0, NULL,
                        "has shards but no manifest that names them (use job.restart = yes or another "
@@ -433,27 +473,15 @@ fkv_status fkv_folder_look(const fkv_folder *f, fkv_folder_peers *peers, fkv_err
 {
     look l = {f, peers};
     *peers = (fkv_folder_peers){0};
-    return each_name(f->path, look_at, &l, err);
+    const fkv_status st = each_name(f->path, look_at, &l, err);
+    if (st) fkv_folder_peers_free(peers);
+    return st;
 }
 
 void fkv_folder_peers_free(fkv_folder_peers *peers)
 {
     free(peers->peer);
     *peers = (fkv_folder_peers){0};
-}
-
-/* Whether name in shards/ is this part's shard with suffix ("" or ".tmp"). */
-static bool own_shard(const fkv_folder *f, const char *name, const char *suffix)
-{
-    int64_t index;
-    char want[FKV_SHARD_NAME_SIZE];
-    if (strncmp(name, "shard-", 6) != 0) return false;
-    const char *rest = read_number(name + 6, &index);
-    if (!rest || index % f->n_parts != f->part) return false;
-    fkv_shard_name(index, want);
-    const char *base = strrchr(want, '/') + 1;
-    const size_t n = strlen(base);
-    return strlen(name) > n - 1 && memcmp(name, base, n) == 0 && strcmp(name + n, suffix) == 0;
 }
 
 static fkv_status sweep_shard(void *ctx, const char *name, fkv_err *err)
@@ -492,30 +520,6 @@ fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err)
     char *shards = fkv_folder_path(f, "shards", false);
     if (!st && !shards) st = fkv_fail_memory(err);
     if (!st) st = each_name(shards, sweep_shard, (void *)f, err);
-    free(shards);
-    return st;
-}
-
-typedef struct shard_search {
-    const fkv_folder *f;
-    bool found;
-} shard_search;
-
-static fkv_status find_shard(void *ctx, const char *name, fkv_err *err)
-{
-    shard_search *s = ctx;
-    (void)err;
-    if (own_shard(s->f, name, "")) s->found = true;
-    return FKV_OK;
-}
-
-fkv_status fkv_folder_has_shards(const fkv_folder *f, bool *has, fkv_err *err)
-{
-    shard_search s = {f, false};
-    char *shards = fkv_folder_path(f, "shards", false);
-    if (!shards) return fkv_fail_memory(err);
-    const fkv_status st = each_name(shards, find_shard, &s, err);
-    *has = s.found;
     free(shards);
     return st;
 }

@@ -3,7 +3,8 @@
  *
  * A run holds "lock" (a part: "lock-1of3") from open to close. What parts share
  * is made under short locks of its own, "lock-<what>". All are flock(2) locks,
- * so they end with their process; the files stay.
+ * so they end with their process; the files stay. An fkv_folder owns its path and its
+ * lock; after a failed open or name it is empty, and peers are after a failed look.
  */
 #ifndef FKV_JOBS_FOLDER_H
 #define FKV_JOBS_FOLDER_H
@@ -26,7 +27,7 @@ typedef struct fkv_folder_peers {
     bool mixed;        /* peer belongs to a run cut into another number of parts */
 } fkv_folder_peers;
 
-/* Makes the folder and shards/ in it and takes the lock; FKV_E_BUSY names the
+/* Makes the folder and shards/ in it and takes the lock, until close; FKV_E_BUSY names the
  * holder. With restart an old output is moved to <path>.old-YYYYmmdd-HHMMSS
  * first, never while a run holds it; refused for parts, which share the folder. */
 fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
@@ -36,7 +37,7 @@ void fkv_folder_close(fkv_folder *f);
  * says why it can't be made or written to, FKV_E_INPUT what it holds that is not ours. Makes
  * nothing and promises nothing: open decides. */
 fkv_status fkv_folder_check(const char *path, int64_t part, int64_t n_parts, bool restart, fkv_err *err);
-/* A folder for look and has_shards, without a lock; it need not be there. */
+/* A folder for look and the checks, without a lock; it need not be there. */
 fkv_status fkv_folder_name(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
                            fkv_err *err);
 
@@ -56,9 +57,6 @@ void fkv_folder_peers_free(fkv_folder_peers *peers);
 
 /* Removes temporary files that an earlier run of this part left behind. */
 fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err);
-
-/* Whether shards/ holds a shard that is this part's, whoever made it. */
-fkv_status fkv_folder_has_shards(const fkv_folder *f, bool *has, fkv_err *err);
 
 /* Runs make while this process alone holds the file lock-<what>. Gives up with
  * FKV_E_INTERRUPTED when asked (or NULL) says so during the wait. */

@@ -431,8 +431,8 @@ fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t 
     fkv_err err = {0};
     fkv_status st;
     const int before = errs->n;
+    *job = NULL;
     fkv_job *j = calloc(1, sizeof *j);
-    *job = j;
     if (!j) {
         st = fkv_fail_memory(&err);
         goto out;
@@ -443,10 +443,16 @@ fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t 
     for (size_t i = 0; i < fkv_n_keys; i++) parse_setting(&p, i, j);
     j->plan.mode_given = given(&p, "plan", "mode");
     check_across(&p, j);
-    if (errs->n > before) st = p.broken ? p.broken : FKV_E_INPUT;
+    if (errs->n > before) {
+        st = p.broken ? p.broken : FKV_E_INPUT;
+        goto out;
+    }
+    *job = j;
+    j = NULL;
 out:
     if (err.status) fkv_errs_add(errs, &err);
     parser_close(&p);
+    fkv_job_free(j);
     return st;
 }
 

@@ -1,8 +1,9 @@
 /* The job file: one INI file (and -s overrides) to one typed structure.
  *
  * One table in job_keys.c lists every key with its type, range, default and
- * whether it can change answers; parsing, --help text, the resolved job.ini and
- * the resume check all read that table. Not for: opening the archives or the model.
+ * whether it can change answers; parsing, help, the resolved job.ini and
+ * the resume check all read that table. An fkv_job owns all that it points to and is
+ * read-only once parsed. Not for: opening the archives or the model.
  */
 #ifndef FKV_JOBS_JOB_H
 #define FKV_JOBS_JOB_H
@@ -111,7 +112,7 @@ typedef struct fkv_job {
  * errs, each with file (or "-s"), line and key; FKV_E_INPUT if there is any.
  * Paths in the job file are made relative to its folder, those in overrides to
  * the working directory. Required: job.name, job.output, input.archives,
- * model.path. Free with fkv_job_free in either case. */
+ * model.path. Free with fkv_job_free; *job is NULL after an error. */
 fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t n_overrides, fkv_job **job,
                          fkv_errs *errs);
 void fkv_job_free(fkv_job *job);

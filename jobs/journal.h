@@ -17,7 +17,8 @@
  * (The magic's bytes are never part of a row's UTF-8, so headers can be found.)
  *
  * Memory holds 32 bytes a live entry, never a row. When an ordinal is there
- * twice the later one counts. Not thread-safe: the owner (output.c) locks.
+ * twice the later one counts. Not thread-safe: the owner (output.c) locks. A journal
+ * owns its file and its index. Not for: what a row says, and when a shard is full.
  */
 #ifndef FKV_JOBS_JOURNAL_H
 #define FKV_JOBS_JOURNAL_H
@@ -41,7 +42,7 @@ typedef struct fkv_journal_entry {
 } fkv_journal_entry;
 
 /* Opens or creates the file and loads its live entries. dropped_bytes: length of
- * the torn tail that was cut off. */
+ * the torn tail that was cut off. After a failure *journal is NULL. */
 fkv_status fkv_journal_open(const char *path, uint64_t identity, fkv_journal **journal,
                             int64_t *dropped_bytes, fkv_err *err);
 

@@ -18,14 +18,23 @@ fkv_status fkv_manifest_init(fkv_manifest *m, const char *job, const char *ident
                              int64_t records_per_shard, fkv_err *err)
 {
     json_error_t je;
+    fkv_status st = FKV_OK;
     *m = (fkv_manifest){.records = -1, .records_per_shard = records_per_shard};
     m->identity = fkv_json_parse(identity, n_identity, 0, &je);
-    if (!m->identity && json_error_code(&je) == json_error_out_of_memory) return fkv_fail_memory(err);
-    if (!json_is_object(m->identity))
-        return fkv_fail(err, FKV_E_SYSTEM, "the job's identity is not a JSON object: %s", je.text);
+    if (!m->identity && json_error_code(&je) == json_error_out_of_memory) {
+        st = fkv_fail_memory(err);
+        goto out;
+    }
+    if (!json_is_object(m->identity)) {
+        st = fkv_fail(err, FKV_E_SYSTEM, "the job's identity is not a JSON object: %s", je.text);
+        goto out;
+    }
     m->job = strdup(job ? job : "");
     m->run = json_object();
-    return m->job && m->run ? FKV_OK : fkv_fail_memory(err);
+    if (!m->job || !m->run) st = fkv_fail_memory(err);
+out:
+    if (st) fkv_manifest_free(m);
+    return st;
 }
 
 void fkv_manifest_free(fkv_manifest *m)
@@ -76,16 +85,6 @@ fkv_status fkv_manifest_add(fkv_manifest *m, const fkv_manifest_shard *shard, fk
     m->n_rows += shard->count;
     m->n_errors += shard->errors;
     return FKV_OK;
-}
-
-void fkv_manifest_remove(fkv_manifest *m, int64_t index)
-{
-    const size_t i = lower_bound(m, index);
-    if (i == m->n_shards || m->shards[i].index != index) return;
-    m->n_rows -= m->shards[i].count;
-    m->n_errors -= m->shards[i].errors;
-    m->n_shards--;
-    memmove(&m->shards[i], &m->shards[i + 1], (m->n_shards - i) * sizeof *m->shards);
 }
 
 /* Exactly 16 lower-case hex digits. */
@@ -192,6 +191,7 @@ fkv_status fkv_manifest_load(const char *path, fkv_manifest *m, fkv_err *err)
         st = load_shard(json_array_get(shards, i), path, m, err);
 out:
     json_decref(doc);
+    if (st) fkv_manifest_free(m);
     return st;
 }
 

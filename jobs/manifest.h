@@ -10,8 +10,9 @@
  *
  * In memory 48 bytes a shard; a file of about 130 bytes a shard that is always
  * replaced whole (output.c spaces that out). Loading parses the whole file, at
- * most FKV_MANIFEST_MAX_BYTES: about a second for 100,000 shards. Not for:
- * looking at the shards themselves.
+ * most FKV_MANIFEST_MAX_BYTES: about a second for 100,000 shards. A manifest owns
+ * what it points to; after a failed init or load it is empty. Not for: looking at the
+ * shards themselves.
  */
 #ifndef FKV_JOBS_MANIFEST_H
 #define FKV_JOBS_MANIFEST_H
@@ -46,7 +47,7 @@ typedef struct fkv_manifest {
 /* An empty manifest of a job; identity is the text of fkv_job_write_identity. */
 fkv_status fkv_manifest_init(fkv_manifest *m, const char *job, const char *identity, size_t n_identity,
                              int64_t records_per_shard, fkv_err *err);
-/* Fills a zero-initialised m; free it in either case. */
+/* m need not be initialised. */
 fkv_status fkv_manifest_load(const char *path, fkv_manifest *m, fkv_err *err);
 /* Replaces path durably; bytes (may be NULL) is the file's new size. */
 fkv_status fkv_manifest_save(const fkv_manifest *m, const char *path, size_t *bytes, fkv_err *err);
@@ -62,7 +63,6 @@ fkv_status fkv_manifest_hash(const fkv_manifest *m, uint64_t *hash, fkv_err *err
 const fkv_manifest_shard *fkv_manifest_find(const fkv_manifest *m, int64_t index);
 /* Adds a shard that is not there yet. */
 fkv_status fkv_manifest_add(fkv_manifest *m, const fkv_manifest_shard *shard, fkv_err *err);
-void fkv_manifest_remove(fkv_manifest *m, int64_t index);
 
 /* Sets run.key on the first call; later FKV_E_INPUT if the value differs.
  * changed tells whether it was set. */

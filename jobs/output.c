@@ -49,7 +49,6 @@ struct fkv_output {
     int64_t unsaved_bytes;                    /* of their rows */
     size_t manifest_bytes;                    /* of the file */
     double saved_at;                          /* monotonic seconds */
-    int64_t next_shard;                       /* this part's first shard that is not there */
     int64_t resumed;                          /* rows there were when it was opened */
     int64_t prompt_tokens, completion_tokens; /* of this run */
 };
@@ -60,11 +59,6 @@ static int64_t shard_end(const fkv_output *o, int64_t index)
     int64_t end;
     if (!fkv_mul_i64(index + 1, o->per_shard, &end)) return INT64_MAX;
     return end;
-}
-
-static void advance_next_shard(fkv_output *o)
-{
-    while (fkv_manifest_find(&o->manifest, o->next_shard)) o->next_shard += o->folder.n_parts;
 }
 
 static fkv_status save_manifest(fkv_output *o, fkv_err *err)
@@ -141,12 +135,17 @@ static fkv_status commit(fkv_output *o, int64_t index, fkv_err *err)
         fkv_journal_remove(o->journal, first, end);
         o->unsaved = true;
         o->unsaved_bytes += row_bytes;
-        advance_next_shard(o);
         if (shard.count == o->per_shard) st = save_manifest_if_due(o, err);
         if (!st) st = compact_if_saved(o, err);
     }
     pthread_mutex_unlock(&o->mutex);
     return st;
+}
+
+/* Whether ordinal is this part's. */
+static bool owns(const fkv_output *o, int64_t ordinal)
+{
+    return ordinal >= 0 && ordinal / o->per_shard % o->folder.n_parts == o->folder.part;
 }
 
 static bool has_row(const fkv_output *o, int64_t ordinal)
@@ -293,7 +292,7 @@ static fkv_status load_journal(fkv_output *o, fkv_err *err)
                 (long long)dropped);
     const size_t n = st ? 0 : fkv_journal_range(o->journal, 0, INT64_MAX, &entries);
     for (size_t i = 0; !st && i < n; i++) {
-        if (!fkv_output_owns(o, entries[i].ordinal))
+        if (!owns(o, entries[i].ordinal))
             st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "holds record %lld, which is another part's",
                              (long long)entries[i].ordinal);
     }
@@ -395,7 +394,6 @@ static fkv_status prepare(fkv_output *o, const fkv_job *job, fkv_err *err)
 static fkv_status load_folder(fkv_output *o, fkv_err *err)
 {
     if (!(o->manifest_path = fkv_folder_path(&o->folder, "manifest.json", true))) return fkv_fail_memory(err);
-    o->next_shard = o->folder.part;
     fkv_status st = o->looking ? settle_job(o, err) : fkv_folder_sweep(&o->folder, err);
     if (!st && !o->looking) st = fkv_folder_with_lock(&o->folder, "job", o->asked, settle_job, o, err);
     if (!st) st = load_journal(o, err);
@@ -403,7 +401,6 @@ static fkv_status load_folder(fkv_output *o, fkv_err *err)
     if (st) return st;
     o->resumed = o->manifest.n_rows + (int64_t)fkv_journal_count(o->journal);
     o->saved_at = fkv_seconds();
-    advance_next_shard(o);
     if (o->looking) return FKV_OK;
     st = commit_full_shards(o, err);
     return st ? st : compact_if_saved(o, err);
@@ -503,11 +500,6 @@ void fkv_output_who(const fkv_output *o, const char **name, int64_t *part, int64
     *n_parts = o->folder.n_parts;
 }
 
-bool fkv_output_owns(const fkv_output *o, int64_t ordinal)
-{
-    return ordinal >= 0 && ordinal / o->per_shard % o->folder.n_parts == o->folder.part;
-}
-
 /* The mutex is no part of what a caller sees as const. */
 static pthread_mutex_t *mutex_of(const fkv_output *o)
 {
@@ -516,23 +508,11 @@ static pthread_mutex_t *mutex_of(const fkv_output *o)
 
 bool fkv_output_needs(const fkv_output *o, int64_t ordinal)
 {
-    if (!fkv_output_owns(o, ordinal)) return false;
+    if (!owns(o, ordinal)) return false;
     pthread_mutex_lock(mutex_of(o));
     const bool needs = !o->manifest.complete && !has_row(o, ordinal);
     pthread_mutex_unlock(mutex_of(o));
     return needs;
-}
-
-int64_t fkv_output_first_needed(const fkv_output *o)
-{
-    int64_t first;
-    pthread_mutex_lock(mutex_of(o));
-    if (o->manifest.complete)
-        first = o->manifest.records;
-    else if (!fkv_mul_i64(o->next_shard, o->per_shard, &first))
-        first = INT64_MAX;
-    pthread_mutex_unlock(mutex_of(o));
-    return first;
 }
 
 static fkv_status add_locked(fkv_output *o, int64_t ordinal, const char *row, size_t n, bool is_error,
@@ -551,7 +531,7 @@ static fkv_status add_locked(fkv_output *o, int64_t ordinal, const char *row, si
 fkv_status fkv_output_add(fkv_output *o, int64_t ordinal, const char *row, size_t n, bool is_error,
                           int64_t prompt_tokens, int64_t completion_tokens, fkv_err *err)
 {
-    if (!fkv_output_owns(o, ordinal) || n == 0 || row[n - 1] != '\n')
+    if (!owns(o, ordinal) || n == 0 || row[n - 1] != '\n')
         return fkv_fail(err, FKV_E_SYSTEM, "internal error: record %lld is not a row of this part",
                         (long long)ordinal);
     pthread_mutex_lock(&o->mutex);

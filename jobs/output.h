@@ -8,7 +8,9 @@
  * them. Shard, then manifest: a crash in between repeats records, which the
  * resume detects; the other order loses them.
  *
- * Thread use: one thread calls fkv_output_add; another may call the rest.
+ * Thread use: one thread calls fkv_output_add; another may call the rest. An output
+ * owns the folder's lock, journal and manifest, and borrows nothing. Not for: making rows
+ * (row.h), and what is in the files (FORMATS.md).
  */
 #ifndef FKV_JOBS_OUTPUT_H
 #define FKV_JOBS_OUTPUT_H
@@ -34,7 +36,8 @@ typedef struct fkv_output_totals {
  * deletes its own stray *.tmp, and writes a manifest if there is none. With
  * job.retry_errors error rows are needed again, also those in shards: such a
  * shard's rows go back to the journal and it is made again. Parts of one run agree
- * on the identity and on n of i/n (FKV_E_INPUT). */
+ * on the identity and on n of i/n (FKV_E_INPUT). After a failure *output is NULL and the
+ * lock is given up. */
 fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err);
 
 /* Whether open could have the job's folder, before anything of the job is read: FKV_E_BUSY
@@ -47,17 +50,12 @@ fkv_status fkv_output_check(const fkv_job *job, fkv_err *err);
  * and close may be called. */
 fkv_status fkv_output_look(const fkv_job *job, fkv_output **output, fkv_err *err);
 
-/* Path of a file of the folder, with the part's number where the design says so
- * ("stats.json" -> "OUT/stats.json", or "OUT/stats-1of3.json"). malloc'd. */
+/* Path of a file of the folder; per_part: with the part's number where there are parts
+ * ("stats.json" -> "OUT/stats.json", or "OUT/stats-1of3.json"). malloc'd; NULL: no memory. */
 char *fkv_output_path(const fkv_output *output, const char *file, bool per_part);
 
 /* Whether this part has to do record ordinal, and it has no row yet. */
 bool fkv_output_needs(const fkv_output *output, int64_t ordinal);
-/* Whether ordinal is this part's. */
-bool fkv_output_owns(const fkv_output *output, int64_t ordinal);
-/* Smallest ordinal that can still need work: everything before it is in shards
- * or not this part's. */
-int64_t fkv_output_first_needed(const fkv_output *output);
 
 /* One finished row (with its "\n"). Journalled before it returns; synced when
  * the oldest row that is not synced is 5 s old (between rows fkv_output_sync does

@@ -27,13 +27,6 @@ void fkv_record_set_error(fkv_record *record, const char *code, const char *fmt,
     fkv_buf_free(&clean);
 }
 
-void fkv_record_swap(fkv_record *a, fkv_record *b)
-{
-    const fkv_record kept = *a;
-    *a = *b;
-    *b = kept;
-}
-
 void fkv_record_free(fkv_record *record)
 {
     fkv_buf_free(&record->member_name);

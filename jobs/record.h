@@ -2,7 +2,9 @@
  *
  * Values that pass through are kept as the JSON text that they were (numbers,
  * escapes, order of keys), so they come out as they went in. jansson validates
- * every one of them.
+ * every one of them. A record owns its buffers, also after a failure; a parser owns its
+ * tables, is read-only and may be shared by threads. Not for: finding lines (archive.h),
+ * limits that need a model or a tokenizer.
  */
 #ifndef FKV_JOBS_RECORD_H
 #define FKV_JOBS_RECORD_H
@@ -27,6 +29,7 @@ typedef struct fkv_record {
 /* Templates and limits by dataset, loaded once from the job's files. */
 typedef struct fkv_record_parser fkv_record_parser;
 
+/* All errors go to errs; *parser is NULL then. The job is not needed any more. */
 fkv_status fkv_record_parser_open(const fkv_job *job, fkv_record_parser **parser, fkv_errs *errs);
 void fkv_record_parser_close(fkv_record_parser *parser);
 /* The largest new-token limit of a dataset; 0: there is none. */
@@ -43,8 +46,6 @@ fkv_status fkv_record_parse(const fkv_record_parser *parser, const fkv_line *lin
 void fkv_record_set_error(fkv_record *record, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Swaps the contents of two records, so that a queue can hand buffers around. */
-void fkv_record_swap(fkv_record *a, fkv_record *b);
 void fkv_record_free(fkv_record *record);
 
 #endif

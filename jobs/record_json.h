@@ -1,6 +1,7 @@
 /* The top level of one record: which keys it has and where their values' text
  * lies. Internal to record_parse.c. jansson decodes and validates every key and value,
- * each once; of the values only those of known keys are kept. */
+ * each once; of the values only those of known keys are kept, which the object owns; it
+ * borrows the line's text. Not for: what a key means in a format. */
 #ifndef FKV_JOBS_RECORD_JSON_H
 #define FKV_JOBS_RECORD_JSON_H
 

@@ -1,4 +1,6 @@
-/* One output row: a finished record as a line of JSON (design: Output directory). */
+/* One output row: a finished record as a line of JSON (FORMATS.md: Rows), and finding a
+ * member in one. Owns nothing: text is appended to the caller's buffer, which after a
+ * failure may hold a part of it. Not for: where rows go (output.h). */
 #ifndef FKV_JOBS_ROW_H
 #define FKV_JOBS_ROW_H
 

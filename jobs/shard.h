@@ -2,7 +2,8 @@
  *
  * The same rows at the same level give the same bytes: one frame, fixed
  * single-threaded parameters, content size and content checksum in it. The only
- * file that knows zstd. Not for: which rows a shard holds (output.c).
+ * file that knows zstd. A writer or reader owns its file and zstd's state; after a failed
+ * open it is NULL. Not for: which rows a shard holds (output.c).
  */
 #ifndef FKV_JOBS_SHARD_H
 #define FKV_JOBS_SHARD_H
@@ -27,7 +28,8 @@ fkv_status fkv_shard_writer_add(fkv_shard_writer *writer, const char *row, size_
 /* Ends the frame, syncs, renames to path, syncs the folder. bytes and xxh3 (64
  * bits, seed 0) describe the file. */
 fkv_status fkv_shard_writer_commit(fkv_shard_writer *writer, int64_t *bytes, uint64_t *xxh3, fkv_err *err);
-/* Frees; removes the temporary file of a shard that was not committed. NULL is fine. */
+/* Frees; removes the temporary file of a shard that was not committed, which is what
+ * there is to do after a failure. NULL is fine. */
 void fkv_shard_writer_close(fkv_shard_writer *writer);
 
 typedef struct fkv_shard_reader fkv_shard_reader;

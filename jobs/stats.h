@@ -1,4 +1,5 @@
-/* stats.json and metrics.prom: what a run measured about itself. */
+/* stats.json and metrics.prom: what a run measured about itself (FORMATS.md). Borrows
+ * all; both files are replaced whole or stay as they were. Not for: measuring. */
 #ifndef FKV_JOBS_STATS_H
 #define FKV_JOBS_STATS_H
 
@@ -26,6 +27,7 @@ typedef struct fkv_stats {
     const char *backend, *versions; /* versions: a JSON object's text */
 } fkv_stats;
 
+/* Of the two, stats.json is written first. */
 fkv_status fkv_stats_write(const fkv_output *output, const fkv_stats *stats, fkv_err *err);
 
 #endif

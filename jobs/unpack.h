@@ -3,8 +3,8 @@
  * libarchive's filters alone would lose records in silence: that of gzip looks at
  * neither checksum nor length, those of gzip and bzip2 take a damaged beginning of
  * a further stream for the end, and a tar's reader never reads as far as the
- * checksum that stands behind the last member. Not for: what is in the bytes
- * (archive.c).
+ * checksum that stands behind the last member. An fkv_unpack owns its file and
+ * buffers. Not for: what is in the bytes (archive.c).
  */
 #ifndef FKV_JOBS_UNPACK_H
 #define FKV_JOBS_UNPACK_H
@@ -17,8 +17,8 @@
 
 typedef struct fkv_unpack fkv_unpack;
 
-/* gz, zst, xz or bz2, told by the content. *out is NULL for any other file. Errors:
- * the file can't be read, no memory. */
+/* gz, zst, xz or bz2, told by the content. *out is NULL for any other file, and after a
+ * failure: the file can't be read, no memory. */
 fkv_status fkv_unpack_open(const char *path, fkv_unpack **out, fkv_err *err);
 
 /* The number of the next bytes, which stay valid until the next call; 0 at the end

@@ -1,5 +1,6 @@
 /* Added tokens: strings that are found in the text before anything else is done
- * with it, special ones among them. */
+ * with it, special ones among them. Immutable once open; owns copies of the strings.
+ * Not for: the model's own tokens (bpe.h). */
 #ifndef FKV_TOKENIZER_ADDED_H
 #define FKV_TOKENIZER_ADDED_H
 
@@ -13,7 +14,8 @@
 typedef struct fkv_added fkv_added;
 
 /* Reads the "added_tokens" array of file (NULL: none) and adds to vocab, which
- * holds the model's tokens, those that are new. nfc: normalized text is in NFC. */
+ * holds the model's tokens, those that are new. nfc: normalized text is in NFC. After a
+ * failure *out is NULL and vocab, the caller's as ever, may hold some of them. */
 fkv_status fkv_added_open(const json_t *list, const char *file, bool nfc, fkv_vocab *vocab, fkv_added **out,
                           fkv_err *err);
 void fkv_added_close(fkv_added *added);

@@ -1,4 +1,6 @@
-/* Byte-pair merging of one pre-token ("word") of a byte-level vocabulary. */
+/* Byte-pair merging of one pre-token ("word") of a byte-level vocabulary. An fkv_bpe is
+ * immutable once open and shared by threads, each with a scratch of its own. Not for:
+ * cutting text into words (pretokenize.h), added tokens (added.h). */
 #ifndef FKV_TOKENIZER_BPE_H
 #define FKV_TOKENIZER_BPE_H
 
@@ -11,12 +13,13 @@ typedef struct fkv_bpe fkv_bpe;
 typedef struct fkv_bpe_scratch fkv_bpe_scratch;
 
 /* Reads the "model" object of file: fills vocab, which must be empty and
- * outlive the result, and the merges. */
+ * outlive the result, and the merges. After a failure *out is NULL and vocab, the caller's
+ * as ever, may hold some tokens. */
 fkv_status fkv_bpe_open(const json_t *model, const char *file, fkv_vocab *vocab, fkv_bpe **out, fkv_err *err);
 void fkv_bpe_close(fkv_bpe *bpe);
 
 /* A word cache of fixed size and room for merging; about 2 MB, more only while
- * a long word is merged. */
+ * a long word is merged. NULL after a failure. */
 fkv_status fkv_bpe_scratch_new(fkv_bpe_scratch **out, fkv_err *err);
 void fkv_bpe_scratch_free(fkv_bpe_scratch *s);
 

@@ -1,4 +1,5 @@
-/* What bpe.c and bpe_load.c share. */
+/* What bpe.c and bpe_load.c share: the merges as a table. The fkv_bpe owns its arrays and
+ * borrows the vocabulary. Not for: anyone else (bpe.h). */
 #ifndef FKV_TOKENIZER_BPE_INTERNAL_H
 #define FKV_TOKENIZER_BPE_INTERNAL_H
 

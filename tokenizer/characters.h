@@ -3,7 +3,8 @@
  * A byte-level vocabulary writes each of the 256 bytes as one printable
  * character: itself where it is printable in Latin-1, else U+0100 upwards in
  * the order of the bytes. A token's "spelling" is its string in that alphabet;
- * its bytes are what it stands for in a text.
+ * its bytes are what it stands for in a text. Owns no memory. Not for: checking UTF-8
+ * (runner/base/utf8.h).
  */
 #ifndef FKV_TOKENIZER_CHARACTERS_H
 #define FKV_TOKENIZER_CHARACTERS_H

@@ -1,4 +1,5 @@
-/* The normalizer of a tokenizer: nothing, or NFC. */
+/* The normalizer of a tokenizer: nothing, or NFC. The scratch owns all memory, after a
+ * failure too. Not for: reading which one a file wants (tokenizer_file.h). */
 #ifndef FKV_TOKENIZER_NORMALIZE_H
 #define FKV_TOKENIZER_NORMALIZE_H
 

@@ -1,4 +1,6 @@
-/* The pre-tokenizer: cuts a text into the words that are merged on their own. */
+/* The pre-tokenizer: cuts a text into the words that are merged on their own. Owns its
+ * regexes; scratch and prefixed are the caller's. Not for: added tokens, which are taken
+ * out before (added.h). */
 #ifndef FKV_TOKENIZER_PRETOKENIZE_H
 #define FKV_TOKENIZER_PRETOKENIZE_H
 
@@ -10,7 +12,7 @@
 typedef struct fkv_pretokenizer fkv_pretokenizer;
 
 /* Reads the "pre_tokenizer" object of file: Split and ByteLevel, alone or in a
- * Sequence, ByteLevel last. The result is immutable. */
+ * Sequence, ByteLevel last. The result is immutable; NULL after a failure. */
 fkv_status fkv_pretokenizer_open(const json_t *o, const char *file, fkv_pretokenizer **out, fkv_err *err);
 void fkv_pretokenizer_close(fkv_pretokenizer *p);
 

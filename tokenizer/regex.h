@@ -4,7 +4,8 @@
  * A pattern is translated piece by piece, since the two dialects differ in
  * small ways (\s, \w, \h, {n,m}+, scoped options, script names). What has no
  * equal in PCRE2 is refused by name, so a regex that compiles matches the same
- * text in both.
+ * text in both. A regex is immutable, a scratch is one thread's; both are NULL after a
+ * failure. Not for: patterns of member names (jobs/pattern.h).
  */
 #ifndef FKV_TOKENIZER_REGEX_H
 #define FKV_TOKENIZER_REGEX_H

@@ -4,8 +4,8 @@
  * Split with its regex, ByteLevel, merges, TemplateProcessing. What the file
  * asks for and this build does not do is refused by name when it is opened; its
  * "truncation" and "padding" are a caller's matter and not looked at.
- * A tokenizer is immutable once open; any number of threads may use it, each
- * with a scratch of its own.
+ * A tokenizer owns what it read, is immutable once open, and any number of threads may
+ * use it, each with a scratch of its own. Not for: cutting prompts, chat templates.
  */
 #ifndef FKV_TOKENIZER_H
 #define FKV_TOKENIZER_H
@@ -21,13 +21,14 @@
 typedef struct fkv_tokenizer fkv_tokenizer;
 typedef struct fkv_tokenizer_scratch fkv_tokenizer_scratch;
 
-/* Reads dir/tokenizer.json. Errors are FKV_E_INPUT with file and field. */
+/* Reads dir/tokenizer.json. Errors are FKV_E_INPUT with file and field; *out is NULL then. */
 fkv_status fkv_tokenizer_open(const char *dir, fkv_tokenizer **out, fkv_err *err);
 void fkv_tokenizer_close(fkv_tokenizer *tokenizer);
 
 /* Largest id plus one. */
 int32_t fkv_tokenizer_n_ids(const fkv_tokenizer *tokenizer);
 
+/* *out is NULL after a failure. */
 fkv_status fkv_tokenizer_scratch_new(const fkv_tokenizer *tokenizer, fkv_tokenizer_scratch **out,
                                      fkv_err *err);
 void fkv_tokenizer_scratch_free(fkv_tokenizer_scratch *scratch);
@@ -35,7 +36,8 @@ void fkv_tokenizer_scratch_free(fkv_tokenizer_scratch *scratch);
 /* Replaces ids with those of n bytes of UTF-8. Special tokens written in the
  * text are recognised. With special, the post-processor's tokens are added:
  * *n_prefix in front (BOS) and *n_suffix behind (both may be NULL). Invalid
- * UTF-8 is FKV_E_INPUT, and so is a text on which the file's regex runs away. */
+ * UTF-8 is FKV_E_INPUT, and so is a text on which the file's regex runs away. ids are the
+ * caller's, after a failure with some of them. */
 fkv_status fkv_tokenizer_encode(const fkv_tokenizer *tokenizer, fkv_tokenizer_scratch *scratch,
                                 const char *text, size_t n, bool special, fkv_ids *ids, size_t *n_prefix,
                                 size_t *n_suffix, fkv_err *err);
@@ -43,7 +45,7 @@ fkv_status fkv_tokenizer_encode(const fkv_tokenizer *tokenizer, fkv_tokenizer_sc
 /* Appends the text of n ids. Special tokens are left out with skip_special. The
  * result is always valid UTF-8: bytes that are not become U+FFFD, as HF does.
  * An id that the tokenizer does not have is left out with skip_special (a model's
- * vocabulary may be padded), else FKV_E_INPUT. */
+ * vocabulary may be padded), else FKV_E_INPUT. After a failure out is as it was. */
 fkv_status fkv_tokenizer_decode(const fkv_tokenizer *tokenizer, const int32_t *ids, size_t n,
                                 bool skip_special, fkv_buf *out, fkv_err *err);
 

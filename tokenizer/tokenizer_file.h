@@ -1,5 +1,6 @@
 /* The parts of tokenizer.json that are neither the model nor a list of tokens:
- * normalizer, post-processor, decoder. */
+ * normalizer, post-processor, decoder. Owns nothing; prefix and suffix are the caller's,
+ * after a failure with some of the ids. Not for: reading the file (tokenizer.c). */
 #ifndef FKV_TOKENIZER_TOKENIZER_FILE_H
 #define FKV_TOKENIZER_TOKENIZER_FILE_H
 

@@ -1,7 +1,8 @@
 /* The tokens of a tokenizer, ids to strings and back.
  *
  * A string here is a token as the file writes it: in the byte-level alphabet
- * for the model's tokens, plain text for added ones.
+ * for the model's tokens, plain text for added ones. Zero-initialise. A vocabulary owns
+ * copies of the strings; a failed add leaves it as it was. Not for: merging (bpe.h).
  */
 #ifndef FKV_TOKENIZER_VOCAB_H
 #define FKV_TOKENIZER_VOCAB_H

@@ -1,5 +1,7 @@
-/* A growable byte buffer. Zero-initialise. data is NUL-terminated after every
- * successful append (the NUL is not counted in len), so it can be printed. */
+/* A growable buffer of bytes. Zero-initialise; the holder owns data, whatever fails: a
+ * failed call leaves the buffer as it was. data is NUL-terminated after every
+ * successful append (the NUL is not counted in len), so it can be printed. Not for:
+ * arrays of anything else (mem.h). */
 #ifndef FKV_BASE_BUF_H
 #define FKV_BASE_BUF_H
 

@@ -1,4 +1,4 @@
-/* Time that only moves forward, in seconds. */
+/* Time that only moves forward, in seconds: for durations. Not for: the time of day. */
 #ifndef FKV_BASE_CLOCK_H
 #define FKV_BASE_CLOCK_H
 

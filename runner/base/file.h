@@ -1,4 +1,6 @@
-/* Files: whole reads with a limit, durable atomic replacement, folders. */
+/* Files: whole reads with a limit, durable atomic replacement, folders. Owns nothing
+ * beyond a call; a descriptor that is handed in stays open and the caller's. Not for:
+ * what is in the files, and streams of unknown length. */
 #ifndef FKV_BASE_FILE_H
 #define FKV_BASE_FILE_H
 
@@ -7,12 +9,13 @@
 
 #include "runner/base/buf.h"
 
-/* Appends the whole regular file to out; FKV_E_INPUT if it is missing, not a
- * regular file or larger than max_bytes. */
+/* Appends the whole regular file to out, which is the caller's and after a failure may
+ * hold a part; FKV_E_INPUT if it is missing, not a regular file or larger than max_bytes. */
 fkv_status fkv_file_read(const char *path, size_t max_bytes, fkv_buf *out, fkv_err *err);
 
 /* Replaces path durably: writes path.tmp, fsyncs it, renames it, fsyncs the
- * folder. After a crash path is either the old or the new content. */
+ * folder. After a crash or a failure path is either the old or the new content; a failure
+ * leaves no path.tmp. */
 fkv_status fkv_file_replace(const char *path, const void *bytes, size_t n, fkv_err *err);
 
 /* fsync, restarted on EINTR; path is for the message. */

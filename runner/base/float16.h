@@ -1,4 +1,5 @@
-/* Half-precision floats as stored in files, to float32. */
+/* Half-precision floats as stored in files, to float32. Not for: the other way, which
+ * rounds (the backends do it their way). */
 #ifndef FKV_BASE_FLOAT16_H
 #define FKV_BASE_FLOAT16_H
 

@@ -1,4 +1,5 @@
-/* Fingerprints and checksums: 64-bit xxHash (XXH3), written as 16 hex digits. */
+/* Fingerprints and checksums: 64-bit xxHash (XXH3), written as 16 hex digits; and random
+ * numbers by counter. Owns nothing. Not for: keeping out somebody who wants to deceive. */
 #ifndef FKV_BASE_HASH_H
 #define FKV_BASE_HASH_H
 

@@ -1,7 +1,8 @@
 /* JSON through jansson, with errors that name file and field.
  *
  * Readers of configuration-like files (config.json, plan.json, dataset2prompt)
- * load the whole document here; records stream elsewhere (jobs/record.h).
+ * load the whole document here; records stream elsewhere (jobs/record.h). What is
+ * given out is the caller's to json_decref or free; after a failure it is NULL.
  */
 #ifndef FKV_BASE_JSON_H
 #define FKV_BASE_JSON_H
@@ -14,7 +15,7 @@
 
 /* Loads path, at most max_bytes; duplicate keys are refused, and so is a file of
  * more than max_bytes / 16 values, whose parsed form could take fifty times its
- * size. The caller json_decref()s *out. Errors: FKV_E_INPUT with file and line. */
+ * size. Errors: FKV_E_INPUT with file and line. */
 fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_err *err);
 
 /* Commas, colons and opening brackets outside strings: the text has at most one

@@ -1,5 +1,6 @@
-/* The run's log: one line per event with UTC time, to standard error and, once
- * opened, to a file. Thread-safe; lines are never torn. */
+/* The run's log: a line per event, to standard error and, once opened, with UTC time to
+ * a file. One for the process. Thread-safe; lines are never torn. Not for: what another
+ * program reads (jobs/stats.h), and errors on the way to their caller (status.h). */
 #ifndef FKV_BASE_LOG_H
 #define FKV_BASE_LOG_H
 
@@ -7,7 +8,8 @@
 
 #include "runner/base/status.h"
 
-/* Appends to path from now on. Replaces an earlier file. */
+/* Appends to path from now on, in place of the file opened before. After a failure the
+ * log goes on as it was. */
 fkv_status fkv_log_open(const char *path, fkv_err *err);
 void fkv_log_close(void);
 /* Whether lines also go to standard error (default: yes). */

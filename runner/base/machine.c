@@ -14,6 +14,12 @@
 
 #include "runner/base/buf.h"
 
+/* What cgroups leave. */
+typedef struct cgroup_limits {
+    double processors;    /* by quotas; 0: no limit */
+    int64_t memory_bytes; /* of the tightest limit, what is not in use; INT64_MAX: no limit */
+} cgroup_limits;
+
 /* ---- files ---- */
 
 /* A file of the kernel's, whole: such files have no size. Empty where it can't be read. */
@@ -80,7 +86,7 @@ static const names memory_names[] = {
     {{"memory.max", "memory.high"}, "memory.current", {"inactive_file", "active_file"}},
 };
 
-static void add_memory(const names *n, const char *folder, fkv_buf *scratch, fkv_cgroup_limits *out)
+static void add_memory(const names *n, const char *folder, fkv_buf *scratch, cgroup_limits *out)
 {
     int64_t limit = -1;
     for (int i = 0; i < 2 && n->limits[i]; i++) {
@@ -101,7 +107,7 @@ static void add_memory(const names *n, const char *folder, fkv_buf *scratch, fkv
     if (left < out->memory_bytes) out->memory_bytes = left;
 }
 
-static void add_processors(int64_t quota, int64_t period, fkv_cgroup_limits *out)
+static void add_processors(int64_t quota, int64_t period, cgroup_limits *out)
 {
     if (quota <= 0 || period <= 0) return;
     const double n = (double)quota / (double)period;
@@ -110,7 +116,7 @@ static void add_processors(int64_t quota, int64_t period, fkv_cgroup_limits *out
 
 typedef enum kind { V1_MEMORY, V1_CPU, V2 } kind;
 
-static void add_folder(kind k, const char *folder, fkv_buf *scratch, fkv_cgroup_limits *out)
+static void add_folder(kind k, const char *folder, fkv_buf *scratch, cgroup_limits *out)
 {
     if (k != V1_CPU) add_memory(&memory_names[k == V2], folder, scratch, out);
     if (k == V1_CPU) {
@@ -165,7 +171,7 @@ static const char *below(const char *path, const char *top)
 
 /* The limits of the process's folder and of all above it, as far as the mount shows them. */
 static void add_chain(kind k, const char *root, const char *mount, const char *path, fkv_buf *scratch,
-                      fkv_cgroup_limits *out)
+                      cgroup_limits *out)
 {
     char *folder = NULL;
     if (asprintf(&folder, "%s%s%s", root, mount, path) < 0) return;
@@ -199,8 +205,7 @@ static char *next_word(char **at)
 }
 
 /* "36 35 98:0 /top /mount options [tags] - type source options" */
-static void add_mount(char *line, const char *root, const char *cgroups, fkv_buf *scratch,
-                      fkv_cgroup_limits *out)
+static void add_mount(char *line, const char *root, const char *cgroups, fkv_buf *scratch, cgroup_limits *out)
 {
     static const char *const controllers[] = {"memory", "cpu", NULL};
     char *at = strstr(line, " - ");
@@ -223,9 +228,10 @@ static void add_mount(char *line, const char *root, const char *cgroups, fkv_buf
     }
 }
 
-fkv_cgroup_limits fkv_machine_cgroups(const char *root)
+/* What the cgroups leave, read below the folder root. */
+static cgroup_limits cgroups_of(const char *root)
 {
-    fkv_cgroup_limits out = {0, INT64_MAX};
+    cgroup_limits out = {0, INT64_MAX};
     fkv_buf cgroups = {0}, mounts = {0}, scratch = {0};
     text_of(root, "proc/self/cgroup", &cgroups);
     text_of(root, "proc/self/mountinfo", &mounts);
@@ -246,7 +252,7 @@ fkv_cgroup_limits fkv_machine_cgroups(const char *root)
 
 int fkv_machine_processors_of(const char *root, int affinity)
 {
-    const double quota = fkv_machine_cgroups(root).processors;
+    const double quota = cgroups_of(root).processors;
     int n = affinity > 0 ? affinity : 1;
     if (quota > 0 && ceil(quota - 1e-6) < n) n = (int)ceil(quota - 1e-6);
     return n > 0 ? n : 1;
@@ -256,7 +262,7 @@ int64_t fkv_machine_memory_of(const char *root)
 {
     fkv_buf text = {0};
     const int64_t kib = number_behind(text_of(root, "proc/meminfo", &text), "MemAvailable");
-    const int64_t left = fkv_machine_cgroups(root).memory_bytes;
+    const int64_t left = cgroups_of(root).memory_bytes;
     int64_t bytes = (int64_t)1 << 30;
     if (kib >= 0 && kib <= INT64_MAX / 1024) bytes = kib * 1024;
     fkv_buf_free(&text);

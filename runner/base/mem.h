@@ -1,5 +1,7 @@
 /* Overflow-checked sizes. Every size computed from input goes through these
- * before it is used; they return false on overflow and leave *out alone. */
+ * before it is used; they return false on overflow and leave *out alone. What is
+ * allocated is the caller's to free; after a failure fkv_realloc's old memory still is.
+ * Not for: pages, pools, device memory. */
 #ifndef FKV_BASE_MEM_H
 #define FKV_BASE_MEM_H
 

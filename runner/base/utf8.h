@@ -1,5 +1,6 @@
 /* UTF-8 as RFC 3629 has it: no surrogates, nothing overlong or beyond U+10FFFF.
- * Owns no memory. */
+ * Owns no memory; out is the caller's, after a failure with a part of the text. Not for:
+ * code points (tokenizer/characters.h). */
 #ifndef FKV_BASE_UTF8_H
 #define FKV_BASE_UTF8_H
 

@@ -49,7 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (walks(data, size) || walks((const uint8_t *) override, strlen(override))) return 0;
     put_file(job_path, data, size);
     const fkv_status st = fkv_job_parse(job_path, overrides, override[0] != '\0', &job, &errs);
-    if ((st == FKV_OK) != (errs.n == 0)) abort();
+    if ((st == FKV_OK) != (errs.n == 0) || (st == FKV_OK) != (job != NULL)) abort();
     if (st) goto out;
     fkv_job_write_identity(job, &identity, &err);
     err = (fkv_err){0};

@@ -43,7 +43,7 @@ static void work(const char *path)
     bool changed;
     if (fkv_manifest_load(path, &a, &err)) {
         check(err.status == FKV_E_INPUT || err.status == FKV_E_SYSTEM, "an error without a status");
-        fkv_manifest_free(&a);
+        check(!a.job && !a.shards && !a.identity && !a.run, "a manifest after an error");
         return;
     }
     check_shards(&a);
@@ -57,8 +57,6 @@ static void work(const char *path)
     check(fkv_manifest_hash(&a, &hash, &err) == FKV_OK, "hash");
     const fkv_status st = fkv_manifest_pin(&b, "out", "plan", "0", &changed, &err);
     check(st == FKV_OK || st == FKV_E_INPUT, "pin");
-    while (b.n_shards) fkv_manifest_remove(&b, b.shards[b.n_shards / 2].index);
-    check(b.n_rows == 0 && b.n_errors == 0, "sums of nothing");
     fkv_manifest_free(&a);
     fkv_manifest_free(&b);
 }

@@ -156,7 +156,7 @@ static inline void add(fkv_output *o, int64_t ordinal)
 
 static inline void add_needed(fkv_output *o, int64_t n_records)
 {
-    for (int64_t i = fkv_output_first_needed(o); i < n_records; i++) {
+    for (int64_t i = 0; i < n_records; i++) {
         if (fkv_output_needs(o, i)) add(o, i);
     }
 }

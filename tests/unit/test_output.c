@@ -74,7 +74,6 @@ static void a_finished_job_needs_nothing(void **state)
     assert_int_equal(t.errors, 4); /* 5, 16, 27, 38 */
     assert_int_equal(t.prompt_tokens, 0);
     for (int64_t i = 0; i < N_RECORDS + 20; i++) assert_false(fkv_output_needs(o, i));
-    assert_int_equal(fkv_output_first_needed(o), N_RECORDS);
     finish(o, N_RECORDS);
     assert_int_equal(fkv_output_finish(o, N_RECORDS + 1, &err), FKV_E_INPUT);
     fkv_output_close(o);
@@ -144,7 +143,6 @@ static void a_killed_run_loses_no_finished_row(void **state)
         assert_int_equal(totals_of(o).resumed, done);
         assert_int_equal(totals_of(o).records, done);
         for (int64_t i = 0; i < N_RECORDS; i++) assert_int_equal(fkv_output_needs(o, i), i >= done);
-        assert_int_equal(fkv_output_first_needed(o), done / PER_SHARD * PER_SHARD);
         fkv_output_close(o);
     }
     fkv_output *o = must_open(job);
@@ -158,7 +156,7 @@ static void a_killed_run_loses_no_finished_row(void **state)
 
 static void child_runs(fkv_output *o, int64_t n)
 {
-    for (int64_t i = fkv_output_first_needed(o); i < n; i++) {
+    for (int64_t i = 0; i < n; i++) {
         if (!fkv_output_needs(o, i)) continue;
         add(o, i);
         assert_int_equal(write(progress[1], "", 1), 1);
@@ -380,10 +378,9 @@ static void parts_together_are_one_run(void **state)
         snprintf(set, sizeof set, "input.part=%d/3", part);
         fkv_job *job = make_job(x, set, NULL);
         fkv_output *o = must_open(job);
-        assert_int_equal(fkv_output_first_needed(o), part * PER_SHARD);
         for (int64_t i = 0; i < N_RECORDS; i++) {
-            assert_int_equal(fkv_output_owns(o, i), i / PER_SHARD % 3 == part);
-            n += fkv_output_owns(o, i);
+            assert_int_equal(fkv_output_needs(o, i), i / PER_SHARD % 3 == part);
+            n += fkv_output_needs(o, i);
             if (i == 20) {
                 fkv_output_close(o);
                 o = must_open(job);
@@ -569,7 +566,7 @@ static void a_shard_without_its_manifest_line_is_made_again(void **state)
     fkv_output *o = must_open(job);
     assert_int_equal(size_of(x->out, "shards/shard-000001.jsonl.zst.tmp"), -1);
     assert_int_equal(totals_of(o).resumed, 8);
-    assert_int_equal(fkv_output_first_needed(o), 8);
+    for (int64_t i = 0; i < N_RECORDS; i++) assert_int_equal(fkv_output_needs(o, i), i >= 8);
     add_needed(o, N_RECORDS);
     finish(o, N_RECORDS);
     fkv_output_close(o);
@@ -612,7 +609,6 @@ static void retry_errors_does_only_the_error_rows_again(void **state)
     o = must_open(retry); /* of a finished job */
     assert_false(totals_of(o).complete);
     assert_int_equal(totals_of(o).resumed, N_RECORDS - 4);
-    assert_int_equal(fkv_output_first_needed(o), 0);
     add_needed(o, N_RECORDS);
     finish(o, N_RECORDS);
     fkv_output_close(o);
@@ -681,12 +677,11 @@ static void *watch(void *arg)
     fkv_err err = {0};
     int64_t last = 0;
     while (!atomic_load(&w->stop)) {
-        const int64_t first = fkv_output_first_needed(w->o);
         fkv_output_totals t;
         fkv_output_totals_get(w->o, &t);
-        if (first < last || (first > 0 && fkv_output_needs(w->o, first - 1))) return NULL;
+        if (t.records < last || (last > 0 && fkv_output_needs(w->o, last - 1))) return NULL;
         if (fkv_output_sync(w->o, &err) || fkv_output_pin(w->o, "plan", "p", &err)) return NULL;
-        last = first;
+        last = t.records;
     }
     return w;
 }
@@ -788,7 +783,7 @@ static void many_shards_survive_a_kill_between_manifests(void **state)
     fkv_manifest_free(&m);
     fkv_output *o = must_open(job);
     assert_int_equal(totals_of(o).resumed, N);
-    assert_int_equal(fkv_output_first_needed(o), N);
+    for (int64_t i = 0; i < N; i++) assert_false(fkv_output_needs(o, i));
     finish(o, N);
     fkv_output_close(o);
     assert_int_equal(fkv_manifest_load(path, &m, &err), FKV_OK);

@@ -431,21 +431,6 @@ static void tables_are_checked_as_a_whole(void **state)
     fkv_errs_free(&errs);
 }
 
-static void swapping_moves_everything(void **state)
-{
-    fkv_record other = {0};
-    (void)state;
-    parse(FKV_FORMAT_PROMPT, "p.jsonl", "{\"prompt\":\"one\",\"id\":1}");
-    fkv_record_swap(&record, &other);
-    assert_null(record.prompt.data);
-    parse(FKV_FORMAT_PROMPT, "p.jsonl", "{\"prompt\":\"two\",\"id\":2}");
-    assert_string_equal(other.prompt.data, "one");
-    fkv_record_swap(&record, &other);
-    assert_string_equal(record.id_json.data, "1");
-    assert_string_equal(other.prompt.data, "two");
-    fkv_record_free(&other);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -463,7 +448,6 @@ int main(void)
         cmocka_unit_test(the_lines_own_error_stands),
         cmocka_unit_test(long_messages_stay_utf8),
         cmocka_unit_test(tables_are_checked_as_a_whole),
-        cmocka_unit_test(swapping_moves_everything),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
