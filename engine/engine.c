@@ -91,8 +91,8 @@ static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
     fkv_buffer_size sizes[FKV_N_BUFFERS];
     fkv_memory_buffers(&shape, d->n_ranks, sizes);
     for (int i = 0; i < FKV_N_BUFFERS; i++) {
-        const fkv_status s = buffer(d, sizes[i], out[i], err);
-        if (s) return s;
+        const fkv_status st = buffer(d, sizes[i], out[i], err);
+        if (st) return st;
     }
     return FKV_OK;
 }
@@ -131,8 +131,8 @@ static fkv_status open_device(void *ctx, int index, fkv_err *err)
     fkv_engine *e = a->engine;
     fkv_engine_device *d = &e->devices[index];
     const fkv_backend *b = e->options.backend;
-    fkv_status s = b->open(e->world, index, e->options.n_threads, &d->dev, err);
-    if (s) return s;
+    fkv_status st = b->open(e->world, index, e->options.n_threads, &d->dev, err);
+    if (st) return st;
     fkv_device_info info;
     b->info(d->dev, &info);
     if (index == 0) e->info = info;
@@ -144,9 +144,9 @@ static fkv_status load_device(void *ctx, int index, fkv_err *err)
 {
     const open_args *a = ctx;
     fkv_engine_device *d = &a->engine->devices[index];
-    const fkv_status s = fkv_weights_load_home(d, a->weights, err);
+    const fkv_status st = fkv_weights_load_home(d, a->weights, err);
     d->home = a->engine->options.backend->mark(d->dev);
-    return s;
+    return st;
 }
 
 /* Products that every step or tile has, so that what they need is chosen and allocated
@@ -156,19 +156,19 @@ static fkv_status prepare_products(const fkv_engine_device *d, fkv_err *err)
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
     const int64_t rows[] = {e->tile, e->options.n_slots};
-    fkv_status s = FKV_OK;
-    for (int i = 0; !s && i < d->n_ranks; i++) {
+    fkv_status st = FKV_OK;
+    for (int i = 0; !st && i < d->n_ranks; i++) {
         const fkv_rank *r = &d->ranks[i];
         const fkv_rank_layer *l = &r->layers[0];
-        for (int k = 0; !s && k < 2; k++) {
-            s = b->prepare_linear(d->dev, l->gate_up, rows[k], FKV_EPILOGUE_SWIGLU, err);
-            if (!s) s = b->prepare_linear(d->dev, l->qkv, rows[k], FKV_EPILOGUE_NONE, err);
-            if (!s) s = b->prepare_linear(d->dev, l->o, rows[k], FKV_EPILOGUE_NONE, err);
-            if (!s) s = b->prepare_linear(d->dev, l->down, rows[k], FKV_EPILOGUE_NONE, err);
+        for (int k = 0; !st && k < 2; k++) {
+            st = b->prepare_linear(d->dev, l->gate_up, rows[k], FKV_EPILOGUE_SWIGLU, err);
+            if (!st) st = b->prepare_linear(d->dev, l->qkv, rows[k], FKV_EPILOGUE_NONE, err);
+            if (!st) st = b->prepare_linear(d->dev, l->o, rows[k], FKV_EPILOGUE_NONE, err);
+            if (!st) st = b->prepare_linear(d->dev, l->down, rows[k], FKV_EPILOGUE_NONE, err);
         }
-        if (!s) s = b->prepare_linear(d->dev, r->head, e->options.n_slots, FKV_EPILOGUE_NONE, err);
+        if (!st) st = b->prepare_linear(d->dev, r->head, e->options.n_slots, FKV_EPILOGUE_NONE, err);
     }
-    return s;
+    return st;
 }
 
 /* All that depends on the number of slots or the longest prompt, anew. */
@@ -184,11 +184,11 @@ static fkv_status size_device(void *ctx, int index, fkv_err *err)
     fkv_config_rope_frequencies(&e->config, inv_freq);
     limits.inv_freq = inv_freq;
     b->release(d->dev, d->home);
-    fkv_status s = b->prepare(d->dev, &limits, err);
-    if (!s) s = make_buffers(d, err);
-    if (!s) s = prepare_products(d, err);
+    fkv_status st = b->prepare(d->dev, &limits, err);
+    if (!st) st = make_buffers(d, err);
+    if (!st) st = prepare_products(d, err);
     d->sized = b->mark(d->dev);
-    return s;
+    return st;
 }
 
 /* Buffers of all devices, and the host's of a pack. */
@@ -202,9 +202,9 @@ static fkv_status size_engine(fkv_engine *e, fkv_err *err)
     e->pack_tokens = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_tokens);
     e->pack_positions = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_positions);
     if (!e->pack_tokens || !e->pack_positions) return fkv_fail_memory(err);
-    const fkv_status s = fkv_team_run(e->team, size_device, &args, err);
-    if (!s) e->options.backend->info(e->devices[0].dev, &e->info); /* all devices read it meanwhile */
-    return s;
+    const fkv_status st = fkv_team_run(e->team, size_device, &args, err);
+    if (!st) e->options.backend->info(e->devices[0].dev, &e->info); /* all devices read it meanwhile */
+    return st;
 }
 
 /* Column boundaries per device, so that gathers know who wrote what. */
@@ -245,35 +245,45 @@ static fkv_status check_options(const fkv_config *c, const fkv_engine_options *o
     return FKV_OK;
 }
 
+static fkv_status open_engine(fkv_engine *e, const fkv_safetensors *weights, fkv_err *err)
+{
+    const fkv_engine_options *o = &e->options;
+    fkv_status st;
+    e->devices = fkv_calloc((size_t)o->n_devices, sizeof *e->devices);
+    e->rank_seconds = fkv_calloc((size_t)o->n_ranks, sizeof *e->rank_seconds);
+    if (!e->devices || !e->rank_seconds) return fkv_fail_memory(err);
+    if ((st = o->backend->world_open(o->n_devices, &e->world, err)) ||
+        (st = fkv_team_open(o->n_devices, abort_world, e, &e->team, err)) || (st = make_columns(e, err)))
+        return st;
+    for (int i = 0; i < o->n_devices; i++) {
+        e->devices[i].engine = e;
+        e->devices[i].index = i;
+        if ((st = make_ranks(&e->devices[i], err))) return st;
+    }
+    open_args args = {e, weights, NULL};
+    if ((st = fkv_team_run(e->team, open_device, &args, err))) return st;
+    e->tile = e->info.prefill_tile;
+    if ((st = fkv_team_run(e->team, load_device, &args, err))) return st;
+    return size_engine(e, err);
+}
+
 fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weights,
                            const fkv_engine_options *options, fkv_engine **engine, fkv_err *err)
 {
-    const fkv_backend *b = options->backend;
     fkv_engine_options o = *options;
+    *engine = NULL;
     if (!o.max_tokens) o.max_tokens = config->max_positions;
-    fkv_status s = check_options(config, &o, err);
-    if (s) return s;
+    fkv_status st = check_options(config, &o, err);
+    if (st) return st;
     fkv_engine *e = calloc(1, sizeof *e);
     if (!e) return fkv_fail_memory(err);
-    *engine = e;
     e->config = *config;
     e->options = o;
-    e->devices = fkv_calloc((size_t)options->n_devices, sizeof *e->devices);
-    e->rank_seconds = fkv_calloc((size_t)options->n_ranks, sizeof *e->rank_seconds);
-    if (!e->devices || !e->rank_seconds) return fkv_fail_memory(err);
-    if ((s = b->world_open(options->n_devices, &e->world, err))) return s;
-    if ((s = fkv_team_open(options->n_devices, abort_world, e, &e->team, err))) return s;
-    if ((s = make_columns(e, err))) return s;
-    for (int i = 0; i < options->n_devices; i++) {
-        e->devices[i].engine = e;
-        e->devices[i].index = i;
-        if ((s = make_ranks(&e->devices[i], err))) return s;
-    }
-    open_args args = {e, weights, NULL};
-    if ((s = fkv_team_run(e->team, open_device, &args, err))) return s;
-    e->tile = e->info.prefill_tile;
-    if ((s = fkv_team_run(e->team, load_device, &args, err))) return s;
-    return size_engine(e, err);
+    if ((st = open_engine(e, weights, err)))
+        fkv_engine_close(e);
+    else
+        *engine = e;
+    return st;
 }
 
 fkv_status fkv_engine_resize(fkv_engine *e, int n_slots, int64_t max_prompt, int64_t max_tokens, fkv_err *err)
@@ -283,10 +293,10 @@ fkv_status fkv_engine_resize(fkv_engine *e, int n_slots, int64_t max_prompt, int
     o.n_slots = n_slots;
     o.max_prompt = max_prompt;
     o.max_tokens = max_tokens ? max_tokens : e->config.max_positions;
-    const fkv_status s = check_options(&e->config, &o, err);
-    if (s || (n_slots == e->options.n_slots && max_prompt == e->options.max_prompt &&
-              o.max_tokens == e->options.max_tokens))
-        return s;
+    const fkv_status st = check_options(&e->config, &o, err);
+    if (st || (n_slots == e->options.n_slots && max_prompt == e->options.max_prompt &&
+               o.max_tokens == e->options.max_tokens))
+        return st;
     e->options = o;
     return size_engine(e, err);
 }
@@ -322,25 +332,25 @@ static fkv_status size_arenas(fkv_engine *e, const fkv_plan *plan, int64_t arena
             *all = fkv_calloc((size_t)o->n_ranks, sizeof *all);
     int64_t *room = fkv_calloc((size_t)o->n_devices, sizeof *room);
     int short_of = 0;
-    fkv_status s = one && all && room ? FKV_OK : fkv_fail_memory(err);
-    if (!s) s = fkv_record_demand(&e->kv.record, &shape, plan, one, all, err);
-    for (int d = 0; !s && d < o->n_devices; d++) room[d] = e->devices[d].arena_budget / page;
-    for (int r = 0; !s && r < o->n_ranks; r++) {
+    fkv_status st = one && all && room ? FKV_OK : fkv_fail_memory(err);
+    if (!st) st = fkv_record_demand(&e->kv.record, &shape, plan, one, all, err);
+    for (int d = 0; !st && d < o->n_devices; d++) room[d] = e->devices[d].arena_budget / page;
+    for (int r = 0; !st && r < o->n_ranks; r++) {
         if (o->solo && r != o->solo_rank) one[r] = all[r] = 0; /* on no device */
         if (arena_pages > 0 && all[r] > arena_pages) all[r] = arena_pages > one[r] ? arena_pages : one[r];
         if (all[r] > INT32_MAX) all[r] = INT32_MAX;
     }
-    if (!s && !fkv_record_arenas(one, all, o->n_ranks, o->n_devices, room, pages, &short_of))
-        s = fkv_fail(
+    if (!st && !fkv_record_arenas(one, all, o->n_ranks, o->n_devices, room, pages, &short_of))
+        st = fkv_fail(
             err, FKV_E_DEVICE,
             "the KV cache of the largest record that is accepted does not fit device %d, which has %lld "
             "MiB left",
             short_of, (long long)(room[short_of] * page >> 20));
-    for (int r = 0; !s && o->solo && r < o->n_ranks; r++) pages[r] = pages[o->solo_rank];
+    for (int r = 0; !st && o->solo && r < o->n_ranks; r++) pages[r] = pages[o->solo_rank];
     free(room);
     free(all);
     free(one);
-    return s;
+    return st;
 }
 
 /* What the plan needs beside the arenas, and what is then left for them. */
@@ -351,16 +361,16 @@ static fkv_status plan_device(void *ctx, int index, fkv_err *err)
     fkv_engine_device *d = &e->devices[index];
     const fkv_config *c = &e->config;
     fkv_device_info info;
-    fkv_status s = fkv_weights_load_copies(d, a->weights, a->plan, err);
-    if (s) return s;
+    fkv_status st = fkv_weights_load_copies(d, a->weights, a->plan, err);
+    if (st) return st;
     const fkv_memory_shape shape = fkv_engine_memory_shape(e);
-    if ((s = buffer(d, fkv_memory_table(&shape), &d->table, err))) return s;
+    if ((st = buffer(d, fkv_memory_table(&shape), &d->table, err))) return st;
     for (int i = 0; i < d->n_ranks; i++) {
         fkv_rank *r = &d->ranks[i];
         int most = 1;
         for (int l = 0; l < c->n_layers; l++)
             if (r->layers[l].n_served > most) most = r->layers[l].n_served;
-        if ((s = buffer(d, fkv_memory_queries(&shape, most), &r->q, err))) return s;
+        if ((st = buffer(d, fkv_memory_queries(&shape, most), &r->q, err))) return st;
     }
     e->options.backend->info(d->dev, &info);
     d->arena_budget = (int64_t)(info.arena_share * (double)info.memory_bytes);
@@ -373,10 +383,10 @@ static fkv_status make_arenas(void *ctx, int index, fkv_err *err)
     fkv_engine *e = a->engine;
     fkv_engine_device *d = &e->devices[index];
     const int64_t page_bytes = page_bytes_of(e);
-    fkv_status s = FKV_OK;
-    for (int r = d->rank0; !s && r < d->rank0 + d->n_ranks; r++)
-        s = buffer(d, (fkv_buffer_size){e->kv.n_pages[r], page_bytes, 1}, &e->arenas[r], err);
-    return s;
+    fkv_status st = FKV_OK;
+    for (int r = d->rank0; !st && r < d->rank0 + d->n_ranks; r++)
+        st = buffer(d, (fkv_buffer_size){e->kv.n_pages[r], page_bytes, 1}, &e->arenas[r], err);
+    return st;
 }
 
 /* When all devices have their arenas: what the decode ops of every rank and layer need. */
@@ -385,16 +395,16 @@ static fkv_status prepare_device(void *ctx, int index, fkv_err *err)
     const open_args *a = ctx;
     const fkv_engine *e = a->engine;
     const fkv_engine_device *d = &e->devices[index];
-    fkv_status s = FKV_OK;
+    fkv_status st = FKV_OK;
     e->options.backend->upload(d->dev, d->device_of, e->device_of,
                                (size_t)(e->config.n_layers * e->config.n_kv_heads * e->options.n_slots));
-    for (int r = 0; !s && r < d->n_ranks; r++) {
-        for (int l = 0; !s && l < e->config.n_layers; l++) {
+    for (int r = 0; !st && r < d->n_ranks; r++) {
+        for (int l = 0; !st && l < e->config.n_layers; l++) {
             const fkv_decode_args args = fkv_decode_args_of(d, r, l);
-            s = e->options.backend->prepare_decode(d->dev, &args, err);
+            st = e->options.backend->prepare_decode(d->dev, &args, err);
         }
     }
-    return s;
+    return st;
 }
 
 /* Whether some slot's head is decoded on another device than that of its home. */
@@ -417,40 +427,40 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
     const int64_t n_lh = (int64_t)plan->n_layers * plan->n_kv_heads;
     const int64_t page_bytes = page_bytes_of(e);
     const int64_t qkv_bytes = fkv_tensors_head_values(&e->config) * e->info.weight_bytes;
-    fkv_status s;
+    fkv_status st;
     if (plan->n_layers != e->config.n_layers || plan->n_kv_heads != e->config.n_kv_heads ||
         plan->n_ranks != e->options.n_ranks || plan->n_slots != e->options.n_slots)
         return fkv_fail(err, FKV_E_INPUT,
                         "the plan is for another model, number of ranks or number of slots");
-    if ((s = fkv_kv_open(plan, budgets, e->options.max_tokens, &limits->record, &e->kv, err))) return s;
+    if ((st = fkv_kv_open(plan, budgets, e->options.max_tokens, &limits->record, &e->kv, err))) return st;
     e->device_of = fkv_calloc((size_t)(n_lh * plan->n_slots), 1);
     e->arenas = fkv_calloc((size_t)plan->n_ranks, sizeof *e->arenas);
     int64_t *pages = fkv_calloc((size_t)plan->n_ranks, sizeof *pages);
     if (!e->device_of || !e->arenas || !pages) {
-        s = fkv_fail_memory(err);
+        st = fkv_fail_memory(err);
         goto out;
     }
     for (int64_t i = 0; i < n_lh * plan->n_slots; i++)
         e->device_of[i] =
             (uint8_t)fkv_partition_device(e->kv.owner[i], e->options.n_ranks, e->options.n_devices);
     if (!e->info.peers && leaves_its_device(e)) {
-        s = fkv_fail(err, FKV_E_INPUT,
-                     "the plan has copies of heads on other devices, and these can't reach each other's "
-                     "memory: use plan.mode = standard, or engine.devices = 1");
+        st = fkv_fail(err, FKV_E_INPUT,
+                      "the plan has copies of heads on other devices, and these can't reach each other's "
+                      "memory: use plan.mode = standard, or engine.devices = 1");
         goto out;
     }
     open_args args = {e, weights, plan};
-    if ((s = fkv_team_run(e->team, plan_device, &args, err))) goto out;
-    if ((s = size_arenas(e, plan, limits->arena_pages, pages, err))) goto out;
-    if ((s = fkv_kv_set_arenas(&e->kv, pages, err))) goto out;
-    if ((s = fkv_team_run(e->team, make_arenas, &args, err))) goto out;
-    if ((s = fkv_team_run(e->team, prepare_device, &args, err))) goto out;
+    if ((st = fkv_team_run(e->team, plan_device, &args, err))) goto out;
+    if ((st = size_arenas(e, plan, limits->arena_pages, pages, err))) goto out;
+    if ((st = fkv_kv_set_arenas(&e->kv, pages, err))) goto out;
+    if ((st = fkv_team_run(e->team, make_arenas, &args, err))) goto out;
+    if ((st = fkv_team_run(e->team, prepare_device, &args, err))) goto out;
     for (int r = 0; r < plan->n_ranks; r++) e->arena_bytes += pages[r] * page_bytes;
     e->copy_bytes = fkv_plan_copies(plan) * qkv_bytes;
     e->planned = true;
 out:
     free(pages);
-    return s;
+    return st;
 }
 
 static fkv_status release_device(void *ctx, int index, fkv_err *err)

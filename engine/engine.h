@@ -87,10 +87,11 @@ typedef struct fkv_engine_stats {
     double rank_attention_seconds[1024];
 } fkv_engine_stats;
 
-/* Bytes that the engine will need: weights (home), activations; for the check
+/* Bytes of the weights of all ranks at home, for the check
  * before anything is loaded. */
 int64_t fkv_engine_weight_bytes(const fkv_config *config, int weight_bytes);
 
+/* Borrows weights during the call. After a failure *engine is NULL. */
 fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weights,
                            const fkv_engine_options *options, fkv_engine **engine, fkv_err *err);
 void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info);
@@ -118,7 +119,8 @@ typedef struct fkv_engine_kv_limits {
                                 left, up to what all slots can need */
 } fkv_engine_kv_limits;
 
-/* The plan of all runs. weights must be the ones given to open. */
+/* The plan of all runs. weights must be the ones given to open. After a failure clear_plan and close
+ * are the only calls left. */
 fkv_status fkv_engine_set_plan(fkv_engine *engine, const fkv_safetensors *weights, const int32_t *budgets,
                                const fkv_plan *plan, const fkv_engine_kv_limits *limits, fkv_err *err);
 

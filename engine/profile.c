@@ -29,17 +29,17 @@ fkv_status fkv_engine_profile(fkv_engine *e, const int32_t *ids, int64_t n_ids, 
         !fkv_mul_size(per_layer, (size_t)c->n_layers, &all))
         return fkv_fail_memory(err);
     float *scores = fkv_calloc(all, sizeof *scores), *work = fkv_calloc(per_layer, sizeof *work);
-    fkv_status s = scores && work ? FKV_OK : fkv_fail_memory(err);
-    if (!s) {
+    fkv_status st = scores && work ? FKV_OK : fkv_fail_memory(err);
+    if (!st) {
         fkv_segment segment = {.slot = -1};
         profiling a = {e, fkv_prefill_one(e, ids, n_ids, &segment)};
         a.p.host_scores = scores;
-        s = fkv_team_run(e->team, prefill_on, &a, err);
+        st = fkv_team_run(e->team, prefill_on, &a, err);
     }
-    for (int l = 0; !s && l < c->n_layers; l++)
+    for (int l = 0; !st && l < c->n_layers; l++)
         fkv_budget_ada_count(scores + (size_t)l * per_layer, c->n_kv_heads, n, b, e->options.window, alpha,
                              work, sums + (int64_t)l * c->n_kv_heads);
     free(work);
     free(scores);
-    return s;
+    return st;
 }

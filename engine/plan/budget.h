@@ -1,5 +1,5 @@
 /* Head budgets: how many prompt tokens each KV head keeps, and the profile that
- * holds them. Pure host arithmetic (design: Compression). */
+ * holds them. Pure functions over numbers. */
 #ifndef FKV_ENGINE_BUDGET_H
 #define FKV_ENGINE_BUDGET_H
 

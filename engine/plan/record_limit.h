@@ -1,5 +1,5 @@
 /* The largest record that a run accepts: the kept pages of its prompt and of its full
- * limit of new tokens (design: KV store). It is fixed once, by budgets, ranks, slots and a
+ * limit of new tokens. It is fixed once, by budgets, ranks, slots and a
  * nominal memory (memory.h), with every head at home, and is the same for every slot and
  * plan: an arena that holds it in each slot never refuses a record for its place.
  *

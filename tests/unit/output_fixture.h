@@ -213,4 +213,13 @@ static inline void reference(const fixture *x, int64_t n_records, fkv_buf *bytes
     read_shards(out, bytes);
 }
 
+static inline fkv_output_totals totals_of(fkv_output *o)
+{
+    fkv_output_totals t;
+    fkv_output_totals_get(o, &t);
+    return t;
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, fixture_up, fixture_down)
+
 #endif
