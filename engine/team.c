@@ -28,7 +28,8 @@ struct fkv_team {
     member *members;
 };
 
-void fkv_team_name_device(const fkv_team *t, int device, fkv_err *err)
+/* Puts the device before an error's message, where there are several. */
+static void name_device(const fkv_team *t, int device, fkv_err *err)
 {
     char why[sizeof err->message];
     if (t->n_devices == 1) return;
@@ -46,7 +47,7 @@ static void run_one(fkv_team *t, int device)
     if (is_first) {
         t->first = err;
         t->first.status = st;
-        fkv_team_name_device(t, device, &t->first);
+        name_device(t, device, &t->first);
     }
     pthread_mutex_unlock(&t->lock);
     if (is_first) t->abort_all(t->abort_ctx);

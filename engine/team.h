@@ -14,8 +14,6 @@ typedef fkv_status fkv_team_body(void *ctx, int device, fkv_err *err);
 fkv_status fkv_team_open(int n_devices, void (*abort_all)(void *ctx), void *abort_ctx, fkv_team **team,
                          fkv_err *err);
 fkv_status fkv_team_run(fkv_team *team, fkv_team_body *body, void *ctx, fkv_err *err);
-/* Puts the device before an error's message, where there are several. run does so itself. */
-void fkv_team_name_device(const fkv_team *team, int device, fkv_err *err);
 void fkv_team_close(fkv_team *team);
 
 #endif

@@ -51,7 +51,6 @@ struct fkv_safetensors {
     size_t n_files;
     entry *entries; /* sorted by name once everything is read */
     size_t n_entries, cap_entries;
-    size_t n_bytes;
     bool is_dummy;
     fkv_dummy_weights dummy;
 };
@@ -234,7 +233,6 @@ static fkv_status read_file(fkv_safetensors *s, mapping *m, fkv_err *err)
         s->entries[s->n_entries++] = e;
     }
     if ((st = check_cover(m, s->entries + first, s->n_entries - first, data, n_data, err))) goto out;
-    if (!fkv_add_size(s->n_bytes, n_data, &s->n_bytes)) st = bad(err, m, NULL, "too large");
 out:
     json_decref(header);
     return st;
@@ -440,9 +438,4 @@ fkv_status fkv_safetensors_get(const fkv_safetensors *s, const char *name, const
                            "its dtype is not supported (BF16, F16 and F32 are)");
     *out = *t;
     return FKV_OK;
-}
-
-size_t fkv_safetensors_bytes(const fkv_safetensors *s)
-{
-    return s->n_bytes;
 }

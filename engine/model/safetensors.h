@@ -45,7 +45,5 @@ void fkv_safetensors_close(fkv_safetensors *st);
  * is borrowed until close. */
 fkv_status fkv_safetensors_get(const fkv_safetensors *st, const char *name, const int64_t *shape, int n_dims,
                                fkv_st_tensor *out, fkv_err *err);
-/* Bytes of all tensors of all files. */
-size_t fkv_safetensors_bytes(const fkv_safetensors *st);
 
 #endif

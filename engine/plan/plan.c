@@ -168,14 +168,6 @@ void fkv_plan_free(fkv_plan *plan)
     memset(plan, 0, sizeof *plan);
 }
 
-int fkv_plan_owner(const fkv_plan *plan, int l, int h, int s)
-{
-    const size_t i = (size_t)l * plan->n_kv_heads + h;
-    int at = plan->first[i];
-    while (at + 1 < plan->first[i + 1] && s >= plan->at[at].end) at++;
-    return plan->at[at].rank;
-}
-
 int fkv_plan_copies(const fkv_plan *plan)
 {
     const int pairs = plan->n_layers * plan->n_kv_heads;

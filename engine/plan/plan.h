@@ -60,8 +60,6 @@ typedef struct fkv_plan_memory {
 fkv_status fkv_plan_even_memory(const fkv_plan_problem *problem, const fkv_plan_memory *memory,
                                 fkv_plan *plan, fkv_err *err);
 
-/* The rank that decodes slot s of head h in layer l. */
-int fkv_plan_owner(const fkv_plan *plan, int l, int h, int s);
 /* Placements away from home, over all layers. */
 int fkv_plan_copies(const fkv_plan *plan);
 /* Modelled decode step of any plan. */

@@ -41,12 +41,6 @@ int64_t fkv_record_pages(const fkv_record_shape *s, int64_t n_tokens, int64_t ma
     return most;
 }
 
-bool fkv_record_fits(const fkv_record_limit *limit, const fkv_record_shape *s, int64_t n_tokens,
-                     int64_t max_new)
-{
-    return fkv_record_check(limit, s, n_tokens, max_new, NULL) == FKV_OK;
-}
-
 fkv_status fkv_record_check(const fkv_record_limit *limit, const fkv_record_shape *s, int64_t n_tokens,
                             int64_t max_new, fkv_err *err)
 {
@@ -73,7 +67,7 @@ int64_t fkv_record_most_new(const fkv_record_limit *limit, const fkv_record_shap
     int64_t fits = 0, over = limit->positions - n_tokens + 1;
     while (over - fits > 1) {
         const int64_t n = fits + (over - fits) / 2;
-        if (fkv_record_fits(limit, s, n_tokens, n))
+        if (fkv_record_check(limit, s, n_tokens, n, NULL) == FKV_OK)
             fits = n;
         else
             over = n;

@@ -30,9 +30,7 @@ int64_t fkv_head_pages(int64_t budget, int64_t n_tokens, int64_t max_new);
  * min(budget, n_tokens) + max_new tokens take. */
 int64_t fkv_record_pages(const fkv_record_shape *shape, int64_t n_tokens, int64_t max_new);
 
-bool fkv_record_fits(const fkv_record_limit *limit, const fkv_record_shape *shape, int64_t n_tokens,
-                     int64_t max_new);
-/* The same; FKV_E_INPUT says what is too large, by how much, and which keys help. */
+/* Whether a record is accepted; FKV_E_INPUT says what is too large, by how much, and which keys help. */
 fkv_status fkv_record_check(const fkv_record_limit *limit, const fkv_record_shape *shape, int64_t n_tokens,
                             int64_t max_new, fkv_err *err);
 

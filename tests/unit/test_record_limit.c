@@ -15,6 +15,11 @@
 
 enum { LAYERS = 3, HEADS = 6, PAIRS = LAYERS * HEADS, MAX_RANKS = 6, MAX_SLOTS = 9 };
 
+static bool fits(const fkv_record_limit *limit, const fkv_record_shape *s, int64_t n_tokens, int64_t max_new)
+{
+    return fkv_record_check(limit, s, n_tokens, max_new, NULL) == FKV_OK;
+}
+
 static uint64_t drawn;
 
 static int64_t draw(int64_t n)
@@ -62,11 +67,11 @@ static void a_refusal_names_both_numbers_and_the_keys(void **state)
         for (int w = 0; w < 4 && cases[i].words[w]; w++)
             if (!strstr(err.message, cases[i].words[w])) fail_msg("%s", err.message);
     }
-    assert_true(fkv_record_fits(&limit, &s, 2000, 800));
+    assert_true(fits(&limit, &s, 2000, 800));
     for (int64_t t = 1; t <= 3000; t += 7) {
         const int64_t n = fkv_record_most_new(&limit, &s, t);
-        assert_true(n == 0 || fkv_record_fits(&limit, &s, t, n));
-        assert_false(fkv_record_fits(&limit, &s, t, n + 1));
+        assert_true(n == 0 || fits(&limit, &s, t, n));
+        assert_false(fits(&limit, &s, t, n + 1));
     }
 }
 
@@ -86,6 +91,15 @@ static void draw_plan(fkv_plan *p, int n_ranks, int n_slots)
         }
         p->first[i + 1] = at;
     }
+}
+
+/* The rank that decodes slot s of head h in layer l. */
+static int owner_of(const fkv_plan *plan, int l, int h, int s)
+{
+    const size_t i = (size_t)l * plan->n_kv_heads + h;
+    int at = plan->first[i];
+    while (at + 1 < plan->first[i + 1] && s >= plan->at[at].end) at++;
+    return plan->at[at].rank;
 }
 
 static void every_accepted_record_fits_every_slot(void **state)
@@ -112,7 +126,7 @@ static void every_accepted_record_fits_every_slot(void **state)
             for (int slot = 0; slot < n_slots; slot++) {
                 int64_t at[MAX_RANKS] = {0};
                 for (int lh = 0; lh < PAIRS; lh++)
-                    at[fkv_plan_owner(&plan, lh / HEADS, lh % HEADS, slot)] += need(&s, lh, t, n);
+                    at[owner_of(&plan, lh / HEADS, lh % HEADS, slot)] += need(&s, lh, t, n);
                 for (int r = 0; r < n_ranks; r++) {
                     if (at[r] > one[r])
                         fail_msg("rank %d: %lld of %lld", r, (long long)at[r], (long long)one[r]);
@@ -188,14 +202,14 @@ static void records_are_limited_by_the_positions_or_the_nominal_memory(void **st
     assert_int_equal(a.pages, 256 * 1024);
     assert_int_equal(a.positions, 131072);
     assert_int_equal(a.prompt, 131072);
-    assert_true(fkv_record_fits(&a, &record, 1000, 130000));
+    assert_true(fits(&a, &record, 1000, 130000));
     /* 8 GiB are left beside the weights */
     nominal.bytes = 24 * gib;
     assert_int_equal(fkv_memory_record_limit(&large, &nominal, budgets, &b, &err), FKV_OK);
     assert_true(b.pages > 20000 && b.pages < 8 * gib / fkv_memory_page_bytes(&large));
     assert_true(b.prompt >= 32768 && b.prompt < 131072);
-    assert_true(fkv_record_fits(&b, &record, 30000, 512));
-    assert_false(fkv_record_fits(&b, &record, 1000, 130000));
+    assert_true(fits(&b, &record, 30000, 512));
+    assert_false(fits(&b, &record, 1000, 130000));
     /* not even the weights */
     nominal.bytes = 12 * gib;
     assert_int_equal(fkv_memory_record_limit(&large, &nominal, budgets, &b, &err), FKV_OK);
