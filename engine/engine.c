@@ -167,7 +167,7 @@ static fkv_status prepare_products(const fkv_engine_device *d, fkv_err *err)
         const fkv_rank *r = &d->ranks[i];
         const fkv_rank_layer *l = &r->layers[0];
         for (int k = 0; !s && k < 2; k++) {
-            s = b->prepare_linear(d->dev, l->gate_up, rows[k], FKV_EPILOGUE_SWIGLU, err);
+            s = b->prepare_linear(d->dev, l->gate_up, rows[k], FKV_EPILOGUE_SILU_GATE, err);
             if (!s) s = b->prepare_linear(d->dev, l->qkv, rows[k], FKV_EPILOGUE_NONE, err);
             if (!s) s = b->prepare_linear(d->dev, l->o, rows[k], FKV_EPILOGUE_NONE, err);
             if (!s) s = b->prepare_linear(d->dev, l->down, rows[k], FKV_EPILOGUE_NONE, err);
@@ -189,6 +189,8 @@ static fkv_status size_device(void *ctx, int index, fkv_err *err)
     float inv_freq[512];
     fkv_config_rope_frequencies(&e->config, inv_freq);
     limits.inv_freq = inv_freq;
+    limits.layers = &e->spec;
+    limits.n_layers = 1;
     b->release(d->dev, d->home);
     fkv_status s = b->prepare(d->dev, &limits, err);
     if (!s) s = make_buffers(d, err);
@@ -262,6 +264,7 @@ fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weig
     if (!e) return fkv_fail_memory(err);
     *engine = e;
     e->config = *config;
+    e->spec = fkv_config_attention(config);
     e->options = o;
     e->max_home = (config->n_kv_heads + options->n_ranks - 1) / options->n_ranks;
     e->devices = fkv_calloc((size_t)options->n_devices, sizeof *e->devices);
@@ -440,8 +443,8 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
 {
     const int64_t n_lh = (int64_t)plan->n_layers * plan->n_kv_heads;
     const int64_t page_bytes = page_bytes_of(e);
-    const int64_t qkv_bytes =
-        (int64_t)(e->config.group + 2) * e->config.head_dim * e->config.hidden * e->info.weight_bytes;
+    const int64_t qkv_bytes = (int64_t)fkv_head_rows(e->config.group) * e->config.head_dim *
+                              e->config.hidden * e->info.weight_bytes;
     fkv_status s;
     if (plan->n_layers != e->config.n_layers || plan->n_kv_heads != e->config.n_kv_heads ||
         plan->n_ranks != e->options.n_ranks || plan->n_slots != e->options.n_slots)

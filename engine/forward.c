@@ -46,7 +46,7 @@ void fkv_forward_mlp(fkv_engine_device *d, int layer, int64_t n, int64_t class_r
                 fkv_share_columns(c->intermediate, d->ranks[r].rank + 1, e->options.n_ranks) -
                 fkv_share_columns(c->intermediate, d->ranks[r].rank, e->options.n_ranks);
             b->linear(d->dev, xni, hidden, m, class_rows, w->gate_up, d->act, share, false,
-                      FKV_EPILOGUE_SWIGLU);
+                      FKV_EPILOGUE_SILU_GATE);
             b->linear(d->dev, d->act, share, m, class_rows, w->down, d->partial + r * m * hidden, hidden,
                       true, FKV_EPILOGUE_NONE);
         }

@@ -46,7 +46,7 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
     const int64_t share = fkv_share_columns(c->intermediate, 1, s->n_ranks); /* the largest */
     out[FKV_BUFFER_X] = (fkv_buffer_size){t, c->hidden, act};
     out[FKV_BUFFER_XN] = (fkv_buffer_size){t, c->hidden, act};
-    out[FKV_BUFFER_QKV] = (fkv_buffer_size){t, (int64_t)home * (c->group + 2) * c->head_dim, act};
+    out[FKV_BUFFER_QKV] = (fkv_buffer_size){t, (int64_t)home * fkv_head_rows(c->group) * c->head_dim, act};
     out[FKV_BUFFER_ATT] = (fkv_buffer_size){t, att, act};
     out[FKV_BUFFER_SCORES] = (fkv_buffer_size){t, home, f32};
     out[FKV_BUFFER_TOKENS] = out[FKV_BUFFER_POSITIONS] = (fkv_buffer_size){t, 1, sizeof(int32_t)};
@@ -68,7 +68,7 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
 fkv_buffer_size fkv_memory_queries(const fkv_memory_shape *s, int served)
 {
     return (fkv_buffer_size){(int64_t)served * s->n_slots,
-                             (int64_t)(s->config->group + 2) * s->config->head_dim, s->act_bytes};
+                             (int64_t)fkv_head_rows(s->config->group) * s->config->head_dim, s->act_bytes};
 }
 
 static int64_t max_tokens(const fkv_memory_shape *s)
@@ -90,7 +90,8 @@ int64_t fkv_memory_page_bytes(const fkv_memory_shape *s)
 /* Q, K, V rows of one KV head. */
 static int64_t head_bytes(const fkv_memory_shape *s)
 {
-    return (int64_t)(s->config->group + 2) * s->config->head_dim * s->config->hidden * s->weight_bytes;
+    return (int64_t)fkv_head_rows(s->config->group) * s->config->head_dim * s->config->hidden *
+           s->weight_bytes;
 }
 
 static int64_t columns_of(int64_t n, int rank, int n_ranks)
@@ -126,7 +127,8 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
                                .max_local_heads = max_home(s),
                                .window = s->window,
                                .max_rows = (int)sizes[FKV_BUFFER_ACT].rows,
-                               .max_share = (int)sizes[FKV_BUFFER_ACT].cols};
+                               .max_share = (int)sizes[FKV_BUFFER_ACT].cols,
+                               .n_ropes = 1};
 }
 
 static int64_t workspace_bytes(const fkv_memory_shape *s)

@@ -40,12 +40,12 @@ fkv_split_rates fkv_split_rates_gpu(const fkv_config *c)
 {
     fkv_split_rates r = rates(c, GPU_FLOPS_PER_US);
     const double us_per_value = 2 / GPU_BYTES_PER_US; /* bf16 */
-    r.cost = (fkv_cost_constants){.t0_us = 4,
-                                  .head_us = (c->group + 2.0) * c->head_dim * c->hidden * us_per_value,
-                                  .slot_head_us = 0.01,
-                                  .token_us = 2.0 * c->head_dim * us_per_value,
-                                  .common_us = ((double)c->n_heads * c->head_dim + 3.0 * c->intermediate) *
-                                               c->hidden * us_per_value};
+    r.cost = (fkv_cost_constants){
+        .t0_us = 4,
+        .head_us = (double)fkv_head_rows(c->group) * c->head_dim * c->hidden * us_per_value,
+        .slot_head_us = 0.01,
+        .token_us = 2.0 * c->head_dim * us_per_value,
+        .common_us = ((double)c->n_heads * c->head_dim + 3.0 * c->intermediate) * c->hidden * us_per_value};
     r.collective_us = GPU_COLLECTIVE_US;
     r.link_bytes_per_us = GPU_LINK_BYTES_PER_US;
     r.act_bytes = 2;

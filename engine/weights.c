@@ -30,7 +30,10 @@ static fkv_rows rows_of(const fkv_st_tensor *t, int64_t from, int64_t to, int64_
                             : t->dtype == FKV_ST_F16 ? FKV_DTYPE_F16
                                                      : FKV_DTYPE_F32;
     const int64_t size = dtype == FKV_DTYPE_F32 ? 4 : 2;
-    return (fkv_rows){(const char *)t->data + (from * n_cols + col) * size, dtype, to - from, n_cols};
+    return (fkv_rows){.data = (const char *)t->data + (from * n_cols + col) * size,
+                      .dtype = dtype,
+                      .n_rows = to - from,
+                      .stride = n_cols};
 }
 
 static fkv_status load_norm(fkv_engine_device *d, const fkv_safetensors *st, int layer, const char *what,
@@ -114,8 +117,8 @@ static fkv_status load_layer(fkv_engine_device *d, const fkv_safetensors *st, fk
     if ((s = get(st, l, "mlp.gate_proj", c->intermediate, c->hidden, &gate, err))) return s;
     if ((s = get(st, l, "mlp.up_proj", c->intermediate, c->hidden, &up, err))) return s;
     if ((s = get(st, l, "mlp.down_proj", c->hidden, c->intermediate, &down, err))) return s;
-    if ((s = b->weight_load_swiglu(d->dev, rows_of(&gate, i0, i1, 0, c->hidden),
-                                   rows_of(&up, i0, i1, 0, c->hidden), c->hidden, &out->gate_up, err)))
+    if ((s = b->weight_load_gated(d->dev, rows_of(&gate, i0, i1, 0, c->hidden),
+                                  rows_of(&up, i0, i1, 0, c->hidden), c->hidden, &out->gate_up, err)))
         return s;
     part = rows_of(&down, 0, c->hidden, i0, c->intermediate);
     return b->weight_load(d->dev, &part, 1, i1 - i0, &out->down, err);
@@ -173,7 +176,7 @@ static fkv_status load_served(fkv_engine_device *d, const fkv_safetensors *st, c
                               fkv_err *err)
 {
     const fkv_config *c = &d->engine->config;
-    const int64_t per = (int64_t)(c->group + 2) * c->head_dim;
+    const int64_t per = (int64_t)fkv_head_rows(c->group) * c->head_dim;
     const fkv_rank_layer *layer = &r->layers[l];
     int copies[FKV_MAX_KV_HEADS], n = 0;
     fkv_weight *w = NULL;

@@ -100,8 +100,8 @@ static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_exp
     const fkv_plan *any = &x->modes[0];
     const double us[] = {any->standard_us, any->best_effort_us, any->fair_copying_us};
     const double common = any->n_layers * p->cost.common_us;
-    const double copy =
-        (s->config.group + 2.0) * s->config.head_dim * s->config.hidden * p->sizing.shape.weight_bytes;
+    const double copy = (double)fkv_head_rows(s->config.group) * s->config.head_dim * s->config.hidden *
+                        p->sizing.shape.weight_bytes;
     fprintf(out,
             "modelled decode step, us, each rank on a device of its own\n"
             "  %-16s %14s %10s %13s %7s %11s %9s\n",

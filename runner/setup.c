@@ -95,7 +95,10 @@ static bool supported(const fkv_setup *s, int n_devices, bool as_asked, fkv_err 
                                     .n_slots = as_asked ? s->n_slots : 1,
                                     .max_prompt = 1,
                                     .window = as_asked ? (int)s->job->profile.window : 1};
-    const fkv_device_limits limits = fkv_memory_device_limits(&shape);
+    const fkv_attention_spec spec = fkv_config_attention(&s->config);
+    fkv_device_limits limits = fkv_memory_device_limits(&shape);
+    limits.layers = &spec;
+    limits.n_layers = 1;
     *err = (fkv_err){0};
     return !s->backend->supports(&limits, n_devices, err);
 }

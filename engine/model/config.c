@@ -414,3 +414,11 @@ void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq)
         inv_freq[i] = (float)f;
     }
 }
+
+fkv_attention_spec fkv_config_attention(const fkv_config *c)
+{
+    return (fkv_attention_spec){.n_kv_heads = c->n_kv_heads,
+                                .group = c->group,
+                                .head_dim = c->head_dim,
+                                .scale = fkv_attention_scale(c->head_dim)};
+}

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "runner/base/layer_spec.h"
 #include "runner/base/status.h"
 
 typedef enum fkv_rope_type { FKV_ROPE_DEFAULT, FKV_ROPE_LLAMA3 } fkv_rope_type;
@@ -35,5 +36,8 @@ fkv_status fkv_config_read(const char *dir, fkv_config *config, fkv_err *err);
 /* Inverse frequencies of RoPE, [head_dim / 2]: theta^(-2i/head_dim), scaled as
  * rope_type llama3 does it (as HF transformers' rope initialisation). */
 void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq);
+
+/* How every layer attends. */
+fkv_attention_spec fkv_config_attention(const fkv_config *config);
 
 #endif

@@ -35,8 +35,8 @@ void fkv_cost_tokens(const fkv_profile *p, double *tokens)
 fkv_cost_constants fkv_cost_cpu(const fkv_config *config)
 {
     const double head_dim = config->head_dim, hidden = config->hidden;
-    /* Wq of the head's group of query heads, Wk and Wv: [(group + 2) * head_dim, hidden]. */
-    const double head_bytes = (config->group + 2.0) * head_dim * hidden * CPU_BYTES_PER_VALUE;
+    /* Wq of the head's group of query heads, Wk and Wv: [head_rows * head_dim, hidden]. */
+    const double head_bytes = (double)fkv_head_rows(config->group) * head_dim * hidden * CPU_BYTES_PER_VALUE;
     /* One token's K and V of one head: [2, head_dim]. */
     const double token_bytes = 2.0 * head_dim * CPU_BYTES_PER_VALUE;
     /* What no plan changes: Wo [n_heads * head_dim, hidden] and the MLP's three

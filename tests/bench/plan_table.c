@@ -51,7 +51,8 @@ static fkv_cost_constants h200(const shape *m, int n_ranks)
 {
     const double us_per_value = BF16_BYTES / BYTES_PER_US;
     const double output = (double)m->hidden * m->hidden, mlp = 3.0 * m->intermediate * m->hidden;
-    return (fkv_cost_constants){.head_us = (m->group + 2.0) * HEAD_DIM * m->hidden * us_per_value,
+    return (fkv_cost_constants){.head_us =
+                                    (double)fkv_head_rows(m->group) * HEAD_DIM * m->hidden * us_per_value,
                                 .token_us = 2.0 * HEAD_DIM * us_per_value,
                                 .common_us = (output + mlp) / n_ranks * us_per_value};
 }
