@@ -6,19 +6,18 @@ fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int la
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
     const fkv_rank *r = &d->ranks[local];
-    return (fkv_decode_args){.layer = layer,
+    return (fkv_decode_args){.spec = &e->specs[layer],
+                             .layer = layer,
                              .rank = r->rank,
                              .local_rank = local,
                              .n_slots = e->options.n_slots,
                              .hidden = c->hidden,
-                             .n_kv_heads = c->n_kv_heads,
-                             .group = c->group,
-                             .head_dim = c->head_dim,
                              .heads = r->layers[layer].served,
                              .n_heads_served = r->layers[layer].n_served,
                              .slots = d->slots,
                              .kv = fkv_engine_kv_view(d),
                              .x = d->step_xn,
+                             .norm = fkv_layer_qk_norm(d, layer),
                              .q = r->q,
                              .out = d->step_att};
 }

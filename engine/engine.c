@@ -156,12 +156,13 @@ static fkv_status prepare_products(const fkv_engine_device *d, fkv_err *err)
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
     const int64_t rows[] = {e->tile, e->options.n_slots};
+    const fkv_epilogue gate = fkv_gate_epilogue(fkv_config_family(&e->config)->activation);
     fkv_status st = FKV_OK;
     for (int i = 0; !st && i < d->n_ranks; i++) {
         const fkv_rank *r = &d->ranks[i];
         const fkv_rank_layer *l = &r->layers[0];
         for (int k = 0; !st && k < 2; k++) {
-            st = b->prepare_linear(d->dev, l->gate_up, rows[k], FKV_EPILOGUE_SWIGLU, err);
+            st = b->prepare_linear(d->dev, l->gate_up, rows[k], gate, err);
             if (!st) st = b->prepare_linear(d->dev, l->qkv, rows[k], FKV_EPILOGUE_NONE, err);
             if (!st) st = b->prepare_linear(d->dev, l->o, rows[k], FKV_EPILOGUE_NONE, err);
             if (!st) st = b->prepare_linear(d->dev, l->down, rows[k], FKV_EPILOGUE_NONE, err);
@@ -183,6 +184,7 @@ static fkv_status size_device(void *ctx, int index, fkv_err *err)
     float inv_freq[512];
     fkv_config_rope_frequencies(&e->config, inv_freq);
     limits.inv_freq = inv_freq;
+    limits.layers = e->specs;
     b->release(d->dev, d->home);
     fkv_status st = b->prepare(d->dev, &limits, err);
     if (!st) st = make_buffers(d, err);
@@ -249,9 +251,10 @@ static fkv_status open_engine(fkv_engine *e, const fkv_safetensors *weights, fkv
 {
     const fkv_engine_options *o = &e->options;
     fkv_status st;
+    e->specs = fkv_config_layers(&e->config);
     e->devices = fkv_calloc((size_t)o->n_devices, sizeof *e->devices);
     e->rank_seconds = fkv_calloc((size_t)o->n_ranks, sizeof *e->rank_seconds);
-    if (!e->devices || !e->rank_seconds) return fkv_fail_memory(err);
+    if (!e->specs || !e->devices || !e->rank_seconds) return fkv_fail_memory(err);
     if ((st = o->backend->world_open(o->n_devices, &e->world, err)) ||
         (st = fkv_team_open(o->n_devices, abort_world, e, &e->team, err)) || (st = make_columns(e, err)))
         return st;
@@ -562,6 +565,7 @@ void fkv_engine_close(fkv_engine *e)
     free(e->pack_tokens);
     free(e->pack_positions);
     free(e->rank_seconds);
+    free(e->specs);
     free(e->hidden_cols);
     free(e->vocab_cols);
     free(e->head_cols);

@@ -26,6 +26,7 @@ void fkv_layer_finish(fkv_engine_device *d, int layer, int64_t n, int64_t class_
     const fkv_config *c = &e->config;
     const fkv_backend *b = e->options.backend;
     const int64_t hidden = c->hidden, act = e->info.act_bytes, att_cols = (int64_t)c->n_heads * c->head_dim;
+    const fkv_epilogue gate = fkv_gate_epilogue(fkv_config_family(c)->activation);
     const float *next = layer + 1 < c->n_layers ? d->norms[layer + 1].attention : d->last_norm;
     for (int64_t i = 0; i < n; i += e->tile) {
         const int64_t m = n - i < e->tile ? n - i : e->tile;
@@ -45,8 +46,7 @@ void fkv_layer_finish(fkv_engine_device *d, int layer, int64_t n, int64_t class_
             const fkv_rank_layer *w = &d->ranks[r].layers[layer];
             const int64_t share =
                 fkv_range_count(fkv_partition_columns(c->intermediate, d->ranks[r].rank, e->options.n_ranks));
-            b->linear(d->dev, xni, hidden, m, class_rows, w->gate_up, d->act, share, false,
-                      FKV_EPILOGUE_SWIGLU);
+            b->linear(d->dev, xni, hidden, m, class_rows, w->gate_up, d->act, share, false, gate);
             b->linear(d->dev, d->act, share, m, class_rows, w->down, d->partial + r * m * hidden, hidden,
                       true, FKV_EPILOGUE_NONE);
         }

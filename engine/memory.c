@@ -135,7 +135,20 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
                                .max_local_heads = most_home(s),
                                .window = s->window,
                                .max_rows = (int)sizes[FKV_BUFFER_ACT].rows,
-                               .max_share = (int)sizes[FKV_BUFFER_ACT].cols};
+                               .max_share = (int)sizes[FKV_BUFFER_ACT].cols,
+                               .n_ropes = 1,
+                               .n_layers = c->n_layers,
+                               .activation = fkv_config_family(c)->activation};
+}
+
+fkv_status fkv_memory_supported(const fkv_memory_shape *s, const fkv_backend *backend, fkv_err *err)
+{
+    fkv_device_limits limits = fkv_memory_device_limits(s);
+    fkv_attention_spec *layers = fkv_config_layers(s->config);
+    limits.layers = layers;
+    const fkv_status st = layers ? backend->supports(&limits, s->n_devices, err) : fkv_fail_memory(err);
+    free(layers);
+    return st;
 }
 
 static int64_t workspace_bytes(const fkv_memory_shape *s)

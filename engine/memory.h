@@ -97,8 +97,10 @@ typedef struct fkv_memory {
     int fullest_device;        /* by total_bytes; ties: lower device */
 } fkv_memory;
 
-/* What fixes a device's workspace. inv_freq is left to the caller. */
+/* What fixes a device's workspace. inv_freq and layers are left to the caller. */
 fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *shape);
+/* Whether so many devices of the backend can run the model together (backend.h: supports). */
+fkv_status fkv_memory_supported(const fkv_memory_shape *shape, const fkv_backend *backend, fkv_err *err);
 /* Rows of the largest pack: of the longest prompt, or four times what is worth a pass. */
 int64_t fkv_memory_max_rows(const fkv_memory_shape *shape);
 /* Buffers of a device with local_ranks ranks. */

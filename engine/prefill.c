@@ -8,6 +8,26 @@
  */
 #include "engine/state.h"
 
+/* Arguments of the prefill ops of one rank's home heads. */
+static fkv_prefill_args args_of(const fkv_engine_device *d, const fkv_rank *r, int layer,
+                                const fkv_pack *pack)
+{
+    const fkv_engine *e = d->engine;
+    return (fkv_prefill_args){.pack = pack,
+                              .spec = &e->specs[layer],
+                              .n_heads = r->n_home,
+                              .qkv = d->qkv,
+                              .class_rows = e->tile,
+                              .x = d->xn,
+                              .weight = r->layers[layer].qkv,
+                              .norm = fkv_layer_qk_norm(d, layer),
+                              .out_stride = (int64_t)e->config.n_heads * e->config.head_dim,
+                              .score_window = e->options.window,
+                              .score_kernel = e->options.kernel,
+                              .scores = d->scores,
+                              .score_stride = e->max_rows};
+}
+
 /* Q, K, V and attention of one rank's home heads over all prompts. */
 static void rank_attention(fkv_engine_device *d, const fkv_rank *r, int layer, const fkv_pack *pack,
                            bool last)
@@ -15,16 +35,16 @@ static void rank_attention(fkv_engine_device *d, const fkv_rank *r, int layer, c
     const fkv_engine *e = d->engine;
     const fkv_config *c = &e->config;
     const fkv_backend *b = e->options.backend;
-    const int64_t act = e->info.act_bytes, per = (int64_t)fkv_head_rows(c->group) * c->head_dim;
-    const int64_t width = r->n_home * per, n = pack->n_rows, att_cols = (int64_t)c->n_heads * c->head_dim;
-    for (int64_t i = 0; i < n; i += e->tile) {
-        const int64_t m = n - i < e->tile ? n - i : e->tile;
-        b->prefill_qkv(d->dev, (char *)d->xn + i * c->hidden * act, m, e->tile, d->positions + i,
-                       r->layers[layer].qkv, r->n_home, c->group, (char *)d->qkv + i * width * act);
+    const int64_t n = pack->n_rows;
+    fkv_prefill_args args = args_of(d, r, layer, pack);
+    for (args.row0 = 0; args.row0 < n; args.row0 += e->tile) {
+        args.n_rows = n - args.row0 < e->tile ? n - args.row0 : e->tile;
+        b->prefill_qkv(d->dev, &args);
     }
-    char *out = last ? d->step_att : d->att;
-    b->prefill_attention(d->dev, pack, d->qkv, last, r->n_home, c->group,
-                         out + (int64_t)r->head0 * c->group * c->head_dim * act, att_cols);
+    args.last_only = last;
+    args.out = (char *)(last ? d->step_att : d->att) +
+               (int64_t)r->head0 * c->group * c->head_dim * e->info.act_bytes;
+    b->prefill_attention(d->dev, &args);
 }
 
 /* Prompts of at most so many tokens need no scores for r's home heads: each keeps the whole
@@ -48,8 +68,9 @@ static void rank_keep(fkv_engine_device *d, const fkv_rank *r, int layer, const 
     const fkv_backend *b = e->options.backend;
     const int64_t stride = e->max_rows;
     if (p->no_scores) return;
-    b->snapkv_scores(d->dev, pack, d->qkv, unscored_tokens(e, r, layer, pack), r->n_home, c->group,
-                     e->options.window, e->options.kernel, d->scores, stride);
+    fkv_prefill_args score = args_of(d, r, layer, pack);
+    score.min_tokens = unscored_tokens(e, r, layer, pack);
+    b->snapkv_scores(d->dev, &score);
     if (pack->segments[0].slot < 0) {
         const int64_t n = pack->n_rows - e->options.window;
         for (int i = 0; n > 0 && i < r->n_home; i++)
@@ -58,13 +79,11 @@ static void rank_keep(fkv_engine_device *d, const fkv_rank *r, int layer, const 
         return;
     }
     const fkv_keep_args args = {.pack = pack,
+                                .spec = &e->specs[layer],
                                 .layer = layer,
                                 .head0 = r->head0,
                                 .n_heads = r->n_home,
-                                .n_kv_heads = c->n_kv_heads,
-                                .group = c->group,
-                                .head_dim = c->head_dim,
-                                .window = e->options.window,
+                                .score_window = e->options.window,
                                 .qkv = d->qkv,
                                 .scores = d->scores,
                                 .score_stride = stride,

@@ -15,7 +15,7 @@ enum { FKV_MAX_KV_HEADS = 1024 };
 
 /* One rank's part of one layer. */
 typedef struct fkv_rank_layer {
-    fkv_weight *qkv; /* home heads, per head Q (group * hd), K, V rows: [n_home * (group + 2) * hd, hidden] */
+    fkv_weight *qkv; /* home heads, per head Q (group * hd), K, V rows: [n_home * head_rows * hd, hidden] */
     fkv_weight *o;   /* its rows (output columns) of the output projection: [share of hidden, n_heads * hd] */
     fkv_weight *gate_up; /* its share of the intermediate, for SwiGLU */
     fkv_weight *down;    /* the same share as depth: [hidden, share of intermediate] */
@@ -29,7 +29,7 @@ typedef struct fkv_rank {
     fkv_weight *embedding; /* its share of the vocabulary */
     fkv_weight *head;      /* output projection to its share of the vocabulary */
     fkv_rank_layer *layers;
-    void *q; /* decode scratch, [max served][n_slots][(group + 2) * hd] */
+    void *q; /* decode scratch, [max served][n_slots][head_rows * hd] */
 } fkv_rank;
 
 /* Norms of one layer. */
@@ -56,7 +56,7 @@ struct fkv_engine_device {
     float *last_norm;                  /* [hidden] */
     void *x;                           /* prefill residual [T, hidden] */
     void *xn;                          /* [T, hidden] normed */
-    void *qkv;                         /* [T, max home heads * (group + 2) * hd] of the rank at work */
+    void *qkv;                         /* [T, max home heads * head_rows * hd] of the rank at work */
     void *att;                         /* [T, n_heads * hd] */
     void *y;                           /* [tile, hidden] */
     void *act;                         /* [tile, largest share of intermediate] */
@@ -95,6 +95,7 @@ typedef struct fkv_stopwatch {
 
 struct fkv_engine {
     fkv_config config;
+    fkv_attention_spec *specs; /* [n_layers] */
     fkv_engine_options options;
     fkv_device_info info;
     fkv_world *world;
@@ -126,6 +127,11 @@ struct fkv_engine {
 
 /* engine.c */
 fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e);
+
+static inline fkv_qk_norm fkv_layer_qk_norm(const fkv_engine_device *d, int layer)
+{
+    return (fkv_qk_norm){d->norms[layer].q, d->norms[layer].k, d->engine->config.rms_eps};
+}
 
 static inline void fkv_watch(const fkv_engine_device *d, fkv_moment moment, int layer)
 {

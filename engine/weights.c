@@ -17,7 +17,10 @@ static fkv_rows rows_of(const fkv_st_tensor *t, int64_t from, int64_t to, int64_
                             : t->dtype == FKV_ST_F16 ? FKV_DTYPE_F16
                                                      : FKV_DTYPE_F32;
     const int64_t size = dtype == FKV_DTYPE_F32 ? 4 : 2;
-    return (fkv_rows){(const char *)t->data + (from * n_cols + col) * size, dtype, to - from, n_cols};
+    return (fkv_rows){.data = (const char *)t->data + (from * n_cols + col) * size,
+                      .dtype = dtype,
+                      .n_rows = to - from,
+                      .stride = n_cols};
 }
 
 /* A vector as float32 on the device. */
@@ -69,25 +72,46 @@ static fkv_status part_of(const fkv_engine *e, const fkv_safetensors *files, int
     return FKV_OK;
 }
 
+/* Rows of the heads listed of one of Q, K and V, every third of parts, with their bias. *k: what is
+ * summed over. */
+static fkv_status head_rows_of(const fkv_engine *e, const fkv_safetensors *files, int layer, fkv_tensor t,
+                               fkv_tensor t_bias, const int *heads, int n, fkv_rows *parts, int64_t *k,
+                               fkv_err *err)
+{
+    const fkv_config *c = &e->config;
+    int64_t rows;
+    fkv_st_tensor found, bias = {.data = NULL};
+    fkv_status st = fkv_tensor_get(c, files, layer, t, &found, err);
+    if (!st && fkv_tensor_is_wanted(c, t_bias)) st = fkv_tensor_get(c, files, layer, t_bias, &bias, err);
+    if (st) return st;
+    if (bias.data && bias.dtype != found.dtype)
+        return fkv_fail_at(err, FKV_E_INPUT, bias.file, 0, bias.name, "its dtype is not that of %s",
+                           found.name);
+    fkv_tensor_shape(c, t, &rows, k);
+    const int64_t per = rows / c->n_kv_heads;
+    for (int i = 0; i < n; i++) {
+        const int64_t from = heads[i] * per;
+        parts[3 * i] = rows_of(&found, from, from + per, 0, *k);
+        if (bias.data) parts[3 * i].bias = rows_of(&bias, from, from + per, 0, 1).data;
+    }
+    return FKV_OK;
+}
+
 /* Q, K, V rows of the heads listed as one weight, per head Q, K, V. */
 static fkv_status load_qkv(fkv_engine_device *d, const fkv_safetensors *files, int layer, const int *heads,
                            int n, fkv_weight **out, fkv_err *err)
 {
-    static const fkv_tensor tensors[] = {FKV_TENSOR_Q, FKV_TENSOR_K, FKV_TENSOR_V};
-    const fkv_config *c = &d->engine->config;
-    int64_t rows, cols = 0;
+    static const fkv_tensor tensors[][2] = {{FKV_TENSOR_Q, FKV_TENSOR_Q_BIAS},
+                                            {FKV_TENSOR_K, FKV_TENSOR_K_BIAS},
+                                            {FKV_TENSOR_V, FKV_TENSOR_V_BIAS}};
+    int64_t k = 0;
     fkv_status st = FKV_OK;
     fkv_rows *parts = fkv_calloc(3 * (size_t)n, sizeof *parts);
     if (!parts) return fkv_fail_memory(err);
-    for (int i = 0; !st && i < 3; i++) {
-        fkv_st_tensor found;
-        if ((st = fkv_tensor_get(c, files, layer, tensors[i], &found, err))) break;
-        fkv_tensor_shape(c, tensors[i], &rows, &cols);
-        const int64_t per = rows / c->n_kv_heads;
-        for (int h = 0; h < n; h++)
-            parts[3 * h + i] = rows_of(&found, heads[h] * per, (heads[h] + 1) * per, 0, cols);
-    }
-    if (!st) st = d->engine->options.backend->weight_load(d->dev, parts, 3 * n, cols, out, err);
+    for (int i = 0; !st && i < 3; i++)
+        st =
+            head_rows_of(d->engine, files, layer, tensors[i][0], tensors[i][1], heads, n, parts + i, &k, err);
+    if (!st) st = d->engine->options.backend->weight_load(d->dev, parts, 3 * n, k, out, err);
     free(parts);
     return st;
 }
@@ -108,7 +132,7 @@ static fkv_status load_layer(fkv_engine_device *d, const fkv_safetensors *files,
         (st = b->weight_load(d->dev, &part, 1, k, &out->o, err)) ||
         (st = part_of(e, files, l, FKV_TENSOR_GATE, r->rank, &part, &k, err)) ||
         (st = part_of(e, files, l, FKV_TENSOR_UP, r->rank, &up, &k, err)) ||
-        (st = b->weight_load_swiglu(d->dev, part, up, k, &out->gate_up, err)) ||
+        (st = b->weight_load_gated(d->dev, part, up, k, &out->gate_up, err)) ||
         (st = part_of(e, files, l, FKV_TENSOR_DOWN, r->rank, &part, &k, err)))
         return st;
     return b->weight_load(d->dev, &part, 1, k, &out->down, err);

@@ -19,8 +19,12 @@
  * Devices meet in the collectives, which every device calls in the same order.
  *
  * Words: slot s, layer l, KV head h, rank r. A "head" is a KV head with its
- * group of query heads. head_dim is hd. A page holds K and V of one head for
+ * group of query heads. head_dim is hd, and head_rows = fkv_head_rows(group) vectors of
+ * hd are what a head has in a row of qkv: its queries, K, V. A page holds K and V of one head for
  * FKV_PAGE_TOKENS tokens; [2][FKV_PAGE_TOKENS][hd] elements of info.kv_bytes.
+ *
+ * How a layer attends stands in its fkv_attention_spec, with the formulas; every op on Q, K and V
+ * takes it. What a backend can't do of it, supports refuses.
  */
 #ifndef FKV_KERNELS_BACKEND_H
 #define FKV_KERNELS_BACKEND_H
@@ -30,6 +34,7 @@
 #include <stdint.h>
 
 #include "runner/base/kv_page.h"
+#include "runner/base/layer_spec.h"
 #include "runner/base/status.h"
 
 enum { FKV_MAX_LOCAL_RANKS = 64, FKV_TICKETS = 4 };
@@ -65,31 +70,49 @@ typedef struct fkv_mark {
     int64_t n_blocks, n_weights; /* that there were */
 } fkv_mark;
 
-/* What fixes a device's workspace. */
+/* RoPE tables of a model. */
+enum { FKV_MAX_ROPES = 4 };
+
+/* What fixes a device's workspace, and what its ops will be asked for. Pointers are host memory that
+ * no call keeps. */
 typedef struct fkv_device_limits {
     int n_slots;
     int max_prompt; /* rows of the largest pack */
     int max_positions;
     int hidden, n_heads, n_kv_heads, head_dim, vocab;
-    int max_local_heads; /* KV heads whose prefill one rank does */
-    int window;
-    int max_rows, max_share; /* of products with FKV_EPILOGUE_SWIGLU: rows, and columns of a rank */
-    const float *inv_freq;   /* RoPE, [head_dim / 2], host */
+    int max_local_heads;              /* KV heads whose prefill one rank does */
+    int window;                       /* queries that score a prompt's keys (score_window below) */
+    int max_rows, max_share;          /* of products with a gate: rows, and columns of a rank */
+    int n_ropes;                      /* RoPE tables, at most FKV_MAX_ROPES */
+    const float *inv_freq;            /* [n_ropes][head_dim / 2]; for prepare alone */
+    const fkv_attention_spec *layers; /* [n_layers], of one shape each: that of these limits */
+    int n_layers;
+    fkv_activation activation; /* of the MLP's gate */
 } fkv_device_limits;
 
-/* Rows [n_rows, k] of host memory, row i at data + i * stride elements; data
- * need not be aligned. */
+/* Rows [n_rows, k] of host memory, row i at data + i * stride elements; none of it
+ * need be aligned. */
 typedef struct fkv_rows {
     const void *data;
     fkv_dtype dtype;
     int64_t n_rows;
     int64_t stride;
+    const void *bias;   /* [n_rows] of the same type, added to the rows' products; NULL: none */
+    const float *scale; /* [n_rows] what the stored numbers are to be multiplied by; NULL: nothing */
 } fkv_rows;
 
+/* What linear does to its sums (and their bias) in float32, before it rounds them. The gates want a
+ * weight of weight_load_gated: out = g(gate) * up, g as in fkv_activation. */
 typedef enum fkv_epilogue {
     FKV_EPILOGUE_NONE,
-    FKV_EPILOGUE_SWIGLU, /* weight loaded by weight_load_swiglu: silu(gate) * up */
+    FKV_EPILOGUE_SILU_GATE,
+    FKV_EPILOGUE_GELU_TANH_GATE,
 } fkv_epilogue;
+
+static inline fkv_epilogue fkv_gate_epilogue(fkv_activation activation)
+{
+    return activation == FKV_ACTIVATION_SILU ? FKV_EPILOGUE_SILU_GATE : FKV_EPILOGUE_GELU_TANH_GATE;
+}
 
 /* FRESH: being prefilled; its first sample makes it DECODING, or IDLE where it ends there. */
 typedef enum fkv_slot_state { FKV_SLOT_IDLE = 0, FKV_SLOT_DECODING = 1, FKV_SLOT_FRESH = 2 } fkv_slot_state;
@@ -162,27 +185,63 @@ typedef struct fkv_decode_head {
     int64_t row;
 } fkv_decode_head;
 
+/* RMSNorm of queries and keys, where the layer's spec has qk_norm. */
+typedef struct fkv_qk_norm {
+    const float *q, *k; /* [hd] weights, device memory */
+    float eps;
+} fkv_qk_norm;
+
+/* Arguments of the prefill ops of one rank in one layer, on the n_heads KV heads whose home it is.
+ * One struct serves all three, in this order; each reads pack, spec and n_heads, and its own part. */
+typedef struct fkv_prefill_args {
+    const fkv_pack *pack;
+    const fkv_attention_spec *spec;
+    int n_heads;
+    void *qkv; /* [pack rows, n_heads * head_rows * hd]: prefill_qkv writes it, the others read it */
+
+    /* prefill_qkv */
+    int64_t row0, n_rows;     /* the pack's rows [row0, row0 + n_rows) are done */
+    int64_t class_rows;       /* as in linear */
+    const void *x;            /* [pack rows, depth of weight], normed */
+    const fkv_weight *weight; /* per head rows of Q (group * hd), K (hd), V (hd) */
+    fkv_qk_norm norm;
+
+    /* prefill_attention */
+    bool last_only;     /* each segment's last row alone */
+    void *out;          /* columns [n_heads * group * hd] of rows of out_stride */
+    int64_t out_stride; /* elements */
+
+    /* snapkv_scores */
+    int64_t min_tokens;   /* prompts of at most so many get no scores; at least score_window */
+    int score_window;     /* last queries of a prompt that score its keys */
+    int score_kernel;     /* of the max-pool */
+    float *scores;        /* of key t at [head * score_stride + segment's row0 + t] */
+    int64_t score_stride; /* elements */
+} fkv_prefill_args;
+
 /* Arguments of the two decode attention ops of one rank in one layer. */
 typedef struct fkv_decode_args {
+    const fkv_attention_spec *spec;
     int layer, rank, n_slots, hidden;
-    int local_rank; /* of the device's ranks */
-    int n_kv_heads, group, head_dim;
+    int local_rank;               /* of the device's ranks */
     const fkv_decode_head *heads; /* host, [n_heads_served] */
     int n_heads_served;
     fkv_slots slots;
     fkv_kv_view kv;
     const void *x; /* [n_slots, hidden], normed */
-    void *q;       /* [n_heads_served, n_slots, (group + 2) * hd] scratch of this rank */
-    void *out;     /* [n_slots, n_kv_heads * group * hd] */
+    fkv_qk_norm norm;
+    void *q;   /* [n_heads_served, n_slots, head_rows * hd] scratch of this rank */
+    void *out; /* [n_slots, n_kv_heads * group * hd] */
 } fkv_decode_args;
 
 /* Arguments of compression of one rank's home heads after a layer's attention. */
 typedef struct fkv_keep_args {
     const fkv_pack *pack;
+    const fkv_attention_spec *spec;
     int layer;
-    int head0, n_heads, n_kv_heads, group, head_dim;
-    int window;
-    const void *qkv;     /* [n_rows, n_heads * (group + 2) * hd] */
+    int head0, n_heads;  /* the rank's, of all KV heads */
+    int score_window;    /* last tokens of a prompt, which have no scores */
+    const void *qkv;     /* [n_rows, n_heads * head_rows * hd] */
     const float *scores; /* [n_heads, score_stride] pooled, by row; looked at where T > budget */
     int64_t score_stride;
     const int16_t *owner; /* host, [n_layers * n_kv_heads][n_slots]: rank that decodes it */
@@ -197,9 +256,9 @@ typedef struct fkv_backend {
     /* --- devices and memory ------------------------------------------------ */
     /* Devices that a world can have here and that are of use side by side. */
     int (*n_devices)(void);
-    /* Whether n_devices of them can run a model of these limits together (inv_freq is not looked
-     * at): FKV_OK, or FKV_E_INPUT with a sentence about what can't be done. Needs no device; what
-     * it allows prepare does not refuse. */
+    /* Whether n_devices of them can run a model of these limits, all of its layers, together: FKV_OK, or
+     * FKV_E_INPUT with a sentence about what can't be done. Needs no device; what it allows prepare does not
+     * refuse. */
     fkv_status (*supports)(const fkv_device_limits *limits, int n_devices, fkv_err *err);
     /* Whether n_devices of them can write each other's arenas: info.peers, before one is open. */
     bool (*reach)(int n_devices);
@@ -242,12 +301,13 @@ typedef struct fkv_backend {
     void (*scatter)(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
 
     /* --- weights ------------------------------------------------------------ */
-    /* [sum of n_rows, k] from parts in order. Freed by close. */
+    /* [sum of n_rows, k] from parts in order. Freed by close. A part's scale, and what else the
+     * backend can't do, is refused by name (FKV_E_INPUT). */
     fkv_status (*weight_load)(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k,
                               fkv_weight **out, fkv_err *err);
-    /* gate and up, both [n_rows, k], for FKV_EPILOGUE_SWIGLU. */
-    fkv_status (*weight_load_swiglu)(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
-                                     fkv_err *err);
+    /* gate and up, both [n_rows, k], for the epilogues with a gate. */
+    fkv_status (*weight_load_gated)(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
+                                    fkv_err *err);
     /* Rows [first, first + part.n_rows) of the vocabulary as embeddings. */
     fkv_status (*embedding_load)(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
                                  fkv_err *err);
@@ -276,7 +336,7 @@ typedef struct fkv_backend {
     /* x += y (y NULL: not), then out = rmsnorm(x) * weight (out NULL: not). All [n, hidden]. */
     void (*add_rmsnorm)(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
                         int64_t hidden, void *out);
-    /* y[n, rows of w] = x[n, k] w^T; row strides in elements. f32_out: y is float32. A row's
+    /* y[n, rows of w] = x[n, k] w^T + bias; row strides in elements. f32_out: y is float32. A row's
      * bits are those of a product of class_rows rows (n <= class_rows), whatever n is. */
     void (*linear)(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
                    const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
@@ -284,33 +344,31 @@ typedef struct fkv_backend {
     /* --- prefill of a pack --------------------------------------------------- */
     /* The segments' slots are FRESH: pos and prompt_len are T, nothing is generated yet. */
     void (*start_slots)(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
-    /* qkv[n, n_heads * (group + 2) * hd] = x w^T, per head Q (group * hd), K, V; RoPE on Q and
-     * K at positions[n] (device memory). class_rows: as in linear. */
-    void (*prefill_qkv)(fkv_device *dev, const void *x, int64_t n, int64_t class_rows,
-                        const int32_t *positions, const fkv_weight *w, int n_heads, int group, void *qkv);
-    /* Causal attention of every prompt's queries over its own keys, columns [n_heads * group *
-     * hd] at out: a row of out for each row of the pack, or with last_only for each segment's
-     * last row alone, which goes to row `slot` (0 for slot -1). Always float32 softmax. */
-    void (*prefill_attention)(fkv_device *dev, const fkv_pack *pack, const void *qkv, bool last_only,
-                              int n_heads, int group, void *out, int64_t out_stride);
-    /* SnapKV scores (arXiv 2404.14469) of the last window queries of every prompt with more
-     * than min_tokens (at least window) tokens: softmax over the keys each may see, mean over
-     * window and group, max-pool of size kernel over the T - window scores. Score of key t at
-     * scores[head * stride + row0 + t]. Directly behind prefill_attention of the same qkv,
-     * whose intermediate results it may use. */
-    void (*snapkv_scores)(fkv_device *dev, const fkv_pack *pack, const void *qkv, int64_t min_tokens,
-                          int n_heads, int group, int window, int kernel, float *scores, int64_t stride);
-    /* Top (budget - window) scores (ties: lower position) in position order and the
-     * last window tokens, or everything where T <= budget, into the owner's pages. */
+    /* Rows of qkv = rows of x times weight^T (and its bias), per head Q (group * hd), K, V; then the
+     * spec's norm and RoPE on Q and K, at the rows' positions in their prompts. */
+    void (*prefill_qkv)(fkv_device *dev, const fkv_prefill_args *args);
+    /* Causal attention of every prompt's queries over its own keys, into out: a row for each row
+     * of the pack, or with last_only for each segment's last row alone, which goes to row `slot`
+     * (0 for slot -1). Always float32 softmax. */
+    void (*prefill_attention)(fkv_device *dev, const fkv_prefill_args *args);
+    /* SnapKV scores (arXiv 2404.14469) by the last score_window queries of every prompt with more
+     * than min_tokens tokens: softmax over the keys each may see, mean over queries and group,
+     * max-pool of size score_kernel over the T - score_window scores. Directly behind
+     * prefill_attention of the same qkv, whose intermediate results it may use. */
+    void (*snapkv_scores)(fkv_device *dev, const fkv_prefill_args *args);
+    /* Top (budget - score_window) scores (ties: lower position) in position order and the
+     * last score_window tokens, or everything where T <= budget, into the owner's pages. A layer
+     * with a window of its own keeps its last min(T, budget) tokens instead. */
     void (*kv_keep)(fkv_device *dev, const fkv_keep_args *args);
     /* out[slot] = row of x of the last token, for every segment; rows of hidden elements. */
     void (*last_rows)(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
 
     /* --- decode step -------------------------------------------------------- */
-    /* Q, K, V of every placement; RoPE; appends K and V at index
+    /* Q, K, V of every placement; the spec's norm and RoPE; appends K and V at index
      * min(budget, T) + pos - T of the slot's pages. Slots not active are skipped. */
     void (*decode_qkv)(fkv_device *dev, const fkv_decode_args *args);
-    /* Attention of q over the slot's pages, chunk by chunk, merged in order. */
+    /* Attention of q over the slot's pages, chunk by chunk, merged in order; with a window over
+     * the last `window` tokens in them. */
     void (*decode_attention)(fkv_device *dev, const fkv_decode_args *args);
     /* Token of logits row s for slot s, into slots.out and slots.token; n_new and pos move on; a
      * token of eos or n_new == max_new makes the slot IDLE. Only DECODING slots, or with first
@@ -345,6 +403,12 @@ typedef struct fkv_backend {
     void (*reduce_ranks)(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,
                          void *y);
 } fkv_backend;
+
+/* checks.c: what holds for every backend. FKV_OK, or FKV_E_INPUT with a sentence: the layers have the
+ * shape of the limits and a table for each rope, and all numbers can be. */
+fkv_status fkv_limits_check(const fkv_device_limits *limits, fkv_err *err);
+/* The same of the parts of a weight; biases: whether it may have them. */
+fkv_status fkv_rows_check(const fkv_rows *parts, int n_parts, const char *backend, bool biases, fkv_err *err);
 
 const fkv_backend *fkv_backend_cpu(void);
 /* In builds with CUDA: the table, and whether a GPU is there. */

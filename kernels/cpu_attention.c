@@ -3,53 +3,52 @@
 
 #include "kernels/cpu_device.h"
 
-typedef struct rope_job {
+typedef struct finish_job {
     const fkv_device *dev;
+    const fkv_prefill_args *a;
     float *qkv;
     const int32_t *positions;
-    int64_t n, stride;
-    int n_heads, group;
-} rope_job;
+    int64_t stride;
+} finish_job;
 
-enum { ROPE_BLOCK = 64 };
+enum { FINISH_ROWS = 64 };
 
-static void rope_task(void *ctx, int64_t index, int thread)
+static void finish_task(void *ctx, int64_t index, int thread)
 {
     (void)thread;
-    const rope_job *j = ctx;
-    const int hd = j->dev->limits.head_dim;
-    const int64_t end = (index + 1) * ROPE_BLOCK < j->n ? (index + 1) * ROPE_BLOCK : j->n;
-    for (int64_t i = index * ROPE_BLOCK; i < end; i++) {
-        float *head = j->qkv + i * j->stride;
-        for (int h = 0; h < j->n_heads; h++, head += (j->group + 2) * hd)
-            cpu_rope(j->dev, head, j->group + 1, j->positions[i]); /* Q heads, then K */
-    }
+    const finish_job *j = ctx;
+    const fkv_prefill_args *a = j->a;
+    const int64_t i0 = index * FINISH_ROWS, end = i0 + FINISH_ROWS < a->n_rows ? i0 + FINISH_ROWS : a->n_rows;
+    for (int64_t i = i0; i < end; i++)
+        for (int h = 0; h < a->n_heads; h++)
+            cpu_finish_head(j->dev, a->spec, &a->norm, j->qkv + i * j->stride + h * (j->stride / a->n_heads),
+                            j->positions[i]);
 }
 
-void cpu_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t class_rows, const int32_t *positions,
-                     const fkv_weight *w, int n_heads, int group, void *qkv)
+void cpu_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
 {
-    const int64_t stride = n_heads * (int64_t)(group + 2) * dev->limits.head_dim;
+    const int64_t k = cpu_weight_columns(a->weight, 0).k, n = a->n_rows;
+    const int64_t stride = a->n_heads * (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
+    float *qkv = (float *)a->qkv + a->row0 * stride;
+    const int32_t *positions = a->pack->dev_positions + a->row0;
     int64_t last = 0;
-    cpu_linear(dev, x, w->k, n, class_rows, w, qkv, stride, false, FKV_EPILOGUE_NONE);
+    cpu_linear(dev, (const float *)a->x + a->row0 * k, k, n, a->class_rows, a->weight, qkv, stride, false,
+               FKV_EPILOGUE_NONE);
     for (int64_t i = 0; i < n; i++)
         if (positions[i] > last) last = positions[i];
     cpu_rope_fill(dev, last + 1);
-    rope_job j = {dev, qkv, positions, n, stride, n_heads, group};
-    cpu_pool_run(dev->pool, (n + ROPE_BLOCK - 1) / ROPE_BLOCK, 6.0 * (double)(n * stride), rope_task, &j);
+    finish_job j = {dev, a, qkv, positions, stride};
+    cpu_pool_run(dev->pool, (n + FINISH_ROWS - 1) / FINISH_ROWS, 6.0 * (double)(n * stride), finish_task, &j);
 }
 
 enum { TILE_PANELS = FKV_TILE_TOKENS / CPU_PANEL };
 
-/* Keys of every head into panels of 16 tokens, [hd][16] each, every prompt from a tile of its
- * own on; beyond T zeros. */
-typedef struct pack_job {
+/* Prefill attention of a rank's heads. */
+typedef struct attention_job {
     const fkv_device *dev;
-    const fkv_pack *pack;
-    const float *qkv;
-    int64_t stride, per, head_stride;
-    int group;
-} pack_job;
+    const fkv_prefill_args *a;
+    int64_t stride, per, head_stride; /* of a row of qkv, of a head in it, of a head's packed keys */
+} attention_job;
 
 /* The segment that holds tile t. */
 static const fkv_segment *segment_of(const fkv_pack *pack, int64_t tile)
@@ -65,14 +64,18 @@ static const fkv_segment *segment_of(const fkv_pack *pack, int64_t tile)
     return &pack->segments[lo];
 }
 
+/* Keys of every head into panels of 16 tokens, [hd][16] each, every prompt from a tile of its
+ * own on; beyond T zeros. */
 static void pack_task(void *ctx, int64_t index, int thread)
 {
     (void)thread;
-    const pack_job *j = ctx;
-    const int hd = j->dev->limits.head_dim;
-    const int64_t h = index / j->pack->n_tiles, tile = index % j->pack->n_tiles;
-    const fkv_segment *s = segment_of(j->pack, tile);
-    const float *k = j->qkv + s->row0 * j->stride + h * j->per + j->group * hd;
+    const attention_job *j = ctx;
+    const fkv_pack *pack = j->a->pack;
+    const int hd = j->a->spec->head_dim;
+    const int64_t h = index / pack->n_tiles, tile = index % pack->n_tiles;
+    const fkv_segment *s = segment_of(pack, tile);
+    const float *k =
+        (const float *)j->a->qkv + s->row0 * j->stride + h * j->per + (int64_t)j->a->spec->group * hd;
     float *to = j->dev->packed_keys + h * j->head_stride + tile * FKV_TILE_TOKENS * hd;
     for (int p = 0; p < TILE_PANELS; p++, to += hd * CPU_PANEL) {
         for (int t = 0; t < CPU_PANEL; t++) {
@@ -85,58 +88,46 @@ static void pack_task(void *ctx, int64_t index, int thread)
     }
 }
 
-typedef struct attention_job {
-    const fkv_device *dev;
-    const fkv_pack *pack;
-    const float *qkv;
-    int64_t stride, per, head_stride;
-    int64_t n_query_heads;
-    int group;
-    bool last_only;
-    float *out;
-    int64_t out_stride;
-} attention_job;
-
 /* One query head's rows of a tile, in blocks of CPU_ATT_ROWS; or a segment's last row. */
 static void attention_task(void *ctx, int64_t index, int thread)
 {
     const attention_job *j = ctx;
-    const int hd = j->dev->limits.head_dim;
-    const int64_t n_q = index % j->n_query_heads, i = index / j->n_query_heads;
-    const int64_t h = n_q / j->group, g = n_q % j->group;
+    const fkv_prefill_args *a = j->a;
+    const int hd = a->spec->head_dim, group = a->spec->group, n_query_heads = a->n_heads * group;
+    const int64_t n_q = index % n_query_heads, i = index / n_query_heads;
+    const int64_t h = n_q / group, g = n_q % group;
     /* The last queries see the most keys: they go first, so that threads end together. */
-    const int64_t tile = j->pack->n_tiles - 1 - i;
-    const fkv_segment *s = j->last_only ? &j->pack->segments[i] : segment_of(j->pack, tile);
-    const float *head = j->qkv + s->row0 * j->stride + h * j->per;
+    const int64_t tile = a->pack->n_tiles - 1 - i;
+    const fkv_segment *s = a->last_only ? &a->pack->segments[i] : segment_of(a->pack, tile);
+    const float *head = (const float *)a->qkv + s->row0 * j->stride + h * j->per;
     const float *keys = j->dev->packed_keys + h * j->head_stride + (int64_t)s->tile0 * FKV_TILE_TOKENS * hd;
-    int64_t row = j->last_only ? s->n_tokens - 1 : (tile - s->tile0) * FKV_TILE_TOKENS;
+    int64_t row = a->last_only ? s->n_tokens - 1 : (tile - s->tile0) * FKV_TILE_TOKENS;
     const int64_t end =
-        j->last_only || row + FKV_TILE_TOKENS > s->n_tokens ? s->n_tokens : row + FKV_TILE_TOKENS;
-    const int64_t out0 = j->last_only ? (s->slot < 0 ? 0 : s->slot) - row : s->row0;
+        a->last_only || row + FKV_TILE_TOKENS > s->n_tokens ? s->n_tokens : row + FKV_TILE_TOKENS;
+    const int64_t out0 = a->last_only ? (s->slot < 0 ? 0 : s->slot) - row : s->row0;
     for (; row < end; row += CPU_ATT_ROWS)
-        j->dev->k->attention(
-            head + row * j->stride + g * hd, j->stride, end - row < CPU_ATT_ROWS ? end - row : CPU_ATT_ROWS,
-            row, hd, keys, head + (j->group + 1) * hd, j->stride,
-            j->out + (out0 + row) * j->out_stride + n_q * hd, j->out_stride, &j->dev->att[thread]);
+        j->dev->k->attention(a->spec, head + row * j->stride + g * hd, j->stride,
+                             end - row < CPU_ATT_ROWS ? end - row : CPU_ATT_ROWS, row, keys,
+                             head + (group + 1) * hd, j->stride,
+                             (float *)a->out + (out0 + row) * a->out_stride + n_q * hd, a->out_stride,
+                             &j->dev->att[thread]);
 }
 
-void cpu_prefill_attention(fkv_device *dev, const fkv_pack *pack, const void *qkv, bool last_only,
-                           int n_heads, int group, void *out, int64_t out_stride)
+void cpu_prefill_attention(fkv_device *dev, const fkv_prefill_args *a)
 {
-    const int hd = dev->limits.head_dim;
-    const int64_t per = (int64_t)(group + 2) * hd, head_stride = pack->n_tiles * FKV_TILE_TOKENS * hd;
-    pack_job p = {dev, pack, qkv, n_heads * per, per, head_stride, group};
-    cpu_pool_run(dev->pool, n_heads * pack->n_tiles, 8.0 * (double)(n_heads * pack->n_rows * hd), pack_task,
-                 &p);
-    attention_job a = {dev,   pack,      qkv, n_heads * per, per, head_stride, (int64_t)n_heads * group,
-                       group, last_only, out, out_stride};
+    const fkv_pack *pack = a->pack;
+    const int hd = a->spec->head_dim, n_query_heads = a->n_heads * a->spec->group;
+    const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * hd;
+    attention_job j = {dev, a, a->n_heads * per, per, pack->n_tiles * FKV_TILE_TOKENS * hd};
+    cpu_pool_run(dev->pool, a->n_heads * pack->n_tiles, 8.0 * (double)(a->n_heads * pack->n_rows * hd),
+                 pack_task, &j);
     double pairs = 0;
     for (int i = 0; i < pack->n_segments; i++) {
         const double n = pack->segments[i].n_tokens;
-        pairs += last_only ? n : n * n / 2;
+        pairs += a->last_only ? n : n * n / 2;
     }
-    cpu_pool_run(dev->pool, (last_only ? pack->n_segments : pack->n_tiles) * n_heads * group,
-                 4.0 * pairs * hd * n_heads * group, attention_task, &a);
+    cpu_pool_run(dev->pool, (a->last_only ? pack->n_segments : pack->n_tiles) * n_query_heads,
+                 4.0 * pairs * hd * n_query_heads, attention_task, &j);
 }
 
 /* Tokens of (l, h) kept from a prompt of n. */
@@ -158,16 +149,16 @@ static float *page_at(const fkv_kv_view *kv, int rank, int32_t page, int hd)
 typedef struct decode_job {
     fkv_device *dev;
     const fkv_decode_args *a;
-    int64_t per; /* (group + 2) * hd */
 } decode_job;
 
 static void decode_qkv_head(fkv_device *dev, const fkv_decode_args *a, int index)
 {
     const fkv_decode_head *p = &a->heads[index];
-    const int hd = a->head_dim, q_width = a->group * hd;
-    const int64_t lh = (int64_t)a->layer * a->n_kv_heads + p->head;
-    float *q = (float *)a->q + (int64_t)index * a->n_slots * (q_width + 2 * hd);
-    const int64_t width = q_width + 2 * hd;
+    const fkv_attention_spec *spec = a->spec;
+    const int hd = spec->head_dim, q_width = spec->group * hd;
+    const int64_t lh = (int64_t)a->layer * spec->n_kv_heads + p->head;
+    const int64_t width = (int64_t)fkv_head_rows(spec->group) * hd;
+    float *q = (float *)a->q + (int64_t)index * a->n_slots * width;
     cpu_linear_cols(dev, (const float *)a->x + (int64_t)p->begin * a->hidden, a->hidden, p->end - p->begin,
                     p->weight, p->row, width, q + p->begin * width, width);
     for (int s = p->begin; s < p->end; s++) {
@@ -175,7 +166,7 @@ static void decode_qkv_head(fkv_device *dev, const fkv_decode_args *a, int index
         float *row = q + s * width;
         const int64_t pos = a->slots.pos[s], n = a->slots.prompt_len[s];
         cpu_rope_fill(dev, pos + 1);
-        cpu_rope(dev, row, a->group + 1, pos);
+        cpu_finish_head(dev, spec, &a->norm, row, pos);
         const int64_t at = kept(&a->kv, lh, n) + pos - n;
         float *k = page_at(&a->kv, a->rank, pages_of(&a->kv, lh, s)[at / FKV_PAGE_TOKENS], hd);
         k += at % FKV_PAGE_TOKENS * hd;
@@ -197,11 +188,13 @@ static void decode_task(void *ctx, int64_t index, int thread)
     const int served = (int)(index / a->n_slots), s = (int)(index % a->n_slots);
     const fkv_decode_head *p = &a->heads[served];
     if (s < p->begin || s >= p->end || !a->slots.active[s]) return;
-    const int hd = a->head_dim, q_width = a->group * hd;
-    const int64_t lh = (int64_t)a->layer * a->n_kv_heads + p->head, n = a->slots.prompt_len[s];
-    const float *q = (const float *)a->q + ((int64_t)served * a->n_slots + s) * j->per;
-    float *out = (float *)a->out + ((int64_t)s * a->n_kv_heads + p->head) * q_width;
-    j->dev->k->decode(q, a->group, hd, a->kv.arenas[a->rank], pages_of(&a->kv, lh, s),
+    const fkv_attention_spec *spec = a->spec;
+    const int64_t lh = (int64_t)a->layer * spec->n_kv_heads + p->head, n = a->slots.prompt_len[s];
+    const int64_t q_width = (int64_t)spec->group * spec->head_dim,
+                  width = (int64_t)fkv_head_rows(spec->group) * spec->head_dim;
+    const float *q = (const float *)a->q + ((int64_t)served * a->n_slots + s) * width;
+    float *out = (float *)a->out + ((int64_t)s * spec->n_kv_heads + p->head) * q_width;
+    j->dev->k->decode(spec, q, a->kv.arenas[a->rank], pages_of(&a->kv, lh, s),
                       kept(&a->kv, lh, n) + a->slots.pos[s] - n + 1, out);
 }
 
@@ -210,13 +203,13 @@ void cpu_decode_attention(fkv_device *dev, const fkv_decode_args *a)
     double tokens = 0;
     for (int i = 0; i < a->n_heads_served; i++) {
         const fkv_decode_head *p = &a->heads[i];
-        const int64_t lh = (int64_t)a->layer * a->n_kv_heads + p->head;
+        const int64_t lh = (int64_t)a->layer * a->spec->n_kv_heads + p->head;
         for (int s = p->begin; s < p->end; s++)
             if (a->slots.active[s])
                 tokens += (double)(kept(&a->kv, lh, a->slots.prompt_len[s]) + a->slots.pos[s] -
                                    a->slots.prompt_len[s]);
     }
-    decode_job j = {dev, a, (int64_t)(a->group + 2) * a->head_dim};
-    cpu_pool_run(dev->pool, (int64_t)a->n_heads_served * a->n_slots, 8.0 * tokens * a->group * a->head_dim,
-                 decode_task, &j);
+    decode_job j = {dev, a};
+    cpu_pool_run(dev->pool, (int64_t)a->n_heads_served * a->n_slots,
+                 8.0 * tokens * a->spec->group * a->spec->head_dim, decode_task, &j);
 }

@@ -102,11 +102,11 @@ static void list_arrays(fkv_device *dev, const fkv_device_limits *l, size_t thre
     fkv_device *d = dev ? dev : &nowhere;
     const size_t padded = (size_t)cpu_round_up(l->max_prompt, 2 * CPU_PANEL), f32 = sizeof(float);
     const size_t heads = (size_t)l->max_local_heads, hd = (size_t)l->head_dim, vocab = (size_t)l->vocab;
-    const size_t positions = (size_t)l->max_positions;
+    const size_t positions = (size_t)l->max_positions, ropes = (size_t)l->n_ropes;
     /* every prompt of a pack starts a tile */
     const size_t tiles = (size_t)l->max_prompt / FKV_TILE_TOKENS + (size_t)l->n_slots + 1;
-    const workspace_array all[N_ARRAYS] = {{positions, hd / 2, f32, &d->rope_cos},
-                                           {positions, hd / 2, f32, &d->rope_sin},
+    const workspace_array all[N_ARRAYS] = {{ropes * positions, hd / 2, f32, &d->rope_cos},
+                                           {ropes * positions, hd / 2, f32, &d->rope_sin},
                                            {heads * hd, tiles * FKV_TILE_TOKENS, f32, &d->packed_keys},
                                            {threads, 1, sizeof(cpu_att_scratch), &d->att},
                                            {threads, padded, f32, &d->score_rows},
@@ -135,7 +135,7 @@ static fkv_status cpu_supports(const fkv_device_limits *l, int n_devices, fkv_er
         return fkv_fail(err, FKV_E_INPUT,
                         "the cpu backend needs a head_dim that is a multiple of %d and at most %d, not %d",
                         CPU_PANEL, CPU_MAX_HEAD_DIM, l->head_dim);
-    return FKV_OK;
+    return fkv_limits_check(l, err);
 }
 
 static bool cpu_reach(int n_devices)
@@ -150,24 +150,30 @@ static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_e
     const fkv_status supported = cpu_supports(l, dev->world->n_devices, err);
     if (supported) return supported;
     dev->limits = *l;
+    dev->limits.inv_freq = NULL; /* the caller's */
+    dev->limits.layers = NULL;
     dev->rope_filled = 0;
     list_arrays(dev, l, (size_t)cpu_pool_threads(dev->pool), all);
     for (int i = 0; i < N_ARRAYS; i++) {
         const fkv_status st = alloc_array(dev, all[i].rows, all[i].cols, all[i].size, all[i].out, err);
         if (st) return st;
     }
-    memcpy(dev->inv_freq, l->inv_freq, (size_t)l->head_dim / 2 * sizeof(float));
+    const size_t n_freq = (size_t)l->n_ropes * (size_t)l->head_dim / 2;
+    if (n_freq) memcpy(dev->inv_freq, l->inv_freq, n_freq * sizeof *dev->inv_freq);
     return FKV_OK;
 }
 
 void cpu_rope_fill(fkv_device *dev, int64_t n_positions)
 {
     const int half = dev->limits.head_dim / 2;
-    for (int64_t p = dev->rope_filled; p < n_positions; p++) {
-        for (int i = 0; i < half; i++) {
-            const float angle = (float)p * dev->inv_freq[i];
-            dev->rope_cos[p * half + i] = cosf(angle);
-            dev->rope_sin[p * half + i] = sinf(angle);
+    for (int r = 0; r < dev->limits.n_ropes; r++) {
+        for (int64_t p = dev->rope_filled; p < n_positions; p++) {
+            const int64_t at = ((int64_t)r * dev->limits.max_positions + p) * half;
+            for (int i = 0; i < half; i++) {
+                const float angle = (float)p * dev->inv_freq[r * half + i];
+                dev->rope_cos[at + i] = cosf(angle);
+                dev->rope_sin[at + i] = sinf(angle);
+            }
         }
     }
     if (n_positions > dev->rope_filled) dev->rope_filled = n_positions;
@@ -307,7 +313,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .ticket_seconds = cpu_ticket_seconds,
         .scatter = cpu_scatter,
         .weight_load = cpu_weight_load,
-        .weight_load_swiglu = cpu_weight_load_swiglu,
+        .weight_load_gated = cpu_weight_load_gated,
         .embedding_load = cpu_embedding_load,
         .prepare_linear = cpu_prepare_linear,
         .prepare_decode = cpu_prepare_decode,

@@ -6,12 +6,11 @@
 
 typedef struct score_job {
     const fkv_device *dev;
+    const fkv_prefill_args *a;
     const fkv_segment *segment;
     const float *qkv; /* of the segment */
     int64_t stride, per, head_stride, padded;
-    int group, window, kernel;
     float *scores; /* of the segment */
-    int64_t score_stride;
 } score_job;
 
 /* out[i] = max of x[i - kernel/2 .. i + kernel/2] inside [0, n). */
@@ -31,42 +30,39 @@ static void score_task(void *ctx, int64_t h, int thread)
 {
     const score_job *j = ctx;
     const fkv_device *dev = j->dev;
-    const int hd = dev->limits.head_dim;
+    const fkv_attention_spec *spec = j->a->spec;
+    const int hd = spec->head_dim, window = j->a->score_window;
     const int64_t n = j->segment->n_tokens;
     const float *keys =
         dev->packed_keys + h * j->head_stride + (int64_t)j->segment->tile0 * FKV_TILE_TOKENS * hd;
     float *sum = dev->score_sums + h * j->padded, *row = dev->score_rows + thread * j->padded;
     memset(sum, 0, (size_t)n * sizeof *sum);
-    const float weight = 1.0f / (float)(j->window * j->group);
-    for (int64_t t = n - j->window; t < n; t++)
-        for (int g = 0; g < j->group; g++)
-            dev->k->score_row(j->qkv + t * j->stride + h * j->per + g * hd, hd, keys, t + 1, weight, row,
+    const float weight = 1.0f / (float)(window * spec->group);
+    for (int64_t t = n - window; t < n; t++)
+        for (int g = 0; g < spec->group; g++)
+            dev->k->score_row(spec, j->qkv + t * j->stride + h * j->per + g * hd, keys, t + 1, weight, row,
                               sum);
-    max_pool(sum, n - j->window, j->kernel, j->scores + h * j->score_stride);
+    max_pool(sum, n - window, j->a->score_kernel, j->scores + h * j->a->score_stride);
 }
 
-void cpu_snapkv_scores(fkv_device *dev, const fkv_pack *pack, const void *qkv, int64_t min_tokens,
-                       int n_heads, int group, int window, int kernel, float *scores, int64_t stride)
+void cpu_snapkv_scores(fkv_device *dev, const fkv_prefill_args *a)
 {
-    const int hd = dev->limits.head_dim;
-    const int64_t per = (int64_t)(group + 2) * hd, width = n_heads * per;
-    for (int i = 0; i < pack->n_segments; i++) {
-        const fkv_segment *s = &pack->segments[i];
-        if (s->n_tokens <= min_tokens) continue;
+    const int hd = a->spec->head_dim, group = a->spec->group;
+    const int64_t per = (int64_t)fkv_head_rows(group) * hd, width = a->n_heads * per;
+    for (int i = 0; i < a->pack->n_segments; i++) {
+        const fkv_segment *s = &a->pack->segments[i];
+        if (s->n_tokens <= a->min_tokens) continue;
         score_job j = {.dev = dev,
+                       .a = a,
                        .segment = s,
-                       .qkv = (const float *)qkv + s->row0 * width,
+                       .qkv = (const float *)a->qkv + s->row0 * width,
                        .stride = width,
                        .per = per,
-                       .head_stride = pack->n_tiles * FKV_TILE_TOKENS * hd,
+                       .head_stride = a->pack->n_tiles * FKV_TILE_TOKENS * hd,
                        .padded = cpu_round_up(s->n_tokens, 2 * CPU_PANEL),
-                       .group = group,
-                       .window = window,
-                       .kernel = kernel,
-                       .scores = scores + s->row0,
-                       .score_stride = stride};
-        cpu_pool_run(dev->pool, n_heads, 4.0 * (double)s->n_tokens * n_heads * group * window * hd,
-                     score_task, &j);
+                       .scores = a->scores + s->row0};
+        cpu_pool_run(dev->pool, a->n_heads,
+                     4.0 * (double)s->n_tokens * a->n_heads * group * a->score_window * hd, score_task, &j);
     }
 }
 
@@ -130,16 +126,17 @@ static void keep_task(void *ctx, int64_t index, int thread)
     const fkv_keep_args *a = j->a;
     const fkv_segment *s = &a->pack->segments[index / a->n_heads];
     const int64_t i = index % a->n_heads;
-    const int hd = a->head_dim;
-    const int64_t lh = (int64_t)a->layer * a->n_kv_heads + a->head0 + i, n = s->n_tokens;
-    const int64_t budget = a->kv.budgets[lh], per = (int64_t)(a->group + 2) * hd, stride = a->n_heads * per;
-    const int64_t n_kept = n < budget ? n : budget;
-    const int64_t n_top = n <= budget ? 0 : budget > a->window ? budget - a->window : 0;
+    const fkv_attention_spec *spec = a->spec;
+    const int hd = spec->head_dim, window = a->score_window;
+    const int64_t lh = (int64_t)a->layer * spec->n_kv_heads + a->head0 + i, n = s->n_tokens;
+    const int64_t budget = a->kv.budgets[lh], per = (int64_t)fkv_head_rows(spec->group) * hd;
+    const int64_t stride = a->n_heads * per, n_kept = n < budget ? n : budget;
+    const int64_t n_top = n <= budget || budget <= window || spec->window ? 0 : budget - window;
     int32_t *chosen = j->dev->keep + (int64_t)thread * j->dev->limits.max_prompt;
     if (n_top)
-        choose_top(a->scores + i * a->score_stride + s->row0, n - a->window, n_top,
+        choose_top(a->scores + i * a->score_stride + s->row0, n - window, n_top,
                    j->dev->keep_work + (int64_t)thread * j->dev->limits.max_prompt, chosen);
-    const float *k = (const float *)a->qkv + s->row0 * stride + i * per + a->group * hd;
+    const float *k = (const float *)a->qkv + s->row0 * stride + i * per + spec->group * hd;
     float *arena = a->kv.arenas[a->owner[lh * a->n_slots + s->slot]];
     const int32_t *pages = a->kv.table + s->slot * a->kv.slot_stride + a->kv.offset[lh];
     for (int64_t t = 0; t < n_kept; t++) {

@@ -32,8 +32,8 @@ struct fkv_device {
     cpu_pool *pool;
     const cpu_kernels_table *k;
     fkv_device_limits limits;
-    float inv_freq[CPU_MAX_HEAD_DIM / 2];
-    float *rope_cos, *rope_sin; /* [max_positions, head_dim / 2], filled up to rope_filled */
+    float inv_freq[FKV_MAX_ROPES * CPU_MAX_HEAD_DIM / 2]; /* [n_ropes][head_dim / 2] */
+    float *rope_cos, *rope_sin; /* [n_ropes][max_positions][head_dim / 2], filled up to rope_filled */
     int64_t rope_filled;
     float *packed_keys;   /* [max_local_heads][tokens of a pack's tiles][head_dim] */
     cpu_att_scratch *att; /* [n_threads] */
@@ -52,12 +52,13 @@ struct fkv_device {
     int n_weights, cap_weights;
 };
 
-struct fkv_weight {
-    int64_t n, k;  /* result columns, depth */
-    int64_t first; /* embedding: first id */
-    bool swiglu;   /* panels alternate gate and up; n counts the results */
-    float *data;   /* panels [ceil(n / 16)][k][16]; an embedding: [n, k] */
-};
+/* A weight as products see it. Its numbers are float32 whatever the file held, so neither a type
+ * nor a scale goes with them. */
+typedef struct cpu_weight_view {
+    cpu_panels panels;
+    const float *bias; /* of the panels' columns, in their order; NULL: none */
+    int64_t n, k;      /* results of the whole weight, depth */
+} cpu_weight_view;
 
 static inline int64_t cpu_round_up(int64_t n, int64_t to)
 {
@@ -70,13 +71,19 @@ fkv_status cpu_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
 /* Makes the RoPE tables reach [0, n_positions); no allocation. Caller's thread only. */
 void cpu_rope_fill(fkv_device *dev, int64_t n_positions);
 
-/* cpu_gemm.c */
+/* cpu_weights.c */
 fkv_status cpu_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
                            fkv_err *err);
-fkv_status cpu_weight_load_swiglu(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
-                                  fkv_err *err);
+fkv_status cpu_weight_load_gated(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
+                                 fkv_err *err);
 fkv_status cpu_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
                               fkv_err *err);
+/* From stored column col on, a multiple of 16. */
+cpu_weight_view cpu_weight_columns(const fkv_weight *w, int64_t col);
+/* Of an embedding: k floats, or NULL where the table does not have the id. */
+const float *cpu_embedding_row(const fkv_weight *w, int64_t id);
+
+/* cpu_gemm.c */
 void cpu_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
                 const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
 /* Columns [col, col + n_cols) of w; col is a multiple of 16. */
@@ -89,20 +96,19 @@ void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weigh
                      int64_t hidden, void *out);
 void cpu_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
 void cpu_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
-/* RoPE in place on n_heads vectors of head_dim at v (next head behind it) for one position. */
-void cpu_rope(const fkv_device *dev, float *v, int n_heads, int64_t pos);
+/* What the spec says of the queries and the key of one head's vectors in a row of qkv, in place: norm,
+ * then RoPE for the position. */
+void cpu_finish_head(const fkv_device *dev, const fkv_attention_spec *spec, const fkv_qk_norm *norm,
+                     float *head, int64_t pos);
 
 /* cpu_attention.c */
-void cpu_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t class_rows, const int32_t *positions,
-                     const fkv_weight *w, int n_heads, int group, void *qkv);
-void cpu_prefill_attention(fkv_device *dev, const fkv_pack *pack, const void *qkv, bool last_only,
-                           int n_heads, int group, void *out, int64_t out_stride);
+void cpu_prefill_qkv(fkv_device *dev, const fkv_prefill_args *args);
+void cpu_prefill_attention(fkv_device *dev, const fkv_prefill_args *args);
 void cpu_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
 void cpu_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 
 /* cpu_compress.c */
-void cpu_snapkv_scores(fkv_device *dev, const fkv_pack *pack, const void *qkv, int64_t min_tokens,
-                       int n_heads, int group, int window, int kernel, float *scores, int64_t stride);
+void cpu_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args);
 void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 void cpu_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
 

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "runner/base/layer_spec.h"
+
 enum {
     CPU_PANEL = 16,     /* columns of a packed panel of a weight */
     CPU_ATT_ROWS = 96,  /* queries of one prefill attention task */
@@ -18,7 +20,17 @@ enum {
     CPU_MAX_GROUP = 64,
 };
 
-typedef enum cpu_gemm_mode { CPU_GEMM_STORE, CPU_GEMM_ADD, CPU_GEMM_SWIGLU } cpu_gemm_mode;
+typedef enum cpu_gemm_mode {
+    CPU_GEMM_STORE,
+    CPU_GEMM_ADD,
+    CPU_GEMM_SILU_GATE,
+    CPU_GEMM_GELU_TANH_GATE
+} cpu_gemm_mode;
+
+static inline bool cpu_gemm_gated(cpu_gemm_mode mode)
+{
+    return mode == CPU_GEMM_SILU_GATE || mode == CPU_GEMM_GELU_TANH_GATE;
+}
 
 /* B of a GEMM: element (k, 16 p + j) at data[p * panel + k * step + j]. A packed
  * weight has panel = k_total * 16 and step = 16; a row-major [k, n] matrix with
@@ -39,29 +51,33 @@ typedef struct cpu_att_scratch {
 typedef struct cpu_kernels_table {
     const char *name;
 
-    /* c[m, n] (=, += or SwiGLU of) a[m, k] b[k, n]. Every element is one chain
-     * acc = fma(a, b, acc) over k from 0 (or from c), whatever m and n are.
-     * SWIGLU: panels alternate gate and up; n counts the results. */
-    void (*gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, cpu_panels b, float *c,
-                 int64_t ldc, cpu_gemm_mode mode);
+    /* c[m, n] (=, += or a gate of) a[m, k] b[k, n]. Every element is one chain
+     * acc = fma(a, b, acc) over k from 0 (from c with ADD, from bias[column] where there is one),
+     * whatever m and n are. Gates: g(gate) * up; panels, and the bias by 16, alternate gate and
+     * up, and n counts the results. */
+    void (*gemm)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, cpu_panels b,
+                 const float *bias, float *c, int64_t ldc, cpu_gemm_mode mode);
 
     /* x += y (NULL: not); out = x / sqrt(mean(x^2) + eps) * w (NULL: not). n floats. */
     void (*add_rmsnorm)(float *x, const float *y, const float *w, float eps, int64_t n, float *out);
 
     /* Causal attention of n_rows queries (row i is position pos0 + i, at q + i * ldq)
-     * over keys [0, pos0 + i]. kp: K packed [ceil(T / 16)][hd][16]; v: row-major
-     * with stride ldv. out: row i at out + i * ldo, hd floats. */
-    void (*attention)(const float *q, int64_t ldq, int64_t n_rows, int64_t pos0, int hd, const float *kp,
-                      const float *v, int64_t ldv, float *out, int64_t ldo, cpu_att_scratch *scratch);
+     * over the keys of [0, pos0 + i] that the spec lets it see; scale, cap and window as it says.
+     * kp: K packed [ceil(T / 16)][hd][16]; v: row-major with stride ldv. out: row i at
+     * out + i * ldo, hd floats. */
+    void (*attention)(const fkv_attention_spec *spec, const float *q, int64_t ldq, int64_t n_rows,
+                      int64_t pos0, const float *kp, const float *v, int64_t ldv, float *out, int64_t ldo,
+                      cpu_att_scratch *scratch);
 
-    /* Softmax over keys [0, n) of one query, times weight, added to sum[n].
-     * q: hd floats, kp as above. s: scratch of n rounded up to 32 floats. */
-    void (*score_row)(const float *q, int hd, const float *kp, int64_t n, float weight, float *s, float *sum);
+    /* Softmax over keys [0, n) of the query at position n - 1 (those that it sees), times weight,
+     * added to sum[n]. q: hd floats, kp as above. s: scratch of n rounded up to 32 floats. */
+    void (*score_row)(const fkv_attention_spec *spec, const float *q, const float *kp, int64_t n,
+                      float weight, float *s, float *sum);
 
-    /* Decode attention of group queries over n tokens in pages of 128:
-     * pages[i] gives the page at arena + pages[i] * 2 * 128 * hd. q, out: [group, hd]. */
-    void (*decode)(const float *q, int group, int hd, const float *arena, const int32_t *pages, int64_t n,
-                   float *out);
+    /* Decode attention of a head's queries over the n tokens (the last window of them) in pages of
+     * 128: pages[i] gives the page at arena + pages[i] * 2 * 128 * hd. q, out: [group, hd]. */
+    void (*decode)(const fkv_attention_spec *spec, const float *q, const float *arena, const int32_t *pages,
+                   int64_t n, float *out);
 
     float (*max)(const float *x, int64_t n);
 } cpu_kernels_table;

@@ -89,27 +89,35 @@ static void tile_edge(int rows, int64_t n, int64_t k, const float *a, int64_t ld
     for (int r = 0; r < rows; r++) memcpy(c + r * ldc, t + r * VF, (size_t)n * sizeof *t);
 }
 
-INLINE vf silu_mul(vf gate, vf up)
+/* g(gate) * up; x / (1 + e^-t) with t = x, or 2 sqrt(2 / pi) (x + 0.044715 x^3). */
+INLINE vf gate_mul(vf gate, vf up, cpu_gemm_mode mode)
 {
-    const vf one = vf_set1(1.0f);
-    const vf e = vf_exp(vf_sub(vf_set1(0.0f), gate));
+    const vf one = vf_set1(1.0f), zero = vf_set1(0.0f);
+    vf t = gate;
+    if (mode == CPU_GEMM_GELU_TANH_GATE) {
+        const vf cube = vf_mul(vf_mul(gate, gate), vf_mul(gate, vf_set1(0.044715f)));
+        t = vf_mul(vf_add(gate, cube), vf_set1(1.5957691216f));
+    }
+    const vf e = vf_exp(vf_sub(zero, t));
     return vf_mul(vf_div(gate, vf_add(one, e)), up);
 }
 
-/* 16 results of SwiGLU from a gate panel and the up panel behind it. */
-static void tile_swiglu(int rows, int64_t n, int64_t k, const float *a, int64_t lda, cpu_panels b, float *c,
-                        int64_t ldc)
+/* 16 results from a gate panel and the up panel behind it; bias: of both, or NULL. */
+static void tile_gated(int rows, int64_t n, int64_t k, const float *a, int64_t lda, cpu_panels b,
+                       const float *bias, float *c, int64_t ldc, cpu_gemm_mode mode)
 {
     float t[TILE_ROWS * 2 * VF];
+    if (bias)
+        for (int r = 0; r < rows; r++) memcpy(t + 2 * r * VF, bias, 2 * VF * sizeof *t);
     if (TILE_VECS == 2) {
-        tiles[rows](TILE_VECS, k, a, lda, b, t, 2 * VF, false);
+        tiles[rows](TILE_VECS, k, a, lda, b, t, 2 * VF, bias != NULL);
     } else {
-        tiles[rows](1, k, a, lda, b, t, 2 * VF, false);
+        tiles[rows](1, k, a, lda, b, t, 2 * VF, bias != NULL);
         b.data += b.panel;
-        tiles[rows](1, k, a, lda, b, t + VF, 2 * VF, false);
+        tiles[rows](1, k, a, lda, b, t + VF, 2 * VF, bias != NULL);
     }
     for (int r = 0; r < rows; r++) {
-        const vf y = silu_mul(vf_load(t + 2 * r * VF), vf_load(t + (2 * r + 1) * VF));
+        const vf y = gate_mul(vf_load(t + 2 * r * VF), vf_load(t + (2 * r + 1) * VF), mode);
         if (n >= VF) {
             vf_store(c + r * ldc, y);
         } else {
@@ -120,34 +128,40 @@ static void tile_swiglu(int rows, int64_t n, int64_t k, const float *a, int64_t 
     }
 }
 
-static void gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, cpu_panels b, float *c,
-                 int64_t ldc, cpu_gemm_mode mode)
+/* Rows of one register tile, n columns. */
+static void gemm_rows(int rows, int64_t n, int64_t k, const float *a, int64_t lda, cpu_panels b, float *c,
+                      int64_t ldc, bool add)
+{
+    for (int64_t j = 0; j < n;) {
+        const cpu_panels bj = {b.data + j / VF * b.panel, b.panel, b.step};
+        const int64_t left = n - j;
+        if (left >= TILE_VECS * VF) {
+            tiles[rows](TILE_VECS, k, a, lda, bj, c + j, ldc, add);
+            j += TILE_VECS * VF;
+        } else if (left >= VF) {
+            tiles[rows](1, k, a, lda, bj, c + j, ldc, add);
+            j += VF;
+        } else {
+            tile_edge(rows, left, k, a, lda, bj, c + j, ldc, add);
+            j += left;
+        }
+    }
+}
+
+static void gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, cpu_panels b,
+                 const float *bias, float *c, int64_t ldc, cpu_gemm_mode mode)
 {
     for (int64_t i = 0; i < m; i += TILE_ROWS) {
         const int rows = m - i < TILE_ROWS ? (int)(m - i) : TILE_ROWS;
         const float *ai = a + i * lda;
         float *ci = c + i * ldc;
-        if (mode == CPU_GEMM_SWIGLU) {
-            for (int64_t j = 0; j < n; j += VF) {
-                const cpu_panels bj = {b.data + j / VF * 2 * b.panel, b.panel, b.step};
-                tile_swiglu(rows, n - j, k, ai, lda, bj, ci + j, ldc);
-            }
-            continue;
+        for (int64_t j = 0; j < n && cpu_gemm_gated(mode); j += VF) {
+            const cpu_panels bj = {b.data + j / VF * 2 * b.panel, b.panel, b.step};
+            tile_gated(rows, n - j, k, ai, lda, bj, bias ? bias + 2 * j : NULL, ci + j, ldc, mode);
         }
-        for (int64_t j = 0; j < n;) {
-            const cpu_panels bj = {b.data + j / VF * b.panel, b.panel, b.step};
-            const int64_t left = n - j;
-            if (left >= TILE_VECS * VF) {
-                tiles[rows](TILE_VECS, k, ai, lda, bj, ci + j, ldc, mode == CPU_GEMM_ADD);
-                j += TILE_VECS * VF;
-            } else if (left >= VF) {
-                tiles[rows](1, k, ai, lda, bj, ci + j, ldc, mode == CPU_GEMM_ADD);
-                j += VF;
-            } else {
-                tile_edge(rows, left, k, ai, lda, bj, ci + j, ldc, mode == CPU_GEMM_ADD);
-                j += left;
-            }
-        }
+        if (cpu_gemm_gated(mode)) continue;
+        for (int r = 0; bias && r < rows; r++) memcpy(ci + r * ldc, bias, (size_t)n * sizeof *bias);
+        gemm_rows(rows, n, k, ai, lda, b, ci, ldc, bias || mode == CPU_GEMM_ADD);
     }
 }
 
@@ -209,27 +223,51 @@ INLINE void scale_row(float *x, int64_t n, float by)
     for (; i < n; i++) x[i] *= by;
 }
 
+/* x = cap * tanh(x / cap), by tanh(y) = 1 - 2 / (e^2y + 1); what is no number stays none. */
+INLINE void cap_row(float *x, int64_t n, float cap)
+{
+    const vf one = vf_set1(1.0f), two = vf_set1(2.0f), by = vf_set1(2.0f / cap), zero = vf_set1(0.0f);
+    for (int64_t i = 0; i < n; i += VF) {
+        float some[VF] = {0};
+        const size_t bytes = (size_t)(n - i < VF ? n - i : VF) * sizeof *some;
+        memcpy(some, x + i, bytes);
+        const vf v = vf_load(some), e = vf_exp(vf_mul(v, by));
+        const vf t = vf_sub(one, vf_div(two, vf_add(e, one)));
+        vf_store(some, vf_mul(vf_fma(v, zero, t), vf_set1(cap)));
+        memcpy(x + i, some, bytes);
+    }
+}
+
+/* The first key that the query at position pos sees. */
+INLINE int64_t first_key(const fkv_attention_spec *spec, int64_t pos)
+{
+    return spec->window && pos >= spec->window ? pos + 1 - spec->window : 0;
+}
+
 /* One tile of queries (rows row0.. of the task) against keys [k0, k0 + CPU_ATT_KEYS),
  * as far as its last query may see. The blocks are the same for every query, and a
  * masked key adds an exact 0, so a row's bits don't depend on its tile's other rows. */
-static void attention_block(int64_t row0, int rows, int64_t pos, int64_t k0, int hd, const float *kp,
-                            const float *v, int64_t ldv, cpu_att_scratch *t)
+static void attention_block(const fkv_attention_spec *spec, int64_t row0, int rows, int64_t pos, int64_t k0,
+                            const float *kp, const float *v, int64_t ldv, cpu_att_scratch *t)
 {
+    const int hd = spec->head_dim;
     const int64_t seen = pos + rows - k0; /* keys that the tile's last query sees of this block */
     const int64_t n = seen < CPU_ATT_KEYS ? seen : CPU_ATT_KEYS;
     const int64_t padded = (n + 2 * VF - 1) / (2 * VF) * (2 * VF);
     const cpu_panels kb = {kp + k0 / CPU_PANEL * hd * CPU_PANEL, (int64_t)hd * CPU_PANEL, CPU_PANEL};
     const cpu_panels vb = {v + k0 * ldv, CPU_PANEL, ldv};
-    gemm(rows, padded, hd, t->q + row0 * hd, hd, kb, t->s, CPU_ATT_KEYS, CPU_GEMM_STORE);
+    gemm(rows, padded, hd, t->q + row0 * hd, hd, kb, NULL, t->s, CPU_ATT_KEYS, CPU_GEMM_STORE);
     for (int r = 0; r < rows; r++) {
         float *s = t->s + (int64_t)r * CPU_ATT_KEYS;
-        int64_t valid = pos + r + 1 - k0;
+        int64_t valid = pos + r + 1 - k0, hidden = first_key(spec, pos + r) - k0;
         valid = valid < n ? valid : n;
+        if (spec->softcap > 0) cap_row(s, padded, spec->softcap);
         for (int64_t j = valid > 0 ? valid : 0; j < padded; j++) s[j] = -INFINITY;
-        if (valid <= 0) { /* the block lies wholly in this query's future */
+        if (valid <= 0 || hidden >= valid) { /* this query sees nothing of the block */
             memset(s, 0, (size_t)padded * sizeof *s);
             continue;
         }
+        for (int64_t j = 0; j < hidden; j++) s[j] = -INFINITY;
         const int64_t i = row0 + r;
         const float m0 = t->row_max[i], mb = max_of(s, padded), m = mb > m0 ? mb : m0;
         const float sum = exp_sum(s, padded, m);
@@ -242,23 +280,27 @@ static void attention_block(int64_t row0, int rows, int64_t pos, int64_t k0, int
         t->row_sum[i] += sum;
         t->row_max[i] = m;
     }
-    gemm(rows, hd, n, t->s, CPU_ATT_KEYS, vb, t->o + row0 * hd, hd, CPU_GEMM_ADD);
+    gemm(rows, hd, n, t->s, CPU_ATT_KEYS, vb, NULL, t->o + row0 * hd, hd, CPU_GEMM_ADD);
 }
 
-static void attention(const float *q, int64_t ldq, int64_t n_rows, int64_t pos0, int hd, const float *kp,
-                      const float *v, int64_t ldv, float *out, int64_t ldo, cpu_att_scratch *t)
+static void attention(const fkv_attention_spec *spec, const float *q, int64_t ldq, int64_t n_rows,
+                      int64_t pos0, const float *kp, const float *v, int64_t ldv, float *out, int64_t ldo,
+                      cpu_att_scratch *t)
 {
-    const float scale = 1.0f / sqrtf((float)hd);
+    const int hd = spec->head_dim;
     for (int64_t i = 0; i < n_rows; i++) {
-        for (int j = 0; j < hd; j++) t->q[i * hd + j] = q[i * ldq + j] * scale;
+        for (int j = 0; j < hd; j++) t->q[i * hd + j] = q[i * ldq + j] * spec->scale;
         t->row_max[i] = -INFINITY;
         t->row_sum[i] = 0.0f;
     }
     memset(t->o, 0, (size_t)(n_rows * hd) * sizeof *t->o);
-    for (int64_t k0 = 0; k0 < pos0 + n_rows; k0 += CPU_ATT_KEYS) {
+    for (int64_t k0 = first_key(spec, pos0) / CPU_ATT_KEYS * CPU_ATT_KEYS; k0 < pos0 + n_rows;
+         k0 += CPU_ATT_KEYS) {
         for (int64_t i = 0; i < n_rows; i += TILE_ROWS) {
             const int rows = n_rows - i < TILE_ROWS ? (int)(n_rows - i) : TILE_ROWS;
-            if (pos0 + i + rows > k0) attention_block(i, rows, pos0 + i, k0, hd, kp, v, ldv, t);
+            const int64_t pos = pos0 + i;
+            if (pos + rows > k0 && first_key(spec, pos) < k0 + CPU_ATT_KEYS)
+                attention_block(spec, i, rows, pos, k0, kp, v, ldv, t);
         }
     }
     for (int64_t i = 0; i < n_rows; i++) {
@@ -267,18 +309,22 @@ static void attention(const float *q, int64_t ldq, int64_t n_rows, int64_t pos0,
     }
 }
 
-static void score_row(const float *q, int hd, const float *kp, int64_t n, float weight, float *s, float *sum)
+static void score_row(const fkv_attention_spec *spec, const float *q, const float *kp, int64_t n,
+                      float weight, float *s, float *sum)
 {
-    const int64_t padded = (n + 2 * VF - 1) / (2 * VF) * (2 * VF);
+    const int hd = spec->head_dim;
+    const int64_t first = first_key(spec, n - 1), k0 = first / (2 * VF) * (2 * VF), span = n - k0;
+    const int64_t padded = (span + 2 * VF - 1) / (2 * VF) * (2 * VF);
     float qs[CPU_MAX_HEAD_DIM];
-    const float scale = 1.0f / sqrtf((float)hd);
-    for (int j = 0; j < hd; j++) qs[j] = q[j] * scale;
-    const cpu_panels kb = {kp, (int64_t)hd * CPU_PANEL, CPU_PANEL};
-    gemm(1, padded, hd, qs, hd, kb, s, padded, CPU_GEMM_STORE);
-    for (int64_t j = n; j < padded; j++) s[j] = -INFINITY;
-    const float total = exp_sum(s, padded, max_of(s, n));
+    for (int j = 0; j < hd; j++) qs[j] = q[j] * spec->scale;
+    const cpu_panels kb = {kp + k0 * hd, (int64_t)hd * CPU_PANEL, CPU_PANEL};
+    gemm(1, padded, hd, qs, hd, kb, NULL, s, padded, CPU_GEMM_STORE);
+    if (spec->softcap > 0) cap_row(s, span, spec->softcap);
+    for (int64_t j = 0; j < first - k0; j++) s[j] = -INFINITY;
+    for (int64_t j = span; j < padded; j++) s[j] = -INFINITY;
+    const float total = exp_sum(s, padded, max_of(s, span));
     const float by = weight / total;
-    for (int64_t j = 0; j < n; j++) sum[j] = fmaf(s[j], by, sum[j]);
+    for (int64_t j = 0; j < span; j++) sum[k0 + j] = fmaf(s[j], by, sum[k0 + j]);
 }
 
 INLINE float dot(const float *a, const float *b, int n)
@@ -299,24 +345,27 @@ INLINE void add_scaled(float *acc, const float *x, float by, int n)
     for (; i < n; i++) acc[i] = fmaf(by, x[i], acc[i]);
 }
 
-static void decode(const float *q, int group, int hd, const float *arena, const int32_t *pages, int64_t n,
-                   float *out)
+static void decode(const fkv_attention_spec *spec, const float *q, const float *arena, const int32_t *pages,
+                   int64_t n, float *out)
 {
     enum { PAGE = 128 };
-    const float scale = 1.0f / sqrtf((float)hd);
+    const int hd = spec->head_dim;
+    const int64_t first = first_key(spec, n - 1);
     float s[PAGE], acc[CPU_MAX_HEAD_DIM];
-    for (int g = 0; g < group; g++) {
+    for (int g = 0; g < spec->group; g++) {
         float m = -INFINITY, total = 0.0f;
         float *o = out + g * hd;
         memset(o, 0, (size_t)hd * sizeof *o);
-        for (int64_t k0 = 0; k0 < n; k0 += PAGE) {
-            const int here = n - k0 < PAGE ? (int)(n - k0) : PAGE;
+        for (int64_t k0 = first / PAGE * PAGE; k0 < n; k0 += PAGE) {
+            const int here = n - k0 < PAGE ? (int)(n - k0) : PAGE, from = first > k0 ? (int)(first - k0) : 0;
             const float *k = arena + (int64_t)pages[k0 / PAGE] * 2 * PAGE * hd, *v = k + (int64_t)PAGE * hd;
-            for (int j = 0; j < here; j++) s[j] = dot(q + g * hd, k + (int64_t)j * hd, hd) * scale;
+            for (int j = 0; j < from; j++) s[j] = -INFINITY;
+            for (int j = from; j < here; j++) s[j] = dot(q + g * hd, k + (int64_t)j * hd, hd) * spec->scale;
+            if (spec->softcap > 0) cap_row(s + from, here - from, spec->softcap);
             for (int j = here; j < PAGE; j++) s[j] = -INFINITY;
             const float mc = max_of(s, here), sum = exp_sum(s, PAGE, mc);
             memset(acc, 0, (size_t)hd * sizeof *acc);
-            for (int j = 0; j < here; j++) add_scaled(acc, v + (int64_t)j * hd, s[j], hd);
+            for (int j = from; j < here; j++) add_scaled(acc, v + (int64_t)j * hd, s[j], hd);
             const float top = mc > m ? mc : m;
             float f[VF];
             vf_store(f, vf_exp(vf_set1(m - top)));

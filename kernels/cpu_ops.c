@@ -1,4 +1,4 @@
-/* Ops on rows of the CPU backend: embedding, add + RMSNorm, RoPE. */
+/* Ops on rows of the CPU backend: embedding, add + RMSNorm; norm and RoPE of a head. */
 #include <string.h>
 
 #include "kernels/cpu_device.h"
@@ -6,13 +6,13 @@
 void cpu_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out)
 {
     (void)dev;
+    const int64_t k = cpu_weight_columns(table, 0).k;
     for (int64_t i = 0; i < n; i++) {
-        const int64_t row = tokens[i] - table->first;
-        float *to = out + i * table->k;
-        if (row >= 0 && row < table->n)
-            memcpy(to, table->data + row * table->k, (size_t)table->k * sizeof *to);
+        const float *row = cpu_embedding_row(table, tokens[i]);
+        if (row)
+            memcpy(out + i * k, row, (size_t)k * sizeof *out);
         else
-            memset(to, 0, (size_t)table->k * sizeof *to);
+            memset(out + i * k, 0, (size_t)k * sizeof *out);
     }
 }
 
@@ -61,15 +61,23 @@ void cpu_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n
     for (int64_t i = 0; i < n; i++) dst[edits[i].index] = edits[i].value;
 }
 
-void cpu_rope(const fkv_device *dev, float *v, int n_heads, int64_t pos)
+static void rotate(float *v, int half, const float *c, const float *s)
 {
-    const int hd = dev->limits.head_dim, half = hd / 2;
-    const float *c = dev->rope_cos + pos * half, *s = dev->rope_sin + pos * half;
-    for (int h = 0; h < n_heads; h++, v += hd) {
-        for (int i = 0; i < half; i++) {
-            const float a = v[i], b = v[i + half];
-            v[i] = a * c[i] - b * s[i];
-            v[i + half] = b * c[i] + a * s[i];
-        }
+    for (int i = 0; i < half; i++) {
+        const float a = v[i], b = v[i + half];
+        v[i] = a * c[i] - b * s[i];
+        v[i + half] = b * c[i] + a * s[i];
+    }
+}
+
+void cpu_finish_head(const fkv_device *dev, const fkv_attention_spec *spec, const fkv_qk_norm *norm,
+                     float *head, int64_t pos)
+{
+    const int hd = spec->head_dim, half = hd / 2;
+    const int64_t at = ((int64_t)spec->rope * dev->limits.max_positions + pos) * half;
+    for (int i = 0; i <= spec->group; i++, head += hd) { /* the key comes behind the queries */
+        if (spec->qk_norm)
+            dev->k->add_rmsnorm(head, NULL, i < spec->group ? norm->q : norm->k, norm->eps, hd, head);
+        if (spec->rope >= 0) rotate(head, half, dev->rope_cos + at, dev->rope_sin + at);
     }
 }

@@ -24,7 +24,7 @@ enum {
 struct cuda_decode_head {
     int32_t head, begin, end, budget;
     int64_t offset;     /* of its pages in a slot's part of the table */
-    const bf16 *weight; /* [(group + 2) * hd, hidden] */
+    const bf16 *weight; /* [head_rows * hd, hidden] */
 };
 
 /* One (placement, slot) that has tokens to attend to in this step. */
@@ -65,7 +65,7 @@ struct cuda_attention {
     cuda_decode_entry *entries; /* [max_entries + 1]: a last one with first_page = all pages */
     int32_t *n_entries;         /* [1] */
     int64_t max_entries;
-    float *qkv_parts;  /* [n_kv_heads][splits][n_slots][(group + 2) * hd] of a step's projections */
+    float *qkv_parts;  /* [n_kv_heads][splits][n_slots][head_rows * hd] of a step's projections */
     float *parts;      /* [max_parts][group][hd] sums of a chunk, not divided */
     float2 *part_stat; /* [max_parts][group] max (log2 units), sum */
     int64_t max_parts;
@@ -81,8 +81,14 @@ void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_h
 
 /* cuda_prefill_sm90.cu: the Hopper kernel. Available: whether this device runs it. */
 bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att);
-void cuda_prefill_sm90(fkv_device *dev, const fkv_pack *pack, const bf16 *qkv, bool last_only, int n_heads,
-                       int group, bf16 *out, int64_t out_stride);
+void cuda_prefill_sm90(fkv_device *dev, const fkv_prefill_args *args);
+
+/* Of scores in units of log2, for the scale that supports allows: the quotient itself, since log2(e)
+ * times spec->scale can round to another number. */
+static inline float cuda_score_scale(int head_dim)
+{
+    return 1.4426950408889634f / sqrtf((float)head_dim);
+}
 
 /* The segment whose tile (of all segments' tiles in order) this is. */
 static __device__ __forceinline__ int segment_of_tile(const fkv_segment *segments, int n, int tile)

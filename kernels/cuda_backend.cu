@@ -104,7 +104,7 @@ static fkv_mark backend_mark(const fkv_device *dev)
 {
     fkv_mark m = {0, 0};
     for (const cuda_block *b = dev->blocks; b; b = b->next) m.n_blocks += !b->scratch;
-    for (const fkv_weight *w = dev->weights; w; w = w->next) m.n_weights++;
+    m.n_weights = cuda_weights_count(dev);
     return m;
 }
 
@@ -115,11 +115,7 @@ static void backend_release(fkv_device *dev, fkv_mark mark)
     cuda_record_forget(dev);
     memset(dev->span_waiting, 0, sizeof dev->span_waiting);
     memset(dev->span_seconds, 0, sizeof dev->span_seconds);
-    for (; now.n_weights > mark.n_weights; now.n_weights--) {
-        fkv_weight *w = dev->weights;
-        dev->weights = w->next;
-        free(w);
-    }
+    cuda_weights_free(dev, mark.n_weights);
     for (cuda_block **at = &dev->blocks; now.n_blocks > mark.n_blocks;) { /* newest first */
         cuda_block *block = *at;
         if (block->scratch) {
@@ -145,11 +141,7 @@ static void backend_close(fkv_device *dev)
     cuda_world_leave(dev);
     cuda_decode_close(dev);
     cuda_gemm_close(dev);
-    while (dev->weights) {
-        fkv_weight *w = dev->weights;
-        dev->weights = w->next;
-        free(w);
-    }
+    cuda_weights_free(dev, 0);
     while (dev->blocks) {
         cuda_block *block = dev->blocks;
         dev->blocks = block->next;
@@ -231,10 +223,10 @@ static fkv_status backend_prepare(fkv_device *dev, const fkv_device_limits *l, f
     const fkv_status st = cuda_supports(l, cuda_world_devices(dev->world), err);
     if (st) return st;
     dev->limits = *l;
-    memcpy(dev->inv_freq, l->inv_freq, (size_t)l->head_dim / 2 * sizeof *l->inv_freq);
-    dev->limits.inv_freq = dev->inv_freq;
+    dev->limits.inv_freq = NULL; /* the caller's */
+    dev->limits.layers = NULL;
     cuda_gemm_forget(dev); /* products of other limits are not this run's */
-    return cuda_attention_prepare(dev, err);
+    return cuda_attention_prepare(dev, l->inv_freq, err);
 }
 
 bool fkv_backend_cuda_found(void)
@@ -270,7 +262,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .ticket_seconds = cuda_ticket_seconds,
         .scatter = cuda_scatter,
         .weight_load = cuda_weight_load,
-        .weight_load_swiglu = cuda_weight_load_swiglu,
+        .weight_load_gated = cuda_weight_load_gated,
         .embedding_load = cuda_embedding_load,
         .prepare_linear = cuda_prepare_linear,
         .prepare_decode = cuda_prepare_decode,

@@ -238,16 +238,16 @@ template <int HD> static void run_scores(fkv_device *dev, const snap_params &p, 
     CUDA_LAUNCHED(dev);
 }
 
-void cuda_snapkv_scores(fkv_device *dev, const fkv_pack *pack, const void *qkv, int64_t min_tokens,
-                        int n_heads, int group, int window, int kernel, float *scores, int64_t stride)
+void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args)
 {
     const cuda_attention *a = dev->attention;
-    const int hd = dev->limits.head_dim;
-    const int64_t per = (int64_t)(group + 2) * hd;
+    const fkv_pack *pack = args->pack;
+    const int hd = args->spec->head_dim, group = args->spec->group, n_heads = args->n_heads;
+    const int64_t per = (int64_t)fkv_head_rows(group) * hd;
     bool any = false;
-    for (int i = 0; i < pack->n_segments; i++) any = any || pack->segments[i].n_tokens > min_tokens;
+    for (int i = 0; i < pack->n_segments; i++) any = any || pack->segments[i].n_tokens > args->min_tokens;
     if (n_heads <= 0 || !any) return;
-    if ((int64_t)window * group > a->max_snap_rows || n_heads > dev->limits.max_local_heads ||
+    if ((int64_t)args->score_window * group > a->max_snap_rows || n_heads > dev->limits.max_local_heads ||
         pack->n_tiles > a->max_snap_tiles || pack->n_rows > dev->limits.max_prompt) {
         cuda_fail(dev, "snapkv_scores: more heads, rows or window than prepare was told of");
         return;
@@ -255,17 +255,17 @@ void cuda_snapkv_scores(fkv_device *dev, const fkv_pack *pack, const void *qkv, 
     snap_params p = {};
     p.segments = pack->dev_segments;
     p.n_segments = pack->n_segments;
-    p.min_tokens = min_tokens;
-    p.qkv = (const bf16 *)qkv;
+    p.min_tokens = args->min_tokens;
+    p.qkv = (const bf16 *)args->qkv;
     p.stride = n_heads * per;
     p.per = per;
     p.group = group;
-    p.window = window;
-    p.n_rows = window * group;
+    p.window = args->score_window;
+    p.n_rows = args->score_window * group;
     p.max_rows = a->max_snap_rows;
     p.max_tiles = a->max_snap_tiles;
     p.max_prompt = dev->limits.max_prompt;
-    p.scale = 1.4426950408889634f / sqrtf((float)hd);
+    p.scale = cuda_score_scale(hd);
     p.part = a->snap_part;
     p.stat = a->snap_stat;
     p.sum = a->snap_sum;
@@ -274,7 +274,8 @@ void cuda_snapkv_scores(fkv_device *dev, const fkv_pack *pack, const void *qkv, 
     else
         run_scores<64>(dev, p, (int)pack->n_tiles, n_heads);
     const dim3 grid((unsigned)pack->n_tiles, (unsigned)n_heads);
-    snap_pool_kernel<<<grid, CUDA_SNAP_KEYS, 0, dev->stream>>>(p, kernel, scores, stride);
+    snap_pool_kernel<<<grid, CUDA_SNAP_KEYS, 0, dev->stream>>>(p, args->score_kernel, args->scores,
+                                                               args->score_stride);
     CUDA_LAUNCHED(dev);
 }
 
@@ -450,12 +451,12 @@ static void keep_heads(fkv_device *dev, const keep_params &p, int head_dim, int 
 
 static keep_head keep_of(const fkv_keep_args *a, const fkv_segment *s, int head)
 {
-    const int64_t lh = (int64_t)a->layer * a->n_kv_heads + a->head0 + head, budget = a->kv.budgets[lh];
+    const int64_t lh = (int64_t)a->layer * a->spec->n_kv_heads + a->head0 + head, budget = a->kv.budgets[lh];
     keep_head h = {};
     h.arena = (bf16 *)a->kv.arenas[a->owner[lh * a->n_slots + s->slot]];
     h.table = s->slot * a->kv.slot_stride + a->kv.offset[lh];
     h.n_kept = (int32_t)(s->n_tokens < budget ? s->n_tokens : budget);
-    h.n_top = (int32_t)(s->n_tokens > budget && budget > a->window ? budget - a->window : 0);
+    h.n_top = (int32_t)(s->n_tokens > budget && budget > a->score_window ? budget - a->score_window : 0);
     h.n_tokens = s->n_tokens;
     h.row0 = s->row0;
     h.head = head;
@@ -464,7 +465,8 @@ static keep_head keep_of(const fkv_keep_args *a, const fkv_segment *s, int head)
 
 void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *a)
 {
-    const int64_t per = (int64_t)(a->group + 2) * a->head_dim;
+    const int hd = a->spec->head_dim;
+    const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * hd;
     keep_params p = {};
     int n = 0;
     if (a->n_heads > dev->limits.max_local_heads || a->pack->n_rows > dev->limits.max_prompt) {
@@ -473,11 +475,11 @@ void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *a)
     }
     p.scores = a->scores;
     p.score_stride = a->score_stride;
-    p.window = a->window;
+    p.window = a->score_window;
     p.qkv = (const bf16 *)a->qkv;
     p.stride = a->n_heads * per;
     p.per = per;
-    p.group = a->group;
+    p.group = a->spec->group;
     p.table = a->kv.table;
     p.chosen = dev->attention->keep;
     p.max_prompt = dev->limits.max_prompt;
@@ -485,9 +487,9 @@ void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *a)
         for (int h = 0; h < a->n_heads; h++) {
             p.heads[n++] = keep_of(a, &a->pack->segments[i], h);
             if (n < CUDA_KEEP_HEADS) continue;
-            keep_heads(dev, p, a->head_dim, n);
+            keep_heads(dev, p, hd, n);
             n = 0;
         }
     }
-    if (n) keep_heads(dev, p, a->head_dim, n);
+    if (n) keep_heads(dev, p, hd, n);
 }

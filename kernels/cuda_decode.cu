@@ -79,7 +79,8 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
     *p = decode_plan{};
     cuda_decode_head *heads = (cuda_decode_head *)fkv_calloc(n, sizeof *heads);
     int64_t entries = 0;
-    bool whole = dev->limits.max_local_heads == a->n_kv_heads && a->n_heads_served == a->n_kv_heads;
+    const int n_kv_heads = a->spec->n_kv_heads;
+    bool whole = dev->limits.max_local_heads == n_kv_heads && a->n_heads_served == n_kv_heads;
     void *data = NULL;
     if (!heads) {
         st = fkv_fail_memory(err);
@@ -87,12 +88,12 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
     }
     for (size_t j = 0; j < n; j++) {
         const fkv_decode_head *h = &a->heads[j];
-        const int64_t lh = (int64_t)a->layer * a->n_kv_heads + h->head;
-        heads[j] =
-            cuda_decode_head{h->head,           h->begin,         h->end,
-                             a->kv.budgets[lh], a->kv.offset[lh], h->weight->data + h->row * h->weight->k};
+        const int64_t lh = (int64_t)a->layer * n_kv_heads + h->head;
+        heads[j] = cuda_decode_head{h->head,          h->begin,
+                                    h->end,           a->kv.budgets[lh],
+                                    a->kv.offset[lh], cuda_weight_bf16(cuda_weight_rows(h->weight, h->row))};
         entries += h->end - h->begin;
-        const int64_t per = (int64_t)(a->group + 2) * a->head_dim;
+        const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
         whole = whole && h->weight == a->heads[0].weight && h->row == (int64_t)j * per;
     }
     if (entries > dev->attention->max_entries) {
@@ -129,7 +130,7 @@ struct append_params {
     bf16 *arena;
     const float *parts; /* of the projections: (placement, split, slot) at the strides below */
     int64_t placement_stride, split_stride, slot_stride_of_parts;
-    bf16 *q; /* [n_heads, n_slots, (group + 2) * hd]: Q is written */
+    bf16 *q; /* [n_heads, n_slots, head_rows * hd]: Q is written */
     const float2 *rope;
     int n_splits;
     int n_heads, n_slots, n_kv_heads, group, hd;
@@ -247,7 +248,7 @@ static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const app
     const cuda_decode_head h = a.heads[placement];
     const int slot = (int)(blockIdx.x % blocks) * APPEND_SLOTS + (int)threadIdx.x / LANES;
     if (slot < h.begin || slot >= h.end || !a.slots.active[slot]) return;
-    const int half = a.hd / 2, at = token_index(h, a.slots, slot), per = (a.group + 2) * a.hd;
+    const int half = a.hd / 2, at = token_index(h, a.slots, slot), per = fkv_head_rows(a.group) * a.hd;
     const int64_t page = a.table[slot * a.slot_stride + h.offset + at / FKV_PAGE_TOKENS];
     const int64_t stride = a.split_stride;
     const float *parts = a.parts + placement * a.placement_stride + slot * a.slot_stride_of_parts;
@@ -276,13 +277,15 @@ static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const app
  * are one product of the library. */
 static void project(fkv_device *dev, const fkv_decode_args *a, const decode_plan *p, append_params *out)
 {
-    const int64_t per = (int64_t)(a->group + 2) * a->head_dim, width = a->n_kv_heads * per;
+    const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim,
+                  width = a->spec->n_kv_heads * per;
     const bf16 *x = (const bf16 *)a->x;
     float *parts = dev->attention->qkv_parts;
     out->parts = parts;
     if (p->whole) {
-        cuda_gemm(dev, x, a->hidden, a->n_slots, a->n_slots, a->heads[0].weight->data, a->hidden, width,
-                  parts, width, true);
+        cuda_weight_view w = cuda_weight_rows(a->heads[0].weight, 0);
+        w.n = width;
+        cuda_gemm(dev, x, a->hidden, a->n_slots, a->n_slots, w, parts, width, true);
         out->n_splits = 1;
         out->split_stride = 0;
         out->placement_stride = per;
@@ -309,12 +312,12 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     params.slot_stride = a->kv.slot_stride;
     params.arena = (bf16 *)a->kv.arenas[a->rank];
     params.q = (bf16 *)a->q;
-    params.rope = dev->rope;
+    params.rope = cuda_rope_table(dev, a->spec);
     params.n_heads = p->n_heads;
     params.n_slots = a->n_slots;
-    params.n_kv_heads = a->n_kv_heads;
-    params.group = a->group;
-    params.hd = a->head_dim;
+    params.n_kv_heads = a->spec->n_kv_heads;
+    params.group = a->spec->group;
+    params.hd = a->spec->head_dim;
     params.entries = att->entries;
     params.n_entries = att->n_entries;
     params.max_parts = att->max_parts;
@@ -529,7 +532,7 @@ static __device__ __forceinline__ void load_queries(query_tile<HD> &q, const att
                                                     int first, int lane)
 {
     const int g = first + lane / 4;
-    const bf16 *from = a.q + ((int64_t)row * (a.group + 2) + g) * HD + lane % 4 * 2;
+    const bf16 *from = a.q + ((int64_t)row * fkv_head_rows(a.group) + g) * HD + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < HD / 16; i++) {
         q.at[i][0] = g < a.group ? *(const uint32_t *)(from + i * 16) : 0;
@@ -779,15 +782,15 @@ void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *a)
                                 (bf16 *)a->out,
                                 att->parts,
                                 att->part_stat,
-                                a->group,
-                                1.4426950408889634f / sqrtf((float)a->head_dim)};
+                                a->spec->group,
+                                cuda_score_scale(a->spec->head_dim)};
     int n = 0; /* the most entries there can be */
     for (int i = 0; i < a->n_heads_served; i++) n += a->heads[i].end - a->heads[i].begin;
     if (n == 0) return;
-    const bool one_tile = a->group <= QUERIES;
-    if (a->head_dim == 128 && one_tile)
+    const bool one_tile = a->spec->group <= QUERIES;
+    if (a->spec->head_dim == 128 && one_tile)
         run_attention<128, 1>(dev, p, n);
-    else if (a->head_dim == 128)
+    else if (a->spec->head_dim == 128)
         run_attention<128, 2>(dev, p, n);
     else if (one_tile)
         run_attention<64, 1>(dev, p, n);

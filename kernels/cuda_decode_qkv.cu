@@ -1,6 +1,6 @@
 /* Q, K, V of a decode step's placements: one launch for all heads that a rank serves.
  *
- * A head's weights [per, K] (per = (group + 2) hd) are read once; few heads must keep all SMs
+ * A head's weights [per, K] (per = head_rows hd) are read once; few heads must keep all SMs
  * busy, so K is cut into splits, and every (column tile, split, head) is a block. A split's
  * sums go to the workspace; the append kernel adds them in order of the splits. How K is cut
  * depends on the weight's shape alone, and within a split one sum runs over K, so a row's bits

@@ -31,12 +31,12 @@ enum {
 
 struct fkv_world; /* cuda_collective.cu */
 
-struct fkv_weight {
-    int64_t n, k;  /* rows stored, depth */
-    int64_t first; /* embedding: first id */
-    bool swiglu;   /* gate rows, then up rows: n counts both */
-    bf16 *data;    /* [n, k] row-major, 256-byte aligned */
-    fkv_weight *next;
+/* Rows of a weight as kernels see them; only cuda_weights.cu knows more. */
+struct cuda_weight_view {
+    const void *data;   /* [n, k] row-major, on the device; row 0 of a weight is 256-byte aligned */
+    fkv_dtype dtype;    /* of data: bf16 so far */
+    const float *scale; /* [n] of the rows, on the device; NULL: none */
+    int64_t n, k;       /* rows from the first one viewed on (gate rows, then up rows), depth */
 };
 
 struct cuda_decode_plan; /* cuda_decode.cu: device-side descriptors of one (layer, local rank) */
@@ -88,10 +88,10 @@ struct fkv_device {
     cuda_decode_plan *decode_plans;
     cuda_attention *attention; /* made by cuda_attention_prepare, freed by cuda_decode_close */
     fkv_device_limits limits;
-    float inv_freq[128];
-    float2 *rope;     /* [max_positions, head_dim / 2] cos, sin; device, filled by cuda_attention_prepare */
-    bf16 *swiglu_tmp; /* [rows, 2 * share of the intermediate], grown in prepare_linear */
-    size_t swiglu_tmp_bytes;
+    float2
+        *rope; /* [n_ropes][max_positions][head_dim / 2] cos, sin; device, filled by cuda_attention_prepare */
+    bf16 *gate_tmp; /* [rows, 2 * share of the intermediate], grown in prepare_linear */
+    size_t gate_tmp_bytes;
     /* Pinned ring; counts only grow, a place is its count modulo the size. */
     char *staging;
     uint64_t staged, unstaged; /* bytes put into it; bytes of those that are free again */
@@ -157,19 +157,28 @@ void cuda_record_close(fkv_device *dev);
 /* cuda_weights.cu */
 fkv_status cuda_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
                             fkv_err *err);
-fkv_status cuda_weight_load_swiglu(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
-                                   fkv_err *err);
+fkv_status cuda_weight_load_gated(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
+                                  fkv_err *err);
 fkv_status cuda_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
                                fkv_err *err);
+/* From row `row` on. */
+cuda_weight_view cuda_weight_rows(const fkv_weight *w, int64_t row);
+/* For kernels that know bf16 alone. */
+const bf16 *cuda_weight_bf16(cuda_weight_view view);
+/* First id of an embedding. */
+int64_t cuda_embedding_first(const fkv_weight *w);
+/* Of the device; frees all but the oldest n (their memory is cuda_alloc's). */
+int64_t cuda_weights_count(const fkv_device *dev);
+void cuda_weights_free(fkv_device *dev, int64_t n);
 
-/* cuda_gemm.cu. y[n_rows, n_out] = x[n_rows, k] w^T with w[n_out, k]; row strides in elements; exactly n_rows
+/* cuda_gemm.cu. y[n_rows, w.n] = x[n_rows, w.k] w^T; row strides in elements; exactly n_rows
  * rows are read and written, by the algorithm of class_rows rows. */
 fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
                                fkv_err *err);
 void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
                  const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
 void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t class_rows,
-               const bf16 *w, int64_t k, int64_t n_out, void *y, int64_t y_stride, bool f32_out);
+               cuda_weight_view w, void *y, int64_t y_stride, bool f32_out);
 /* Of the algorithms that were prepared, whatever their order; 0: none was. */
 uint64_t cuda_gemm_fingerprint(const fkv_device *dev);
 /* None was prepared; what was chosen stays chosen. */
@@ -189,15 +198,14 @@ void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf
 /* cuda_prefill.cu. prepare fills the RoPE table and allocates what attention and compression need, by
  * dev->limits; called by the table's prepare, again after a release. */
 int64_t cuda_workspace_bytes(const fkv_device_limits *limits, int n_threads);
-fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err);
-void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t class_rows, const int32_t *positions,
-                      const fkv_weight *w, int n_heads, int group, void *qkv);
-void cuda_prefill_attention(fkv_device *dev, const fkv_pack *pack, const void *qkv, bool last_only,
-                            int n_heads, int group, void *out, int64_t out_stride);
+fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, fkv_err *err);
+void cuda_prefill_qkv(fkv_device *dev, const fkv_prefill_args *args);
+void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *args);
+/* A device's table of the spec's RoPE. */
+const float2 *cuda_rope_table(const fkv_device *dev, const fkv_attention_spec *spec);
 
 /* cuda_compress.cu */
-void cuda_snapkv_scores(fkv_device *dev, const fkv_pack *pack, const void *qkv, int64_t min_tokens,
-                        int n_heads, int group, int window, int kernel, float *scores, int64_t stride);
+void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args);
 void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 
 /* cuda_decode.cu */

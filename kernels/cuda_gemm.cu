@@ -264,40 +264,45 @@ static void run(fkv_device *dev, const gemm_call *c)
 }
 
 void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t class_rows,
-               const bf16 *w, int64_t k, int64_t n_out, void *y, int64_t y_stride, bool f32_out)
+               cuda_weight_view w, void *y, int64_t y_stride, bool f32_out)
 {
-    if (n_rows <= 0 || n_out <= 0) return;
+    if (n_rows <= 0 || w.n <= 0) return;
     const gemm_call c = {.x = x,
-                         .w = w,
+                         .w = cuda_weight_bf16(w),
                          .y = y,
                          .x_stride = x_stride,
                          .y_stride = y_stride,
                          .n_rows = n_rows,
                          .class_rows = class_rows,
-                         .n_out = n_out,
-                         .k = k,
+                         .n_out = w.n,
+                         .k = w.k,
                          .f32_out = f32_out};
     run(dev, &c);
 }
 
-static bool grow_swiglu(fkv_device *dev, int64_t n_rows, int64_t n)
+static bool grow_gate(fkv_device *dev, int64_t n_rows, int64_t n)
 {
-    return cuda_grow(dev, (void **)&dev->swiglu_tmp, &dev->swiglu_tmp_bytes,
+    return cuda_grow(dev, (void **)&dev->gate_tmp, &dev->gate_tmp_bytes,
                      (size_t)n_rows * (size_t)n * sizeof(bf16));
 }
 
 void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
                  const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue)
 {
-    if (n <= 0 || w->n <= 0) return;
-    if (epilogue != FKV_EPILOGUE_SWIGLU) {
-        cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, w->data, w->k, w->n, y, y_stride, f32_out);
+    const cuda_weight_view all = cuda_weight_rows(w, 0);
+    if (n <= 0 || all.n <= 0) return;
+    switch (epilogue) {
+    case FKV_EPILOGUE_NONE:
+        cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, all, y, y_stride, f32_out);
         return;
+    case FKV_EPILOGUE_SILU_GATE:
+        if (!grow_gate(dev, n, all.n)) return;
+        cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, all, dev->gate_tmp, all.n, false);
+        cuda_silu_mul(dev, dev->gate_tmp, n, all.n / 2, (bf16 *)y, y_stride);
+        return;
+    case FKV_EPILOGUE_GELU_TANH_GATE: break; /* supports refuses it */
     }
-    if (!grow_swiglu(dev, n, w->n)) return;
-    cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, w->data, w->k, w->n, dev->swiglu_tmp, w->n,
-              false);
-    cuda_silu_mul(dev, dev->swiglu_tmp, n, w->n / 2, (bf16 *)y, y_stride);
+    cuda_fail(dev, "linear has no such epilogue");
 }
 
 static fkv_status prepare(fkv_device *dev, const gemm_key *key, fkv_err *err)
@@ -323,14 +328,15 @@ static gemm_key aligned_key(int64_t class_rows, int64_t n_out, int64_t k)
 fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
                                fkv_err *err)
 {
-    const bool swiglu = epilogue == FKV_EPILOGUE_SWIGLU;
-    gemm_key key = aligned_key(n_rows, w->n, w->k);
-    const int kinds = w->n <= 0 || dev->restricted ? 0 : swiglu ? 1 : 2;
+    const bool gated = epilogue != FKV_EPILOGUE_NONE;
+    const cuda_weight_view all = cuda_weight_rows(w, 0);
+    gemm_key key = aligned_key(n_rows, all.n, all.k);
+    const int kinds = all.n <= 0 || dev->restricted ? 0 : gated ? 1 : 2;
     for (key.f32_out = 0; key.f32_out < kinds; key.f32_out++) {
         const fkv_status st = prepare(dev, &key, err);
         if (st) return st;
     }
-    if (swiglu) grow_swiglu(dev, n_rows, w->n);
+    if (gated) grow_gate(dev, n_rows, all.n);
     return cuda_status(dev, err);
 }
 

@@ -46,12 +46,13 @@ void cuda_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_wei
 {
     if (n <= 0) return;
     const unsigned grid = (unsigned)n;
-    if (table->k % 8 == 0 && aligned16(out))
-        embed_kernel<8><<<grid, ROW_THREADS, 0, dev->stream>>>(tokens, table->data, table->first, table->n,
-                                                               table->k, out);
+    const cuda_weight_view ids = cuda_weight_rows(table, 0);
+    const bf16 *rows = cuda_weight_bf16(ids);
+    const int64_t first = cuda_embedding_first(table);
+    if (ids.k % 8 == 0 && aligned16(out))
+        embed_kernel<8><<<grid, ROW_THREADS, 0, dev->stream>>>(tokens, rows, first, ids.n, ids.k, out);
     else
-        embed_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(tokens, table->data, table->first, table->n,
-                                                               table->k, out);
+        embed_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(tokens, rows, first, ids.n, ids.k, out);
     CUDA_LAUNCHED(dev);
 }
 

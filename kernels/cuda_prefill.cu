@@ -20,7 +20,7 @@ struct rope_frequencies {
 };
 
 /* table[n_positions][half] = cos, sin of the float32 product position * frequency. One thread an
- * element; runs once. */
+ * element; runs once a table. */
 static __global__ void rope_table_kernel(float2 *table, int64_t n_positions, int half, rope_frequencies f)
 {
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -73,15 +73,15 @@ static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **
     w->max_entries = (int64_t)l->n_slots * l->n_kv_heads;
     w->max_parts = decode_parts(l, group);
     const workspace_array all[N_ARRAYS] = {
-        {l->max_positions, l->head_dim / 2, 1, sizeof(float2), rope},
+        {l->max_positions, l->head_dim / 2, l->n_ropes, sizeof(float2), rope},
         {heads, w->max_snap_rows, w->max_snap_tiles, sizeof(float2), &w->snap_part},
         {(int64_t)heads * l->n_slots, w->max_snap_rows, 1, sizeof(float2), &w->snap_stat},
         {heads, l->max_prompt, 1, sizeof(float), &w->snap_sum},
         {heads, l->max_prompt, 1, sizeof(int32_t), &w->keep},
         {w->max_entries + 1, 1, 1, sizeof(cuda_decode_entry), &w->entries},
         {1, 1, 1, sizeof(int32_t), &w->n_entries},
-        {(int64_t)l->n_kv_heads * cuda_qkv_splits(l->hidden), l->n_slots, (int64_t)(group + 2) * l->head_dim,
-         sizeof(float), &w->qkv_parts},
+        {(int64_t)l->n_kv_heads * cuda_qkv_splits(l->hidden), l->n_slots,
+         (int64_t)fkv_head_rows(group) * l->head_dim, sizeof(float), &w->qkv_parts},
         {w->max_parts, group, l->head_dim, sizeof(float), &w->parts},
         {w->max_parts, group, 1, sizeof(float2), &w->part_stat},
         {l->n_slots, 1, 1, sizeof(cuda_sample_slot), &w->sample},
@@ -96,14 +96,14 @@ int64_t cuda_workspace_bytes(const fkv_device_limits *l, int n_threads)
     float2 *rope = NULL;
     (void)n_threads;
     list_arrays(l, &w, &rope, all);
-    /* Gate and up of the largest product with SwiGLU. */
+    /* Gate and up of the largest product with a gate. */
     double bytes = 2.0 * l->max_rows * l->max_share * sizeof(bf16);
     for (int i = 0; i < N_ARRAYS; i++)
         bytes += (double)all[i].a * (double)all[i].b * (double)all[i].c * (double)all[i].size;
     return bytes < 0x1p50 ? (int64_t)bytes : (int64_t)1 << 50;
 }
 
-fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
+fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, fkv_err *err)
 {
     const fkv_device_limits *l = &dev->limits;
     workspace_array all[N_ARRAYS];
@@ -116,17 +116,24 @@ fkv_status cuda_attention_prepare(fkv_device *dev, fkv_err *err)
     for (int i = 0; i < N_ARRAYS; i++)
         if ((st = alloc_array(dev, all[i].a, all[i].b, all[i].c, all[i].size, all[i].out, err))) return st;
     const int half = l->head_dim / 2;
-    rope_frequencies f = {};
-    for (int i = 0; i < half; i++) f.of[i] = l->inv_freq[i];
     const int64_t n = (int64_t)l->max_positions * half;
-    rope_table_kernel<<<(unsigned)((n + 255) / 256), 256, 0, dev->stream>>>(dev->rope, l->max_positions, half,
-                                                                            f);
-    CUDA_LAUNCHED(dev);
+    for (int r = 0; r < l->n_ropes; r++) {
+        rope_frequencies f = {};
+        for (int i = 0; i < half; i++) f.of[i] = inv_freq[r * half + i];
+        rope_table_kernel<<<(unsigned)((n + 255) / 256), 256, 0, dev->stream>>>(dev->rope + r * n,
+                                                                                l->max_positions, half, f);
+        CUDA_LAUNCHED(dev);
+    }
     a->wgmma = cuda_prefill_sm90_available(dev, a);
     return cuda_status(dev, err);
 }
 
-/* RoPE in place on Q and K of qkv[n][n_heads * (group + 2) * hd]. One thread rotates eight pairs (two
+const float2 *cuda_rope_table(const fkv_device *dev, const fkv_attention_spec *spec)
+{
+    return dev->rope + (int64_t)spec->rope * dev->limits.max_positions * (dev->limits.head_dim / 2);
+}
+
+/* RoPE in place on Q and K of qkv[n][n_heads * head_rows * hd]. One thread rotates eight pairs (two
  * 16-byte pieces); bound by memory. */
 static __global__ void rope_kernel(bf16 *qkv, int64_t n, const int32_t *positions, int n_heads, int group,
                                    int hd, const float2 *table)
@@ -137,24 +144,27 @@ static __global__ void rope_kernel(bf16 *qkv, int64_t n, const int32_t *position
     if (i >= n * per_row) return;
     const int64_t row = i / per_row;
     const int at = (int)(i % per_row), p = at % pieces, v = at / pieces % vectors, h = at / pieces / vectors;
-    bf16 *x = qkv + row * n_heads * (group + 2) * hd + (int64_t)h * (group + 2) * hd + v * hd + p * 8;
+    bf16 *x = qkv + row * n_heads * fkv_head_rows(group) * hd + (int64_t)h * fkv_head_rows(group) * hd +
+              v * hd + p * 8;
     uint4 lo = *(uint4 *)x, hi = *(uint4 *)(x + hd / 2);
     rope8(lo, hi, table + (int64_t)positions[row] * (hd / 2) + p * 8);
     *(uint4 *)x = lo;
     *(uint4 *)(x + hd / 2) = hi;
 }
 
-void cuda_prefill_qkv(fkv_device *dev, const void *x, int64_t n, int64_t class_rows, const int32_t *positions,
-                      const fkv_weight *w, int n_heads, int group, void *qkv)
+void cuda_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
 {
-    if (n <= 0 || n_heads <= 0) return;
-    const int hd = dev->limits.head_dim;
-    const int64_t width = n_heads * (int64_t)(group + 2) * hd, k = w->k;
-    bf16 *out = (bf16 *)qkv;
-    cuda_gemm(dev, (const bf16 *)x, k, n, class_rows, w->data, k, width, out, width, false);
-    const int64_t threads = n * n_heads * (group + 1) * (hd / 16);
+    if (a->n_rows <= 0 || a->n_heads <= 0) return;
+    const int hd = a->spec->head_dim, group = a->spec->group;
+    const int64_t width = a->n_heads * (int64_t)fkv_head_rows(group) * hd;
+    cuda_weight_view w = cuda_weight_rows(a->weight, 0);
+    bf16 *out = (bf16 *)a->qkv + a->row0 * width;
+    w.n = width;
+    cuda_gemm(dev, (const bf16 *)a->x + a->row0 * w.k, w.k, a->n_rows, a->class_rows, w, out, width, false);
+    const int64_t threads = a->n_rows * a->n_heads * (group + 1) * (hd / 16);
     rope_kernel<<<(unsigned)((threads + ROPE_THREADS - 1) / ROPE_THREADS), ROPE_THREADS, 0, dev->stream>>>(
-        out, n, positions, n_heads, group, hd, dev->rope);
+        out, a->n_rows, a->pack->dev_positions + a->row0, a->n_heads, group, hd,
+        cuda_rope_table(dev, a->spec));
     CUDA_LAUNCHED(dev);
 }
 
@@ -244,7 +254,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1)
     constexpr int TILE = ATT_KEYS * HD * 2;
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const int h = (int)blockIdx.x / group, g = (int)blockIdx.x % group;
-    const int64_t per = (int64_t)(group + 2) * HD, stride = n_heads * per;
+    const int64_t per = (int64_t)fkv_head_rows(group) * HD, stride = n_heads * per;
     const row_block rows = find_rows(segments, n_segments, last_only);
     const int64_t row0 = rows.row0, n_tokens = rows.segment.n_tokens;
     const bf16 *head = qkv + rows.segment.row0 * stride + h * per, *k = head + group * HD, *v = k + HD;
@@ -301,32 +311,30 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1)
     }
 }
 
-template <int HD>
-static void run_attention(fkv_device *dev, const fkv_pack *pack, const bf16 *qkv, bool last_only, int n_heads,
-                          int group, bf16 *out, int64_t out_stride)
+template <int HD> static void run_attention(fkv_device *dev, const fkv_prefill_args *a)
 {
-    const int bytes = (ATT_ROWS + 4 * ATT_KEYS) * HD * 2;
-    const dim3 grid((unsigned)(n_heads * group), (unsigned)(last_only ? pack->n_segments : pack->n_tiles));
-    const float scale = 1.4426950408889634f / sqrtf((float)HD);
+    const int bytes = (ATT_ROWS + 4 * ATT_KEYS) * HD * 2, group = a->spec->group;
+    const fkv_pack *pack = a->pack;
+    const dim3 grid((unsigned)(a->n_heads * group),
+                    (unsigned)(a->last_only ? pack->n_segments : pack->n_tiles));
     if (!CUDA(dev, cudaFuncSetAttribute(prefill_attention_kernel<HD>,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
         return;
     prefill_attention_kernel<HD><<<grid, ATT_THREADS, bytes, dev->stream>>>(
-        qkv, pack->dev_segments, pack->n_segments, last_only, n_heads, group, out, out_stride, scale);
+        (const bf16 *)a->qkv, pack->dev_segments, pack->n_segments, a->last_only, a->n_heads, group,
+        (bf16 *)a->out, a->out_stride, cuda_score_scale(HD));
     CUDA_LAUNCHED(dev);
 }
 
 /* qkv and out must be 16-byte aligned, out_stride even; no log-sum-exp is kept: snapkv_scores makes its own.
  */
-void cuda_prefill_attention(fkv_device *dev, const fkv_pack *pack, const void *qkv, bool last_only,
-                            int n_heads, int group, void *out, int64_t out_stride)
+void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *a)
 {
-    if (pack->n_segments <= 0 || n_heads <= 0) return;
-    const bf16 *in = (const bf16 *)qkv;
+    if (a->pack->n_segments <= 0 || a->n_heads <= 0) return;
     if (dev->attention->wgmma)
-        cuda_prefill_sm90(dev, pack, in, last_only, n_heads, group, (bf16 *)out, out_stride);
-    else if (dev->limits.head_dim == 128)
-        run_attention<128>(dev, pack, in, last_only, n_heads, group, (bf16 *)out, out_stride);
+        cuda_prefill_sm90(dev, a);
+    else if (a->spec->head_dim == 128)
+        run_attention<128>(dev, a);
     else
-        run_attention<64>(dev, pack, in, last_only, n_heads, group, (bf16 *)out, out_stride);
+        run_attention<64>(dev, a);
 }

@@ -319,7 +319,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     if (warpgroup == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;\n");
         if (threadIdx.x == 0) {
-            const int x = head * (group + 2) * HD;
+            const int x = head * fkv_head_rows(group) * HD;
             produce<HD>(&maps.of[rows.index], &barriers, tiles, x + g * HD, x + group * HD, row0);
         }
     } else {
@@ -358,22 +358,23 @@ bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att)
     return ok;
 }
 
+/* The first n_segments of segments, whose maps these are. */
 template <int HD>
-static void run(fkv_device *dev, const pack_maps &maps, const fkv_segment *dev_segments, int n_segments,
-                int n_tiles, bool last_only, int n_query_heads, int group, bf16 *out, int64_t out_stride)
+static void run(fkv_device *dev, const fkv_prefill_args *a, const pack_maps &maps,
+                const fkv_segment *dev_segments, int n_segments, int n_tiles)
 {
-    const int bytes = (1 + 2 * STAGES) * KEYS * HD * 2 + 1024;
-    const dim3 grid((unsigned)n_query_heads, (unsigned)(last_only ? n_segments : n_tiles));
-    const float scale = 1.4426950408889634f / sqrtf((float)HD);
+    const int bytes = (1 + 2 * STAGES) * KEYS * HD * 2 + 1024, group = a->spec->group;
+    const dim3 grid((unsigned)(a->n_heads * group), (unsigned)(a->last_only ? n_segments : n_tiles));
     if (!CUDA(dev, cudaFuncSetAttribute(prefill_sm90_kernel<HD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         bytes)))
         return;
-    prefill_sm90_kernel<HD><<<grid, THREADS, bytes, dev->stream>>>(maps, dev_segments, n_segments, last_only,
-                                                                   group, out, out_stride, scale);
+    prefill_sm90_kernel<HD><<<grid, THREADS, bytes, dev->stream>>>(maps, dev_segments, n_segments,
+                                                                   a->last_only, group, (bf16 *)a->out,
+                                                                   a->out_stride, cuda_score_scale(HD));
     CUDA_LAUNCHED(dev);
 }
 
-/* Of a prompt's rows of qkv [n_rows, n_heads * (group + 2) * hd], 16-byte aligned. */
+/* Of a prompt's rows of qkv [n_rows, n_heads * head_rows * hd], 16-byte aligned. */
 static bool make_map(fkv_device *dev, const bf16 *qkv, const fkv_segment *s, cuuint64_t width,
                      CUtensorMap *map)
 {
@@ -389,23 +390,22 @@ static bool make_map(fkv_device *dev, const bf16 *qkv, const fkv_segment *s, cuu
     return false;
 }
 
-void cuda_prefill_sm90(fkv_device *dev, const fkv_pack *pack, const bf16 *qkv, bool last_only, int n_heads,
-                       int group, bf16 *out, int64_t out_stride)
+void cuda_prefill_sm90(fkv_device *dev, const fkv_prefill_args *a)
 {
-    const int hd = dev->limits.head_dim;
-    const cuuint64_t width = (cuuint64_t)n_heads * (cuuint64_t)(group + 2) * (cuuint64_t)hd;
+    const fkv_pack *pack = a->pack;
+    const int hd = a->spec->head_dim;
+    const cuuint64_t width =
+        (cuuint64_t)a->n_heads * (cuuint64_t)fkv_head_rows(a->spec->group) * (cuuint64_t)hd;
     pack_maps maps;
     for (int first = 0; first < pack->n_segments; first += MAPS) {
         const int left = pack->n_segments - first, n = left < MAPS ? left : (int)MAPS;
         const int64_t end = n < left ? pack->segments[first + n].tile0 : pack->n_tiles;
         const int n_tiles = (int)(end - pack->segments[first].tile0);
         for (int i = 0; i < n; i++)
-            if (!make_map(dev, qkv, &pack->segments[first + i], width, &maps.of[i])) return;
+            if (!make_map(dev, (const bf16 *)a->qkv, &pack->segments[first + i], width, &maps.of[i])) return;
         if (hd == 128)
-            run<128>(dev, maps, pack->dev_segments + first, n, n_tiles, last_only, n_heads * group, group,
-                     out, out_stride);
+            run<128>(dev, a, maps, pack->dev_segments + first, n, n_tiles);
         else
-            run<64>(dev, maps, pack->dev_segments + first, n, n_tiles, last_only, n_heads * group, group, out,
-                    out_stride);
+            run<64>(dev, a, maps, pack->dev_segments + first, n, n_tiles);
     }
 }

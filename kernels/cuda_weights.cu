@@ -1,15 +1,60 @@
 /* Weights of the CUDA backend: from rows in host memory, usually mapped files, to bf16
  * on the GPU through the pinned ring, converted on the way where the file holds another
- * type. A weight and its data belong to the device.
+ * type. A weight and its data belong to the device; how they lie is known here alone.
  */
 #include "kernels/cuda_device.h"
 
+#include <cassert>
 #include <cstdlib>
 #include <cstring>
 
 extern "C" {
 #include "runner/base/float16.h"
 #include "runner/base/mem.h"
+}
+
+struct fkv_weight {
+    int64_t n, k;  /* rows stored, depth */
+    int64_t first; /* embedding: first id */
+    bf16 *data;    /* [n, k] row-major, 256-byte aligned; gated: gate rows, then up rows */
+    fkv_weight *next;
+};
+
+cuda_weight_view cuda_weight_rows(const fkv_weight *w, int64_t row)
+{
+    cuda_weight_view view = {};
+    view.data = w->data + row * w->k;
+    view.dtype = FKV_DTYPE_BF16;
+    view.n = w->n - row;
+    view.k = w->k;
+    return view;
+}
+
+const bf16 *cuda_weight_bf16(cuda_weight_view view)
+{
+    assert(view.dtype == FKV_DTYPE_BF16 && !view.scale);
+    return (const bf16 *)view.data;
+}
+
+int64_t cuda_embedding_first(const fkv_weight *w)
+{
+    return w->first;
+}
+
+int64_t cuda_weights_count(const fkv_device *dev)
+{
+    int64_t n = 0;
+    for (const fkv_weight *w = dev->weights; w; w = w->next) n++;
+    return n;
+}
+
+void cuda_weights_free(fkv_device *dev, int64_t n)
+{
+    for (int64_t have = cuda_weights_count(dev); have > n; have--) {
+        fkv_weight *w = dev->weights;
+        dev->weights = w->next;
+        free(w);
+    }
 }
 
 static const int64_t piece_bytes = CUDA_STAGING_BYTES / 8;
@@ -73,6 +118,8 @@ static fkv_status load(fkv_device *dev, const fkv_rows *parts, int n_parts, int6
     int64_t n = 0;
     size_t bytes;
     void *data = NULL;
+    const fkv_status can = fkv_rows_check(parts, n_parts, "cuda", false, err);
+    if (can) return can;
     for (int p = 0; p < n_parts; p++) n += parts[p].n_rows;
     if (n < 0 || k <= 0 || !fkv_mul_size((size_t)n, (size_t)k, &bytes) ||
         !fkv_mul_size(bytes, sizeof(bf16), &bytes))
@@ -101,13 +148,11 @@ fkv_status cuda_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts,
     return load(dev, parts, n_parts, k, out, err);
 }
 
-fkv_status cuda_weight_load_swiglu(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
-                                   fkv_err *err)
+fkv_status cuda_weight_load_gated(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
+                                  fkv_err *err)
 {
     const fkv_rows parts[] = {gate, up};
-    const fkv_status st = load(dev, parts, 2, k, out, err);
-    if (!st) (*out)->swiglu = true;
-    return st;
+    return load(dev, parts, 2, k, out, err);
 }
 
 fkv_status cuda_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,

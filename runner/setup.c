@@ -102,9 +102,8 @@ static bool supported(const fkv_setup *s, int n_devices, bool as_asked, fkv_err 
                                     .n_slots = as_asked ? s->n_slots : 1,
                                     .max_prompt = 1,
                                     .window = as_asked ? (int)s->job->profile.window : 1};
-    const fkv_device_limits limits = fkv_memory_device_limits(&shape);
     *err = (fkv_err){0};
-    return !s->backend->supports(&limits, n_devices, err);
+    return !fkv_memory_supported(&shape, s->backend, err);
 }
 
 /* Where the job leaves the number of devices to us: the most that can work together. */

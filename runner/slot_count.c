@@ -22,8 +22,7 @@ static int supported(const fkv_slot_search *s, int slots)
     for (; b->supports && slots > 1; slots /= 2) {
         fkv_err why = {0};
         shape.n_slots = slots;
-        const fkv_device_limits limits = fkv_memory_device_limits(&shape);
-        if (!b->supports(&limits, shape.n_devices, &why)) break;
+        if (!fkv_memory_supported(&shape, b, &why)) break;
     }
     return slots;
 }

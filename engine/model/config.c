@@ -13,6 +13,7 @@
 
 #include "runner/base/file.h"
 #include "runner/base/json.h"
+#include "runner/base/mem.h"
 
 enum {
     MAX_CONFIG_BYTES = 1 << 20,
@@ -414,16 +415,18 @@ const fkv_family *fkv_config_family(const fkv_config *c)
     return c->family ? c->family : fkv_family_find("LlamaForCausalLM", NULL);
 }
 
-fkv_attention_spec fkv_config_attention(const fkv_config *c, int layer)
+fkv_attention_spec *fkv_config_layers(const fkv_config *c)
 {
     const fkv_family *f = fkv_config_family(c);
-    (void)layer; /* all layers of these families are alike */
-    return (fkv_attention_spec){.n_kv_heads = c->n_kv_heads,
-                                .group = c->group,
-                                .head_dim = c->head_dim,
-                                .scale = 1 / sqrtf((float)c->head_dim),
-                                .qkv_bias = f->qkv_bias,
-                                .qk_norm = f->qk_norm};
+    fkv_attention_spec *specs = fkv_calloc((size_t)c->n_layers, sizeof *specs);
+    for (int l = 0; specs && l < c->n_layers; l++)
+        specs[l] = (fkv_attention_spec){.n_kv_heads = c->n_kv_heads,
+                                        .group = c->group,
+                                        .head_dim = c->head_dim,
+                                        .scale = fkv_attention_scale(c->head_dim),
+                                        .qkv_bias = f->qkv_bias,
+                                        .qk_norm = f->qk_norm};
+    return specs;
 }
 
 void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq)

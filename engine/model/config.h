@@ -38,8 +38,8 @@ fkv_status fkv_config_read(const char *dir, fkv_config *config, fkv_err *err);
 fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_config *config, fkv_err *err);
 
 const fkv_family *fkv_config_family(const fkv_config *config);
-/* How layer l attends. */
-fkv_attention_spec fkv_config_attention(const fkv_config *config, int layer);
+/* How every layer attends: malloc'd [n_layers]; NULL without memory. */
+fkv_attention_spec *fkv_config_layers(const fkv_config *config);
 
 /* Inverse frequencies of RoPE, [head_dim / 2]: theta^(-2i/head_dim), scaled as
  * rope_type llama3 does it (as HF transformers' rope initialisation). */

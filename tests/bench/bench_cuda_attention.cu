@@ -65,12 +65,32 @@ static __global__ void gemm_kernel(const bf16 *x, int64_t x_stride, int64_t n_ro
         ((bf16 *)y)[at] = __float2bfloat16_rn(sum);
 }
 
-void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t, const bf16 *w,
-               int64_t k, int64_t n_out, void *y, int64_t y_stride, bool f32_out)
+void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t, cuda_weight_view w,
+               void *y, int64_t y_stride, bool f32_out)
 {
-    const dim3 grid((unsigned)((n_rows * n_out + 255) / 256));
-    gemm_kernel<<<grid, 256, 0, dev->stream>>>(x, x_stride, n_rows, w, k, n_out, y, y_stride, f32_out);
+    const dim3 grid((unsigned)((n_rows * w.n + 255) / 256));
+    gemm_kernel<<<grid, 256, 0, dev->stream>>>(x, x_stride, n_rows, cuda_weight_bf16(w), w.k, w.n, y,
+                                               y_stride, f32_out);
     CUDA_LAUNCHED(dev);
+}
+
+struct fkv_weight {
+    int64_t n, k;
+    bf16 *data; /* [n, k] */
+};
+
+cuda_weight_view cuda_weight_rows(const fkv_weight *w, int64_t row)
+{
+    cuda_weight_view view = {};
+    view.data = w->data + row * w->k;
+    view.n = w->n - row;
+    view.k = w->k;
+    return view;
+}
+
+const bf16 *cuda_weight_bf16(cuda_weight_view view)
+{
+    return (const bf16 *)view.data;
 }
 
 /* --- helpers ------------------------------------------------------------------- */
@@ -156,11 +176,47 @@ static double value(bf16 x)
     return (double)__bfloat162float(x);
 }
 
+static float inv_freq[64]; /* of the device */
+
+static fkv_attention_spec spec_of(int hd, int group, int n_kv_heads)
+{
+    fkv_attention_spec s = {};
+    s.n_kv_heads = n_kv_heads;
+    s.group = group;
+    s.head_dim = hd;
+    s.scale = fkv_attention_scale(hd);
+    return s;
+}
+
+/* Of a rank that has all heads, with scores. */
+static fkv_prefill_args prefill_args(const fkv_attention_spec *spec, const fkv_pack *pack, const bf16 *qkv,
+                                     bf16 *out)
+{
+    fkv_prefill_args a = {};
+    a.pack = pack;
+    a.spec = spec;
+    a.n_heads = spec->n_kv_heads;
+    a.qkv = (void *)qkv;
+    a.out = out;
+    a.out_stride = (int64_t)spec->n_kv_heads * spec->group * spec->head_dim;
+    return a;
+}
+
+static fkv_prefill_args score_args(const fkv_attention_spec *spec, const fkv_pack *pack, const bf16 *qkv,
+                                   int window, int kernel, float *scores)
+{
+    fkv_prefill_args a = prefill_args(spec, pack, qkv, NULL);
+    a.min_tokens = a.score_window = window;
+    a.score_kernel = kernel;
+    a.scores = scores;
+    a.score_stride = pack->n_rows - window;
+    return a;
+}
+
 /* A device of this shape; every array of the last one is freed. */
 static void open_device(fkv_device *dev, int hd, int group, int n_kv_heads, int n_slots, int max_prompt,
                         int window)
 {
-    static float inv_freq[64];
     must(cudaDeviceSynchronize());
     for (void *p : allocations) must(cudaFree(p));
     allocations.clear();
@@ -177,9 +233,9 @@ static void open_device(fkv_device *dev, int hd, int group, int n_kv_heads, int 
     dev->limits.head_dim = hd;
     dev->limits.max_local_heads = n_kv_heads;
     dev->limits.window = window;
-    dev->limits.inv_freq = inv_freq;
+    dev->limits.n_ropes = 1;
     fkv_err err = {};
-    if (cuda_attention_prepare(dev, &err)) {
+    if (cuda_attention_prepare(dev, inv_freq, &err)) {
         fprintf(stderr, "%s\n", err.message);
         exit(1);
     }
@@ -222,14 +278,16 @@ static void check_prefill(fkv_device *dev, int hd, int group, int heads, int n)
 {
     char what[128];
     open_device(dev, hd, group, heads, 4, n, 8);
-    const int64_t per = (group + 2) * hd, width = heads * per, cols = (int64_t)heads * group * hd;
+    const int64_t per = fkv_head_rows(group) * hd, width = heads * per, cols = (int64_t)heads * group * hd;
+    const fkv_attention_spec spec = spec_of(hd, group, heads);
     const std::vector<bf16> qkv = random_values((size_t)(n * width), 2.0f);
     const bf16 *d = to_device(qkv);
     for (int hopper = dev->attention->wgmma; hopper >= 0; hopper--) {
         bf16 *out = device_array<bf16>((size_t)(n * cols)), *tail = device_array<bf16>((size_t)(n * cols));
         dev->attention->wgmma = hopper;
         const fkv_pack pack = pack_of(n, 0);
-        cuda_prefill_attention(dev, &pack, d, false, heads, group, out, cols);
+        fkv_prefill_args args = prefill_args(&spec, &pack, d, out);
+        cuda_prefill_attention(dev, &args);
         double worst = 0, bits = 0;
         const std::vector<bf16> got = to_host(out, (size_t)(n * cols));
         for (int64_t t = 0; t < n; t += t % 7 + 1) {
@@ -248,7 +306,9 @@ static void check_prefill(fkv_device *dev, int hd, int group, int heads, int n)
         snprintf(what, sizeof what, "prefill %s hd %d group %d T %d: worst error", hopper ? "wgmma" : "mma",
                  hd, group, n);
         check(worst < 0.03, what, worst);
-        cuda_prefill_attention(dev, &pack, d, true, heads, group, tail, cols);
+        args.last_only = true;
+        args.out = tail;
+        cuda_prefill_attention(dev, &args);
         const std::vector<bf16> last = to_host(tail, (size_t)cols);
         bits += memcmp(last.data(), got.data() + (n - 1) * cols, last.size() * sizeof(bf16)) != 0;
         snprintf(what, sizeof what, "prefill %s hd %d group %d T %d: the last row alone has its bits",
@@ -263,7 +323,7 @@ static void check_keep(fkv_device *dev, int hd, int group, int heads, int n, int
                        const std::vector<float> &scores)
 {
     char what[128];
-    const int64_t per = (group + 2) * hd, width = heads * per, n_scores = n - window;
+    const int64_t per = fkv_head_rows(group) * hd, width = heads * per, n_scores = n - window;
     const int pages = (n + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
     std::vector<int32_t> budgets, table((size_t)(2 * heads * pages));
     std::vector<int16_t> owners; /* [heads][2 slots] */
@@ -282,13 +342,13 @@ static void check_keep(fkv_device *dev, int hd, int group, int heads, int n, int
     bf16 *a0 = device_array<bf16>(arena), *a1 = device_array<bf16>(arena);
     void *arenas[2] = {a0, a1};
     fkv_keep_args args = {};
+    const fkv_attention_spec spec = spec_of(hd, group, heads);
     const fkv_pack pack = pack_of(n, 1);
     args.pack = &pack;
     args.n_slots = 2;
-    args.n_heads = args.n_kv_heads = heads;
-    args.group = group;
-    args.head_dim = hd;
-    args.window = window;
+    args.spec = &spec;
+    args.n_heads = heads;
+    args.score_window = window;
     args.qkv = d;
     args.scores = ds;
     args.score_stride = n_scores;
@@ -323,12 +383,14 @@ static void check_compress(fkv_device *dev, int hd, int group, int heads, int n,
 {
     char what[128];
     open_device(dev, hd, group, heads, 2, n, window);
-    const int64_t per = (group + 2) * hd, width = heads * per, n_scores = n - window;
+    const int64_t per = fkv_head_rows(group) * hd, width = heads * per, n_scores = n - window;
     std::vector<bf16> qkv = random_values((size_t)(n * width), 2.0f);
     const bf16 *d = to_device(qkv);
     float *ds = device_array<float>((size_t)(heads * n_scores));
     const fkv_pack pack = pack_of(n, 0);
-    cuda_snapkv_scores(dev, &pack, d, window, heads, group, window, kernel, ds, n_scores);
+    const fkv_attention_spec spec = spec_of(hd, group, heads);
+    const fkv_prefill_args args = score_args(&spec, &pack, d, window, kernel, ds);
+    cuda_snapkv_scores(dev, &args);
     std::vector<float> scores = to_host(ds, (size_t)(heads * n_scores));
     double worst = 0;
     for (int h = 0; h < heads; h++) {
@@ -357,6 +419,7 @@ static void check_compress(fkv_device *dev, int hd, int group, int heads, int n,
 
 /* A rank that decodes: heads placements, every one over [begin, end) of the slots. */
 struct decode_case {
+    fkv_attention_spec spec;
     fkv_decode_args args;
     std::vector<fkv_decode_head> heads;
     std::vector<int32_t> budgets, pos, prompt, active, table;
@@ -373,7 +436,7 @@ static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::v
     const fkv_device_limits *l = &dev->limits;
     const int hd = l->head_dim, group = l->n_heads / l->n_kv_heads, heads = l->n_kv_heads,
               n_slots = l->n_slots;
-    const int64_t per = (group + 2) * hd;
+    const int64_t per = fkv_head_rows(group) * hd;
     int64_t stride = 0;
     c->budgets.assign((size_t)(layer + 1) * heads, 0);
     c->offset.assign((size_t)(layer + 1) * heads, 0);
@@ -412,9 +475,8 @@ static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::v
     a->layer = layer;
     a->n_slots = n_slots;
     a->hidden = l->hidden;
-    a->n_kv_heads = heads;
-    a->group = group;
-    a->head_dim = hd;
+    c->spec = spec_of(hd, group, heads);
+    a->spec = &c->spec;
     a->heads = c->heads.data();
     a->n_heads_served = heads;
     a->slots.pos = to_device(c->pos);
@@ -448,8 +510,8 @@ static void check_schedules(fkv_device *dev, const fkv_decode_args &args, const 
         cuda_decode_qkv(dev, &args);
         cuda_decode_attention(dev, &args);
         const std::vector<bf16> again = to_host((const bf16 *)args.out, out.size());
-        snprintf(what, sizeof what, "decode hd %d group %d: bits of schedule %d", args.head_dim, args.group,
-                 way);
+        snprintf(what, sizeof what, "decode hd %d group %d: bits of schedule %d", args.spec->head_dim,
+                 args.spec->group, way);
         check(memcmp(again.data(), out.data(), out.size() * sizeof(bf16)) == 0, what, 0);
     }
     *dev->attention = a;
@@ -469,7 +531,7 @@ static void check_decode(fkv_device *dev, int hd, int group)
     make_decode(dev, &c, 2, budgets, prompt, made, true);
     cuda_decode_qkv(dev, &c.args);
     cuda_decode_attention(dev, &c.args);
-    const int64_t per = (group + 2) * hd, row = (int64_t)HEADS * group * hd;
+    const int64_t per = fkv_head_rows(group) * hd, row = (int64_t)HEADS * group * hd;
     const std::vector<bf16> q = to_host((const bf16 *)c.args.q, (size_t)(HEADS * SLOTS * per));
     const std::vector<bf16> kv = to_host((const bf16 *)c.arena, c.n_pages * 2 * FKV_PAGE_TOKENS * (size_t)hd);
     const std::vector<bf16> out = to_host((const bf16 *)c.args.out, (size_t)(SLOTS * row));
@@ -510,8 +572,7 @@ static void check_decode(fkv_device *dev, int hd, int group)
                              value(w[(h * per + (group + 1) * hd + i) * c.weight.k + j]);
                 }
             for (int i = 0; i < hd / 2; i++) {
-                const double angle = (double)((float)c.pos[s] * dev->limits.inv_freq[i]), a = kn[i],
-                             b = kn[i + hd / 2];
+                const double angle = (double)((float)c.pos[s] * inv_freq[i]), a = kn[i], b = kn[i + hd / 2];
                 kn[i] = a * cos(angle) - b * sin(angle);
                 kn[i + hd / 2] = b * cos(angle) + a * sin(angle);
             }
@@ -703,21 +764,21 @@ static void time_prefill(fkv_device *dev, int n, int hd)
 {
     enum { HEADS = 8, GROUP = 4, WINDOW = 32 };
     open_device(dev, hd, GROUP, HEADS, 1, n, WINDOW);
-    const int64_t width = HEADS * (GROUP + 2) * hd, cols = HEADS * GROUP * hd;
+    const int64_t width = HEADS * fkv_head_rows(GROUP) * hd, cols = HEADS * GROUP * hd;
     bf16 *qkv = filled((size_t)(n * width)), *out = device_array<bf16>((size_t)(n * cols));
     const double flop = 2.0 * n * ((double)n + 1) * hd * HEADS * GROUP;
     const fkv_pack pack = pack_of(n, 0);
+    const fkv_attention_spec spec = spec_of(hd, GROUP, HEADS);
+    const fkv_prefill_args attend = prefill_args(&spec, &pack, qkv, out);
     for (int hopper = dev->attention->wgmma; hopper >= 0; hopper--) {
         dev->attention->wgmma = hopper;
-        const double s = seconds_of(
-            dev, 2, [&](int) { cuda_prefill_attention(dev, &pack, qkv, false, HEADS, GROUP, out, cols); });
+        const double s = seconds_of(dev, 2, [&](int) { cuda_prefill_attention(dev, &attend); });
         row_of_table("prefill %-5s hd %3d T %6d             %10.1f us %8.1f TFLOP/s\n",
                      hopper ? "wgmma" : "mma", hd, n, s * 1e6, flop / s * 1e-12);
     }
     float *scores = device_array<float>((size_t)n * HEADS);
-    const double snap = seconds_of(dev, 2, [&](int) {
-        cuda_snapkv_scores(dev, &pack, qkv, WINDOW, HEADS, GROUP, WINDOW, 7, scores, n - WINDOW);
-    });
+    const fkv_prefill_args score = score_args(&spec, &pack, qkv, WINDOW, 7, scores);
+    const double snap = seconds_of(dev, 2, [&](int) { cuda_snapkv_scores(dev, &score); });
     std::vector<int32_t> budgets(HEADS, 1024), table(HEADS * 8);
     std::vector<int16_t> owners(HEADS, 0);
     std::vector<int64_t> offset;
@@ -727,10 +788,9 @@ static void time_prefill(fkv_device *dev, int n, int hd)
     fkv_keep_args args = {};
     args.pack = &pack;
     args.n_slots = 1;
-    args.n_heads = args.n_kv_heads = HEADS;
-    args.group = GROUP;
-    args.head_dim = hd;
-    args.window = WINDOW;
+    args.spec = &spec;
+    args.n_heads = HEADS;
+    args.score_window = WINDOW;
     args.qkv = qkv;
     args.scores = scores;
     args.score_stride = n - WINDOW;

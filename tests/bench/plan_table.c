@@ -20,6 +20,7 @@
 #include "engine/plan/budget.h"
 #include "engine/plan/plan.h"
 #include "runner/base/hash.h"
+#include "runner/base/layer_spec.h"
 
 enum { FILE_LAYERS = 32, FILE_HEADS = 32, N_KV_HEADS = 8, HEAD_DIM = 128, WINDOW = 32, MAX_LAYERS = 80 };
 #define BYTES_PER_US 4.27e6
@@ -51,7 +52,7 @@ static fkv_cost h200(const shape *m, int n_ranks)
 {
     const double us_per_value = BF16_BYTES / BYTES_PER_US;
     const double output = (double)m->hidden * m->hidden, mlp = 3.0 * m->intermediate * m->hidden;
-    return (fkv_cost){.head_us = (m->group + 2.0) * HEAD_DIM * m->hidden * us_per_value,
+    return (fkv_cost){.head_us = (double)fkv_head_rows(m->group) * HEAD_DIM * m->hidden * us_per_value,
                       .token_us = 2.0 * HEAD_DIM * us_per_value,
                       .common_us = (output + mlp) / n_ranks * us_per_value};
 }

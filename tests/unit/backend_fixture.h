@@ -28,7 +28,8 @@ static const fkv_backend *b;
 static fkv_world *world;
 static fkv_device *dev;
 static fkv_device_info info;
-static float inv_freq[64];
+enum { FIXTURE_ROPES = 2 };
+static float inv_freq[FIXTURE_ROPES * 64]; /* [FIXTURE_ROPES][hd / 2] */
 static uint64_t counter;
 
 /* 77, with the reason printed, where the backend can't be used; else 0. FKV_TEST_SKIP: a pattern of tests to
@@ -48,12 +49,29 @@ static inline int choose_backend(int argc, char **argv)
     return 77;
 }
 
+/* As Llama's layers attend. */
+static inline fkv_attention_spec plain_spec(int hd, int group, int n_kv_heads)
+{
+    return (fkv_attention_spec){
+        .n_kv_heads = n_kv_heads, .group = group, .head_dim = hd, .scale = fkv_attention_scale(hd)};
+}
+
+/* Of plain layers unless the limits have some. */
 static inline void device_open(fkv_device_limits limits)
 {
+    static const float thetas[FIXTURE_ROPES] = {10000, 500};
+    const fkv_attention_spec plain =
+        plain_spec(limits.head_dim, limits.n_heads / limits.n_kv_heads, limits.n_kv_heads);
+    const int half = limits.head_dim / 2;
     fkv_err err = {0};
-    for (int i = 0; i < limits.head_dim / 2; i++)
-        inv_freq[i] = powf(10000, -2.0f * (float)i / (float)limits.head_dim);
+    for (int r = 0; r < FIXTURE_ROPES; r++)
+        for (int i = 0; i < half; i++) inv_freq[r * half + i] = powf(thetas[r], -(float)i / (float)half);
+    limits.n_ropes = FIXTURE_ROPES;
     limits.inv_freq = inv_freq;
+    if (!limits.layers) {
+        limits.layers = &plain;
+        limits.n_layers = 1;
+    }
     assert_int_equal(b->world_open(1, &world, &err), FKV_OK);
     assert_int_equal(b->open(world, 0, 0, &dev, &err), FKV_OK);
     if (b->prepare(dev, &limits, &err)) fail_msg("prepare: %s", err.message);
@@ -169,7 +187,7 @@ static inline void get(float *to, const void *from, size_t n)
 
 static inline fkv_rows rows_of(const uint16_t *data, int64_t n, int64_t k)
 {
-    return (fkv_rows){data, FKV_DTYPE_BF16, n, k};
+    return (fkv_rows){.data = data, .dtype = FKV_DTYPE_BF16, .n_rows = n, .stride = k};
 }
 
 /* [n, k] bf16 with the values of w; the caller frees it. */
@@ -185,16 +203,24 @@ static inline uint16_t *halves_of(const float *w, size_t n)
     return h;
 }
 
-static inline fkv_weight *load_weight(const float *w, int64_t n, int64_t k)
+/* bias: [n], or NULL. */
+static inline fkv_weight *load_biased(const float *w, const float *bias, int64_t n, int64_t k)
 {
     fkv_err err = {0};
     fkv_weight *out = NULL;
-    uint16_t *h = halves_of(w, (size_t)(n * k));
-    const fkv_rows part = rows_of(h, n, k);
+    uint16_t *h = halves_of(w, (size_t)(n * k)), *hb = bias ? halves_of(bias, (size_t)n) : NULL;
+    fkv_rows part = rows_of(h, n, k);
+    part.bias = hb;
     if (b->weight_load(dev, &part, 1, k, &out, &err)) fail_msg("weight: %s", err.message);
     if (b->sync(dev, &err)) fail_msg("sync: %s", err.message);
     free(h);
+    free(hb);
     return out;
+}
+
+static inline fkv_weight *load_weight(const float *w, int64_t n, int64_t k)
+{
+    return load_biased(w, NULL, n, k);
 }
 
 enum { FIXTURE_SEGMENTS = 40 };
@@ -244,33 +270,48 @@ static inline void assert_near(double got, double want, double absolute, double 
         fail_msg("%s [%lld, %lld]: %.9g, should be %.9g", what, (long long)i, (long long)j, got, want);
 }
 
-/* RoPE in place on a vector of hd, in double. */
-static inline void reference_rope(double *v, int hd, int64_t pos)
+/* RoPE in place on a vector of hd, in double, by the spec's table; none where it has none. */
+static inline void reference_rope(const fkv_attention_spec *spec, double *v, int64_t pos)
 {
-    for (int i = 0; i < hd / 2; i++) {
-        const double angle = (double)((float)pos * inv_freq[i]), c = cos(angle), s = sin(angle);
-        const double x = v[i], y = v[i + hd / 2];
+    const int half = spec->head_dim / 2;
+    for (int i = 0; i < half && spec->rope >= 0; i++) {
+        const double angle = (double)((float)pos * inv_freq[spec->rope * half + i]), c = cos(angle),
+                     s = sin(angle);
+        const double x = v[i], y = v[i + half];
         v[i] = x * c - y * s;
-        v[i + hd / 2] = y * c + x * s;
+        v[i + half] = y * c + x * s;
     }
 }
 
-/* out[hd] = attention of q over n keys and values, rows stride apart. */
-static inline void reference_attention(const double *q, const float *k, const float *v, int64_t stride,
-                                       int64_t n, int hd, double *out)
+/* p[n] = softmax of q over n keys, rows stride apart; the query is at position n - 1. */
+static inline void reference_softmax(const fkv_attention_spec *spec, const double *q, const float *k,
+                                     int64_t stride, int64_t n, double *p)
 {
-    double *s = calloc((size_t)n, sizeof *s), max = -INFINITY, total = 0;
-    assert_non_null(s);
-    for (int64_t j = 0; j < n; j++) {
-        for (int i = 0; i < hd; i++) s[j] += q[i] * (double)k[j * stride + i];
-        s[j] /= sqrt(hd);
-        max = fmax(max, s[j]);
+    const int64_t first = spec->window && n > spec->window ? n - spec->window : 0;
+    double max = -INFINITY, total = 0;
+    for (int64_t j = first; j < n; j++) {
+        double s = 0;
+        for (int i = 0; i < spec->head_dim; i++) s += q[i] * (double)k[j * stride + i];
+        s *= (double)spec->scale;
+        if (spec->softcap > 0) s = (double)spec->softcap * tanh(s / (double)spec->softcap);
+        p[j] = s;
+        max = fmax(max, s);
     }
-    for (int64_t j = 0; j < n; j++) total += s[j] = exp(s[j] - max);
-    for (int i = 0; i < hd; i++) out[i] = 0;
+    for (int64_t j = first; j < n; j++) total += p[j] = exp(p[j] - max);
+    for (int64_t j = 0; j < n; j++) p[j] = j < first ? 0 : p[j] / total;
+}
+
+/* out[hd] = attention of q over n keys and values, rows stride apart. */
+static inline void reference_attention(const fkv_attention_spec *spec, const double *q, const float *k,
+                                       const float *v, int64_t stride, int64_t n, double *out)
+{
+    double *p = calloc((size_t)n, sizeof *p);
+    assert_non_null(p);
+    reference_softmax(spec, q, k, stride, n, p);
+    for (int i = 0; i < spec->head_dim; i++) out[i] = 0;
     for (int64_t j = 0; j < n; j++)
-        for (int i = 0; i < hd; i++) out[i] += s[j] / total * (double)v[j * stride + i];
-    free(s);
+        for (int i = 0; i < spec->head_dim; i++) out[i] += p[j] * (double)v[j * stride + i];
+    free(p);
 }
 
 #endif

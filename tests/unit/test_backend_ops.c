@@ -5,37 +5,42 @@ enum { HD = 64, GROUP = 2, HEADS = 3, WINDOW = 8, KERNEL = 7, PROMPT = 300, VOCA
 enum { KINDS = 9, ROUNDS = 8 };
 enum { PER = (GROUP + 2) * HD, WIDTH = HEADS * PER };
 
-static void open_device(int vocab, int group)
+/* False: the backend says that it can't run such a layer (NULL: a plain one). */
+static bool open_device(int vocab, int group, const fkv_attention_spec *spec)
 {
-    device_open((fkv_device_limits){.n_slots = SLOTS,
-                                    .max_prompt = PROMPT,
-                                    .max_positions = 1024,
-                                    .hidden = 32,
-                                    .n_heads = group * HEADS,
-                                    .n_kv_heads = HEADS,
-                                    .head_dim = HD,
-                                    .vocab = vocab,
-                                    .max_local_heads = HEADS,
-                                    .window = WINDOW});
+    const fkv_device_limits limits = {.n_slots = SLOTS,
+                                      .max_prompt = PROMPT,
+                                      .max_positions = 1024,
+                                      .hidden = 32,
+                                      .n_heads = group * HEADS,
+                                      .n_kv_heads = HEADS,
+                                      .head_dim = HD,
+                                      .vocab = vocab,
+                                      .max_local_heads = HEADS,
+                                      .window = WINDOW,
+                                      .n_ropes = FIXTURE_ROPES,
+                                      .layers = spec,
+                                      .n_layers = spec != NULL};
+    fkv_err err = {0};
+    if (b->supports(&limits, 1, &err)) {
+        assert_string_not_equal(b->name, "cpu");
+        return false;
+    }
+    device_open(limits);
+    return true;
 }
 
-static void reference_scores(const float *qkv, int64_t n, int h, int group, double *pooled)
+static void reference_scores(const fkv_attention_spec *spec, const float *qkv, int64_t n, int h,
+                             double *pooled)
 {
-    const int64_t per = (group + 2) * HD, width = HEADS * per;
-    double *sum = calloc((size_t)n, sizeof *sum), *s = calloc((size_t)n, sizeof *s);
+    const int group = spec->group;
+    const int64_t per = fkv_head_rows(group) * HD, width = HEADS * per;
+    double *sum = calloc((size_t)n, sizeof *sum), *p = calloc((size_t)n, sizeof *p), q[HD];
     for (int64_t t = n - WINDOW; t < n; t++) {
         for (int g = 0; g < group; g++) {
-            double total = 0, max = -INFINITY;
-            for (int64_t j = 0; j <= t; j++) {
-                s[j] = 0;
-                for (int i = 0; i < HD; i++)
-                    s[j] += (double)qkv[t * width + h * per + g * HD + i] *
-                            qkv[j * width + h * per + group * HD + i];
-                s[j] /= sqrt(HD);
-                max = fmax(max, s[j]);
-            }
-            for (int64_t j = 0; j <= t; j++) total += exp(s[j] - max);
-            for (int64_t j = 0; j <= t; j++) sum[j] += exp(s[j] - max) / total / (WINDOW * group);
+            for (int i = 0; i < HD; i++) q[i] = (double)qkv[t * width + h * per + g * HD + i];
+            reference_softmax(spec, q, qkv + h * per + group * HD, width, t + 1, p);
+            for (int64_t j = 0; j <= t; j++) sum[j] += p[j] / (WINDOW * group);
         }
     }
     for (int64_t j = 0; j < n - WINDOW; j++) {
@@ -43,13 +48,14 @@ static void reference_scores(const float *qkv, int64_t n, int h, int group, doub
         for (int64_t i = j - KERNEL / 2; i <= j + KERNEL / 2; i++)
             if (i >= 0 && i < n - WINDOW) pooled[j] = fmax(pooled[j], sum[i]);
     }
-    free(sum), free(s);
+    free(sum), free(p);
 }
 
-static void check_scores(int group)
+static void check_scores(const fkv_attention_spec *spec)
 {
     const int64_t lengths[] = {WINDOW + 1, WINDOW + 3, 100, PROMPT};
-    const size_t all = (size_t)(PROMPT * HEADS * (group + 2) * HD);
+    const int group = spec->group;
+    const size_t all = (size_t)(PROMPT * HEADS * fkv_head_rows(group) * HD);
     float *qkv = host_floats(all), *got = malloc(sizeof *got * HEADS * PROMPT);
     fill_uniform(qkv, all, 2);
     void *dq = activations(qkv, all), *out = activations(NULL, all);
@@ -59,11 +65,22 @@ static void check_scores(int group)
         double want[PROMPT];
         packed p;
         pack_prompts(&p, &n, NULL, 1);
-        b->prefill_attention(dev, &p.pack, dq, false, HEADS, group, out, HEADS * group * HD);
-        b->snapkv_scores(dev, &p.pack, dq, WINDOW, HEADS, group, WINDOW, KERNEL, ds, PROMPT);
+        const fkv_prefill_args args = {.pack = &p.pack,
+                                       .spec = spec,
+                                       .n_heads = HEADS,
+                                       .qkv = dq,
+                                       .out = out,
+                                       .out_stride = (int64_t)HEADS * group * HD,
+                                       .min_tokens = WINDOW,
+                                       .score_window = WINDOW,
+                                       .score_kernel = KERNEL,
+                                       .scores = ds,
+                                       .score_stride = PROMPT};
+        b->prefill_attention(dev, &args);
+        b->snapkv_scores(dev, &args);
         fetch(got, ds, sizeof *got * HEADS * PROMPT);
         for (int h = 0; h < HEADS; h++) {
-            reference_scores(qkv, n, h, group, want);
+            reference_scores(spec, qkv, n, h, want);
             for (int64_t j = 0; j < n - WINDOW; j++)
                 assert_near(got[h * PROMPT + j], want[j], 1e-6, is_half() ? 1e-3 : 0, "score", h, j);
         }
@@ -74,21 +91,33 @@ static void check_scores(int group)
 static void snapkv_scores_follow_the_definition(void **state)
 {
     (void)state;
-    static const int groups[] = {1, 3, GROUP, 7, 12, 16};
-    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
-        device_close();
-        open_device(VOCAB, groups[i]);
-        check_scores(groups[i]);
-    }
+    enum { PLAIN = 6, ALL = 10 };
+    static const int groups[ALL] = {1, 3, GROUP, 7, 12, 16, 3, 3, 3, 3};
+    fkv_attention_spec specs[ALL];
+    for (int i = 0; i < ALL; i++) specs[i] = plain_spec(HD, groups[i], HEADS);
+    specs[PLAIN].scale = 0.25f;
+    specs[PLAIN + 1].softcap = 0.5f;
+    specs[PLAIN + 2].window = 1; /* keys before the scoring queries get nothing */
+    specs[PLAIN + 3].window = 65;
     device_close();
-    open_device(VOCAB, GROUP);
+    for (int i = 0; i < ALL; i++) {
+        const bool opened = open_device(VOCAB, groups[i], &specs[i]);
+        assert_true(opened || i >= PLAIN);
+        if (!opened) continue;
+        check_scores(&specs[i]);
+        device_close();
+    }
+    open_device(VOCAB, GROUP, NULL);
 }
 
-/* Positions that head h keeps, by the definition and the slow way. */
-static int reference_kept(const float *scores, int64_t n, int64_t budget, int32_t *out)
+/* Positions that a head keeps, by the definition and the slow way; the last ones where its layer has a
+ * window. */
+static int reference_kept(const float *scores, int64_t n, int64_t budget, bool last, int32_t *out)
 {
     int m = 0;
     const int64_t top = n <= budget ? n : budget - WINDOW;
+    for (int64_t i = n < budget ? 0 : n - budget; last && i < n; i++) out[m++] = (int32_t)i;
+    if (last) return m;
     for (int64_t i = 0; i < n; i++) {
         int64_t before = 0; /* positions that come first in the order of scores */
         if (n > budget && i < n - WINDOW)
@@ -100,9 +129,8 @@ static int reference_kept(const float *scores, int64_t n, int64_t budget, int32_
     return m;
 }
 
-static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
+static void check_keep(const fkv_attention_spec *spec)
 {
-    (void)state;
     enum { PAGES = 3, N = 290 };
     float *qkv = malloc(sizeof *qkv * PROMPT * WIDTH), *scores = malloc(sizeof *scores * HEADS * PROMPT);
     const int budget_sets[][HEADS] = {{10, 150, 9}, {N, N + 1, N - 1}, {8, 200, 1}, {5000, 12, 129}};
@@ -126,11 +154,9 @@ static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
         put(dq, qkv, PROMPT * WIDTH);
         b->upload(dev, ds, scores, sizeof *scores * HEADS * PROMPT);
         const fkv_keep_args args = {.pack = &p.pack,
+                                    .spec = spec,
                                     .n_heads = HEADS,
-                                    .n_kv_heads = HEADS,
-                                    .group = GROUP,
-                                    .head_dim = HD,
-                                    .window = WINDOW,
+                                    .score_window = WINDOW,
                                     .qkv = dq,
                                     .scores = ds,
                                     .score_stride = PROMPT,
@@ -141,7 +167,7 @@ static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
         get(arena, da, page * HEADS * PAGES);
         for (int h = 0; h < HEADS; h++) {
             int32_t want[N];
-            const int n = reference_kept(scores + h * PROMPT, N, budget_sets[s][h], want);
+            const int n = reference_kept(scores + h * PROMPT, N, budget_sets[s][h], spec->window > 0, want);
             assert_int_equal(n, budget_sets[s][h] < N ? budget_sets[s][h] : N);
             for (int i = 0; i < n; i++) {
                 const float *k = arena + (size_t)table[h * PAGES + i / FKV_PAGE_TOKENS] * page +
@@ -153,6 +179,26 @@ static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
         }
     }
     free(qkv), free(scores), free(arena);
+}
+
+static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
+{
+    (void)state;
+    const fkv_attention_spec spec = plain_spec(HD, GROUP, HEADS);
+    check_keep(&spec);
+}
+
+static void a_head_of_a_layer_with_a_window_keeps_its_last_tokens(void **state)
+{
+    (void)state;
+    fkv_attention_spec spec = plain_spec(HD, GROUP, HEADS);
+    spec.window = 100;
+    device_close();
+    if (open_device(VOCAB, GROUP, &spec)) {
+        check_keep(&spec);
+        device_close();
+    }
+    open_device(VOCAB, GROUP, NULL);
 }
 
 typedef struct sampling_state {
@@ -353,15 +399,15 @@ static void check_large(const float *logits)
     const fkv_backend *tested = b;
     int32_t want[KINDS * ROUNDS][SLOTS], got[KINDS * ROUNDS][SLOTS];
     device_close();
-    open_device(LARGE, GROUP);
+    open_device(LARGE, GROUP, NULL);
     draw_all(logits, LARGE, got);
     device_close();
     b = fkv_backend_find("cpu");
-    open_device(LARGE, GROUP);
+    open_device(LARGE, GROUP, NULL);
     draw_all(logits, LARGE, want);
     device_close();
     b = tested;
-    open_device(VOCAB, GROUP);
+    open_device(VOCAB, GROUP, NULL);
     for (int k = 0; k < KINDS * ROUNDS; k++)
         for (int i = 0; i < SLOTS; i++)
             if (got[k][i] != want[k][i])
@@ -394,6 +440,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(snapkv_scores_follow_the_definition),
         cmocka_unit_test(a_head_keeps_its_best_scores_and_the_window_in_order),
+        cmocka_unit_test(a_head_of_a_layer_with_a_window_keeps_its_last_tokens),
         cmocka_unit_test(greedy_takes_the_lowest_of_equal_tokens_and_stops),
         cmocka_unit_test(sampling_follows_temperature_top_k_and_top_p),
         cmocka_unit_test(rows_of_logits_without_a_finite_maximum_give_no_token),
@@ -402,7 +449,7 @@ int main(int argc, char **argv)
     };
     const int skipped = choose_backend(argc, argv);
     if (skipped) return skipped;
-    open_device(VOCAB, GROUP);
+    open_device(VOCAB, GROUP, NULL);
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     device_close();
     return failed;

@@ -71,20 +71,34 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
     poison(mem.scores, sizeof(float) * HEADS * ROWS);
     poison(mem.arena, (size_t)SLOTS * HEADS * PAGES * PAGE * (size_t)info.act_bytes);
     put(mem.x, x, (size_t)p.pack.n_rows * HIDDEN);
-    for (int64_t i = 0; i < p.pack.n_rows; i += TILE) {
-        const int64_t m = p.pack.n_rows - i < TILE ? p.pack.n_rows - i : TILE;
-        b->prefill_qkv(dev, (char *)mem.x + i * HIDDEN * info.act_bytes, m, TILE, p.pack.dev_positions + i,
-                       weight, HEADS, GROUP, (char *)mem.qkv + i * WIDTH * info.act_bytes);
-    }
-    b->prefill_attention(dev, &p.pack, mem.qkv, false, HEADS, GROUP, mem.out, ATT);
-    b->prefill_attention(dev, &p.pack, mem.qkv, true, HEADS, GROUP, mem.last, ATT);
-    b->snapkv_scores(dev, &p.pack, mem.qkv, 40, HEADS, GROUP, WINDOW, 7, mem.scores, ROWS);
-    const fkv_keep_args args = {.pack = &p.pack,
+    const fkv_attention_spec spec = plain_spec(HD, GROUP, HEADS);
+    fkv_prefill_args prefill = {.pack = &p.pack,
+                                .spec = &spec,
                                 .n_heads = HEADS,
-                                .n_kv_heads = HEADS,
-                                .group = GROUP,
-                                .head_dim = HD,
-                                .window = WINDOW,
+                                .qkv = mem.qkv,
+                                .class_rows = TILE,
+                                .x = mem.x,
+                                .weight = weight,
+                                .out = mem.out,
+                                .out_stride = ATT,
+                                .min_tokens = 40,
+                                .score_window = WINDOW,
+                                .score_kernel = 7,
+                                .scores = mem.scores,
+                                .score_stride = ROWS};
+    for (; prefill.row0 < p.pack.n_rows; prefill.row0 += TILE) {
+        prefill.n_rows = p.pack.n_rows - prefill.row0 < TILE ? p.pack.n_rows - prefill.row0 : TILE;
+        b->prefill_qkv(dev, &prefill);
+    }
+    b->prefill_attention(dev, &prefill);
+    prefill.last_only = true;
+    prefill.out = mem.last;
+    b->prefill_attention(dev, &prefill);
+    b->snapkv_scores(dev, &prefill);
+    const fkv_keep_args args = {.pack = &p.pack,
+                                .spec = &spec,
+                                .n_heads = HEADS,
+                                .score_window = WINDOW,
                                 .qkv = mem.qkv,
                                 .scores = mem.scores,
                                 .score_stride = ROWS,

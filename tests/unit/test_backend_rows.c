@@ -94,41 +94,68 @@ static void add_rmsnorm_adds_and_normalises(void **state)
     }
 }
 
-static double silu(double x)
+static double gate(fkv_epilogue epilogue, double x)
 {
-    return x / (1 + exp(-x));
+    if (epilogue == FKV_EPILOGUE_SILU_GATE) return x / (1 + exp(-x));
+    return x / 2 * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+
+static fkv_weight *load_gated(const float *w, const float *bias, int64_t n_out, int64_t k)
+{
+    fkv_err err = {0};
+    fkv_weight *weight = NULL;
+    uint16_t *h = halves_of(w, (size_t)(2 * n_out * k)),
+             *hb = bias ? halves_of(bias, (size_t)(2 * n_out)) : NULL;
+    fkv_rows gate_rows = rows_of(h, n_out, k), up_rows = rows_of(h + n_out * k, n_out, k);
+    gate_rows.bias = hb;
+    up_rows.bias = hb ? hb + n_out : NULL;
+    if (b->weight_load_gated(dev, gate_rows, up_rows, k, &weight, &err)) fail_msg("%s", err.message);
+    assert_int_equal(b->sync(dev, &err), FKV_OK);
+    free(h);
+    free(hb);
+    return weight;
+}
+
+/* Linear's variants; a backend that has not all leaves the others out. */
+typedef struct linear_case {
+    bool f32_out, biased;
+    fkv_epilogue epilogue;
+} linear_case;
+
+static const linear_case linear_cases[] = {
+    {false, false, FKV_EPILOGUE_NONE},      {true, false, FKV_EPILOGUE_NONE},
+    {false, false, FKV_EPILOGUE_SILU_GATE}, {false, false, FKV_EPILOGUE_GELU_TANH_GATE},
+    {false, true, FKV_EPILOGUE_NONE},       {true, true, FKV_EPILOGUE_NONE},
+    {false, true, FKV_EPILOGUE_SILU_GATE},  {false, true, FKV_EPILOGUE_GELU_TANH_GATE}};
+enum { N_LINEAR_CASES = sizeof linear_cases / sizeof *linear_cases };
+
+static bool has_case(const linear_case *c)
+{
+    return !strcmp(b->name, "cpu") || (!c->biased && c->epilogue != FKV_EPILOGUE_GELU_TANH_GATE);
 }
 
 /* y of n_out columns in rows of n_out + 8, one row more than n: what lies around stays. */
-static void check_linear(int64_t n, int64_t k, int64_t n_out, bool f32_out, bool swiglu)
+static void check_linear(int64_t n, int64_t k, int64_t n_out, const linear_case *c)
 {
-    const int64_t stride = n_out + 8, w_rows = swiglu ? 2 * n_out : n_out;
+    const bool gated = c->epilogue != FKV_EPILOGUE_NONE;
+    const int64_t stride = n_out + 8, w_rows = gated ? 2 * n_out : n_out;
     const size_t all = (size_t)((n + 1) * stride);
-    float *x = host_floats((size_t)(n * k)), *w = host_floats((size_t)(w_rows * k)), *got = host_floats(all);
-    fkv_weight *weight = NULL;
-    fkv_err err = {0};
+    float *x = host_floats((size_t)(n * k)), *w = host_floats((size_t)(w_rows * k)), *got = host_floats(all),
+          *bias = host_floats((size_t)w_rows);
     fill_uniform(x, (size_t)(n * k), 1);
-    fill_uniform(w, (size_t)(w_rows * k), swiglu ? 0.25f : 1);
-    if (swiglu) {
-        uint16_t *h = halves_of(w, (size_t)(w_rows * k));
-        assert_int_equal(b->weight_load_swiglu(dev, rows_of(h, n_out, k), rows_of(h + n_out * k, n_out, k), k,
-                                               &weight, &err),
-                         FKV_OK);
-        assert_int_equal(b->sync(dev, &err), FKV_OK);
-        free(h);
-    } else {
-        weight = load_weight(w, n_out, k);
-    }
+    fill_uniform(w, (size_t)(w_rows * k), gated ? 0.25f : 1);
+    if (c->biased) fill_uniform(bias, (size_t)w_rows, 2);
+    const float *loaded = c->biased ? bias : NULL;
+    const fkv_weight *weight = gated ? load_gated(w, loaded, n_out, k) : load_biased(w, loaded, n_out, k);
     void *dx = activations(x, (size_t)(n * k)), *dy = device_memory(all * sizeof(float), NULL);
     poison(dy, all * sizeof(float));
-    b->linear(dev, dx, k, n, n, weight, dy, stride, f32_out,
-              swiglu ? FKV_EPILOGUE_SWIGLU : FKV_EPILOGUE_NONE);
-    if (f32_out)
+    b->linear(dev, dx, k, n, n, weight, dy, stride, c->f32_out, c->epilogue);
+    if (c->f32_out)
         fetch(got, dy, all * sizeof *got);
     else
         get(got, dy, all);
-    const double relative = f32_out || !is_half() ? 1e-5 : swiglu ? 3e-2 : 0x1p-7;
-    const double absolute = (swiglu && is_half() ? 2e-2 : 1e-5) * sqrt((double)k);
+    const double relative = c->f32_out || !is_half() ? 1e-5 : gated ? 3e-2 : 0x1p-7;
+    const double absolute = (gated && is_half() ? 2e-2 : 1e-5) * sqrt((double)k);
     for (int64_t i = 0; i <= n; i++) {
         for (int64_t j = 0; j < stride; j++) {
             const float y = got[i * stride + j];
@@ -136,12 +163,14 @@ static void check_linear(int64_t n, int64_t k, int64_t n_out, bool f32_out, bool
                 if (!isnan(y)) fail_msg("[%lld, %lld] was written", (long long)i, (long long)j);
                 continue;
             }
-            double want = dot(x + i * k, w + j * k, k);
-            if (swiglu) want = silu(want) * dot(x + i * k, w + (n_out + j) * k, k);
-            assert_near(y, want, absolute, relative, swiglu ? "swiglu" : "linear", i, j);
+            double want = dot(x + i * k, w + j * k, k) + (double)bias[j];
+            if (gated)
+                want = gate(c->epilogue, want) *
+                       (dot(x + i * k, w + (n_out + j) * k, k) + (double)bias[n_out + j]);
+            assert_near(y, want, absolute, relative, gated ? "gate" : "linear", i, j);
         }
     }
-    free(x), free(w), free(got);
+    free(x), free(w), free(got), free(bias);
 }
 
 static void linear_multiplies_any_shape(void **state)
@@ -149,11 +178,62 @@ static void linear_multiplies_any_shape(void **state)
     (void)state;
     const int64_t shapes[][3] = {{1, 32, 16},  {1, 64, 257},  {5, 96, 40},   {16, 33, 7},
                                  {17, 128, 3}, {64, 256, 80}, {200, 64, 96}, {300, 48, 24}};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        check_linear(shapes[i][0], shapes[i][1], shapes[i][2], false, false);
-        check_linear(shapes[i][0], shapes[i][1], shapes[i][2], true, false);
-        check_linear(shapes[i][0], shapes[i][1], shapes[i][2], false, true);
-    }
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (int c = 0; c < N_LINEAR_CASES; c++)
+            if (has_case(&linear_cases[c]))
+                check_linear(shapes[i][0], shapes[i][1], shapes[i][2], &linear_cases[c]);
+}
+
+static void assert_refused(fkv_status st, fkv_err *err, const char *word)
+{
+    assert_int_equal(st, FKV_E_INPUT);
+    if (!strstr(err->message, word)) fail_msg("does not name the %s: %s", word, err->message);
+    *err = (fkv_err){0};
+}
+
+/* Never loaded without what belongs to it. */
+static void what_a_weight_can_not_have_is_refused_by_name(void **state)
+{
+    (void)state;
+    const float scale[2] = {1, 1};
+    const uint16_t numbers[2 * 8] = {0};
+    fkv_weight *w = NULL;
+    fkv_err err = {0};
+    fkv_rows scaled = rows_of(numbers, 2, 8), biased = scaled;
+    scaled.scale = scale;
+    biased.bias = numbers;
+    assert_refused(b->weight_load(dev, &scaled, 1, 8, &w, &err), &err, "scales");
+    assert_refused(b->weight_load_gated(dev, scaled, scaled, 8, &w, &err), &err, "scales");
+    assert_refused(b->embedding_load(dev, scaled, 0, 8, &w, &err), &err, "scales");
+    assert_refused(b->embedding_load(dev, biased, 0, 8, &w, &err), &err, "bias");
+    if (!strcmp(b->name, "cpu")) return;
+    assert_refused(b->weight_load(dev, &biased, 1, 8, &w, &err), &err, "bias");
+    assert_refused(b->weight_load_gated(dev, biased, biased, 8, &w, &err), &err, "bias");
+}
+
+/* Parts with a bias beside parts without. */
+static void a_part_without_a_bias_has_none(void **state)
+{
+    (void)state;
+    enum { N = 20, K = 16 };
+    float w[2 * N * K], x[K], bias[N], got[2 * N];
+    fkv_weight *weight = NULL;
+    fkv_err err = {0};
+    if (strcmp(b->name, "cpu")) return;
+    fill_uniform(w, 2 * N * K, 1);
+    fill_uniform(x, K, 1);
+    fill_uniform(bias, N, 1);
+    uint16_t *h = halves_of(w, 2 * N * K), *hb = halves_of(bias, N);
+    fkv_rows parts[] = {rows_of(h, N, K), rows_of(h + N * K, N, K)};
+    parts[1].bias = hb;
+    assert_int_equal(b->weight_load(dev, parts, 2, K, &weight, &err), FKV_OK);
+    float *dy = device_memory(sizeof got, NULL);
+    b->linear(dev, activations(x, K), K, 1, 1, weight, dy, 2 * N, true, FKV_EPILOGUE_NONE);
+    fetch(got, dy, sizeof got);
+    for (int i = 0; i < 2 * N; i++)
+        assert_near(got[i], dot(x, w + i * K, K) + (i < N ? 0 : (double)bias[i - N]), 1e-5, 1e-5, "part", i,
+                    0);
+    free(h), free(hb);
 }
 
 enum { CLASS_ROWS = 640 };
@@ -180,34 +260,29 @@ static void a_rows_product_does_not_depend_on_its_place_or_neighbours(void **sta
     (void)state;
     enum { K = 1024, OUT = 320 };
     const int64_t counts[] = {1, 16, 64, 200, 513, 640};
-    float *w = host_floats(2 * OUT * K), *row = host_floats(K), firsts[3][OUT], other[OUT];
-    fkv_weight *swiglu = NULL;
-    fkv_err err = {0};
+    float *w = host_floats(2 * OUT * K), *bias = host_floats(2 * OUT), *row = host_floats(K);
     fill_uniform(w, 2 * OUT * K, 0.25f);
+    fill_uniform(bias, 2 * OUT, 1);
     fill_uniform(row, K, 1);
-    fkv_weight *plain = load_weight(w, OUT, K);
-    uint16_t *h = halves_of(w, 2 * OUT * K);
-    assert_int_equal(
-        b->weight_load_swiglu(dev, rows_of(h, OUT, K), rows_of(h + OUT * K, OUT, K), K, &swiglu, &err),
-        FKV_OK);
-    assert_int_equal(b->sync(dev, &err), FKV_OK);
-    for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
-        for (int kind = 0; kind < 3; kind++) { /* activations out, float32 out, SwiGLU */
-            const int64_t n = counts[c], step = n > 8 ? n / 8 : 1;
-            const fkv_epilogue epilogue = kind == 2 ? FKV_EPILOGUE_SWIGLU : FKV_EPILOGUE_NONE;
-            float *first = firsts[kind]; /* the row alone */
-            for (int64_t at = 0; at < n; at += step) {
-                probe(kind == 2 ? swiglu : plain, row, n, K, OUT, at, kind == 1, epilogue,
-                      n > 1 ? other : first);
-                if (n > 1 && memcmp(first, other, sizeof other))
+    for (int kind = 0; kind < N_LINEAR_CASES; kind++) {
+        const linear_case *c = &linear_cases[kind];
+        if (!has_case(c)) continue;
+        const float *loaded = c->biased ? bias : NULL;
+        const fkv_weight *weight =
+            c->epilogue == FKV_EPILOGUE_NONE ? load_biased(w, loaded, OUT, K) : load_gated(w, loaded, OUT, K);
+        float first[OUT], other[OUT]; /* first: of the row alone */
+        probe(weight, row, 1, K, OUT, 0, c->f32_out, c->epilogue, first);
+        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+            const int64_t n = counts[i], step = n > 8 ? n / 8 : 1;
+            for (int64_t at = 0; at < n; at = at < n - 1 && at + step >= n ? n - 1 : at + step) {
+                probe(weight, row, n, K, OUT, at, c->f32_out, c->epilogue, other);
+                if (memcmp(first, other, sizeof other))
                     fail_msg("row %lld of %lld differs from the row alone (kind %d)", (long long)at,
                              (long long)n, kind);
             }
-            probe(kind == 2 ? swiglu : plain, row, n, K, OUT, n - 1, kind == 1, epilogue, other);
-            assert_memory_equal(first, other, sizeof other);
         }
     }
-    free(w), free(row), free(h);
+    free(w), free(bias), free(row);
 }
 
 static void a_rows_norm_does_not_depend_on_its_place(void **state)
@@ -263,6 +338,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(partial_sums_are_added_in_rank_order),
         cmocka_unit_test(add_rmsnorm_adds_and_normalises),
         cmocka_unit_test(linear_multiplies_any_shape),
+        cmocka_unit_test(what_a_weight_can_not_have_is_refused_by_name),
+        cmocka_unit_test(a_part_without_a_bias_has_none),
         cmocka_unit_test(a_rows_product_does_not_depend_on_its_place_or_neighbours),
         cmocka_unit_test(a_rows_norm_does_not_depend_on_its_place),
         cmocka_unit_test(recorded_steps_do_what_enqueued_ones_do),

@@ -59,7 +59,7 @@ static void gemm_is_right_and_the_same_everywhere(void **state)
         const cpu_panels b = {p, k * 16, 16};
         for (int t = 0; t < n_tables; t++) {
             float *c = poisoned(m * n);
-            tables[t]->gemm(m, n, k, a, k, b, c, n, CPU_GEMM_STORE);
+            tables[t]->gemm(m, n, k, a, k, b, NULL, c, n, CPU_GEMM_STORE);
             for (int64_t i = 0; i < m; i++) {
                 for (int64_t j = 0; j < n; j++) {
                     double want = 0, size = 0;
@@ -71,7 +71,7 @@ static void gemm_is_right_and_the_same_everywhere(void **state)
                 }
                 /* the row alone gives the row's bits */
                 float *row = poisoned(n);
-                tables[t]->gemm(1, n, k, a + i * k, k, b, row, n, CPU_GEMM_STORE);
+                tables[t]->gemm(1, n, k, a + i * k, k, b, NULL, row, n, CPU_GEMM_STORE);
                 assert_memory_equal(row, c + i * n, (size_t)n * sizeof *row);
                 free(row);
             }
@@ -86,9 +86,15 @@ static void gemm_is_right_and_the_same_everywhere(void **state)
     }
 }
 
-static void swiglu_is_right_and_the_same_everywhere(void **state)
+static double gate_of(cpu_gemm_mode mode, double x)
 {
-    (void)state;
+    if (mode == CPU_GEMM_SILU_GATE) return x / (1 + exp(-x));
+    return x / 2 * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+
+/* bias: of gate and up by 16 in turn, as the panels are; or NULL. */
+static void check_gate(cpu_gemm_mode mode, const float *bias)
+{
     const int64_t m = 13, n = 37, k = 50, panels = (n + 15) / 16;
     float *a = random_floats(m * k), *gate = random_floats(n * k), *up = random_floats(n * k);
     float *pg = pack(gate, n, k), *pu = pack(up, n, k),
@@ -100,15 +106,16 @@ static void swiglu_is_right_and_the_same_everywhere(void **state)
     float *first = NULL;
     for (int t = 0; t < n_tables; t++) {
         float *c = poisoned(m * n);
-        tables[t]->gemm(m, n, k, a, k, (cpu_panels){p, k * 16, 16}, c, n, CPU_GEMM_SWIGLU);
+        tables[t]->gemm(m, n, k, a, k, (cpu_panels){p, k * 16, 16}, bias, c, n, mode);
         for (int64_t i = 0; i < m; i++) {
             for (int64_t j = 0; j < n; j++) {
-                double g = 0, u = 0;
+                const int64_t at = j / 16 * 32 + j % 16;
+                double g = bias ? (double)bias[at] : 0, u = bias ? (double)bias[at + 16] : 0;
                 for (int64_t x = 0; x < k; x++) {
                     g += (double)a[i * k + x] * gate[j * k + x];
                     u += (double)a[i * k + x] * up[j * k + x];
                 }
-                const double want = g / (1 + exp(-g)) * u;
+                const double want = gate_of(mode, g) * u;
                 assert_true(fabs(c[i * n + j] - want) <= 1e-5 * (1 + fabs(want)));
             }
         }
@@ -120,27 +127,88 @@ static void swiglu_is_right_and_the_same_everywhere(void **state)
     free(a), free(gate), free(up), free(pg), free(pu), free(p);
 }
 
-/* softmax(q k / sqrt(hd)) v over n keys, in double. */
-static void attend(const float *q, const float *k, const float *v, int64_t n, int hd, double *out)
+static void gates_are_right_and_the_same_everywhere(void **state)
 {
+    (void)state;
+    float *bias = random_floats(96);
+    check_gate(CPU_GEMM_SILU_GATE, NULL);
+    check_gate(CPU_GEMM_SILU_GATE, bias);
+    check_gate(CPU_GEMM_GELU_TANH_GATE, NULL);
+    check_gate(CPU_GEMM_GELU_TANH_GATE, bias);
+    free(bias);
+}
+
+static void a_bias_is_added_the_same_everywhere(void **state)
+{
+    (void)state;
+    const int64_t m = 13, n = 47, k = 65;
+    float *a = random_floats(m * k), *w = random_floats(n * k), *p = pack(w, n, k), *bias = random_floats(n),
+          *first = NULL;
+    for (int t = 0; t < n_tables; t++) {
+        float *c = poisoned(m * n);
+        tables[t]->gemm(m, n, k, a, k, (cpu_panels){p, k * 16, 16}, bias, c, n, CPU_GEMM_STORE);
+        for (int64_t i = 0; i < m; i++) {
+            for (int64_t j = 0; j < n; j++) {
+                double want = (double)bias[j];
+                for (int64_t x = 0; x < k; x++) want += (double)a[i * k + x] * w[j * k + x];
+                assert_true(fabs(c[i * n + j] - want) <= 1e-5);
+            }
+        }
+        if (first) assert_memory_equal(first, c, (size_t)(m * n) * sizeof *c);
+        if (first) free(c);
+        if (!first) first = c;
+    }
+    free(first);
+    free(a), free(w), free(p), free(bias);
+}
+
+/* As Llama attends. */
+static fkv_attention_spec plain_spec(int hd, int group)
+{
+    return (fkv_attention_spec){
+        .n_kv_heads = 1, .group = group, .head_dim = hd, .scale = fkv_attention_scale(hd)};
+}
+
+/* Attention of the query at position n - 1 over n keys, in double. */
+static void attend(const fkv_attention_spec *spec, const float *q, const float *k, const float *v, int64_t n,
+                   double *out)
+{
+    const int hd = spec->head_dim;
+    const int64_t first_key = spec->window && n > spec->window ? n - spec->window : 0;
     double *s = malloc((size_t)n * sizeof *s), max = -INFINITY, sum = 0;
-    for (int64_t j = 0; j < n; j++) {
+    for (int64_t j = first_key; j < n; j++) {
         s[j] = 0;
         for (int i = 0; i < hd; i++) s[j] += (double)q[i] * k[j * hd + i];
-        s[j] /= sqrt(hd);
+        s[j] *= (double)spec->scale;
+        if (spec->softcap > 0) s[j] = (double)spec->softcap * tanh(s[j] / (double)spec->softcap);
         max = fmax(max, s[j]);
     }
-    for (int64_t j = 0; j < n; j++) sum += s[j] = exp(s[j] - max);
+    for (int64_t j = first_key; j < n; j++) sum += s[j] = exp(s[j] - max);
     for (int i = 0; i < hd; i++) {
         out[i] = 0;
-        for (int64_t j = 0; j < n; j++) out[i] += s[j] / sum * v[j * hd + i];
+        for (int64_t j = first_key; j < n; j++) out[i] += s[j] / sum * v[j * hd + i];
     }
     free(s);
 }
 
-static void check_close(const float *got, const double *want, int n)
+/* What a layer can ask for, in turn. */
+enum { N_SPECS = 4 };
+
+static fkv_attention_spec spec_number(int i, int hd, int group)
 {
-    for (int i = 0; i < n; i++) assert_true(fabs(got[i] - want[i]) <= 2e-6 * (1 + fabs(want[i])));
+    fkv_attention_spec spec = plain_spec(hd, group);
+    if (i == 1) spec.softcap = 1.5f;
+    if (i == 2) spec.window = 70;
+    if (i == 3) spec.scale = 0.3f, spec.window = 128, spec.softcap = 50;
+    return spec;
+}
+
+/* A cap rounds scores to about its own last digit. */
+static void check_close(const fkv_attention_spec *spec, const float *got, const double *want)
+{
+    const double tolerance = 2e-6 + 2e-7 * (double)spec->softcap;
+    for (int i = 0; i < spec->head_dim; i++)
+        assert_true(fabs(got[i] - want[i]) <= tolerance * (1 + fabs(want[i])));
 }
 
 static void prefill_attention_is_causal_right_and_the_same_everywhere(void **state)
@@ -150,9 +218,10 @@ static void prefill_attention_is_causal_right_and_the_same_everywhere(void **sta
     const int dims[] = {64, 128, 16};
     cpu_att_scratch *scratch = malloc(sizeof *scratch);
     for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
-        for (int d = 0; d < 3; d++) {
+        for (int d = 0; d < 3 * N_SPECS; d++) {
             const int64_t n = lengths[l];
-            const int hd = dims[d];
+            const int hd = dims[d % 3];
+            const fkv_attention_spec spec = spec_number(d / 3, hd, 1);
             const int64_t padded = (n + 31) / 32 * 32;
             float *q = random_floats(n * hd), *k = random_floats(padded * hd), *v = random_floats(n * hd);
             for (int64_t i = 0; i < n * hd; i++) q[i] *= 4;
@@ -163,15 +232,15 @@ static void prefill_attention_is_causal_right_and_the_same_everywhere(void **sta
                 float *out = poisoned(n * hd);
                 double want[128];
                 for (int64_t i = 0; i < n; i += CPU_ATT_ROWS)
-                    tables[t]->attention(q + i * hd, hd, n - i < CPU_ATT_ROWS ? n - i : CPU_ATT_ROWS, i, hd,
-                                         kp, v, hd, out + i * hd, hd, scratch);
+                    tables[t]->attention(&spec, q + i * hd, hd, n - i < CPU_ATT_ROWS ? n - i : CPU_ATT_ROWS,
+                                         i, kp, v, hd, out + i * hd, hd, scratch);
                 for (int64_t i = 0; i < n; i++) {
-                    attend(q + i * hd, k, v, i + 1, hd, want);
-                    check_close(out + i * hd, want, hd);
+                    attend(&spec, q + i * hd, k, v, i + 1, want);
+                    check_close(&spec, out + i * hd, want);
                 }
                 /* the last query alone, as the last layer of a prefill asks for it */
                 float row[128];
-                tables[t]->attention(q + (n - 1) * hd, hd, 1, n - 1, hd, kp, v, hd, row, hd, scratch);
+                tables[t]->attention(&spec, q + (n - 1) * hd, hd, 1, n - 1, kp, v, hd, row, hd, scratch);
                 assert_memory_equal(row, out + (n - 1) * hd, (size_t)hd * sizeof *row);
                 if (first) assert_memory_equal(first, out, (size_t)(n * hd) * sizeof *out);
                 if (first) free(out);
@@ -193,8 +262,9 @@ static void decode_attention_is_right_wherever_pages_lie(void **state)
     float *k = random_floats(N_PAGES * PAGE * hd), *v = random_floats(N_PAGES * PAGE * hd);
     const int32_t pages[2][N_PAGES] = {{0, 1, 2, 3, 4}, {3, 0, 4, 2, 1}};
     for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
-        for (int g = 0; g < 3; g++) {
-            const int group = groups[g];
+        for (int g = 0; g < 3 * N_SPECS; g++) {
+            const int group = groups[g % 3];
+            const fkv_attention_spec spec = spec_number(g / 3, hd, group);
             float *q = random_floats(group * hd), *first = NULL;
             for (int order = 0; order < 2; order++) {
                 float *arena = poisoned(N_PAGES * 2 * PAGE * hd);
@@ -206,10 +276,10 @@ static void decode_attention_is_right_wherever_pages_lie(void **state)
                 for (int t = 0; t < n_tables; t++) {
                     float *out = poisoned(group * hd);
                     double want[64];
-                    tables[t]->decode(q, group, hd, arena, pages[order], lengths[l], out);
+                    tables[t]->decode(&spec, q, arena, pages[order], lengths[l], out);
                     for (int i = 0; i < group; i++) {
-                        attend(q + i * hd, k, v, lengths[l], hd, want);
-                        check_close(out + i * hd, want, hd);
+                        attend(&spec, q + i * hd, k, v, lengths[l], want);
+                        check_close(&spec, out + i * hd, want);
                     }
                     if (first) assert_memory_equal(first, out, (size_t)(group * hd) * sizeof *out);
                     if (first) free(out);
@@ -260,6 +330,7 @@ static void scores_add_up_softmaxes(void **state)
     for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
         const int64_t n = lengths[l], padded = (n + 31) / 32 * 32;
         float *q = random_floats(hd), *k = random_floats(padded * hd), *kp = pack(k, padded, hd);
+        const fkv_attention_spec spec = plain_spec(hd, 1);
         for (int t = 0; t < n_tables; t++) {
             float *s = poisoned(padded), *sum = calloc((size_t)n, sizeof *sum);
             double total = 0, p[200];
@@ -268,8 +339,8 @@ static void scores_add_up_softmaxes(void **state)
                 for (int i = 0; i < hd; i++) dot += (double)q[i] * k[j * hd + i];
                 total += p[j] = exp(dot / 8);
             }
-            tables[t]->score_row(q, hd, kp, n, 0.25f, s, sum);
-            tables[t]->score_row(q, hd, kp, n, 0.5f, s, sum);
+            tables[t]->score_row(&spec, q, kp, n, 0.25f, s, sum);
+            tables[t]->score_row(&spec, q, kp, n, 0.5f, s, sum);
             for (int64_t j = 0; j < n; j++) assert_true(fabs(sum[j] - 0.75 * p[j] / total) <= 1e-6);
             free(s), free(sum);
         }
@@ -285,7 +356,8 @@ int main(void)
     printf("%d instruction sets; %s is chosen\n", n_tables, cpu_kernels()->name);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gemm_is_right_and_the_same_everywhere),
-        cmocka_unit_test(swiglu_is_right_and_the_same_everywhere),
+        cmocka_unit_test(gates_are_right_and_the_same_everywhere),
+        cmocka_unit_test(a_bias_is_added_the_same_everywhere),
         cmocka_unit_test(prefill_attention_is_causal_right_and_the_same_everywhere),
         cmocka_unit_test(decode_attention_is_right_wherever_pages_lie),
         cmocka_unit_test(rmsnorm_adds_and_scales),

@@ -28,10 +28,12 @@ static fkv_backend gpu;
 static int n_gpus;
 static int most_heads, most_slots; /* what it serves: query heads of a KV head, slots */
 static bool unlike;                /* GPUs */
+static fkv_attention_spec asked;   /* of the last one that asked */
 static bool in_reach;
 
 static fkv_status supports(const fkv_device_limits *l, int n_devices, fkv_err *err)
 {
+    if (l->n_layers) asked = l->layers[l->n_layers - 1];
     if (l->n_heads / l->n_kv_heads > most_heads)
         return fkv_fail(err, FKV_E_INPUT, "too many query heads: %d", l->n_heads / l->n_kv_heads);
     if (l->n_slots > most_slots) return fkv_fail(err, FKV_E_INPUT, "too many slots: %d", l->n_slots);
@@ -156,6 +158,55 @@ static void auto_leaves_a_gpu_that_can_not_run_the_model_and_says_why(void **sta
     fkv_setup_close(&s);
 }
 
+/* A backend that can't do what a layer asks for must know before it starts. */
+static void a_backend_is_asked_about_the_models_layers(void **state)
+{
+    (void)state;
+    fkv_setup s;
+    usual_gpus();
+    asked = (fkv_attention_spec){0};
+    assert_int_equal(SET_UP(&s, NULL), -1);
+    fkv_attention_spec *specs = fkv_config_layers(&s.config);
+    assert_non_null(specs);
+    assert_true(specs[0].n_kv_heads > 0 && specs[0].scale > 0);
+    assert_int_equal(asked.n_kv_heads, specs[0].n_kv_heads);
+    assert_true(asked.scale == specs[0].scale);
+    free(specs);
+    fkv_setup_close(&s);
+}
+
+static void layers_that_can_not_be_are_refused_by_every_backend(void **state)
+{
+    (void)state;
+    const fkv_attention_spec good = {
+        .n_kv_heads = 2, .group = 3, .head_dim = 64, .scale = fkv_attention_scale(64)};
+    fkv_attention_spec layers[2] = {good, good}, bad[8];
+    const fkv_device_limits limits = {.n_slots = 1,
+                                      .n_heads = 6,
+                                      .n_kv_heads = 2,
+                                      .head_dim = 64,
+                                      .n_ropes = 1,
+                                      .layers = layers,
+                                      .n_layers = 2};
+    fkv_err err = {0};
+    for (int i = 0; i < 8; i++) bad[i] = good;
+    bad[0].n_kv_heads = 1;
+    bad[1].group = 2;
+    bad[2].head_dim = 32;
+    bad[3].rope = 1;
+    bad[4].rope = -2;
+    bad[5].scale = 0;
+    bad[6].softcap = -1;
+    bad[7].window = -1;
+    assert_int_equal(fkv_backend_cpu()->supports(&limits, 1, &err), FKV_OK);
+    for (int i = 0; i < 8; i++) {
+        err = (fkv_err){0};
+        layers[1] = bad[i];
+        assert_int_equal(fkv_backend_cpu()->supports(&limits, 1, &err), FKV_E_INPUT);
+        if (!strstr(err.message, "layer 1")) fail_msg("%d: %s", i, err.message);
+    }
+}
+
 static void what_cuda_can_not_do_is_refused_by_check(void **state)
 {
     (void)state;
@@ -261,6 +312,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_leaves_a_gpu_that_can_not_run_the_model_and_says_why),
+        cmocka_unit_test(a_backend_is_asked_about_the_models_layers),
+        cmocka_unit_test(layers_that_can_not_be_are_refused_by_every_backend),
         cmocka_unit_test(what_cuda_can_not_do_is_refused_by_check),
         cmocka_unit_test(a_job_that_asks_too_much_of_the_gpu_does_not_go_to_the_cpu),
         cmocka_unit_test(auto_takes_as_many_devices_as_can_work_together),

@@ -1,0 +1,42 @@
+/* What is refused whatever the backend: see backend.h. */
+#include "kernels/backend.h"
+
+static fkv_status check_layer(const fkv_device_limits *l, int i, fkv_err *err)
+{
+    const fkv_attention_spec *s = &l->layers[i];
+    if (s->head_dim != l->head_dim || s->n_kv_heads != l->n_kv_heads ||
+        (int64_t)s->n_kv_heads * s->group != l->n_heads)
+        return fkv_fail(err, FKV_E_INPUT,
+                        "layer %d has %d KV heads, %d query heads for each and a head_dim of %d: layers "
+                        "of unlike shapes are not supported",
+                        i, s->n_kv_heads, s->group, s->head_dim);
+    if (s->rope < -1 || s->rope >= l->n_ropes)
+        return fkv_fail(err, FKV_E_INPUT, "layer %d has RoPE table %d of %d", i, s->rope, l->n_ropes);
+    if (!(s->scale > 0) || !(s->softcap >= 0) || s->window < 0)
+        return fkv_fail(err, FKV_E_INPUT,
+                        "layer %d: an attention scale of %g, a cap of %g or a window of %d can't be", i,
+                        (double)s->scale, (double)s->softcap, s->window);
+    return FKV_OK;
+}
+
+fkv_status fkv_limits_check(const fkv_device_limits *l, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    if (l->n_ropes < 0 || l->n_ropes > FKV_MAX_ROPES)
+        return fkv_fail(err, FKV_E_INPUT, "%d RoPE tables; at most %d are supported", l->n_ropes,
+                        FKV_MAX_ROPES);
+    for (int i = 0; !st && i < l->n_layers; i++) st = check_layer(l, i, err);
+    return st;
+}
+
+fkv_status fkv_rows_check(const fkv_rows *parts, int n_parts, const char *backend, bool biases, fkv_err *err)
+{
+    for (int p = 0; p < n_parts; p++) {
+        if (parts[p].scale)
+            return fkv_fail(err, FKV_E_INPUT, "the %s backend can't load weights with scales yet", backend);
+        if (parts[p].bias && !biases)
+            return fkv_fail(err, FKV_E_INPUT, "the %s backend can't add a bias to what this weight gives",
+                            backend);
+    }
+    return FKV_OK;
+}

@@ -1,0 +1,142 @@
+/* Weights of the CPU backend: the only file that knows how they lie.
+ *
+ * A weight is converted to float32 once and packed into panels of 16 columns,
+ * [k][16] each, so that the inner kernel streams it. It belongs to the device.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu_device.h"
+#include "runner/base/float16.h"
+#include "runner/base/mem.h"
+
+struct fkv_weight {
+    int64_t n, k;  /* result columns, depth */
+    int64_t first; /* embedding: first id */
+    bool gated;    /* panels alternate gate and up; n counts the results */
+    float *data;   /* panels [columns / 16][k][16]; an embedding: [n, k] */
+    float *bias;   /* [columns] in the panels' order; NULL: none */
+};
+
+cpu_weight_view cpu_weight_columns(const fkv_weight *w, int64_t col)
+{
+    return (cpu_weight_view){.panels = {w->data + col * w->k, w->k * CPU_PANEL, CPU_PANEL},
+                             .bias = w->bias ? w->bias + col : NULL,
+                             .n = w->n,
+                             .k = w->k};
+}
+
+const float *cpu_embedding_row(const fkv_weight *w, int64_t id)
+{
+    const int64_t row = id - w->first;
+    return row >= 0 && row < w->n ? w->data + row * w->k : NULL;
+}
+
+/* Element i of a row that need not be aligned. */
+static float element(const char *row, int64_t i, fkv_dtype dtype)
+{
+    uint16_t h;
+    float f;
+    if (dtype == FKV_DTYPE_F32) {
+        memcpy(&f, row + 4 * i, sizeof f);
+        return f;
+    }
+    memcpy(&h, row + 2 * i, sizeof h);
+    return dtype == FKV_DTYPE_BF16 ? fkv_f32_from_bf16(h) : fkv_f32_from_f16(h);
+}
+
+static const char *row_of(const fkv_rows *part, int64_t i)
+{
+    const int64_t size = part->dtype == FKV_DTYPE_F32 ? 4 : 2;
+    return (const char *)part->data + i * part->stride * size;
+}
+
+/* n results of n_stored columns. */
+static fkv_status weight_new(fkv_device *dev, int64_t n, int64_t n_stored, int64_t k, bool biased,
+                             fkv_weight **out, fkv_err *err)
+{
+    size_t elems, bytes;
+    if (!fkv_mul_size((size_t)n_stored, (size_t)k, &elems) || !fkv_mul_size(elems, sizeof(float), &bytes))
+        return fkv_fail_memory(err);
+    if (dev->n_weights == dev->cap_weights) {
+        const int cap = dev->cap_weights ? 2 * dev->cap_weights : 64;
+        fkv_weight **grown = fkv_realloc(dev->weights, (size_t)cap, sizeof(fkv_weight *));
+        if (!grown) return fkv_fail_memory(err);
+        dev->weights = grown;
+        dev->cap_weights = cap;
+    }
+    fkv_weight *w = calloc(1, sizeof *w);
+    if (!w) return fkv_fail_memory(err);
+    dev->weights[dev->n_weights++] = w;
+    w->n = n;
+    w->k = k;
+    void *data, *bias = NULL;
+    fkv_status st = cpu_alloc(dev, bytes, &data, err);
+    if (!st && biased) st = cpu_alloc(dev, (size_t)n_stored * sizeof *w->bias, &bias, err);
+    if (st) return st;
+    w->data = data;
+    w->bias = bias;
+    *out = w;
+    return FKV_OK;
+}
+
+/* Row i of part, and its bias, become column `col` of the panels. */
+static void pack_row(fkv_weight *w, int64_t col, const fkv_rows *part, int64_t i)
+{
+    float *panel = w->data + col / CPU_PANEL * w->k * CPU_PANEL + col % CPU_PANEL;
+    const char *row = row_of(part, i);
+    for (int64_t j = 0; j < w->k; j++) panel[j * CPU_PANEL] = element(row, j, part->dtype);
+    if (part->bias) w->bias[col] = element(part->bias, i, part->dtype);
+}
+
+fkv_status cpu_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
+                           fkv_err *err)
+{
+    int64_t n = 0, col = 0;
+    bool biased = false;
+    for (int p = 0; p < n_parts; p++) {
+        n += parts[p].n_rows;
+        biased = biased || parts[p].bias;
+    }
+    fkv_weight *w;
+    fkv_status st = fkv_rows_check(parts, n_parts, "cpu", true, err);
+    if (!st) st = weight_new(dev, n, cpu_round_up(n, CPU_PANEL), k, biased, &w, err);
+    if (st) return st;
+    for (int p = 0; p < n_parts; p++)
+        for (int64_t i = 0; i < parts[p].n_rows; i++) pack_row(w, col++, &parts[p], i);
+    *out = w;
+    return FKV_OK;
+}
+
+fkv_status cpu_weight_load_gated(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
+                                 fkv_err *err)
+{
+    const fkv_rows parts[] = {gate, up};
+    const int64_t n = gate.n_rows;
+    fkv_weight *w;
+    fkv_status st = fkv_rows_check(parts, 2, "cpu", true, err);
+    if (!st) st = weight_new(dev, n, 2 * cpu_round_up(n, CPU_PANEL), k, gate.bias || up.bias, &w, err);
+    if (st) return st;
+    w->gated = true;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t col = i / CPU_PANEL * 2 * CPU_PANEL + i % CPU_PANEL;
+        pack_row(w, col, &gate, i);
+        pack_row(w, col + CPU_PANEL, &up, i);
+    }
+    *out = w;
+    return FKV_OK;
+}
+
+fkv_status cpu_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
+                              fkv_err *err)
+{
+    fkv_weight *w;
+    fkv_status st = fkv_rows_check(&part, 1, "cpu", false, err);
+    if (!st) st = weight_new(dev, part.n_rows, part.n_rows, k, false, &w, err);
+    if (st) return st;
+    w->first = first;
+    for (int64_t i = 0; i < part.n_rows; i++)
+        for (int64_t j = 0; j < k; j++) w->data[i * k + j] = element(row_of(&part, i), j, part.dtype);
+    *out = w;
+    return FKV_OK;
+}
