@@ -107,9 +107,9 @@ static void in_killed_child(const fkv_job *job, void (*f)(fkv_output *o, int64_t
     close(progress[1]);
     for (int i = 0; i < n_rows && read(progress[0], &byte, 1) == 1; i++) continue;
     if (n_rows) kill(pid, SIGKILL);
-    close(progress[0]);
     int status;
     assert_int_equal(waitpid(pid, &status, 0), pid);
+    close(progress[0]); /* not before, or what it still tells kills it */
     if (!n_rows) assert_int_equal(status, 0);
 }
 
