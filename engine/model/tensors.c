@@ -2,6 +2,7 @@
 #include "engine/model/tensors.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "engine/model/config.h"
 #include "engine/model/family.h"
@@ -86,20 +87,22 @@ static int64_t values_of(const fkv_config *c, fkv_tensor t)
     return rows * cols;
 }
 
+void fkv_tensor_name(const fkv_config *c, int layer, fkv_tensor t, char *out, size_t size)
+{
+    const char *own = fkv_config_family(c)->names[t], *p = own ? own : tensors[t].name;
+    const char *number = strstr(p, "%d");
+    if (number)
+        snprintf(out, size, "%.*s%d%s", (int)(number - p), p, layer, number + 2);
+    else
+        snprintf(out, size, "%s", p);
+}
+
 fkv_status fkv_tensor_get(const fkv_config *c, const fkv_safetensors *weights, int layer, fkv_tensor t,
                           fkv_st_tensor *out, fkv_err *err)
 {
-    const char *own = fkv_config_family(c)->names[t], *pattern = own ? own : tensors[t].name;
     char name[160];
     int64_t shape[2];
-    size_t n = 0;
-    for (const char *p = pattern; *p && n < sizeof name - 12; p++) {
-        if (p[0] == '%' && p[1] == 'd')
-            n += (size_t)snprintf(name + n, 12, "%d", layer), p++;
-        else
-            name[n++] = *p;
-    }
-    name[n] = '\0';
+    fkv_tensor_name(c, layer, t, name, sizeof name);
     fkv_tensor_shape(c, t, &shape[0], &shape[1]);
     return fkv_safetensors_get(weights, name, shape, fkv_tensor_is_matrix(t) ? 2 : 1, out, err);
 }

@@ -54,7 +54,8 @@ bool fkv_tensor_is_wanted(const struct fkv_config *config, fkv_tensor t);
 /* [rows, cols]; a vector has cols 1. Also of a tensor that the model is without. */
 void fkv_tensor_shape(const struct fkv_config *config, fkv_tensor t, int64_t *rows, int64_t *cols);
 
-/* layer is looked at for tensors of a layer alone. */
+/* Its name in the files, into size bytes; layer is looked at for tensors of a layer alone. */
+void fkv_tensor_name(const struct fkv_config *config, int layer, fkv_tensor t, char *out, size_t size);
 fkv_status fkv_tensor_get(const struct fkv_config *config, const fkv_safetensors *weights, int layer,
                           fkv_tensor t, fkv_st_tensor *out, fkv_err *err);
 /* Whether the files hold every tensor that the config asks for, in its shape. */
