@@ -311,6 +311,8 @@ typedef struct fkv_backend {
     /* Rows [first, first + part.n_rows) of the vocabulary as embeddings. */
     fkv_status (*embedding_load)(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
                                  fkv_err *err);
+    /* Rows stored (gate and up both) and depth. */
+    void (*weight_shape)(const fkv_weight *w, int64_t *n_rows, int64_t *k);
     /* Chooses what linear needs for this shape; called once per shape at start. */
     fkv_status (*prepare_linear)(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
                                  fkv_err *err);

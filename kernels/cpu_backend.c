@@ -315,6 +315,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .weight_load = cpu_weight_load,
         .weight_load_gated = cpu_weight_load_gated,
         .embedding_load = cpu_embedding_load,
+        .weight_shape = cpu_weight_shape,
         .prepare_linear = cpu_prepare_linear,
         .prepare_decode = cpu_prepare_decode,
         .replay = cpu_replay,

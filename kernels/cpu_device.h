@@ -78,6 +78,7 @@ fkv_status cpu_weight_load_gated(fkv_device *dev, fkv_rows gate, fkv_rows up, in
                                  fkv_err *err);
 fkv_status cpu_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
                               fkv_err *err);
+void cpu_weight_shape(const fkv_weight *w, int64_t *n_rows, int64_t *k);
 /* From stored column col on, a multiple of 16. */
 cpu_weight_view cpu_weight_columns(const fkv_weight *w, int64_t col);
 /* Of an embedding: k floats, or NULL where the table does not have the id. */

@@ -26,6 +26,12 @@ cpu_weight_view cpu_weight_columns(const fkv_weight *w, int64_t col)
                              .k = w->k};
 }
 
+void cpu_weight_shape(const fkv_weight *w, int64_t *n_rows, int64_t *k)
+{
+    *n_rows = w->gated ? 2 * w->n : w->n;
+    *k = w->k;
+}
+
 const float *cpu_embedding_row(const fkv_weight *w, int64_t id)
 {
     const int64_t row = id - w->first;

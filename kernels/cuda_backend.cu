@@ -264,6 +264,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .weight_load = cuda_weight_load,
         .weight_load_gated = cuda_weight_load_gated,
         .embedding_load = cuda_embedding_load,
+        .weight_shape = cuda_weight_shape,
         .prepare_linear = cuda_prepare_linear,
         .prepare_decode = cuda_prepare_decode,
         .replay = cuda_replay,

@@ -161,6 +161,7 @@ fkv_status cuda_weight_load_gated(fkv_device *dev, fkv_rows gate, fkv_rows up, i
                                   fkv_err *err);
 fkv_status cuda_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
                                fkv_err *err);
+void cuda_weight_shape(const fkv_weight *w, int64_t *n_rows, int64_t *k);
 /* From row `row` on. */
 cuda_weight_view cuda_weight_rows(const fkv_weight *w, int64_t row);
 /* For kernels that know bf16 alone. */

@@ -30,6 +30,12 @@ cuda_weight_view cuda_weight_rows(const fkv_weight *w, int64_t row)
     return view;
 }
 
+void cuda_weight_shape(const fkv_weight *w, int64_t *n_rows, int64_t *k)
+{
+    *n_rows = w->n;
+    *k = w->k;
+}
+
 const bf16 *cuda_weight_bf16(cuda_weight_view view)
 {
     assert(view.dtype == FKV_DTYPE_BF16 && !view.scale);

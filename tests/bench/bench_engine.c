@@ -8,6 +8,8 @@
  *   temperature=0  top_p=1  top_k=0
  *   run=0 (1: steps of a run, with its page tables, tokens and what the host decides, beside the same
  *   steps handed over at once; prompts of `prompt` tokens are prefilled for it)
+ *   ops=0 (1: every op of the steps and of one prefill timed alone, in place of the rows below; tflops=0
+ *   is beside gbps the ceiling that an op's share is of)
  *   calibrate=0 (1: plans by constants measured now, and prints predicted beside measured)
  * Prints a row per mode: median step, tokens/s, weights and kept KV bytes, floor. With
  * calibrate also the attention segments (of each layer the slowest rank's), the rest of the
@@ -23,13 +25,14 @@
 #include "engine/measure/calibrate.h"
 #include "engine/measure/measure.h"
 #include "engine/split.h"
+#include "kernels/metered.h"
 #include "runner/base/json.h"
 
 typedef struct args {
     const char *backend, *shape, *scores, *modes;
-    int ranks, devices, slots, steps, calibrate, run;
+    int ranks, devices, slots, steps, calibrate, run, ops;
     int64_t budget, prompt, prefill;
-    double floor, gbps;
+    double floor, gbps, tflops;
     fkv_sampling sampling;
 } args;
 
@@ -43,9 +46,17 @@ static void die(const char *what, const fkv_err *err)
 
 static args parse(int argc, char **argv)
 {
-    args a = {
-        "auto", "8b", NULL,        "standard,best-effort,fair-copying", 1, 1, 64, 32, 0, 0, 1024, 8192, 0,
-        0.2,    0,    {.top_p = 1}};
+    args a = {.backend = "auto",
+              .shape = "8b",
+              .modes = "standard,best-effort,fair-copying",
+              .ranks = 1,
+              .devices = 1,
+              .slots = 64,
+              .steps = 32,
+              .budget = 1024,
+              .prompt = 8192,
+              .floor = 0.2,
+              .sampling = {.top_p = 1}};
     for (int i = 1; i < argc; i++) {
         const char *eq = strchr(argv[i], '='), *v = eq ? eq + 1 : "";
         const size_t n = eq ? (size_t)(eq - argv[i]) : 0;
@@ -70,6 +81,10 @@ static args parse(int argc, char **argv)
             a.calibrate = atoi(v);
         else if (IS("run"))
             a.run = atoi(v);
+        else if (IS("ops"))
+            a.ops = atoi(v);
+        else if (IS("tflops"))
+            a.tflops = atof(v);
         else if (IS("budget"))
             a.budget = atoll(v);
         else if (IS("prompt"))
@@ -300,6 +315,50 @@ static void time_run(const args *a, const fkv_config *c, fkv_engine *e)
     free(r.ids);
 }
 
+/* Sums since the last call, of n steps or passes. */
+static void print_ops(const args *a, const char *what, int n)
+{
+    fkv_op_sum sums[FKV_METERED_OPS];
+    double all = 0;
+    fkv_metered_take(sums);
+    for (int i = 0; i < FKV_METERED_OPS; i++) all += sums[i].seconds;
+    printf("%s: ops %.3f ms\n%-18s %8s %10s %7s %9s %9s %9s\n", what, 1e3 * all / n, "", "calls", "us",
+           "share", "GB/s", "TFLOP/s", "ceiling");
+    for (int i = 0; i < FKV_METERED_OPS; i++) {
+        const fkv_op_sum *o = &sums[i];
+        if (!o->calls || !(o->seconds > 0)) continue;
+        const double gbps = o->bytes / o->seconds * 1e-9, tflops = o->flops / o->seconds * 1e-12;
+        const double ceiling = fmax(a->gbps > 0 ? gbps / a->gbps : 0, a->tflops > 0 ? tflops / a->tflops : 0);
+        printf("%-18s %8.1f %10.1f %6.1f%% %9.1f %9.3f", o->name, (double)o->calls / n, 1e6 * o->seconds / n,
+               100 * o->seconds / all, gbps, tflops);
+        if (ceiling > 0) printf(" %8.1f%%", 100 * ceiling);
+        printf("\n");
+    }
+}
+
+/* Every op of one prefill with compression and of the steps; each is run once before. */
+static void time_ops(const args *a, const fkv_config *c, fkv_engine *e, double *steps)
+{
+    const int64_t n = a->prefill ? a->prefill : a->prompt;
+    fkv_op_sum warm[FKV_METERED_OPS];
+    fkv_err err = {0};
+    double seconds;
+    char what[64];
+    int32_t *ids = malloc((size_t)n * sizeof *ids);
+    for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)(i * 7919 % c->vocab);
+    for (int i = 0; i < 2; i++) {
+        fkv_metered_take(warm);
+        if (fkv_measure_prefill(e, ids, n, &seconds, &err)) die("prefill", &err);
+    }
+    snprintf(what, sizeof what, "prefill of %lld tokens", (long long)n);
+    print_ops(a, what, 1);
+    if (fkv_measure_decode(e, a->prompt, 1, steps, &err)) die("decode", &err);
+    fkv_metered_take(warm);
+    if (fkv_measure_decode(e, a->prompt, a->steps, steps, &err)) die("decode", &err);
+    print_ops(a, "decode step", a->steps);
+    free(ids);
+}
+
 static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *w, const fkv_profile *p,
                      int mode)
 {
@@ -310,7 +369,8 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     fkv_engine *e = NULL;
     fkv_plan plan = {0};
     double *tokens = malloc(n_lh * sizeof *tokens), *steps = malloc((size_t)a->steps * sizeof *steps);
-    const fkv_engine_options o = {.backend = fkv_backend_find(a->backend),
+    const fkv_backend *found = fkv_backend_find(a->backend);
+    const fkv_engine_options o = {.backend = found && a->ops ? fkv_backend_metered(found) : found,
                                   .n_ranks = a->ranks,
                                   .n_devices = a->devices,
                                   .n_slots = a->slots,
@@ -328,6 +388,12 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     if (fkv_plan_solve(&problem, (fkv_plan_mode)mode, &plan, &err)) die("plan", &err);
     const fkv_engine_kv_limits limits = fkv_measure_limits(&plan, p->budgets, a->prompt, a->steps + 1);
     if (fkv_engine_set_plan(e, w, p->budgets, &plan, &limits, &err)) die("set_plan", &err);
+    if (a->ops) {
+        printf("%-12s %s ranks %d slots %d budget %lld: ", name, a->shape, a->ranks, a->slots,
+               (long long)a->budget);
+        time_ops(a, c, e, steps);
+        goto out;
+    }
     if (fkv_measure_decode(e, a->prompt, a->steps, steps, &err)) die("decode", &err);
     fkv_device_info info;
     fkv_engine_info(e, &info);
@@ -347,6 +413,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     printf(", copies %d\n", fkv_plan_copies(&plan));
     if (a->run) time_run(a, c, e);
     if (a->calibrate) print_parts(a, c, &plan, e, step, &problem);
+out:
     fkv_engine_close(e);
     fkv_plan_free(&plan);
     free(tokens);

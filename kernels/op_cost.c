@@ -1,0 +1,172 @@
+/* Bytes and FLOPs of the table's ops: the formulas are in op_cost.h. */
+#include "kernels/op_cost.h"
+
+fkv_op_cost fkv_cost_embed(const fkv_device_info *d, int64_t n, int64_t k)
+{
+    return (fkv_op_cost){.bytes = (double)n * (4 + (double)k * (d->weight_bytes + 4))};
+}
+
+fkv_op_cost fkv_cost_add_rmsnorm(const fkv_device_info *d, int64_t n, int64_t hidden, bool with_y,
+                                 bool with_out)
+{
+    const double all = (double)n * (double)hidden;
+    return (fkv_op_cost){.bytes = all * d->act_bytes * (1 + 2 * with_y + with_out) +
+                                  (with_out ? 4 * (double)hidden : 0),
+                         .flops = all * (with_y + 4 * with_out)};
+}
+
+/* n rows of depth k with w_rows rows of a weight, results of out_bytes a row. */
+static fkv_op_cost product(const fkv_device_info *d, int64_t n, int64_t w_rows, int64_t k, double out_bytes)
+{
+    const double rows = (double)n, weights = (double)w_rows * (double)k;
+    return (fkv_op_cost){.bytes =
+                             rows * (double)k * d->act_bytes + weights * d->weight_bytes + rows * out_bytes,
+                         .flops = 2 * rows * weights};
+}
+
+fkv_op_cost fkv_cost_linear(const fkv_device_info *d, int64_t n, int64_t w_rows, int64_t k, bool f32_out,
+                            fkv_epilogue epilogue)
+{
+    const int64_t out = epilogue == FKV_EPILOGUE_NONE ? w_rows : w_rows / 2;
+    return product(d, n, w_rows, k, (double)out * (f32_out ? 4 : d->act_bytes));
+}
+
+fkv_op_cost fkv_cost_prefill_qkv(const fkv_device_info *d, const fkv_prefill_args *a, int64_t k)
+{
+    const int64_t w_rows = (int64_t)a->n_heads * fkv_head_rows(a->spec->group) * a->spec->head_dim;
+    return product(d, a->n_rows, w_rows, k, (double)w_rows * d->act_bytes);
+}
+
+/* Keys that position pos sees. */
+static double seen(const fkv_attention_spec *spec, int64_t pos)
+{
+    return (double)(spec->window && pos >= spec->window ? spec->window : pos + 1);
+}
+
+/* Sum of seen over positions [from, to). */
+static double pairs(const fkv_attention_spec *spec, int64_t from, int64_t to)
+{
+    const int64_t grows =
+        spec->window && to > spec->window ? spec->window : to; /* seen(p) = p + 1 before it */
+    const int64_t some = from < grows ? grows : from;
+    const double triangle =
+        from < grows ? ((double)from + 1 + (double)grows) * (double)(grows - from) / 2 : 0;
+    return triangle + (double)(to - some) * spec->window;
+}
+
+/* Keys that any of the positions [from, to) sees. */
+static double keys_of(const fkv_attention_spec *spec, int64_t from, int64_t to)
+{
+    return (double)(to - from - 1) + seen(spec, from);
+}
+
+fkv_op_cost fkv_cost_prefill_attention(const fkv_device_info *d, const fkv_prefill_args *a)
+{
+    const fkv_attention_spec *spec = a->spec;
+    const double hd = spec->head_dim, heads = a->n_heads, group = spec->group;
+    fkv_op_cost cost = {0};
+    for (int i = 0; i < a->pack->n_segments; i++) {
+        const int64_t n = a->pack->segments[i].n_tokens, from = a->last_only ? n - 1 : 0;
+        cost.bytes +=
+            d->act_bytes * hd * heads * (2 * keys_of(spec, from, n) + 2 * (double)(n - from) * group);
+        cost.flops += 4 * hd * heads * group * pairs(spec, from, n);
+    }
+    return cost;
+}
+
+fkv_op_cost fkv_cost_snapkv_scores(const fkv_device_info *d, const fkv_prefill_args *a)
+{
+    const fkv_attention_spec *spec = a->spec;
+    const double hd = spec->head_dim, heads = a->n_heads, group = spec->group;
+    fkv_op_cost cost = {0};
+    for (int i = 0; i < a->pack->n_segments; i++) {
+        const int64_t n = a->pack->segments[i].n_tokens, from = n - a->score_window;
+        if (n <= a->min_tokens) continue;
+        cost.bytes += d->act_bytes * hd * heads * (keys_of(spec, from, n) + a->score_window * group) +
+                      4 * heads * (double)from;
+        cost.flops += 2 * hd * heads * group * pairs(spec, from, n);
+    }
+    return cost;
+}
+
+fkv_op_cost fkv_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *a)
+{
+    const int64_t lh = (int64_t)a->layer * a->spec->n_kv_heads + a->head0;
+    fkv_op_cost cost = {0};
+    for (int i = 0; i < a->pack->n_segments; i++) {
+        const int64_t n = a->pack->segments[i].n_tokens;
+        for (int h = 0; h < a->n_heads; h++) {
+            const int64_t budget = a->kv.budgets[lh + h], kept = n < budget ? n : budget;
+            const bool chosen = n > budget && budget > a->score_window && !a->spec->window;
+            cost.bytes += 2.0 * a->spec->head_dim * (double)kept * (d->act_bytes + d->kv_bytes);
+            if (chosen) cost.bytes += 4 * (double)(n - a->score_window);
+        }
+    }
+    return cost;
+}
+
+fkv_op_cost fkv_cost_last_rows(const fkv_device_info *d, const fkv_pack *pack, int64_t hidden)
+{
+    return (fkv_op_cost){.bytes = 2.0 * pack->n_segments * (double)hidden * d->act_bytes};
+}
+
+fkv_op_cost fkv_cost_decode_qkv(const fkv_device_info *d, const fkv_decode_args *a,
+                                const fkv_host_slots *slots)
+{
+    const double hd = a->spec->head_dim, group = a->spec->group, hidden = a->hidden;
+    const double weights = fkv_head_rows(a->spec->group) * hd * hidden;
+    fkv_op_cost cost = {.bytes = a->n_slots * hidden * d->act_bytes};
+    for (int i = 0; i < a->n_heads_served; i++) {
+        const fkv_decode_head *h = &a->heads[i];
+        cost.bytes += weights * d->weight_bytes;
+        cost.flops += 2 * weights * (h->end - h->begin);
+        for (int s = h->begin; s < h->end; s++)
+            if (slots->active[s]) cost.bytes += hd * (group * d->act_bytes + 2 * d->kv_bytes);
+    }
+    return cost;
+}
+
+fkv_op_cost fkv_cost_decode_attention(const fkv_device_info *d, const fkv_decode_args *a,
+                                      const fkv_host_slots *slots)
+{
+    const double hd = a->spec->head_dim, group = a->spec->group;
+    fkv_op_cost cost = {0};
+    for (int i = 0; i < a->n_heads_served; i++) {
+        const fkv_decode_head *h = &a->heads[i];
+        const int64_t budget = a->kv.budgets[(int64_t)a->layer * a->spec->n_kv_heads + h->head];
+        for (int s = h->begin; s < h->end; s++) {
+            if (!slots->active[s]) continue;
+            const int64_t prompt = slots->prompt_len[s];
+            const double n = seen(a->spec, (prompt < budget ? prompt : budget) + slots->pos[s] - prompt);
+            cost.bytes += 2 * hd * (n * d->kv_bytes + group * d->act_bytes);
+            cost.flops += 4 * hd * group * n;
+        }
+    }
+    return cost;
+}
+
+fkv_op_cost fkv_cost_sample(int64_t n_slots, int64_t vocab)
+{
+    const double logits = (double)n_slots * (double)vocab;
+    return (fkv_op_cost){.bytes = 4 * logits, .flops = logits};
+}
+
+fkv_op_cost fkv_cost_gather_cols(int64_t n, const int64_t *cols, int n_devices, int device, int elem_bytes)
+{
+    const int64_t others = cols[n_devices] - cols[0] - (cols[device + 1] - cols[device]);
+    return (fkv_op_cost){.bytes = (double)n * (double)others * elem_bytes};
+}
+
+fkv_op_cost fkv_cost_gather_heads(const fkv_device_info *d, int n, int n_kv_heads, int64_t row_elems,
+                                  const uint8_t *owner, int device)
+{
+    int64_t others = 0;
+    for (int64_t i = 0; i < (int64_t)n * n_kv_heads; i++) others += owner[i] != device;
+    return (fkv_op_cost){.bytes = (double)others * (double)row_elems * d->act_bytes};
+}
+
+fkv_op_cost fkv_cost_reduce_ranks(const fkv_device_info *d, int n_ranks, int64_t n, int64_t hidden)
+{
+    const double all = (double)n * (double)hidden;
+    return (fkv_op_cost){.bytes = all * (4.0 * n_ranks + d->act_bytes), .flops = all * (n_ranks - 1)};
+}
