@@ -250,12 +250,13 @@ static fkv_status check_options(const fkv_config *c, const fkv_engine_options *o
 static fkv_status open_engine(fkv_engine *e, const fkv_safetensors *weights, fkv_err *err)
 {
     const fkv_engine_options *o = &e->options;
+    const fkv_group group = {o->n_devices, o->first_device, FKV_WAY_ANY};
     fkv_status st;
     e->specs = fkv_config_layers(&e->config);
     e->devices = fkv_calloc((size_t)o->n_devices, sizeof *e->devices);
     e->rank_seconds = fkv_calloc((size_t)o->n_ranks, sizeof *e->rank_seconds);
     if (!e->specs || !e->devices || !e->rank_seconds) return fkv_fail_memory(err);
-    if ((st = o->backend->world_open(o->n_devices, &e->world, err)) ||
+    if ((st = o->backend->world_open(&group, &e->world, err)) ||
         (st = fkv_team_open(o->n_devices, abort_world, e, &e->team, err)) || (st = make_columns(e, err)))
         return st;
     for (int i = 0; i < o->n_devices; i++) {

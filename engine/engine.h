@@ -24,6 +24,7 @@ typedef struct fkv_engine fkv_engine;
 typedef struct fkv_engine_options {
     const fkv_backend *backend;
     int n_ranks, n_devices; /* n_devices <= n_ranks <= n_kv_heads */
+    int first_device;       /* of the backend's: several engines may be at work in one process */
     int n_slots;
     int64_t max_prompt; /* tokens; longer requests are an error of the caller */
     int64_t max_tokens; /* of a request, prompt and new ones; 0: the model's positions */

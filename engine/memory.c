@@ -144,9 +144,10 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
 fkv_status fkv_memory_supported(const fkv_memory_shape *s, const fkv_backend *backend, fkv_err *err)
 {
     fkv_device_limits limits = fkv_memory_device_limits(s);
+    const fkv_group group = {.n_devices = s->n_devices};
     fkv_attention_spec *layers = fkv_config_layers(s->config);
     limits.layers = layers;
-    const fkv_status st = layers ? backend->supports(&limits, s->n_devices, err) : fkv_fail_memory(err);
+    const fkv_status st = layers ? backend->supports(&limits, &group, err) : fkv_fail_memory(err);
     free(layers);
     return st;
 }

@@ -249,24 +249,39 @@ typedef struct fkv_keep_args {
     fkv_kv_view kv;
 } fkv_keep_args;
 
+/* How bytes move between the devices of a group. */
+typedef enum fkv_way {
+    FKV_WAY_ANY,   /* by stores into each other's memory where they reach it, else by a library */
+    FKV_WAY_PEERS, /* the first alone */
+    FKV_WAY_NCCL   /* the second alone */
+} fkv_way;
+
+/* The devices that one engine has: the backend's first_device and those behind it. Several groups
+ * may be at work in one process, each with devices of its own. */
+typedef struct fkv_group {
+    int n_devices, first_device;
+    fkv_way way;
+} fkv_group;
+
 typedef struct fkv_backend {
     const char *name;
     bool shares_host; /* its devices are the host's processors and memory, which they share */
 
     /* --- devices and memory ------------------------------------------------ */
-    /* Devices that a world can have here and that are of use side by side. */
+    /* Devices that are here and of use side by side. */
     int (*n_devices)(void);
-    /* Whether n_devices of them can run a model of these limits, all of its layers, together: FKV_OK, or
+    /* Whether a group of them can run a model of these limits, all of its layers, together: FKV_OK, or
      * FKV_E_INPUT with a sentence about what can't be done. Needs no device; what it allows prepare does not
      * refuse. */
-    fkv_status (*supports)(const fkv_device_limits *limits, int n_devices, fkv_err *err);
-    /* Whether n_devices of them can write each other's arenas: info.peers, before one is open. */
-    bool (*reach)(int n_devices);
-    fkv_status (*world_open)(int n_devices, fkv_world **world, fkv_err *err);
+    fkv_status (*supports)(const fkv_device_limits *limits, const fkv_group *group, fkv_err *err);
+    /* Whether the group's devices can write each other's arenas: info.peers, before one is open. */
+    bool (*reach)(const fkv_group *group);
+    /* After a failure *world is NULL. */
+    fkv_status (*world_open)(const fkv_group *group, fkv_world **world, fkv_err *err);
     void (*world_close)(fkv_world *world);
     /* Ends every wait in a collective, now and later; safe from any thread. */
     void (*world_abort)(fkv_world *world);
-    /* index of n_devices. n_threads: host threads to use, 0 for its share of all. */
+    /* index: in the group. n_threads: host threads to use, 0 for its share of all. */
     fkv_status (*open)(fkv_world *world, int index, int n_threads, fkv_device **dev, fkv_err *err);
     void (*close)(fkv_device *dev);
     void (*info)(const fkv_device *dev, fkv_device_info *info);

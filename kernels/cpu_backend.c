@@ -128,9 +128,9 @@ static int64_t cpu_workspace_bytes(const fkv_device_limits *l, int n_threads)
     return bytes < 0x1p50 ? (int64_t)bytes : (int64_t)1 << 50;
 }
 
-static fkv_status cpu_supports(const fkv_device_limits *l, int n_devices, fkv_err *err)
+static fkv_status cpu_supports(const fkv_device_limits *l, const fkv_group *group, fkv_err *err)
 {
-    (void)n_devices;
+    (void)group;
     if (l->head_dim % CPU_PANEL || l->head_dim > CPU_MAX_HEAD_DIM)
         return fkv_fail(err, FKV_E_INPUT,
                         "the cpu backend needs a head_dim that is a multiple of %d and at most %d, not %d",
@@ -138,16 +138,16 @@ static fkv_status cpu_supports(const fkv_device_limits *l, int n_devices, fkv_er
     return fkv_limits_check(l, err);
 }
 
-static bool cpu_reach(int n_devices)
+static bool cpu_reach(const fkv_group *group)
 {
-    (void)n_devices;
+    (void)group;
     return true;
 }
 
 static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_err *err)
 {
     workspace_array all[N_ARRAYS];
-    const fkv_status supported = cpu_supports(l, dev->world->n_devices, err);
+    const fkv_status supported = cpu_supports(l, NULL, err);
     if (supported) return supported;
     dev->limits = *l;
     dev->limits.inv_freq = NULL; /* the caller's */

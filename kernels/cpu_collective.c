@@ -5,17 +5,23 @@
 
 #include "kernels/cpu_device.h"
 
-fkv_status cpu_world_open(int n_devices, fkv_world **world, fkv_err *err)
+fkv_status cpu_world_open(const fkv_group *group, fkv_world **world, fkv_err *err)
 {
+    const size_t n = (size_t)group->n_devices;
+    *world = NULL;
     fkv_world *w = calloc(1, sizeof *w);
     if (!w) return fkv_fail_memory(err);
-    w->n_devices = n_devices;
+    w->n_devices = group->n_devices;
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->all_in, NULL);
-    *world = w;
-    w->board = calloc((size_t)n_devices, sizeof *w->board);
-    w->counts = calloc((size_t)n_devices, sizeof *w->counts);
-    return w->board && w->counts ? FKV_OK : fkv_fail_memory(err);
+    w->board = calloc(n, sizeof *w->board);
+    w->counts = calloc(n, sizeof *w->counts);
+    if (w->board && w->counts) {
+        *world = w;
+        return FKV_OK;
+    }
+    cpu_world_close(w);
+    return fkv_fail_memory(err);
 }
 
 void cpu_world_close(fkv_world *w)

@@ -118,7 +118,7 @@ void cpu_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slot
                 const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
 /* cpu_collective.c */
-fkv_status cpu_world_open(int n_devices, fkv_world **world, fkv_err *err);
+fkv_status cpu_world_open(const fkv_group *group, fkv_world **world, fkv_err *err);
 void cpu_world_close(fkv_world *world);
 void cpu_world_abort(fkv_world *world);
 bool cpu_world_aborted(fkv_world *world);

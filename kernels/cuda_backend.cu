@@ -220,7 +220,7 @@ static void backend_numerics(const fkv_device *dev, char *out, size_t size)
 
 static fkv_status backend_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_err *err)
 {
-    const fkv_status st = cuda_supports(l, cuda_world_devices(dev->world), err);
+    const fkv_status st = cuda_supports(l, cuda_world_group(dev->world), err);
     if (st) return st;
     dev->limits = *l;
     dev->limits.inv_freq = NULL; /* the caller's */

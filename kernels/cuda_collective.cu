@@ -34,10 +34,17 @@ int cuda_count_gpus(void)
     return n;
 }
 
-bool cuda_all_peers(int n)
+int cuda_group_gpu(const fkv_group *group, int i)
 {
-    for (int a = 0; a < n; a++) {
-        for (int b = 0; b < n; b++) {
+    const int n = cuda_count_gpus();
+    return n ? (group->first_device + i) % n : 0;
+}
+
+bool cuda_all_peers(const fkv_group *group)
+{
+    for (int i = 0; i < group->n_devices; i++) {
+        for (int j = 0; j < group->n_devices; j++) {
+            const int a = cuda_group_gpu(group, i), b = cuda_group_gpu(group, j);
             int can = 0;
             if (a != b && (cudaDeviceCanAccessPeer(&can, a, b) != cudaSuccess || !can)) {
                 cudaGetLastError();
@@ -52,42 +59,52 @@ int cuda_n_devices(void)
 {
     int n = cuda_count_gpus();
 #ifndef FKV_NCCL
-    if (!cuda_all_peers(n)) n = 1;
+    const fkv_group all = {n, 0, FKV_WAY_ANY};
+    if (!cuda_all_peers(&all)) n = 1;
 #endif
     n *= devices_per_gpu();
     return n < COLLECTIVE_MAX_DEVICES ? n : COLLECTIVE_MAX_DEVICES;
 }
 
-fkv_status cuda_check_count(int n_devices, fkv_err *err)
+fkv_status cuda_check_group(const fkv_group *group, fkv_err *err)
 {
-    const int n_gpus = cuda_count_gpus(), most = n_gpus * devices_per_gpu();
-    if (n_devices < 1 || n_devices > most || n_devices > COLLECTIVE_MAX_DEVICES)
-        return fkv_fail(err, FKV_E_INPUT, "%d GPUs are asked for; %d are there", n_devices, most);
-#ifndef FKV_NCCL
-    if (!cuda_all_peers(n_devices < n_gpus ? n_devices : n_gpus))
+    const int n = group->n_devices, most = cuda_count_gpus() * devices_per_gpu();
+    if (n < 1 || group->first_device < 0 || group->first_device > most - n || n > COLLECTIVE_MAX_DEVICES)
+        return fkv_fail(err, FKV_E_INPUT, "%d GPUs are asked for; %d are there", group->first_device + n,
+                        most);
+    if (n == 1) return FKV_OK;
+#ifdef FKV_NCCL
+    const bool only_peers = group->way == FKV_WAY_PEERS;
+#else
+    const bool only_peers = true;
+    if (group->way == FKV_WAY_NCCL)
+        return fkv_fail(err, FKV_E_INPUT, "NCCL is asked for, which this build is without");
+#endif
+    if (only_peers && !cuda_all_peers(group))
         return fkv_fail(err, FKV_E_INPUT,
                         "%d GPUs that can't reach each other's memory need NCCL, which this build is without",
-                        n_devices);
-#endif
+                        n);
     return FKV_OK;
 }
 
-fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err)
+/* How many different GPUs the group has. */
+static int count_of(const fkv_group *group)
 {
-    const int n_gpus = cuda_count_gpus();
-    const fkv_status st = cuda_check_count(n_devices, err);
-    if (st) return st;
-    fkv_world *w = (fkv_world *)calloc(1, sizeof *w);
-    if (!w) return fkv_fail_memory(err);
-    w->n_devices = n_devices;
-    w->n_gpus = n_devices < n_gpus ? n_devices : n_gpus;
-    pthread_mutex_init(&w->lock, NULL);
-    pthread_cond_init(&w->all_in, NULL);
-    *world = w;
-    if (n_devices == 1) return FKV_OK;
+    const int n = cuda_count_gpus();
+    return group->n_devices < n ? group->n_devices : n;
+}
+
+static bool takes_peers(const fkv_world *w, const fkv_group *group)
+{
     const char *way = getenv("FAIRKV_COLLECTIVES");
-    w->peers = cuda_all_peers(w->n_gpus);
-    w->by_peers = w->peers && (w->n_gpus < n_devices || !way || strcmp(way, "nccl") != 0);
+    if (w->n_gpus < w->n_devices || group->way == FKV_WAY_PEERS) return w->peers;
+    return w->peers && group->way == FKV_WAY_ANY && (!way || strcmp(way, "nccl") != 0);
+}
+
+static fkv_status meet_by(fkv_world *w, const fkv_group *group, fkv_err *err)
+{
+    w->peers = cuda_all_peers(group);
+    w->by_peers = takes_peers(w, group);
     if (cudaHostAlloc((void **)&w->stop, sizeof *w->stop, cudaHostAllocPortable) != cudaSuccess) {
         cudaGetLastError();
         return fkv_fail(err, FKV_E_DEVICE, "pinned memory can't be had");
@@ -97,9 +114,30 @@ fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err)
     const ncclResult_t e = w->by_peers ? ncclSuccess : ncclGetUniqueId(&w->id);
     if (e != ncclSuccess) return fkv_fail(err, FKV_E_DEVICE, "NCCL: %s", ncclGetErrorString(e));
 #else
-    w->by_peers = true; /* there is no other way: cuda_check_count */
+    w->by_peers = true; /* there is no other way: cuda_check_group */
 #endif
     return FKV_OK;
+}
+
+fkv_status cuda_world_open(const fkv_group *group, fkv_world **world, fkv_err *err)
+{
+    *world = NULL;
+    fkv_status st = cuda_check_group(group, err);
+    if (st) return st;
+    fkv_world *w = (fkv_world *)calloc(1, sizeof *w);
+    if (!w) return fkv_fail_memory(err);
+    w->group = *group;
+    w->n_devices = group->n_devices;
+    w->n_gpus = count_of(group);
+    for (int i = 0; i < w->n_devices; i++) w->gpus[i] = cuda_group_gpu(group, i);
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->all_in, NULL);
+    if (w->n_devices > 1) st = meet_by(w, group, err);
+    if (st)
+        cuda_world_close(w);
+    else
+        *world = w;
+    return st;
 }
 
 void cuda_world_close(fkv_world *w)
@@ -130,14 +168,14 @@ bool cuda_world_peers(const fkv_world *w)
     return w->n_devices == 1 || w->peers;
 }
 
-int cuda_world_devices(const fkv_world *w)
+const fkv_group *cuda_world_group(const fkv_world *w)
 {
-    return w->n_devices;
+    return &w->group;
 }
 
 int cuda_world_gpu(const fkv_world *w, int index)
 {
-    return index % w->n_gpus;
+    return w->gpus[index];
 }
 
 int cuda_world_devices_per_gpu(const fkv_world *w)
@@ -189,7 +227,8 @@ bool cuda_world_meet(fkv_device *dev)
 /* This GPU's kernels may use the other GPUs' memory. */
 static void reach_peers(fkv_device *dev)
 {
-    for (int gpu = 0; gpu < dev->world->n_gpus; gpu++) {
+    for (int i = 0; i < dev->world->n_devices; i++) {
+        const int gpu = dev->world->gpus[i];
         if (gpu == dev->gpu) continue;
         const cudaError_t e = cudaDeviceEnablePeerAccess(gpu, 0);
         if (e == cudaErrorPeerAccessAlreadyEnabled)

@@ -35,9 +35,11 @@ struct cuda_meeting {
 };
 
 struct fkv_world {
+    fkv_group group;
     int n_devices, n_gpus; /* more devices than GPUs: in tests */
-    bool peers;            /* every GPU can reach every other's memory */
-    bool by_peers;         /* and that is how bytes move */
+    int gpus[COLLECTIVE_MAX_DEVICES];
+    bool peers;    /* every GPU can reach every other's memory */
+    bool by_peers; /* and that is how bytes move */
     std::atomic<bool> aborted;
     int *stop; /* pinned: what waiting kernels look at */
     pthread_mutex_t lock;

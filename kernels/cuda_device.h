@@ -220,20 +220,22 @@ void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slo
                  const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
 /* cuda_supports.cu */
-fkv_status cuda_supports(const fkv_device_limits *limits, int n_devices, fkv_err *err);
-bool cuda_reach(int n_devices);
+fkv_status cuda_supports(const fkv_device_limits *limits, const fkv_group *group, fkv_err *err);
+bool cuda_reach(const fkv_group *group);
 /* fkv_backend_restrict. */
 bool cuda_restricted(void);
 int cuda_shared_bytes(const cudaDeviceProp *p);
 
 /* cuda_collective.cu */
 int cuda_count_gpus(void);
-/* Whether each of the first n GPUs can reach every other's memory. */
-bool cuda_all_peers(int n);
+/* The GPU of the group's device i. */
+int cuda_group_gpu(const fkv_group *group, int i);
+/* Whether each GPU of the group can reach every other's memory. */
+bool cuda_all_peers(const fkv_group *group);
 int cuda_n_devices(void);
 /* Whether so many devices can be had and can meet. */
-fkv_status cuda_check_count(int n_devices, fkv_err *err);
-fkv_status cuda_world_open(int n_devices, fkv_world **world, fkv_err *err);
+fkv_status cuda_check_group(const fkv_group *group, fkv_err *err);
+fkv_status cuda_world_open(const fkv_group *group, fkv_world **world, fkv_err *err);
 void cuda_world_close(fkv_world *world);
 void cuda_world_abort(fkv_world *world);
 /* Joins the world's other devices; called by open on every device's thread. */
@@ -247,7 +249,7 @@ bool cuda_world_meet(fkv_device *dev);
 bool cuda_world_check(fkv_device *dev);
 /* Whether every device can write the others' memory. */
 bool cuda_world_peers(const fkv_world *world);
-int cuda_world_devices(const fkv_world *world);
+const fkv_group *cuda_world_group(const fkv_world *world);
 int cuda_world_gpu(const fkv_world *world, int index);
 int cuda_world_devices_per_gpu(const fkv_world *world);
 void cuda_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,

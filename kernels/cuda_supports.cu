@@ -90,36 +90,36 @@ static bool alike(const cudaDeviceProp *a, const cudaDeviceProp *b)
            !strncmp(a->name, b->name, sizeof a->name);
 }
 
-static fkv_status check_gpus(int n, fkv_err *err)
+static fkv_status check_gpus(const fkv_group *group, fkv_err *err)
 {
     cudaDeviceProp first = {}, p = {};
-    for (int gpu = 0; gpu < n; gpu++) {
+    for (int i = 0; i < group->n_devices; i++) {
+        const int gpu = cuda_group_gpu(group, i);
         const cudaError_t e = cudaGetDeviceProperties(&p, gpu);
         cudaGetLastError();
         if (e != cudaSuccess)
             return fkv_fail(err, FKV_E_INPUT, "GPU %d can't be asked: %s", gpu, cudaGetErrorString(e));
         const fkv_status st = check_gpu(gpu, &p, err);
         if (st) return st;
-        if (gpu == 0) first = p;
+        if (i == 0) first = p;
         if (!alike(&first, &p))
-            return fkv_fail(err, FKV_E_INPUT,
-                            "GPU %d (%s) and GPU 0 (%s) are of unlike kinds, which would give unlike answers",
-                            gpu, p.name, first.name);
+            return fkv_fail(
+                err, FKV_E_INPUT,
+                "GPU %d (%s) and GPU %d (%s) are of unlike kinds, which would give unlike answers", gpu,
+                p.name, cuda_group_gpu(group, 0), first.name);
     }
     return FKV_OK;
 }
 
-bool cuda_reach(int n_devices)
+bool cuda_reach(const fkv_group *group)
 {
-    const int n_gpus = cuda_count_gpus();
-    return cuda_all_peers(n_devices < n_gpus ? n_devices : n_gpus);
+    return cuda_all_peers(group);
 }
 
-fkv_status cuda_supports(const fkv_device_limits *l, int n_devices, fkv_err *err)
+fkv_status cuda_supports(const fkv_device_limits *l, const fkv_group *group, fkv_err *err)
 {
-    const int n_gpus = cuda_count_gpus();
     fkv_status st = check_model(l, err);
-    if (!st) st = cuda_check_count(n_devices, err);
-    if (!st) st = check_gpus(n_devices < n_gpus ? n_devices : n_gpus, err);
+    if (!st) st = cuda_check_group(group, err);
+    if (!st) st = check_gpus(group, err);
     return st;
 }

@@ -117,10 +117,10 @@ static void end(meter *m, op which, fkv_op_cost cost)
 
 static int world_devices; /* of the world opened last */
 
-static fkv_status metered_world_open(int n_devices, fkv_world **world, fkv_err *err)
+static fkv_status metered_world_open(const fkv_group *group, fkv_world **world, fkv_err *err)
 {
-    world_devices = n_devices;
-    return in->world_open(n_devices, world, err);
+    world_devices = group->n_devices;
+    return in->world_open(group, world, err);
 }
 
 static fkv_status metered_open(fkv_world *world, int index, int n_threads, fkv_device **out, fkv_err *err)

@@ -144,7 +144,8 @@ static void check_reach(fkv_setup *s, fkv_errs *errs)
 {
     fkv_job *j = s->job;
     fkv_err err = {0};
-    if (!s->backend || s->backend->reach(s->n_devices)) return;
+    const fkv_group group = {.n_devices = s->n_devices};
+    if (!s->backend || s->backend->reach(&group)) return;
     if (j->plan.mode == FKV_JOB_STANDARD || j->plan.max_copies == 0) return;
     if (j->plan.mode_given) {
         fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "plan.mode",

@@ -14,7 +14,8 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
     fkv_world *world = NULL;
     fkv_device *dev = NULL;
     fkv_device_info info;
-    fkv_status st = s->backend->world_open(1, &world, err);
+    const fkv_group one = {.n_devices = 1};
+    fkv_status st = s->backend->world_open(&one, &world, err);
     if (!st) st = s->backend->open(world, 0, 1, &dev, err);
     if (!st) {
         s->backend->info(dev, &info);

@@ -417,7 +417,8 @@ static fkv_status device_info(const fkv_calibration_task *t, fkv_device_info *in
 {
     fkv_world *world = NULL;
     fkv_device *dev = NULL;
-    fkv_status st = t->backend->world_open(1, &world, err);
+    const fkv_group one = {.n_devices = 1};
+    fkv_status st = t->backend->world_open(&one, &world, err);
     if (!st) st = t->backend->open(world, 0, t->n_threads, &dev, err);
     if (!st) t->backend->info(dev, info);
     if (dev) t->backend->close(dev);

@@ -101,6 +101,7 @@ static fkv_status measure(link *l, int64_t few, double *start_us, double *bytes_
 fkv_status fkv_calibration_measure_link(const fkv_calibration_task *t, double *start_us, double *bytes_per_us,
                                         bool *settled, fkv_err *err)
 {
+    const fkv_group group = {.n_devices = t->n_devices};
     link l = {.backend = t->backend,
               .n_devices = t->n_devices,
               .n_threads = t->n_threads,
@@ -116,7 +117,7 @@ fkv_status fkv_calibration_measure_link(const fkv_calibration_task *t, double *s
     l.devices = fkv_calloc((size_t)t->n_devices, sizeof(fkv_device *));
     l.buffers = fkv_calloc((size_t)t->n_devices, sizeof(void *));
     fkv_status st = l.devices && l.buffers ? FKV_OK : fkv_fail_memory(err);
-    if (!st) st = t->backend->world_open(t->n_devices, &l.world, err);
+    if (!st) st = t->backend->world_open(&group, &l.world, err);
     if (!st) st = fkv_team_open(t->n_devices, abort_world, &l, &l.team, err);
     if (!st) st = fkv_team_run(l.team, open_device, &l, err);
     if (!st) st = measure(&l, t->n_slots, start_us, bytes_per_us, settled, err);

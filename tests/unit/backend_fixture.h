@@ -44,7 +44,7 @@ static inline int choose_backend(int argc, char **argv)
     if (skip) cmocka_set_skip_filter(skip);
     fkv_backend_restrict(gpu && !strcmp(gpu, "small"));
     b = fkv_backend_find(name);
-    if (b && !b->supports(&least, 1, &err)) return 0;
+    if (b && !b->supports(&least, &(fkv_group){.n_devices = 1}, &err)) return 0;
     printf("skipped: %s %s\n", name, b ? err.message : fkv_backend_why(name));
     return 77;
 }
@@ -72,7 +72,7 @@ static inline void device_open(fkv_device_limits limits)
         limits.layers = &plain;
         limits.n_layers = 1;
     }
-    assert_int_equal(b->world_open(1, &world, &err), FKV_OK);
+    assert_int_equal(b->world_open(&(fkv_group){.n_devices = 1}, &world, &err), FKV_OK);
     assert_int_equal(b->open(world, 0, 0, &dev, &err), FKV_OK);
     if (b->prepare(dev, &limits, &err)) fail_msg("prepare: %s", err.message);
     b->info(dev, &info);

@@ -71,7 +71,7 @@ static bool open_for(shape s, int n_kv_heads, int n_slots)
                                       .layers = &spec,
                                       .n_layers = 1};
     fkv_err err = {0};
-    if (b->supports(&limits, 1, &err)) {
+    if (b->supports(&limits, &(fkv_group){.n_devices = 1}, &err)) {
         assert_string_not_equal(b->name, "cpu");
         assert_string_not_equal(s.trait->name, "plain");
         assert_non_null(strstr(err.message, "layer 0"));

@@ -22,7 +22,7 @@ static bool open_device(int vocab, int group, const fkv_attention_spec *spec)
                                       .layers = spec,
                                       .n_layers = spec != NULL};
     fkv_err err = {0};
-    if (b->supports(&limits, 1, &err)) {
+    if (b->supports(&limits, &(fkv_group){.n_devices = 1}, &err)) {
         assert_string_not_equal(b->name, "cpu");
         return false;
     }

@@ -4,6 +4,7 @@
  *
  * usage: test_engine [BACKEND [MODEL_DIR]]   cpu and needle-tiny without them */
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -42,6 +43,8 @@ typedef struct trial {
     float *first;        /* logits of the first tokens, [N_PROMPTS][vocab]; or NULL */
     bool tight;          /* arenas with room for one of the largest records, whose answers are long */
     bool async;          /* tokens are read a command late, whatever the backend says of itself */
+    bool beside;         /* another engine may be at work, on the devices from first_device on */
+    int first_device;
     int next;
     uint64_t logits[N_PROMPTS][MAX_NEW]; /* hash of the bits */
     int32_t ids[N_PROMPTS][MAX_NEW];
@@ -165,6 +168,7 @@ static void run_trial(trial *t)
     const fkv_engine_options o = {.backend = t->async ? &late : backend,
                                   .n_ranks = t->ranks,
                                   .n_devices = t->devices,
+                                  .first_device = t->first_device,
                                   .n_slots = t->first_slots ? t->first_slots : t->slots,
                                   .max_prompt = t->first_slots ? 700 : 1024,
                                   .window = 32,
@@ -192,6 +196,7 @@ static void run_trial(trial *t)
     fkv_engine_kv_limits limits = {0};
     if (t->tight) limits = fkv_measure_limits(&plan, t->budgets, o.max_prompt, LONG_NEW);
     if (t->tight) limits.arena_pages = 1; /* no more than the largest record needs */
+    if (t->beside) limits = fkv_measure_limits(&plan, t->budgets, o.max_prompt, MAX_NEW);
     const fkv_status st = fkv_engine_set_plan(engine, model.weights, t->budgets, &plan, &limits, &err);
     const fkv_engine_io io = {t, next_prompt, on_token, on_finish, on_reject, stopping, on_logits};
     t->next = 0;
@@ -201,7 +206,7 @@ static void run_trial(trial *t)
     } else {
         if (st) fixture_die("set_plan", &err);
         if (fkv_engine_run(engine, &io, &err)) fixture_die("run", &err);
-        all_hash = fkv_hash(t->all_logits, sizeof t->all_logits, all_hash);
+        if (!t->beside) all_hash = fkv_hash(t->all_logits, sizeof t->all_logits, all_hash);
     }
     fkv_engine_stats_get(engine, &t->stats);
     fkv_engine_close(engine);
@@ -279,6 +284,35 @@ static void logits_do_not_depend_on_a_resume(void **state)
     }
     free(reference);
     free(other);
+}
+
+static void *run_beside(void *t)
+{
+    run_trial(t);
+    return NULL;
+}
+
+/* Replicas live in one process, each on devices of its own. */
+static void two_engines_at_once_answer_as_one(void **state)
+{
+    (void)state;
+    trial *t = calloc(3, sizeof *t);
+    pthread_t threads[2];
+    for (int i = 0; i < 3; i++)
+        t[i] = (trial){.ranks = 2,
+                       .devices = 1,
+                       .slots = 4,
+                       .mode = FKV_PLAN_FAIR_COPYING,
+                       .budgets = uneven,
+                       .order = i == 2 ? reversed : in_order,
+                       .n = N_PROMPTS,
+                       .beside = true,
+                       .first_device = i == 2};
+    run_trial(&t[0]);
+    for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&threads[i], NULL, run_beside, &t[i + 1]), 0);
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    for (int i = 1; i < 3; i++) assert_same(&t[0], &t[i], "an engine beside another");
+    free(t);
 }
 
 static void tokens_that_are_read_late_are_the_same(void **state)
@@ -541,6 +575,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(logits_do_not_depend_on_slots_modes_or_devices),
         cmocka_unit_test(logits_do_not_depend_on_a_resume),
         cmocka_unit_test(tokens_that_are_read_late_are_the_same),
+        cmocka_unit_test(two_engines_at_once_answer_as_one),
         cmocka_unit_test(logits_do_not_depend_on_the_arena),
         cmocka_unit_test(sampled_tokens_follow_seed_and_record_alone),
         cmocka_unit_test(a_budget_as_long_as_the_prompt_changes_nothing),

@@ -31,8 +31,9 @@ static bool unlike;                /* GPUs */
 static fkv_attention_spec asked;   /* of the last one that asked */
 static bool in_reach;
 
-static fkv_status supports(const fkv_device_limits *l, int n_devices, fkv_err *err)
+static fkv_status supports(const fkv_device_limits *l, const fkv_group *group, fkv_err *err)
 {
+    const int n_devices = group->n_devices;
     if (l->n_layers) asked = l->layers[l->n_layers - 1];
     if (l->n_heads / l->n_kv_heads > most_heads)
         return fkv_fail(err, FKV_E_INPUT, "too many query heads: %d", l->n_heads / l->n_kv_heads);
@@ -42,9 +43,9 @@ static fkv_status supports(const fkv_device_limits *l, int n_devices, fkv_err *e
     return FKV_OK;
 }
 
-static bool reach(int n_devices)
+static bool reach(const fkv_group *group)
 {
-    return n_devices == 1 || in_reach;
+    return group->n_devices == 1 || in_reach;
 }
 
 static void info(const fkv_device *dev, fkv_device_info *out)
@@ -198,11 +199,12 @@ static void layers_that_can_not_be_are_refused_by_every_backend(void **state)
     bad[5].scale = 0;
     bad[6].softcap = -1;
     bad[7].window = -1;
-    assert_int_equal(fkv_backend_cpu()->supports(&limits, 1, &err), FKV_OK);
+    assert_int_equal(fkv_backend_cpu()->supports(&limits, &(fkv_group){.n_devices = 1}, &err), FKV_OK);
     for (int i = 0; i < 8; i++) {
         err = (fkv_err){0};
         layers[1] = bad[i];
-        assert_int_equal(fkv_backend_cpu()->supports(&limits, 1, &err), FKV_E_INPUT);
+        assert_int_equal(fkv_backend_cpu()->supports(&limits, &(fkv_group){.n_devices = 1}, &err),
+                         FKV_E_INPUT);
         if (!strstr(err.message, "layer 1")) fail_msg("%d: %s", i, err.message);
     }
 }
