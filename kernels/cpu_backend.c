@@ -1,4 +1,4 @@
-/* The CPU backend's table, devices and memory: see backend.h.
+/* The CPU backend's table and devices: see backend.h.
  *
  * The reference that stays for ever: float32 throughout, on weights converted
  * from whatever the file holds. Ops do their work before they return.
@@ -7,30 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "kernels/cpu_device.h"
 #include "runner/base/clock.h"
 #include "runner/base/machine.h"
 #include "runner/base/mem.h"
-
-fkv_status cpu_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
-{
-    if (dev->n_blocks == dev->cap_blocks) {
-        const int cap = dev->cap_blocks ? 2 * dev->cap_blocks : 64;
-        cpu_block *grown = fkv_realloc(dev->blocks, (size_t)cap, sizeof *grown);
-        if (!grown) return fkv_fail_memory(err);
-        dev->blocks = grown;
-        dev->cap_blocks = cap;
-    }
-    size_t padded;
-    if (!fkv_add_size(bytes, 256, &padded)) return fkv_fail_memory(err);
-    void *p = mmap(NULL, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) return fkv_fail_errno(err, NULL, "%zu bytes for the CPU device", bytes);
-    dev->blocks[dev->n_blocks++] = (cpu_block){p, padded};
-    *out = p;
-    return FKV_OK;
-}
 
 /* n elements of size bytes. */
 static fkv_status alloc_array(fkv_device *dev, size_t n, size_t each, size_t size, void *out, fkv_err *err)
@@ -48,7 +29,7 @@ static void cpu_close(fkv_device *dev)
     if (!dev) return;
     cpu_pool_close(dev->pool);
     for (int i = 0; i < dev->n_weights; i++) free(dev->weights[i]);
-    for (int i = 0; i < dev->n_blocks; i++) munmap(dev->blocks[i].data, dev->blocks[i].bytes);
+    cpu_free_blocks(dev, 0);
     free(dev->weights);
     free(dev->blocks);
     free(dev);
@@ -163,22 +144,6 @@ static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_e
     return FKV_OK;
 }
 
-void cpu_rope_fill(fkv_device *dev, int64_t n_positions)
-{
-    const int half = dev->limits.head_dim / 2;
-    for (int r = 0; r < dev->limits.n_ropes; r++) {
-        for (int64_t p = dev->rope_filled; p < n_positions; p++) {
-            const int64_t at = ((int64_t)r * dev->limits.max_positions + p) * half;
-            for (int i = 0; i < half; i++) {
-                const float angle = (float)p * dev->inv_freq[r * half + i];
-                dev->rope_cos[at + i] = cosf(angle);
-                dev->rope_sin[at + i] = sinf(angle);
-            }
-        }
-    }
-    if (n_positions > dev->rope_filled) dev->rope_filled = n_positions;
-}
-
 static fkv_mark cpu_mark(const fkv_device *dev)
 {
     return (fkv_mark){dev->n_blocks, dev->n_weights};
@@ -187,10 +152,7 @@ static fkv_mark cpu_mark(const fkv_device *dev)
 static void cpu_release(fkv_device *dev, fkv_mark mark)
 {
     while (dev->n_weights > mark.n_weights) free(dev->weights[--dev->n_weights]);
-    while (dev->n_blocks > mark.n_blocks) {
-        const cpu_block *b = &dev->blocks[--dev->n_blocks];
-        munmap(b->data, b->bytes);
-    }
+    cpu_free_blocks(dev, mark.n_blocks);
     memset(dev->span_seconds, 0, sizeof dev->span_seconds);
 }
 

@@ -65,11 +65,11 @@ static inline int64_t cpu_round_up(int64_t n, int64_t to)
     return (n + to - 1) / to * to;
 }
 
+/* cpu_memory.c */
 /* Zeroed memory of the device, mapped, so that what is never touched costs nothing. */
 fkv_status cpu_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
-
-/* Makes the RoPE tables reach [0, n_positions); no allocation. Caller's thread only. */
-void cpu_rope_fill(fkv_device *dev, int64_t n_positions);
+/* Gives back all but the oldest n blocks. */
+void cpu_free_blocks(fkv_device *dev, int64_t n);
 
 /* cpu_weights.c */
 fkv_status cpu_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
@@ -97,6 +97,8 @@ void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weigh
                      int64_t hidden, void *out);
 void cpu_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
 void cpu_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
+/* Makes the RoPE tables reach [0, n_positions); no allocation. Caller's thread only. */
+void cpu_rope_fill(fkv_device *dev, int64_t n_positions);
 /* What the spec says of the queries and the key of one head's vectors in a row of qkv, in place: norm,
  * then RoPE for the position. */
 void cpu_finish_head(const fkv_device *dev, const fkv_attention_spec *spec, const fkv_qk_norm *norm,

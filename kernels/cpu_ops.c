@@ -1,4 +1,5 @@
 /* Ops on rows of the CPU backend: embedding, add + RMSNorm; norm and RoPE of a head. */
+#include <math.h>
 #include <string.h>
 
 #include "kernels/cpu_device.h"
@@ -59,6 +60,22 @@ void cpu_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n
 {
     (void)dev;
     for (int64_t i = 0; i < n; i++) dst[edits[i].index] = edits[i].value;
+}
+
+void cpu_rope_fill(fkv_device *dev, int64_t n_positions)
+{
+    const int half = dev->limits.head_dim / 2;
+    for (int r = 0; r < dev->limits.n_ropes; r++) {
+        for (int64_t p = dev->rope_filled; p < n_positions; p++) {
+            const int64_t at = ((int64_t)r * dev->limits.max_positions + p) * half;
+            for (int i = 0; i < half; i++) {
+                const float angle = (float)p * dev->inv_freq[r * half + i];
+                dev->rope_cos[at + i] = cosf(angle);
+                dev->rope_sin[at + i] = sinf(angle);
+            }
+        }
+    }
+    if (n_positions > dev->rope_filled) dev->rope_filled = n_positions;
 }
 
 static void rotate(float *v, int half, const float *c, const float *s)

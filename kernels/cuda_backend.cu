@@ -1,8 +1,8 @@
-/* The CUDA backend's table, devices and memory: see backend.h.
+/* The CUDA backend's table, and how a device opens and closes: see backend.h.
  *
  * A device is one GPU with one stream; ops are enqueued there and errors show at the
- * next sync. The device owns all its memory until close. Copies between host and GPU
- * are in cuda_transfer.cu, recording in cuda_record.cu.
+ * next sync. Memory and errors are in cuda_device.cu, copies between host and GPU in
+ * cuda_transfer.cu, recording in cuda_record.cu.
  */
 #include "kernels/cuda_device.h"
 
@@ -10,123 +10,22 @@
 #include <cstdlib>
 #include <cstring>
 
-extern "C" {
-#include "runner/base/mem.h"
-}
-
 /* What stays free for the CUDA runtime itself: graphs, modules, NCCL's buffers. */
 static const int64_t reserve_bytes = (int64_t)1 << 30;
 
-struct cuda_block {
-    void *data;
-    cuda_block *next;
-    bool scratch; /* of an op, which may use it until close */
-};
-
-static void keep_error(fkv_device *dev, const char *file, int line, const char *what, const char *why)
-{
-    const char *base = strrchr(file, '/');
-    if (dev->failed) return;
-    dev->failed = true;
-    snprintf(dev->error_text, sizeof dev->error_text, "%.200s (%.60s:%d: %.120s)", why,
-             base ? base + 1 : file, line, what);
-}
-
-bool cuda_check(fkv_device *dev, cudaError_t e, const char *file, int line, const char *what)
-{
-    if (e == cudaSuccess) return true;
-    cudaGetLastError(); /* one that can be cleared must not be taken for the next launch's */
-    keep_error(dev, file, line, what, cudaGetErrorString(e));
-    return false;
-}
-
-bool cuda_check_lt(fkv_device *dev, cublasStatus_t e, const char *file, int line, const char *what)
-{
-    if (e == CUBLAS_STATUS_SUCCESS) return true;
-    keep_error(dev, file, line, what, cublasLtGetStatusString(e));
-    return false;
-}
-
-void cuda_fail(fkv_device *dev, const char *why)
-{
-    if (!dev->failed) snprintf(dev->error_text, sizeof dev->error_text, "%.500s", why);
-    dev->failed = true;
-}
-
-fkv_status cuda_status(fkv_device *dev, fkv_err *err)
-{
-    if (!dev->failed) return FKV_OK;
-    return fkv_fail(err, FKV_E_DEVICE, "GPU %d (%s): %s", dev->gpu, dev->name, dev->error_text);
-}
-
-fkv_status cuda_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err)
-{
-    size_t padded, available = 0, all = 0;
-    if (!fkv_add_size(bytes, 256, &padded)) return fkv_fail_memory(err);
-    padded &= ~(size_t)255;
-    cuda_block *block = (cuda_block *)calloc(1, sizeof *block);
-    if (!block) return fkv_fail_memory(err);
-    const cudaError_t e = cudaMalloc(&block->data, padded);
-    if (e != cudaSuccess) {
-        free(block);
-        cudaGetLastError();
-        cudaMemGetInfo(&available, &all);
-        return fkv_fail(err, FKV_E_DEVICE, "GPU %d (%s): %zu MiB of memory: %s (%zu of %zu MiB are free)",
-                        dev->gpu, dev->name, padded >> 20, cudaGetErrorString(e), available >> 20, all >> 20);
-    }
-    block->next = dev->blocks;
-    dev->blocks = block;
-    CUDA(dev, cudaMemsetAsync(block->data, 0, padded, dev->stream));
-    *out = block->data;
-    return cuda_status(dev, err);
-}
-
-bool cuda_grow(fkv_device *dev, void **p, size_t *room, size_t bytes)
-{
-    if (bytes <= *room) return true;
-    fkv_err err = {};
-    void *grown = NULL;
-    if (dev->recording) {
-        cuda_fail(dev, "scratch would have to grow while a step is recorded");
-        return false;
-    }
-    if (cuda_alloc(dev, bytes, &grown, &err)) {
-        cuda_fail(dev, err.message);
-        return false;
-    }
-    dev->blocks->scratch = true;
-    *p = grown; /* the old block stays until close: a recorded step may use it */
-    *room = bytes;
-    return true;
-}
-
 static fkv_mark backend_mark(const fkv_device *dev)
 {
-    fkv_mark m = {0, 0};
-    for (const cuda_block *b = dev->blocks; b; b = b->next) m.n_blocks += !b->scratch;
-    m.n_weights = cuda_weights_count(dev);
-    return m;
+    return fkv_mark{cuda_blocks_count(dev), cuda_weights_count(dev)};
 }
 
 static void backend_release(fkv_device *dev, fkv_mark mark)
 {
-    fkv_mark now = backend_mark(dev);
     cudaStreamSynchronize(dev->stream);
     cuda_record_forget(dev);
     memset(dev->span_waiting, 0, sizeof dev->span_waiting);
     memset(dev->span_seconds, 0, sizeof dev->span_seconds);
     cuda_weights_free(dev, mark.n_weights);
-    for (cuda_block **at = &dev->blocks; now.n_blocks > mark.n_blocks;) { /* newest first */
-        cuda_block *block = *at;
-        if (block->scratch) {
-            at = &block->next;
-            continue;
-        }
-        *at = block->next;
-        cudaFree(block->data);
-        free(block);
-        now.n_blocks--;
-    }
+    cuda_blocks_free(dev, mark.n_blocks);
 }
 
 static void backend_close(fkv_device *dev)
@@ -142,12 +41,7 @@ static void backend_close(fkv_device *dev)
     cuda_decode_close(dev);
     cuda_gemm_close(dev);
     cuda_weights_free(dev, 0);
-    while (dev->blocks) {
-        cuda_block *block = dev->blocks;
-        dev->blocks = block->next;
-        cudaFree(block->data);
-        free(block);
-    }
+    cuda_blocks_close(dev);
     if (dev->staging) cudaFreeHost(dev->staging);
     for (int i = 0; i < FKV_TICKETS; i++)
         if (dev->tickets[i].done) cudaEventDestroy(dev->tickets[i].done);

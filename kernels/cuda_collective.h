@@ -1,7 +1,7 @@
 /* What the files of GPUs that meet share. C++ (CUDA) only.
  *
- * cuda_collective.cu has the world, the table's three collectives and the choice between
- * two ways of moving bytes, with the same bits either way:
+ * cuda_world.cu has the world; cuda_collective.cu the table's three collectives and the choice
+ * between two ways of moving bytes, with the same bits either way:
  * - cuda_peer.cu: kernels store straight into the other GPUs' memory, where every GPU can
  *   reach every other;
  * - cuda_nccl.cu: packed segments sent and received through NCCL, where not.
@@ -71,10 +71,6 @@ static inline unsigned blocks_for(int64_t n, int64_t per_block)
     return (unsigned)((n + per_block - 1) / per_block);
 }
 
-/* y[n, columns [0, n_cols) of stride] = sum over ranks, in rank order, of partials[n_ranks][n, n_cols]. */
-void cuda_reduce_local(fkv_device *dev, const float *partials, int n_ranks, int64_t n, int64_t n_cols,
-                       int64_t stride, bf16 *y);
-
 /* Both ways: one piece, whose bytes fit a window. cols: first column of every device, [n_devices + 1]. */
 void cuda_peer_gather_cols(fkv_device *dev, char *buf, int64_t n, int64_t stride, const int64_t *cols,
                            int elem_bytes);
@@ -86,11 +82,14 @@ void cuda_peer_reduce(fkv_device *dev, const float *partials, int n_local, int64
                       int64_t hidden, const int64_t *cols, bool every_device, bf16 *y);
 
 #ifdef FKV_NCCL
-fkv_status cuda_nccl_join(fkv_device *dev, fkv_err *err);
+/* cuda_world.cu: keeps the error. */
+void cuda_nccl_fail(fkv_device *dev, ncclResult_t e);
 /* Ends the communicator's waits on this device. */
 void cuda_nccl_abort(fkv_device *dev);
 /* Whether the communicator is fine; keeps the error. */
 bool cuda_nccl_check(fkv_device *dev);
+/* cuda_nccl.cu */
+fkv_status cuda_nccl_join(fkv_device *dev, fkv_err *err);
 void cuda_nccl_gather_cols(fkv_device *dev, char *buf, int64_t n, int64_t stride, const int64_t *cols,
                            int elem_bytes);
 void cuda_nccl_gather_heads(fkv_device *dev, bf16 *out, int n, int n_kv_heads, int64_t row_elems,

@@ -29,7 +29,7 @@ enum {
     CUDA_CHUNK_PAGES = 2, /* pages that decode attention folds in one piece; fixed, so that results are */
 };
 
-struct fkv_world; /* cuda_collective.cu */
+struct fkv_world; /* cuda_collective.h */
 
 /* Rows of a weight as kernels see them; only cuda_weights.cu knows more. */
 struct cuda_weight_view {
@@ -112,6 +112,7 @@ struct fkv_device {
     char error_text[512];
 };
 
+/* cuda_device.cu */
 /* Keeps the first error with its place; returns whether e is success. */
 bool cuda_check(fkv_device *dev, cudaError_t e, const char *file, int line, const char *what);
 bool cuda_check_lt(fkv_device *dev, cublasStatus_t e, const char *file, int line, const char *what);
@@ -123,11 +124,15 @@ void cuda_fail(fkv_device *dev, const char *why);
 /* The kept error as a status (FKV_E_DEVICE, "GPU 0 (NVIDIA H200): ..."). */
 fkv_status cuda_status(fkv_device *dev, fkv_err *err);
 
-/* cuda_backend.cu: zeroed device memory until close. Not while recording. */
+/* Zeroed device memory until close. Not while recording. */
 fkv_status cuda_alloc(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
 /* The same for scratch that grows in an op: room for bytes at *p, which has *room; the
  * kept error says when there is none. What was there before is not kept. */
 bool cuda_grow(fkv_device *dev, void **p, size_t *room, size_t bytes);
+/* Blocks but for such scratch; frees all but the oldest n of them; frees all. */
+int64_t cuda_blocks_count(const fkv_device *dev);
+void cuda_blocks_free(fkv_device *dev, int64_t n);
+void cuda_blocks_close(fkv_device *dev);
 
 /* cuda_transfer.cu: pinned memory for bytes <= CUDA_STAGING_BYTES / 4, until what is enqueued next is done;
  * waits for earlier work when the ring is full. NULL where there is none, and the error is kept. */
@@ -193,6 +198,9 @@ void cuda_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weig
 void cuda_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
 void cuda_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
 void cuda_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
+/* y[n, columns [0, n_cols) of stride] = sum over ranks, in rank order, of partials[n_ranks][n, n_cols]. */
+void cuda_reduce_local(fkv_device *dev, const float *partials, int n_ranks, int64_t n, int64_t n_cols,
+                       int64_t stride, bf16 *y);
 /* out[n, share] = silu(gate) * up of in[n, 2 * share] (gate columns, then up). */
 void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf16 *out, int64_t out_stride);
 
@@ -226,7 +234,7 @@ bool cuda_reach(const fkv_group *group);
 bool cuda_restricted(void);
 int cuda_shared_bytes(const cudaDeviceProp *p);
 
-/* cuda_collective.cu */
+/* cuda_world.cu */
 int cuda_count_gpus(void);
 /* The GPU of the group's device i. */
 int cuda_group_gpu(const fkv_group *group, int i);
@@ -238,9 +246,6 @@ fkv_status cuda_check_group(const fkv_group *group, fkv_err *err);
 fkv_status cuda_world_open(const fkv_group *group, fkv_world **world, fkv_err *err);
 void cuda_world_close(fkv_world *world);
 void cuda_world_abort(fkv_world *world);
-/* Joins the world's other devices; called by open on every device's thread. */
-fkv_status cuda_world_join(fkv_device *dev, fkv_err *err);
-void cuda_world_leave(fkv_device *dev);
 bool cuda_world_aborted(fkv_world *world);
 /* Waits on the host until every device has come here; false when the world was aborted. What
  * one has written into the world before is then there for all. */
@@ -252,6 +257,11 @@ bool cuda_world_peers(const fkv_world *world);
 const fkv_group *cuda_world_group(const fkv_world *world);
 int cuda_world_gpu(const fkv_world *world, int index);
 int cuda_world_devices_per_gpu(const fkv_world *world);
+
+/* cuda_collective.cu */
+/* Joins the world's other devices; called by open on every device's thread. */
+fkv_status cuda_world_join(fkv_device *dev, fkv_err *err);
+void cuda_world_leave(fkv_device *dev);
 void cuda_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,
                       int elem_bytes);
 void cuda_gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,

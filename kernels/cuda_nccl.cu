@@ -12,34 +12,6 @@
 #include <cstring>
 #include <sched.h>
 
-static void nccl_fail(fkv_device *dev, ncclResult_t e)
-{
-    char text[160];
-    snprintf(text, sizeof text, "NCCL: %s", ncclGetErrorString(e));
-    cuda_fail(dev, text);
-}
-
-void cuda_nccl_abort(fkv_device *dev)
-{
-    cuda_comm *c = dev->comm;
-    if (!c || !c->nccl) return;
-    ncclCommAbort(c->nccl);
-    c->nccl = NULL;
-    for (int i = 0; i < COLLECTIVE_AHEAD; i++)
-        if (c->behind[i]) cudaEventDestroy(c->behind[i]);
-    memset(c->behind, 0, sizeof c->behind);
-}
-
-bool cuda_nccl_check(fkv_device *dev)
-{
-    ncclResult_t state = ncclSuccess;
-    if (!dev->comm || !dev->comm->nccl) return false;
-    const ncclResult_t e = ncclCommGetAsyncError(dev->comm->nccl, &state);
-    if (e == ncclSuccess && (state == ncclSuccess || state == ncclInProgress)) return true;
-    nccl_fail(dev, e == ncclSuccess ? state : e);
-    return false;
-}
-
 /* A non-blocking call has been made: waits until it is enqueued. */
 static bool settle(fkv_device *dev, ncclResult_t e)
 {
@@ -48,7 +20,7 @@ static bool settle(fkv_device *dev, ncclResult_t e)
         if (ncclCommGetAsyncError(dev->comm->nccl, &e) != ncclSuccess) e = ncclInternalError;
         if (e == ncclInProgress) sched_yield();
     }
-    if (e != ncclSuccess) nccl_fail(dev, e);
+    if (e != ncclSuccess) cuda_nccl_fail(dev, e);
     return e == ncclSuccess;
 }
 

@@ -1,4 +1,4 @@
-/* Ops on rows of the CUDA backend: embedding, add + RMSNorm, SiLU * up.
+/* Ops on rows of the CUDA backend: embedding, add + RMSNorm, sums of ranks, SiLU * up.
  *
  * All are bound by memory. A row is the work of one block, and the order of its sums
  * is fixed by its length alone. Rows whose length and addresses allow it are moved 16
@@ -113,6 +113,46 @@ void cuda_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weig
         add_rmsnorm_kernel<8><<<grid, ROW_THREADS, 0, dev->stream>>>(xb, yb, weight, eps, hidden, ob);
     else
         add_rmsnorm_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(xb, yb, weight, eps, hidden, ob);
+    CUDA_LAUNCHED(dev);
+}
+
+/* Sums of ranks; a thread a group of WIDTH columns. */
+template <int WIDTH>
+__global__ void __launch_bounds__(ROW_THREADS)
+    reduce_kernel(const float *partials, int n_ranks, int64_t n, int64_t n_cols, int64_t stride, bf16 *y)
+{
+    struct alignas(WIDTH == 1 ? 4 : 16) floats {
+        float v[WIDTH];
+    };
+    struct alignas(2 * WIDTH) halves {
+        bf16 v[WIDTH];
+    };
+    const int64_t i = ((int64_t)blockIdx.x * ROW_THREADS + threadIdx.x) * WIDTH, all = n * n_cols;
+    if (i >= all) return;
+    floats sum = *(const floats *)(partials + i);
+    for (int r = 1; r < n_ranks; r++) {
+        const floats p = *(const floats *)(partials + r * all + i);
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++) sum.v[j] += p.v[j];
+    }
+    halves h;
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++) h.v[j] = __float2bfloat16_rn(sum.v[j]);
+    *(halves *)(y + (n_cols == stride ? i : i / n_cols * stride + i % n_cols)) = h;
+}
+
+void cuda_reduce_local(fkv_device *dev, const float *partials, int n_ranks, int64_t n, int64_t n_cols,
+                       int64_t stride, bf16 *y)
+{
+    if (n * n_cols <= 0) return;
+    const bool by_4 =
+        n_cols % 4 == 0 && stride % 4 == 0 && ((uintptr_t)partials & 15) == 0 && ((uintptr_t)y & 7) == 0;
+    const int64_t per_block = (by_4 ? 4 : 1) * ROW_THREADS;
+    const unsigned grid = (unsigned)((n * n_cols + per_block - 1) / per_block);
+    if (by_4)
+        reduce_kernel<4><<<grid, ROW_THREADS, 0, dev->stream>>>(partials, n_ranks, n, n_cols, stride, y);
+    else
+        reduce_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(partials, n_ranks, n, n_cols, stride, y);
     CUDA_LAUNCHED(dev);
 }
 
