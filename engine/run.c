@@ -53,10 +53,13 @@ static void enqueue(run *r, fkv_engine_device *d)
     if (c->kind == FKV_COMMAND_PREFILL) {
         const fkv_prefill p = {
             .segments = c->segments, .n_segments = c->n_segments, .n_rows = c->n_rows, .n_tiles = c->n_tiles};
+        fkv_stage_begin("prefill");
         fkv_prefill_enqueue(d, &p);
     } else {
+        fkv_stage_begin("decode");
         fkv_decode_run(d);
     }
+    fkv_stage_end();
     if (d->index == 0) {
         const result *back = &r->results[c->number % 2];
         b->download(d->dev, back->out, d->slots.out, n * sizeof *back->out);

@@ -50,3 +50,19 @@ const char *fkv_backend_names(void)
     return "cpu";
 #endif
 }
+
+void fkv_stage_begin(const char *name)
+{
+#ifdef FKV_CUDA
+    fkv_stage_cuda_begin(name);
+#else
+    (void)name;
+#endif
+}
+
+void fkv_stage_end(void)
+{
+#ifdef FKV_CUDA
+    fkv_stage_cuda_end();
+#endif
+}

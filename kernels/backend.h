@@ -432,6 +432,8 @@ const fkv_backend *fkv_backend_cpu(void);
 const fkv_backend *fkv_backend_cuda(void);
 bool fkv_backend_cuda_found(void);
 void fkv_backend_cuda_restrict(bool on);
+void fkv_stage_cuda_begin(const char *name);
+void fkv_stage_cuda_end(void);
 
 /* The backend of that name ("cpu", "cuda"); NULL where this build or this machine has
  * none (fkv_backend_why says which). "auto": cuda where a GPU is found, else cpu; whether
@@ -443,6 +445,11 @@ const char *fkv_backend_why(const char *name);
  * 99 KiB a block, Hopper's own kernels, and libraries. Their code for sm_90a goes unused
  * under CUDA_FORCE_PTX_JIT=1. */
 void fkv_backend_restrict(bool on);
+/* A stretch of this thread's work, named as the report names it, for NVIDIA's profilers (NVTX). Stretches
+ * nest. Without the CUDA toolkit nothing happens. */
+void fkv_stage_begin(const char *name);
+void fkv_stage_end(void);
+
 /* "cpu" or "cpu cuda": what this build has. */
 const char *fkv_backend_names(void);
 

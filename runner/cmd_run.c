@@ -105,12 +105,14 @@ static void print_summary(const run *r)
 static fkv_status load(run *r, fkv_err *err)
 {
     const double t = fkv_seconds();
+    fkv_stage_begin("load");
     fkv_status st = fkv_planning_load(&r->setup, &r->planning, &r->engine, err);
     if (!st) {
         char numerics[256];
         fkv_engine_numerics(r->engine, numerics, sizeof numerics);
         st = fkv_output_pin(r->output, "numerics", numerics, err);
     }
+    fkv_stage_end();
     r->load_seconds = fkv_seconds() - t;
     return st;
 }
@@ -129,7 +131,9 @@ static fkv_status run_job(run *r, fkv_err *err)
     /* Where an op's work is done when it returns, timing a step's parts costs nothing. */
     if (!info.async && (st = fkv_trace_open(r->engine, &r->trace, err))) return st;
     const double t = fkv_seconds();
+    fkv_stage_begin("stream");
     st = fkv_stream_run(&r->setup, &r->planning, r->output, r->engine, &n_input, err);
+    fkv_stage_end();
     r->stream_seconds = fkv_seconds() - t;
     /* The manifest says last that the job is finished, after which no run comes back to
      * what is missing. */

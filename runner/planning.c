@@ -136,6 +136,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     fkv_sample sample = {0};
     char *found = NULL, *path = fkv_output_path(m->output, "profile.json", false);
     const double t = fkv_seconds();
+    fkv_stage_begin("profile");
     fkv_status st = path ? fkv_profile_init(p, c->n_layers, c->n_kv_heads, err) : fkv_fail_memory(err);
     if (st) goto out;
     if (fkv_file_exists(path)) {
@@ -156,6 +157,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     if ((st = fill_budgets(m, &sample, err))) goto out;
     st = fkv_profile_write(p, m->setup->job->model.path, m->profile_print, path, err);
 out:
+    fkv_stage_end();
     m->p->profile_seconds = fkv_seconds() - t;
     fkv_sample_free(&sample);
     free(found);
@@ -268,6 +270,7 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
     const double t = fkv_seconds();
     fkv_status st = FKV_OK;
     if (!path) return fkv_fail_memory(err);
+    fkv_stage_begin("plan");
     fkv_hold("plan", 0, NULL, NULL);
     if (fkv_file_exists(path)) {
         if ((st = fkv_plan_read(path, &m->p->plan, &found, err))) goto out;
@@ -284,6 +287,7 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
     st = fkv_sizing_record_limit(&m->p->sizing, m->p->profile.budgets, &m->p->layout.record, err);
     if (!st) st = solve(m, path, err);
 out:
+    fkv_stage_end();
     m->p->plan_seconds = fkv_seconds() - t;
     free(found);
     free(path);
