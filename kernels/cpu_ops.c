@@ -78,7 +78,7 @@ void cpu_rope_fill(fkv_device *dev, int64_t n_positions)
     if (n_positions > dev->rope_filled) dev->rope_filled = n_positions;
 }
 
-static void rotate(float *v, int half, const float *c, const float *s)
+static void rotate(float *v, int half, const float *restrict c, const float *restrict s)
 {
     for (int i = 0; i < half; i++) {
         const float a = v[i], b = v[i + half];
