@@ -85,15 +85,6 @@ static fkv_status read_dim(const json_t *o, const char *key, int64_t hi, const c
     return st;
 }
 
-/* Like fkv_json_f64_or, but a missing value is an error. */
-static fkv_status read_f64(const json_t *o, const char *key, double lo, double hi, const char *path,
-                           double *out, fkv_err *err)
-{
-    const json_t *v = json_object_get(o, key);
-    if (!v || json_is_null(v)) return refuse(err, path, key, "is missing");
-    return fkv_json_f64_or(o, key, lo, hi, 0, path, out, err);
-}
-
 /* The family that the file names, all of whose names must be known ones. */
 static fkv_status find_family(const json_t *o, const char *path, const fkv_family **family, fkv_err *err)
 {
@@ -124,22 +115,13 @@ static fkv_status find_family(const json_t *o, const char *path, const fkv_famil
     return FKV_OK;
 }
 
-/* Absent, null, false, an empty list or the neutral number. */
-static fkv_status check_neutral(const json_t *o, const char *key, double neutral, const char *path,
-                                fkv_err *err)
-{
-    const json_t *v = json_object_get(o, key);
-    if (!v || json_is_null(v) || json_is_false(v)) return FKV_OK;
-    if (json_is_array(v) && !json_array_size(v)) return FKV_OK;
-    if (json_is_number(v) && json_number_value(v) == neutral) return FKV_OK;
-    return refuse(err, path, key, "is set; it changes the model's arithmetic and is not supported");
-}
-
 static fkv_status check_foreign_keys(const json_t *o, const char *path, fkv_err *err)
 {
     fkv_status st = FKV_OK;
     for (size_t i = 0; !st && i < sizeof foreign_keys / sizeof *foreign_keys; i++)
-        st = check_neutral(o, foreign_keys[i].key, foreign_keys[i].neutral, path, err);
+        if (!fkv_json_is_neutral(o, foreign_keys[i].key, foreign_keys[i].neutral))
+            st = refuse(err, path, foreign_keys[i].key,
+                        "is set; it changes the model's arithmetic and is not supported");
     return st;
 }
 
@@ -182,14 +164,15 @@ static fkv_status check_dtype(const json_t *o, const char *path, fkv_err *err)
     return st;
 }
 
-/* A window that reaches over all positions, or that a flag switches off, hides
- * nothing. A config without the key means the family's default. */
+/* A window that reaches over all positions, or that a flag switches off where the family looks at the
+ * flag, hides nothing. A config without the key means the family's default. */
 static fkv_status check_window(const json_t *o, const char *path, const fkv_config *c, fkv_err *err)
 {
     const int usual = c->family->default_window;
+    const fkv_window_flag flag = c->family->window_flag;
     const json_t *v = json_object_get(o, "sliding_window"), *types = json_object_get(o, "layer_types");
     bool use = true;
-    fkv_status st = fkv_json_bool_or(o, "use_sliding_window", true, path, &use, err);
+    fkv_status st = fkv_json_bool_or(o, "use_sliding_window", flag != FKV_WINDOW_IF_TRUE, path, &use, err);
     if (st) return st;
     for (size_t i = 0; i < json_array_size(types); i++) {
         const char *type = json_string_value(json_array_get(types, i));
@@ -197,7 +180,7 @@ static fkv_status check_window(const json_t *o, const char *path, const fkv_conf
             return refuse(err, path, "layer_types",
                           "holds something other than full_attention, which is not supported");
     }
-    if (!use || json_is_null(v) || json_is_false(v)) return FKV_OK;
+    if ((flag != FKV_WINDOW_WITHOUT && !use) || json_is_null(v) || json_is_false(v)) return FKV_OK;
     if (!v) {
         if (!usual || c->max_positions <= usual) return FKV_OK;
         return fkv_fail_at(
@@ -235,6 +218,7 @@ static fkv_status read_shape(const json_t *o, const char *path, fkv_config *c, f
     c->group = c->n_heads / c->n_kv_heads;
 
     if ((st = fkv_json_i64_or(o, "head_dim", 1, MAX_HEAD_DIM, 0, path, &v, err))) return st;
+    if (!v) v = c->family->default_head_dim;
     if (!v) {
         if (c->hidden % c->n_heads)
             return fkv_fail_at(err, FKV_E_INPUT, path, 0, "head_dim",
@@ -251,98 +235,6 @@ static fkv_status read_shape(const json_t *o, const char *path, fkv_config *c, f
     if ((st = fkv_json_f64_or(o, "rms_norm_eps", 1e-30, 1, 1e-6, path, &eps, err))) return st;
     c->rms_eps = (float)eps;
     return fkv_json_bool_or(o, "tie_word_embeddings", false, path, &c->tied, err);
-}
-
-/* The object that describes RoPE: rope_parameters (new form) or rope_scaling
- * (old form), NULL when there is neither. *name is its key. */
-static fkv_status rope_object(const json_t *o, const char *path, const char **name, const json_t **out,
-                              fkv_err *err)
-{
-    static const char *const names[] = {"rope_parameters", "rope_scaling"};
-    static const char *const known[] = {"rope_theta",
-                                        "rope_type",
-                                        "type",
-                                        "factor",
-                                        "low_freq_factor",
-                                        "high_freq_factor",
-                                        "attention_factor",
-                                        "original_max_position_embeddings",
-                                        "truncate",
-                                        "partial_rotary_factor"};
-    *out = NULL;
-    *name = names[0];
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *v = json_object_get(o, names[i]);
-        if (!v || json_is_null(v)) continue;
-        if (!json_is_object(v)) return refuse(err, path, names[i], "must be an object");
-        if (*out && !json_equal(*out, v))
-            return refuse(err, path, names[i], "contradicts rope_parameters beside it");
-        if (!*out) *name = names[i];
-        if (!*out) *out = v;
-    }
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)*out, key, value)
-    {
-        if (!is_one_of(key, known, sizeof known / sizeof *known))
-            return fkv_fail_at(err, FKV_E_INPUT, path, 0, *name, "%.80s is not supported", key);
-    }
-    return FKV_OK;
-}
-
-static fkv_status read_rope_theta(const json_t *o, const json_t *rope, const char *path, fkv_config *c,
-                                  fkv_err *err)
-{
-    double outer = 0, inner = 0;
-    fkv_status st = fkv_json_f64_or(o, "rope_theta", 1, 1e15, 0, path, &outer, err);
-    if (!st) st = fkv_json_f64_or(rope, "rope_theta", 1, 1e15, 0, path, &inner, err);
-    if (st) return st;
-    if (outer > 0 && inner > 0 && (outer < inner || inner < outer))
-        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "rope_theta", "is given twice, as %g and as %g", outer,
-                           inner);
-    c->rope_theta = inner > 0 ? inner : outer > 0 ? outer : 10000;
-    return FKV_OK;
-}
-
-static fkv_status read_llama3(const json_t *rope, const char *path, fkv_config *c, fkv_err *err)
-{
-    fkv_status st;
-    if ((st = read_f64(rope, "factor", 1, 1e6, path, &c->rope_factor, err)) ||
-        (st = read_f64(rope, "low_freq_factor", 1e-6, 1e6, path, &c->rope_low_freq, err)) ||
-        (st = read_f64(rope, "high_freq_factor", 1e-6, 1e6, path, &c->rope_high_freq, err)) ||
-        (st = read_dim(rope, "original_max_position_embeddings", MAX_POSITIONS, path,
-                       &c->rope_original_positions, err)))
-        return st;
-    if (c->rope_low_freq >= c->rope_high_freq)
-        return refuse(err, path, "high_freq_factor", "must be greater than low_freq_factor");
-    return FKV_OK;
-}
-
-static fkv_status read_rope(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
-{
-    const char *name, *type = NULL, *old = NULL;
-    const json_t *rope;
-    fkv_status st = rope_object(o, path, &name, &rope, err);
-    if (st || (st = read_rope_theta(o, rope, path, c, err)) ||
-        (st = fkv_json_str_or_null(rope, "rope_type", path, &type, err)) ||
-        (st = fkv_json_str_or_null(rope, "type", path, &old, err)))
-        return st;
-    if (type && old && strcmp(type, old) != 0)
-        return fkv_fail_at(err, FKV_E_INPUT, path, 0, name, "rope_type %.40s and type %.40s disagree", type,
-                           old);
-    if (!type) type = old;
-    if (!type && !strcmp(name, "rope_scaling")) return refuse(err, path, name, "has no rope_type");
-    if (!type || !strcmp(type, "default"))
-        c->rope = FKV_ROPE_DEFAULT;
-    else if (!strcmp(type, "llama3"))
-        c->rope = FKV_ROPE_LLAMA3;
-    else
-        return fkv_fail_at(err, FKV_E_INPUT, path, 0, name,
-                           "rope_type %.80s is not supported (default and llama3 are)", type);
-    if ((st = check_neutral(rope, "partial_rotary_factor", 1, path, err)) ||
-        (st = check_neutral(rope, "attention_factor", 1, path, err)))
-        return st;
-    return c->rope == FKV_ROPE_LLAMA3 ? read_llama3(rope, path, c, err) : FKV_OK;
 }
 
 static fkv_status add_eos(const json_t *v, const char *path, fkv_config *c, fkv_err *err)
@@ -390,8 +282,12 @@ fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_con
     if ((st = load_object(path, &o, err)) || (!family && (st = find_family(o, path, &c.family, err))) ||
         (st = check_foreign_keys(o, path, err)) || (st = check_activation(o, path, c.family, err)) ||
         (st = check_dtype(o, path, err)) || (st = read_shape(o, path, &c, err)) ||
-        (st = check_window(o, path, &c, err)) || (st = read_rope(o, path, &c, err)))
+        (st = check_window(o, path, &c, err)) || (st = fkv_rope_read(o, path, c.max_positions, &c.rope, err)))
         goto out;
+    /* Models are published with the positions of training, and the key that stretches them to be added. */
+    const double stretched = c.rope.factor * c.rope.original_positions;
+    if (c.rope.type == FKV_ROPE_YARN && stretched > c.max_positions && stretched <= MAX_POSITIONS)
+        c.max_positions = (int)stretched;
     if (fkv_file_exists(gen_path) &&
         ((st = load_object(gen_path, &generation, err)) || (st = read_eos(generation, gen_path, &c, err))))
         goto out;
@@ -418,31 +314,16 @@ const fkv_family *fkv_config_family(const fkv_config *c)
 fkv_attention_spec *fkv_config_layers(const fkv_config *c)
 {
     const fkv_family *f = fkv_config_family(c);
+    const double factor = fkv_rope_score_factor(&c->rope);
+    float scale = fkv_attention_scale(c->head_dim);
+    if (factor > 1 || factor < 1) scale = (float)(scale * factor);
     fkv_attention_spec *specs = fkv_calloc((size_t)c->n_layers, sizeof *specs);
     for (int l = 0; specs && l < c->n_layers; l++)
         specs[l] = (fkv_attention_spec){.n_kv_heads = c->n_kv_heads,
                                         .group = c->group,
                                         .head_dim = c->head_dim,
-                                        .scale = fkv_attention_scale(c->head_dim),
+                                        .scale = scale,
                                         .qkv_bias = f->qkv_bias,
                                         .qk_norm = f->qk_norm};
     return specs;
-}
-
-void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq)
-{
-    const double two_pi = 6.283185307179586476925;
-    const double original = config->rope_original_positions;
-    for (int i = 0; i < config->head_dim / 2; i++) {
-        double f = pow(config->rope_theta, -2.0 * i / config->head_dim);
-        if (config->rope == FKV_ROPE_LLAMA3) {
-            /* Waves longer than the trained context are stretched by factor,
-             * short ones stay, those between are blended. */
-            const double turns = original * f / two_pi; /* of this wave in the trained context */
-            double keep = (turns - config->rope_low_freq) / (config->rope_high_freq - config->rope_low_freq);
-            keep = keep < 0 ? 0 : keep > 1 ? 1 : keep;
-            f = keep * f + (1 - keep) * f / config->rope_factor;
-        }
-        inv_freq[i] = (float)f;
-    }
 }

@@ -6,10 +6,9 @@
 #include <stdint.h>
 
 #include "engine/model/family.h"
+#include "engine/model/rope.h"
 #include "runner/base/layer_spec.h"
 #include "runner/base/status.h"
-
-typedef enum fkv_rope_type { FKV_ROPE_DEFAULT, FKV_ROPE_LLAMA3 } fkv_rope_type;
 
 enum { FKV_MAX_EOS = 32 };
 
@@ -21,10 +20,7 @@ typedef struct fkv_config {
     int max_positions;
     float rms_eps;
     bool tied; /* the output projection is the embedding */
-    fkv_rope_type rope;
-    double rope_theta;
-    double rope_factor, rope_low_freq, rope_high_freq; /* llama3 only */
-    int rope_original_positions;
+    fkv_rope rope;
     int32_t eos[FKV_MAX_EOS]; /* generation_config.json's, else config.json's */
     int n_eos;
 } fkv_config;
@@ -40,9 +36,5 @@ fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_con
 const fkv_family *fkv_config_family(const fkv_config *config);
 /* How every layer attends: malloc'd [n_layers]; NULL without memory. */
 fkv_attention_spec *fkv_config_layers(const fkv_config *config);
-
-/* Inverse frequencies of RoPE, [head_dim / 2]: theta^(-2i/head_dim), scaled as
- * rope_type llama3 does it (as HF transformers' rope initialisation). */
-void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq);
 
 #endif

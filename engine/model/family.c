@@ -9,7 +9,19 @@ static const fkv_family families[] = {
     {.architecture = "MistralForCausalLM",
      .model_type = "mistral",
      .must_say_kv_heads = true,
-     .default_window = 4096},
+     .default_window = 4096,
+     .window_flag = FKV_WINDOW_WITHOUT},
+    {.architecture = "Qwen2ForCausalLM",
+     .model_type = "qwen2",
+     .qkv_bias = true,
+     .must_say_kv_heads = true,
+     .window_flag = FKV_WINDOW_IF_TRUE},
+    {.architecture = "Qwen3ForCausalLM",
+     .model_type = "qwen3",
+     .qk_norm = true,
+     .must_say_kv_heads = true,
+     .window_flag = FKV_WINDOW_IF_TRUE,
+     .default_head_dim = 128},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 

@@ -12,6 +12,13 @@
 #include "engine/model/tensors.h"
 #include "runner/base/layer_spec.h"
 
+/* What use_sliding_window says about sliding_window. */
+typedef enum fkv_window_flag {
+    FKV_WINDOW_UNLESS_FALSE, /* there is none where it is false */
+    FKV_WINDOW_IF_TRUE,      /* there is one where it is true alone */
+    FKV_WINDOW_WITHOUT       /* nothing: the flag is not looked at */
+} fkv_window_flag;
+
 typedef struct fkv_family {
     const char *architecture, *model_type; /* of config.json */
     const char *names[FKV_N_TENSORS];      /* as in tensors.h; NULL: the name that stands there */
@@ -19,6 +26,8 @@ typedef struct fkv_family {
     bool qkv_bias, qk_norm;
     bool must_say_kv_heads; /* num_key_value_heads may not be left out */
     int default_window;     /* of a config without sliding_window; 0: none */
+    fkv_window_flag window_flag;
+    int default_head_dim; /* of a config without head_dim; 0: hidden_size over the heads */
 } fkv_family;
 
 /* By model_type where that is not NULL, else by architecture; NULL: there is none. */

@@ -153,6 +153,13 @@ fkv_status fkv_json_bool_or(const json_t *o, const char *key, bool fallback, con
     return FKV_OK;
 }
 
+bool fkv_json_is_neutral(const json_t *o, const char *key, double neutral)
+{
+    const json_t *v = json_object_get(o, key);
+    if (!v || json_is_null(v) || json_is_false(v) || (json_is_array(v) && !json_array_size(v))) return true;
+    return json_is_number(v) && json_number_value(v) >= neutral && json_number_value(v) <= neutral;
+}
+
 fkv_status fkv_json_str_or_null(const json_t *o, const char *key, const char *where, const char **out,
                                 fkv_err *err)
 {

@@ -41,6 +41,8 @@ fkv_status fkv_json_f64_or(const json_t *o, const char *key, double lo, double h
                            const char *where, double *out, fkv_err *err);
 fkv_status fkv_json_bool_or(const json_t *o, const char *key, bool fallback, const char *where, bool *out,
                             fkv_err *err);
+/* Whether key is absent, null, false, an empty list or the neutral number. */
+bool fkv_json_is_neutral(const json_t *o, const char *key, double neutral);
 /* Borrowed from o. */
 fkv_status fkv_json_str(const json_t *o, const char *key, const char *where, const char **out, fkv_err *err);
 /* NULL when it is missing or null. */

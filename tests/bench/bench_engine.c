@@ -120,7 +120,7 @@ static fkv_config shape_of(const char *name)
                     .vocab = 128256,
                     .max_positions = 131072,
                     .rms_eps = 1e-5f,
-                    .rope_theta = 500000};
+                    .rope = {.theta = 500000}};
     if (!strcmp(name, "70b")) {
         c.n_layers = 80;
         c.n_heads = 64;
@@ -138,7 +138,7 @@ static fkv_config shape_of(const char *name)
                          .vocab = 1024,
                          .max_positions = 16384,
                          .rms_eps = 1e-5f,
-                         .rope_theta = 10000};
+                         .rope = {.theta = 10000}};
     } else if (strcmp(name, "8b")) {
         die("shape", NULL);
     }

@@ -29,7 +29,7 @@ static const fkv_config shape = {.n_layers = LAYERS,
                                  .vocab = 128256,
                                  .max_positions = 131072,
                                  .rms_eps = 1e-5f,
-                                 .rope_theta = 500000};
+                                 .rope = {.theta = 500000}};
 
 static void die(const char *what, const fkv_err *err)
 {

@@ -58,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int i = 0; i < c.n_eos; i++)
         if (c.eos[i] < 0 || c.eos[i] >= c.vocab) abort();
     float f[128];
-    fkv_config_rope_frequencies(&c, f);
+    fkv_rope_frequencies(&c.rope, c.head_dim, f);
     for (int i = 0; i < c.head_dim / 2; i++)
         if (!(f[i] >= 0 && f[i] <= 1)) abort();
     return 0;

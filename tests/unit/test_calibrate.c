@@ -217,7 +217,7 @@ static const fkv_config tiny = {.n_layers = 4,
                                 .vocab = 256,
                                 .max_positions = 2048,
                                 .rms_eps = 1e-5f,
-                                .rope_theta = 1e5};
+                                .rope = {.theta = 1e5}};
 
 static fkv_calibration_task tiny_task(void)
 {

@@ -100,8 +100,8 @@ static void test_old_form(void **state)
     assert_int_equal(c.max_positions, 4096);
     assert_true(c.rms_eps == 1e-5f);
     assert_true(c.tied);
-    assert_int_equal(c.rope, FKV_ROPE_DEFAULT);
-    assert_true(c.rope_theta == 500000);
+    assert_int_equal(c.rope.type, FKV_ROPE_DEFAULT);
+    assert_true(c.rope.theta == 500000);
     assert_int_equal(c.n_eos, 1);
     assert_int_equal(c.eos[0], 7);
 }
@@ -122,20 +122,20 @@ static void test_llama3_in_every_spelling(void **state)
     };
     for (size_t i = 0; i < sizeof patches / sizeof *patches; i++) {
         const fkv_config c = accepted(patches[i]);
-        assert_int_equal(c.rope, FKV_ROPE_LLAMA3);
-        assert_true(c.rope_theta == 500000);
-        assert_true(c.rope_factor == 8);
-        assert_true(c.rope_low_freq == 1);
-        assert_true(c.rope_high_freq == 4);
-        assert_int_equal(c.rope_original_positions, 8192);
+        assert_int_equal(c.rope.type, FKV_ROPE_LLAMA3);
+        assert_true(c.rope.theta == 500000);
+        assert_true(c.rope.factor == 8);
+        assert_true(c.rope.low_freq == 1);
+        assert_true(c.rope.high_freq == 4);
+        assert_int_equal(c.rope.original_positions, 8192);
     }
 }
 
 static void test_values_that_are_fine(void **state)
 {
     (void)state;
-    assert_true(accepted("{\"rope_theta\":\"drop\"}").rope_theta == 10000);
-    assert_true(accepted("{\"rope_theta\":1000000}").rope_theta == 1000000);
+    assert_true(accepted("{\"rope_theta\":\"drop\"}").rope.theta == 10000);
+    assert_true(accepted("{\"rope_theta\":1000000}").rope.theta == 1000000);
     assert_int_equal(accepted("{\"num_key_value_heads\":\"drop\"}").n_kv_heads, 8);
     assert_int_equal(accepted("{\"num_key_value_heads\":null}").group, 1);
     assert_int_equal(accepted("{\"head_dim\":128}").head_dim, 128);
@@ -146,6 +146,7 @@ static void test_values_that_are_fine(void **state)
     accepted("{\"sliding_window\":null}");
     accepted("{\"sliding_window\":1024,\"use_sliding_window\":false}");
     accepted("{\"sliding_window\":4096}"); /* reaches over all positions */
+    accepted("{\"architectures\":[\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\",\"sliding_window\":1024}");
     accepted("{\"layer_types\":[\"full_attention\",\"full_attention\",\"full_attention\"]}");
     accepted("{\"quantization_config\":null,\"partial_rotary_factor\":1.0,\"residual_multiplier\":1}");
     accepted("{\"architectures\":\"drop\"}");
@@ -164,6 +165,12 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
         {"{\"mlp_bias\":true}", "mlp_bias"},
         {"{\"hidden_act\":\"gelu\"}", "hidden_act"},
         {"{\"sliding_window\":1024}", "sliding_window"},
+        {"{\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"mistral\",\"sliding_window\":1024,"
+         "\"use_sliding_window\":false}",
+         "sliding_window"}, /* HF's Mistral does not look at the flag */
+        {"{\"architectures\":[\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\",\"sliding_window\":1024,"
+         "\"use_sliding_window\":true}",
+         "sliding_window"},
         {"{\"sliding_window\":1024,\"use_sliding_window\":true}", "sliding_window"},
         {"{\"partial_rotary_factor\":0.5}", "partial_rotary_factor"},
         {"{\"attention_multiplier\":0.0078125}", "attention_multiplier"},
@@ -172,7 +179,7 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
         {"{\"embedding_multiplier\":12.0}", "embedding_multiplier"},
         {"{\"use_qk_norm\":true}", "use_qk_norm"},
         {"{\"num_local_experts\":8}", "num_local_experts"},
-        {"{\"architectures\":[\"Qwen3ForCausalLM\"]}", "architectures"},
+        {"{\"architectures\":[\"Qwen3MoeForCausalLM\"]}", "architectures"},
         {"{\"architectures\":[\"LlamaForCausalLM\",\"MadeUp\"]}", "architectures"},
         {"{\"model_type\":\"granite\"}", "model_type"},
         {"{\"torch_dtype\":\"float8_e4m3fn\"}", "torch_dtype"},
@@ -357,7 +364,7 @@ static void test_needle_tiny(void **state)
     assert_int_equal(c.n_layers, 4);
     assert_int_equal(c.head_dim, 64); /* explicit: hidden / n_heads would be 16 */
     assert_int_equal(c.vocab, 1024);
-    assert_true(c.rope_theta == 100000);
+    assert_true(c.rope.theta == 100000);
     assert_int_equal(c.n_eos, 1);
     assert_int_equal(c.eos[0], 1);
 }
@@ -384,12 +391,12 @@ static void test_rope_frequencies_of_llama3(void **state)
                   {40, 3.42810235e-05},
                   {63, 3.06892588e-07}};
     float f[64];
-    fkv_config c = {.head_dim = 128, .rope_theta = 500000, .rope = FKV_ROPE_LLAMA3};
-    c.rope_factor = 8;
-    c.rope_low_freq = 1;
-    c.rope_high_freq = 4;
-    c.rope_original_positions = 8192;
-    fkv_config_rope_frequencies(&c, f);
+    fkv_config c = {.head_dim = 128, .rope = {.theta = 500000, .type = FKV_ROPE_LLAMA3}};
+    c.rope.factor = 8;
+    c.rope.low_freq = 1;
+    c.rope.high_freq = 4;
+    c.rope.original_positions = 8192;
+    fkv_rope_frequencies(&c.rope, c.head_dim, f);
     for (size_t i = 0; i < sizeof golden / sizeof *golden; i++)
         assert_float_equal(f[golden[i].i] / golden[i].value, 1, 1e-6);
 }
@@ -398,8 +405,8 @@ static void test_rope_frequencies_of_default(void **state)
 {
     (void)state;
     float f[4];
-    const fkv_config c = {.head_dim = 8, .rope_theta = 10000, .rope = FKV_ROPE_DEFAULT};
-    fkv_config_rope_frequencies(&c, f);
+    const fkv_config c = {.head_dim = 8, .rope = {.theta = 10000}};
+    fkv_rope_frequencies(&c.rope, c.head_dim, f);
     for (int i = 0; i < 4; i++) assert_float_equal(f[i], pow(10, -i), 1e-7 * pow(10, -i));
 }
 

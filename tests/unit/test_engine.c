@@ -432,7 +432,7 @@ static const fkv_config eight_heads = {.n_layers = 2,
                                        .intermediate = 1024,
                                        .vocab = 1024,
                                        .max_positions = 2048,
-                                       .rope_theta = 10000,
+                                       .rope = {.theta = 10000},
                                        .rms_eps = 1e-5f};
 
 static void assert_close(const float *a, const float *b, int64_t n, int ranks)

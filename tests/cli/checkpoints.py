@@ -1,0 +1,145 @@
+"""Small random models of other families, the same everywhere: a test makes them in a moment, and
+tests/golden/make_families.py makes the same ones to ask HF transformers for their answers.
+
+Weights are whole multiples of 2^-10, drawn so that logits are lively: every part of a family (a bias, a
+norm, a rope) changes some answer. Python's standard library alone."""
+
+import array
+import json
+import os
+import struct
+
+HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, VOCAB = 64, 3, 4, 2, 64, 96, 1024
+
+_SHAPE = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "head_dim": HEAD_DIM,
+    "intermediate_size": INTERMEDIATE,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "rope_theta": 10000.0,
+}
+
+
+def _config(architecture, model_type, **changes):
+    return dict(_SHAPE, architectures=[architecture], model_type=model_type, **changes)
+
+
+def _old_rope(kind, **values):
+    return {"rope_scaling": dict(values, rope_type=kind)}
+
+
+# The configs as the models' files have them, in the form of today (rope_parameters) or of before.
+CONFIGS = {
+    "llama": _config("LlamaForCausalLM", "llama"),
+    "llama-linear": _config("LlamaForCausalLM", "llama", **_old_rope("linear", factor=4.0)),
+    "llama-dynamic": _config("LlamaForCausalLM", "llama", **_old_rope("dynamic", factor=2.0)),
+    "llama-yarn": _config(
+        "LlamaForCausalLM",
+        "llama",
+        **_old_rope("yarn", factor=4.0, original_max_position_embeddings=128)
+    ),
+    "qwen2": _config("Qwen2ForCausalLM", "qwen2", use_sliding_window=False, sliding_window=256),
+    "qwen2-yarn": _config(
+        "Qwen2ForCausalLM",
+        "qwen2",
+        rope_theta=None,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 1000000.0,
+            "factor": 2.0,
+            "original_max_position_embeddings": 256,
+            "beta_fast": 16.0,
+            "beta_slow": 2.0,
+            "attention_factor": 1.3,
+        },
+    ),
+    "qwen3": _config("Qwen3ForCausalLM", "qwen3", tie_word_embeddings=True, attention_bias=False),
+    "mistral": _config("MistralForCausalLM", "mistral", sliding_window=None),
+}
+
+
+def tensors(name):
+    """(name, shape) of every tensor of the model, in the order in which they are drawn."""
+    config = CONFIGS[name]
+    q, kv = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+    out = [("model.embed_tokens.weight", (VOCAB, HIDDEN)), ("model.norm.weight", (HIDDEN,))]
+    if not config["tie_word_embeddings"]:
+        out.append(("lm_head.weight", (VOCAB, HIDDEN)))
+    for layer in range(LAYERS):
+        at = "model.layers.%d." % layer
+        out += [
+            (at + "input_layernorm.weight", (HIDDEN,)),
+            (at + "self_attn.q_proj.weight", (q, HIDDEN)),
+            (at + "self_attn.k_proj.weight", (kv, HIDDEN)),
+            (at + "self_attn.v_proj.weight", (kv, HIDDEN)),
+            (at + "self_attn.o_proj.weight", (HIDDEN, q)),
+            (at + "post_attention_layernorm.weight", (HIDDEN,)),
+            (at + "mlp.gate_proj.weight", (INTERMEDIATE, HIDDEN)),
+            (at + "mlp.up_proj.weight", (INTERMEDIATE, HIDDEN)),
+            (at + "mlp.down_proj.weight", (HIDDEN, INTERMEDIATE)),
+        ]
+        if config["model_type"] == "qwen2":
+            out += [(at + "self_attn.%s_proj.bias" % p, (n,)) for p, n in (("q", q), ("k", kv), ("v", kv))]
+        if config["model_type"] == "qwen3":
+            out += [(at + "self_attn.%s_norm.weight" % p, (HEAD_DIM,)) for p in "qk"]
+    return out
+
+
+def _values(n, scale, offset, state):
+    """n whole multiples of 2^-10 within offset +- scale (xorshift64*, the high bits)."""
+    out = array.array("f")
+    mask, steps = (1 << 64) - 1, int(scale * 1024)
+    for _ in range(n):
+        state ^= state >> 12
+        state = (state ^ (state << 25)) & mask
+        state ^= state >> 27
+        out.append(offset + (((state * 0x2545F4914F6CDD1D) & mask) >> 33) % (2 * steps + 1) / 1024 - steps / 1024)
+    return out, state
+
+
+def _scale(name, shape):
+    if len(shape) == 2:
+        return (1.5 if "embed" in name else 4.5 / shape[1] ** 0.5), 0.0
+    return (1.0, 0.0) if name.endswith(".bias") else (0.75, 1.25)
+
+
+def write(name, folder, tokenizer, without=None):
+    """Writes the model folder. without: tensors whose name holds this word are neutral (biases 0, norms 1)."""
+    os.makedirs(folder, exist_ok=True)
+    header, data, at, state = {}, [], 0, 0x9E3779B97F4A7C15
+    for tensor, shape in tensors(name):
+        n = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        values, state = _values(n, *_scale(tensor, shape), state)
+        if without and without in tensor:
+            values = array.array("f", [0.0 if tensor.endswith(".bias") else 1.0] * n)
+        header[tensor] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + 4 * n]}
+        data.append(values.tobytes())
+        at += 4 * n
+    text = json.dumps(header).encode()
+    with open(os.path.join(folder, "model.safetensors"), "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + b"".join(data))
+    config = {k: v for k, v in CONFIGS[name].items() if v is not None or k == "sliding_window"}
+    with open(os.path.join(folder, "config.json"), "w") as f:
+        json.dump(config, f, indent=1)
+    with open(tokenizer, "rb") as f, open(os.path.join(folder, "tokenizer.json"), "wb") as g:
+        g.write(f.read())
+    return folder
+
+
+# Prompts of a few to some hundred tokens.
+PROMPTS = [
+    "The hidden number of Anna is 4821.",
+    "One two three four five six seven. " * 6,
+    "".join("The number of box %d is %d. " % (i, i * 7919 % 9973) for i in range(14)),
+    "Question: what is hidden? Answer:",
+]
+NEW_TOKENS = 24

@@ -1,0 +1,59 @@
+"""Models of other families against HF transformers' answers (tests/golden/families.json), on every
+number of ranks."""
+
+import os
+
+import checkpoints
+import cli
+from cli import PromptJob, test
+
+
+def folder(name):
+    tokenizer = os.path.join(cli.TINY, "tokenizer.json")
+    return checkpoints.write(name, os.path.join(cli.WORK, "model-" + name), tokenizer)
+
+
+def job(name, ranks, *settings, tag=""):
+    records = [
+        {"id": i, "prompt": prompt, "max_tokens": checkpoints.NEW_TOKENS}
+        for i, prompt in enumerate(checkpoints.PROMPTS)
+    ]
+    return PromptJob(
+        "%s-%d%s" % (name, ranks, tag),
+        records,
+        "model.path=" + folder(name),
+        "engine.tensor_parallel=%d" % ranks,
+        "engine.backend=" + os.environ.get("FKV_TEST_BACKEND", "cpu"),
+        *settings
+    )
+
+
+@test
+def every_family_gives_the_ids_of_hf():
+    golden = cli.load(os.path.join(cli.TESTS, "golden", "families.json"))["families"]
+    assert sorted(golden) == sorted(checkpoints.CONFIGS), "tests/golden/make_families.py makes it anew"
+    for name, want in golden.items():
+        for ranks in (1, checkpoints.KV_HEADS):
+            rows = sorted(job(name, ranks).run(), key=lambda row: row["id"])
+            for row, ids in zip(rows, want):
+                assert row["ids"] == ids, "%s, %d ranks, prompt %d: %s, HF: %s" % (
+                    name,
+                    ranks,
+                    row["id"],
+                    row["ids"],
+                    ids,
+                )
+
+
+@test
+def a_compressed_cache_is_of_use_to_every_family():
+    """Budgets are measured and kept; answers are the same on any number of slots."""
+    for name in checkpoints.CONFIGS:
+        settings = ("profile.method=ada-snapkv", "profile.budget=48", "profile.sample=4")
+        one = job(name, 2, "engine.slots=1", *settings, tag="-one").run()
+        assert len(one) == len(checkpoints.PROMPTS) and not any(row.get("error") for row in one), one
+        many = job(name, 2, "engine.slots=4", *settings, tag="-many").run()
+        assert [row["ids"] for row in one] == [row["ids"] for row in many], name
+
+
+cli.main()

@@ -1,0 +1,81 @@
+"""Makes families.json: the ids that HF transformers (float32, CPU, eager attention, greedy) gives for the
+small models of tests/cli/checkpoints.py, and checks that every part of a family changes some of them.
+
+usage: make_families.py      needs torch and transformers (PyPI); families.json says which made it
+"""
+
+import json
+import os
+import sys
+import tempfile
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "cli"))
+import checkpoints  # noqa: E402
+
+TOKENIZER = os.path.join(HERE, "..", "data", "needle-tiny", "tokenizer.json")
+# What makes a family another one: without it, by tensors or by the config, an answer must differ.
+PARTS = {
+    "qwen2": ["q_proj.bias", "k_proj.bias", "v_proj.bias"],
+    "qwen3": ["q_norm", "k_norm"],
+}
+PLAIN_ROPE = ["llama-linear", "llama-yarn", "qwen2-yarn"]
+
+
+def answers(folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    model.generation_config.eos_token_id = 1
+    model.generation_config.pad_token_id = 1
+    tokenizer = Tokenizer.from_file(TOKENIZER)
+    out, margin = [], 1e9
+    for prompt in checkpoints.PROMPTS:
+        ids = torch.tensor([tokenizer.encode(prompt).ids])
+        with torch.inference_mode():
+            made = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=checkpoints.NEW_TOKENS,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        for row in made.logits:
+            best = row[0].topk(2).values
+            margin = min(margin, float(best[0] - best[1]))
+        out.append(made.sequences[0][ids.shape[1] :].tolist())
+    return out, margin
+
+
+def main():
+    golden = {"transformers": transformers.__version__, "torch": torch.__version__, "families": {}}
+    with tempfile.TemporaryDirectory() as work:
+        for name in checkpoints.CONFIGS:
+            ids, margin = answers(checkpoints.write(name, os.path.join(work, name), TOKENIZER))
+            golden["families"][name] = ids
+            distinct = len({i for row in ids for i in row})
+            print(name, "margin %.4f," % margin, distinct, "different ids")
+            assert margin > 1e-3 and distinct > 20, "draw others: near ties, or answers that say little"
+            for part in PARTS.get(name, []):
+                other, _ = answers(checkpoints.write(name, os.path.join(work, "without"), TOKENIZER, part))
+                assert other != ids, part
+            if name in PLAIN_ROPE:
+                path = os.path.join(work, name, "config.json")
+                with open(path) as f:
+                    config = json.load(f)
+                theta = (config.pop("rope_parameters", None) or {}).get("rope_theta", config.get("rope_theta"))
+                config.pop("rope_scaling", None)
+                with open(path, "w") as f:
+                    json.dump(dict(config, rope_theta=theta), f)
+                assert answers(os.path.join(work, name))[0] != ids, "the rope"
+    with open(os.path.join(HERE, "families.json"), "w") as f:
+        json.dump(golden, f)
+        f.write("\n")
+
+
+main()
