@@ -195,7 +195,8 @@ static fkv_status check_window(const json_t *o, const char *path, const fkv_conf
                        (long long)json_integer_value(v));
 }
 
-static fkv_status read_shape(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
+/* tied: where o does not say it. */
+static fkv_status read_shape(const json_t *o, bool tied, const char *path, fkv_config *c, fkv_err *err)
 {
     fkv_status st;
     int64_t v = 0;
@@ -234,7 +235,7 @@ static fkv_status read_shape(const json_t *o, const char *path, fkv_config *c, f
     double eps = 0;
     if ((st = fkv_json_f64_or(o, "rms_norm_eps", 1e-30, 1, 1e-6, path, &eps, err))) return st;
     c->rms_eps = (float)eps;
-    return fkv_json_bool_or(o, "tie_word_embeddings", false, path, &c->tied, err);
+    return fkv_json_bool_or(o, "tie_word_embeddings", tied, path, &c->tied, err);
 }
 
 static fkv_status add_eos(const json_t *v, const char *path, fkv_config *c, fkv_err *err)
@@ -269,10 +270,37 @@ static fkv_status load_object(const char *path, json_t **out, fkv_err *err)
     return st;
 }
 
+/* The object that describes the text model. */
+static fkv_status find_text(const json_t *o, const char *path, const fkv_family *family, const json_t **text,
+                            fkv_err *err)
+{
+    *text = family->inner ? json_object_get(o, family->inner) : o;
+    return json_is_object(*text) ? FKV_OK : refuse(err, path, family->inner, "must be an object");
+}
+
+static fkv_status read_text(const json_t *o, const json_t *text, const char *path, fkv_config *c,
+                            fkv_err *err)
+{
+    fkv_status st;
+    bool outer = false;
+    if ((st = check_foreign_keys(text, path, err)) || (st = check_activation(text, path, c->family, err)) ||
+        (st = check_dtype(o, path, err)) || (st = check_dtype(text, path, err)) ||
+        (st = fkv_json_bool_or(o, "tie_word_embeddings", false, path, &outer, err)) ||
+        (st = read_shape(text, outer, path, c, err)) || (st = check_window(text, path, c, err)) ||
+        (st = fkv_rope_read(text, path, c->max_positions, &c->rope, err)))
+        return st;
+    /* Models are published with the positions of training, and the key that stretches them to be added. */
+    const double stretched = c->rope.factor * c->rope.original_positions;
+    if (c->rope.type == FKV_ROPE_YARN && stretched > c->max_positions && stretched <= MAX_POSITIONS)
+        c->max_positions = (int)stretched;
+    return FKV_OK;
+}
+
 fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_config *config, fkv_err *err)
 {
     fkv_status st;
     json_t *o = NULL, *generation = NULL;
+    const json_t *text;
     fkv_config c = {.family = family};
     char *path = fkv_path_join(dir, "config.json"), *gen_path = fkv_path_join(dir, "generation_config.json");
     if (!path || !gen_path) {
@@ -280,18 +308,13 @@ fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_con
         goto out;
     }
     if ((st = load_object(path, &o, err)) || (!family && (st = find_family(o, path, &c.family, err))) ||
-        (st = check_foreign_keys(o, path, err)) || (st = check_activation(o, path, c.family, err)) ||
-        (st = check_dtype(o, path, err)) || (st = read_shape(o, path, &c, err)) ||
-        (st = check_window(o, path, &c, err)) || (st = fkv_rope_read(o, path, c.max_positions, &c.rope, err)))
+        (st = find_text(o, path, c.family, &text, err)) || (st = read_text(o, text, path, &c, err)))
         goto out;
-    /* Models are published with the positions of training, and the key that stretches them to be added. */
-    const double stretched = c.rope.factor * c.rope.original_positions;
-    if (c.rope.type == FKV_ROPE_YARN && stretched > c.max_positions && stretched <= MAX_POSITIONS)
-        c.max_positions = (int)stretched;
     if (fkv_file_exists(gen_path) &&
         ((st = load_object(gen_path, &generation, err)) || (st = read_eos(generation, gen_path, &c, err))))
         goto out;
     if (!c.n_eos) st = read_eos(o, path, &c, err);
+    if (!st && !c.n_eos && text != o) st = read_eos(text, path, &c, err);
 out:
     if (!st) *config = c;
     json_decref(generation);

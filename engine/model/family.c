@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
+static const char qkv[] = "model.layers.%d.self_attn.qkv_proj.weight",
+                  gate_up[] = "model.layers.%d.mlp.gate_up_proj.weight";
+
 static const fkv_family families[] = {
     {.architecture = "LlamaForCausalLM", .model_type = "llama"},
     {.architecture = "MistralForCausalLM",
@@ -22,6 +25,21 @@ static const fkv_family families[] = {
      .must_say_kv_heads = true,
      .window_flag = FKV_WINDOW_IF_TRUE,
      .default_head_dim = 128},
+    /* The text model alone: images are no prompts here. */
+    {.architecture = "Mistral3ForConditionalGeneration",
+     .model_type = "mistral3",
+     .inner = "text_config",
+     .prefix = "language_model.",
+     .must_say_kv_heads = true,
+     .default_window = 4096,
+     .window_flag = FKV_WINDOW_WITHOUT},
+    {.architecture = "Phi3ForCausalLM",
+     .model_type = "phi3",
+     .names = {[FKV_TENSOR_Q] = qkv,
+               [FKV_TENSOR_K] = qkv,
+               [FKV_TENSOR_V] = qkv,
+               [FKV_TENSOR_GATE] = gate_up,
+               [FKV_TENSOR_UP] = gate_up}},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 

@@ -21,7 +21,11 @@ typedef enum fkv_window_flag {
 
 typedef struct fkv_family {
     const char *architecture, *model_type; /* of config.json */
-    const char *names[FKV_N_TENSORS];      /* as in tensors.h; NULL: the name that stands there */
+    const char *inner;  /* the object of config.json that describes the text model; NULL: all */
+    const char *prefix; /* of all tensors' names; NULL: none */
+    /* As in tensors.c; NULL: the name that stands there. Tensors of one name (one pointer) are one
+     * tensor in the files, in which their rows follow each other in the order of fkv_tensor. */
+    const char *names[FKV_N_TENSORS];
     fkv_activation activation;
     bool qkv_bias, qk_norm;
     bool must_say_kv_heads; /* num_key_value_heads may not be left out */

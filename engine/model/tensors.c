@@ -89,22 +89,46 @@ static int64_t values_of(const fkv_config *c, fkv_tensor t)
 
 void fkv_tensor_name(const fkv_config *c, int layer, fkv_tensor t, char *out, size_t size)
 {
-    const char *own = fkv_config_family(c)->names[t], *p = own ? own : tensors[t].name;
-    const char *number = strstr(p, "%d");
+    const fkv_family *f = fkv_config_family(c);
+    const char *p = f->names[t] ? f->names[t] : tensors[t].name, *number = strstr(p, "%d");
+    const char *prefix = f->prefix ? f->prefix : "";
     if (number)
-        snprintf(out, size, "%.*s%d%s", (int)(number - p), p, layer, number + 2);
+        snprintf(out, size, "%s%.*s%d%s", prefix, (int)(number - p), p, layer, number + 2);
     else
-        snprintf(out, size, "%s", p);
+        snprintf(out, size, "%s%s", prefix, p);
+}
+
+/* Rows of the tensor in the files, and which of them is t's first. */
+static int64_t stored_rows(const fkv_config *c, fkv_tensor t, int64_t *first)
+{
+    const char *name = fkv_config_family(c)->names[t];
+    int64_t all = 0, rows, cols;
+    *first = 0;
+    for (fkv_tensor other = 0; other < FKV_N_TENSORS; other++) {
+        if (other != t && (!name || fkv_config_family(c)->names[other] != name)) continue;
+        fkv_tensor_shape(c, other, &rows, &cols);
+        if (other < t) *first += rows;
+        all += rows;
+    }
+    return all;
 }
 
 fkv_status fkv_tensor_get(const fkv_config *c, const fkv_safetensors *weights, int layer, fkv_tensor t,
                           fkv_st_tensor *out, fkv_err *err)
 {
     char name[160];
-    int64_t shape[2];
+    int64_t shape[2], rows, first;
     fkv_tensor_name(c, layer, t, name, sizeof name);
-    fkv_tensor_shape(c, t, &shape[0], &shape[1]);
-    return fkv_safetensors_get(weights, name, shape, fkv_tensor_is_matrix(t) ? 2 : 1, out, err);
+    fkv_tensor_shape(c, t, &rows, &shape[1]);
+    shape[0] = stored_rows(c, t, &first);
+    const fkv_status st =
+        fkv_safetensors_get(weights, name, shape, fkv_tensor_is_matrix(t) ? 2 : 1, out, err);
+    if (st) return st;
+    const size_t row_bytes = out->n_bytes / (size_t)shape[0];
+    out->data = (const char *)out->data + (size_t)first * row_bytes;
+    out->n_bytes = (size_t)rows * row_bytes;
+    out->shape[0] = rows;
+    return FKV_OK;
 }
 
 fkv_status fkv_tensors_check(const fkv_config *c, const fkv_safetensors *weights, fkv_err *err)
@@ -125,8 +149,10 @@ fkv_status fkv_tensors_open_dummy(const fkv_config *c, uint64_t seed, fkv_safete
 {
     int64_t matrix = 0, vector = 0;
     for (fkv_tensor t = 0; t < FKV_N_TENSORS; t++) {
-        int64_t *most = fkv_tensor_is_matrix(t) ? &matrix : &vector;
-        if (fkv_tensor_is_wanted(c, t) && values_of(c, t) > *most) *most = values_of(c, t);
+        int64_t *most = fkv_tensor_is_matrix(t) ? &matrix : &vector, rows, cols, first;
+        fkv_tensor_shape(c, t, &rows, &cols);
+        const int64_t n = stored_rows(c, t, &first) * cols;
+        if (fkv_tensor_is_wanted(c, t) && n > *most) *most = n;
     }
     return fkv_safetensors_open_dummy(seed, (size_t)matrix, (size_t)vector, out, err);
 }

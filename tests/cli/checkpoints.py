@@ -64,13 +64,42 @@ CONFIGS = {
     ),
     "qwen3": _config("Qwen3ForCausalLM", "qwen3", tie_word_embeddings=True, attention_bias=False),
     "mistral": _config("MistralForCausalLM", "mistral", sliding_window=None),
+    "phi4": _config(
+        "Phi3ForCausalLM", "phi3", partial_rotary_factor=1.0, rope_scaling=None, sliding_window=None, pad_token_id=2
+    ),
+    "mistral3": {
+        "architectures": ["Mistral3ForConditionalGeneration"],
+        "model_type": "mistral3",
+        "image_token_index": 10,
+        "spatial_merge_size": 1,
+        "text_config": _config("MistralForCausalLM", "mistral", sliding_window=None),
+        "vision_config": {
+            "model_type": "pixtral",
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "head_dim": 16,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        "tie_word_embeddings": False,
+    },
 }
+
+
+def _fused(at, name, parts):
+    """The projections to parts, as one tensor where it has a name."""
+    if name:
+        return [(at + name + "_proj.weight", (sum(n for _, n in parts), HIDDEN))]
+    return [(at + part + "_proj.weight", (n, HIDDEN)) for part, n in parts]
 
 
 def tensors(name):
     """(name, shape) of every tensor of the model, in the order in which they are drawn."""
-    config = CONFIGS[name]
+    config = CONFIGS[name].get("text_config", CONFIGS[name])
     q, kv = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+    fused = config["model_type"] == "phi3"
     out = [("model.embed_tokens.weight", (VOCAB, HIDDEN)), ("model.norm.weight", (HIDDEN,))]
     if not config["tie_word_embeddings"]:
         out.append(("lm_head.weight", (VOCAB, HIDDEN)))
@@ -78,20 +107,18 @@ def tensors(name):
         at = "model.layers.%d." % layer
         out += [
             (at + "input_layernorm.weight", (HIDDEN,)),
-            (at + "self_attn.q_proj.weight", (q, HIDDEN)),
-            (at + "self_attn.k_proj.weight", (kv, HIDDEN)),
-            (at + "self_attn.v_proj.weight", (kv, HIDDEN)),
+            *_fused(at + "self_attn.", "qkv" if fused else "", [("q", q), ("k", kv), ("v", kv)]),
             (at + "self_attn.o_proj.weight", (HIDDEN, q)),
             (at + "post_attention_layernorm.weight", (HIDDEN,)),
-            (at + "mlp.gate_proj.weight", (INTERMEDIATE, HIDDEN)),
-            (at + "mlp.up_proj.weight", (INTERMEDIATE, HIDDEN)),
+            *_fused(at + "mlp.", "gate_up" if fused else "", [("gate", INTERMEDIATE), ("up", INTERMEDIATE)]),
             (at + "mlp.down_proj.weight", (HIDDEN, INTERMEDIATE)),
         ]
         if config["model_type"] == "qwen2":
             out += [(at + "self_attn.%s_proj.bias" % p, (n,)) for p, n in (("q", q), ("k", kv), ("v", kv))]
         if config["model_type"] == "qwen3":
             out += [(at + "self_attn.%s_norm.weight" % p, (HEAD_DIM,)) for p in "qk"]
-    return out
+    prefix = "language_model." if "text_config" in CONFIGS[name] else ""
+    return [(prefix + tensor, shape) for tensor, shape in out]
 
 
 def _values(n, scale, offset, state):

@@ -26,8 +26,9 @@ PARTS = {
 PLAIN_ROPE = ["llama-linear", "llama-yarn", "qwen2-yarn"]
 
 
-def answers(folder):
-    model = transformers.AutoModelForCausalLM.from_pretrained(
+def answers(name, folder):
+    kind = "ImageTextToText" if "text_config" in checkpoints.CONFIGS[name] else "CausalLM"
+    model = getattr(transformers, "AutoModelFor" + kind).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     model.generation_config.eos_token_id = 1
@@ -56,13 +57,13 @@ def main():
     golden = {"transformers": transformers.__version__, "torch": torch.__version__, "families": {}}
     with tempfile.TemporaryDirectory() as work:
         for name in checkpoints.CONFIGS:
-            ids, margin = answers(checkpoints.write(name, os.path.join(work, name), TOKENIZER))
+            ids, margin = answers(name, checkpoints.write(name, os.path.join(work, name), TOKENIZER))
             golden["families"][name] = ids
             distinct = len({i for row in ids for i in row})
             print(name, "margin %.4f," % margin, distinct, "different ids")
             assert margin > 1e-3 and distinct > 20, "draw others: near ties, or answers that say little"
             for part in PARTS.get(name, []):
-                other, _ = answers(checkpoints.write(name, os.path.join(work, "without"), TOKENIZER, part))
+                other, _ = answers(name, checkpoints.write(name, os.path.join(work, "without"), TOKENIZER, part))
                 assert other != ids, part
             if name in PLAIN_ROPE:
                 path = os.path.join(work, name, "config.json")
@@ -72,7 +73,7 @@ def main():
                 config.pop("rope_scaling", None)
                 with open(path, "w") as f:
                     json.dump(dict(config, rope_theta=theta), f)
-                assert answers(os.path.join(work, name))[0] != ids, "the rope"
+                assert answers(name, os.path.join(work, name))[0] != ids, "the rope"
     with open(os.path.join(HERE, "families.json"), "w") as f:
         json.dump(golden, f)
         f.write("\n")

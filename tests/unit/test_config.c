@@ -184,9 +184,12 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
         {"{\"model_type\":\"granite\"}", "model_type"},
         {"{\"torch_dtype\":\"float8_e4m3fn\"}", "torch_dtype"},
         {"{\"dtype\":\"int8\"}", "dtype"},
-        {"{\"rope_scaling\":{\"type\":\"linear\",\"factor\":2.0}}", "rope_scaling"},
-        {"{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0}}", "rope_scaling"},
-        {"{\"rope_parameters\":{\"rope_type\":\"dynamic\"}}", "rope_parameters"},
+        {"{\"rope_scaling\":{\"rope_type\":\"longrope\"}}", "rope_scaling"},
+        {"{\"rope_parameters\":{\"rope_type\":\"mrope\"}}", "rope_parameters"},
+        {"{\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4.0,\"mrope_section\":[1,2]}}",
+         "rope_parameters"},
+        {"{\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4.0,\"attention_factor\":2.0}}",
+         "attention_factor"},
         {"{\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}}", "rope_parameters"},
         {"{\"rope_parameters\":{\"rope_type\":\"default\",\"partial_rotary_factor\":0.25}}",
          "partial_rotary_factor"},
@@ -401,6 +404,32 @@ static void test_rope_frequencies_of_llama3(void **state)
         assert_float_equal(f[golden[i].i] / golden[i].value, 1, 1e-6);
 }
 
+/* HF transformers 5.24's, in float32: base 10000, factor 4, trained on 128 positions, 16 dimensions. */
+static void test_rope_frequencies_of_yarn(void **state)
+{
+    (void)state;
+    float f[8];
+    const fkv_config c =
+        accepted("{\"hidden_size\":64,\"num_attention_heads\":4,\"num_key_value_heads\":4,"
+                 "\"head_dim\":16,\"rope_theta\":10000.0,\"rope_scaling\":{\"rope_type\":\"yarn\","
+                 "\"factor\":4.0,\"original_max_position_embeddings\":128}}");
+    const double want[] = {1,
+                           0.237170815,
+                           0.049999997,
+                           0.00790569466,
+                           0.00249999994,
+                           0.000790569466,
+                           0.000250000012,
+                           7.90569466e-05};
+    fkv_rope_frequencies(&c.rope, 16, f);
+    for (int i = 0; i < 8; i++) assert_true(fabs(f[i] / want[i] - 1) < 1e-5);
+    assert_true(fabs(c.rope.attention_factor - 1.13862944) < 1e-7);
+    assert_int_equal(c.max_positions, 4096); /* as stated, which is more than 4 * 128 */
+    fkv_attention_spec *specs = fkv_config_layers(&c);
+    assert_true(fabs(specs[0].scale - 0.25 * 1.13862944 * 1.13862944) < 1e-6);
+    free(specs);
+}
+
 static void test_rope_frequencies_of_default(void **state)
 {
     (void)state;
@@ -441,6 +470,7 @@ int main(void)
         cmocka_unit_test(test_damaged_files),
         cmocka_unit_test(test_needle_tiny),
         cmocka_unit_test(test_rope_frequencies_of_llama3),
+        cmocka_unit_test(test_rope_frequencies_of_yarn),
         cmocka_unit_test(test_rope_frequencies_of_default),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
