@@ -25,11 +25,6 @@ static fkv_range ranks_of(const fkv_engine_options *o, int d)
     return fkv_partition_ranks(o->n_ranks, d, o->n_devices);
 }
 
-static int64_t page_bytes_of(const fkv_engine *e)
-{
-    return (int64_t)2 * FKV_PAGE_TOKENS * e->config.head_dim * e->info.kv_bytes;
-}
-
 static fkv_status buffer(fkv_engine_device *d, fkv_buffer_size size, void *out, fkv_err *err)
 {
     size_t bytes;
@@ -58,6 +53,12 @@ fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
                               .window = e->options.window,
                               .backend = e->options.backend,
                               .n_threads = e->options.n_threads};
+}
+
+static int64_t page_bytes_of(const fkv_engine *e)
+{
+    const fkv_memory_shape shape = fkv_engine_memory_shape(e);
+    return fkv_memory_page_bytes(&shape);
 }
 
 static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)

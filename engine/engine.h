@@ -7,7 +7,10 @@
  * All calls come from one thread. What a record's tokens are depends on the
  * record, the model, the numbers of ranks and slots, and the seed alone.
  *
- * Not for: tokenizing, files, or choosing a plan (plan.h).
+ * The engine owns its devices, weights, pages and threads until close. Config, options, budgets and plan
+ * are copied, weights are borrowed during a call; the backend must outlive the engine.
+ *
+ * Not for: tokenizing, files, choosing a plan (engine/plan/plan.h), or measuring (engine/measure).
  */
 #ifndef FKV_ENGINE_ENGINE_H
 #define FKV_ENGINE_ENGINE_H
@@ -28,9 +31,9 @@ typedef struct fkv_engine_options {
     int n_slots;
     int64_t max_prompt; /* tokens; longer requests are an error of the caller */
     int64_t max_tokens; /* of a request, prompt and new ones; 0: the model's positions */
-    int window, kernel;
-    int n_threads; /* host threads per device; 0: an equal share of all */
-    bool solo;     /* benchmarks: one device holds rank solo_rank alone of n_ranks; results mean nothing */
+    int window, kernel; /* of SnapKV: last queries that score a prompt's keys, size of the max-pool */
+    int n_threads;      /* host threads per device; 0: an equal share of all */
+    bool solo; /* benchmarks: one device holds rank solo_rank alone of n_ranks; results mean nothing */
     int solo_rank;
     fkv_sampling sampling;
 } fkv_engine_options;
@@ -85,16 +88,17 @@ typedef struct fkv_engine_stats {
     int64_t kv_arena_bytes; /* all ranks together */
     int64_t weight_bytes, copy_bytes;
     double prefill_seconds, decode_seconds;
-    double rank_attention_seconds[1024];
+    double rank_attention_seconds[FKV_PLAN_MAX_HEADS]; /* by rank: there are no more than heads */
 } fkv_engine_stats;
 
-/* Bytes of the weights of all ranks at home, for the check
- * before anything is loaded. */
+/* Bytes of the matrices of all ranks at home, of weight_bytes an element; known before anything is
+ * loaded. */
 int64_t fkv_engine_weight_bytes(const fkv_config *config, int weight_bytes);
 
-/* Borrows weights during the call. After a failure *engine is NULL. */
+/* After a failure *engine is NULL and nothing is to be closed. */
 fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weights,
                            const fkv_engine_options *options, fkv_engine **engine, fkv_err *err);
+/* Of the first device; memory as it was when buffers were made. */
 void fkv_engine_info(const fkv_engine *engine, fkv_device_info *info);
 int fkv_engine_ranks(const fkv_engine *engine);
 int fkv_engine_devices(const fkv_engine *engine);
@@ -109,8 +113,8 @@ void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size);
 fkv_status fkv_engine_resize(fkv_engine *engine, int n_slots, int64_t max_prompt, int64_t max_tokens,
                              fkv_err *err);
 
-/* Adds the Ada-KV counts of one prompt longer than b to sums[n_layers][n_kv_heads]
- * (fkv_budget_ada_count). */
+/* Adds the Ada-KV counts of one prompt longer than b and the window (tokens) to
+ * sums[n_layers][n_kv_heads] (fkv_budget_ada_count); after a failure they are as they were. */
 fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_ids, int64_t b, double alpha,
                               double *sums, fkv_err *err);
 
@@ -120,20 +124,23 @@ typedef struct fkv_engine_kv_limits {
                                 left, up to what all slots can need */
 } fkv_engine_kv_limits;
 
-/* The plan of all runs. weights must be the ones given to open. After a failure clear_plan and close
- * are the only calls left. */
+/* The plan of all runs. weights must be the ones given to open; budgets: [n_layers][n_kv_heads]. After a
+ * failure clear_plan and close are the only calls left. */
 fkv_status fkv_engine_set_plan(fkv_engine *engine, const fkv_safetensors *weights, const int32_t *budgets,
                                const fkv_plan *plan, const fkv_engine_kv_limits *limits, fkv_err *err);
 
 /* Gives everything that set_plan made back, so that another plan can be set. */
 void fkv_engine_clear_plan(fkv_engine *engine);
 
-/* Decodes requests until next says FKV_END. FKV_E_INTERRUPTED when stopping ended it. */
+/* Decodes requests until next says FKV_END. FKV_E_INTERRUPTED when stopping ended it; an error that a
+ * function of io gives ends it, too. Afterwards all slots and pages are free, failed or not; the engine
+ * has forgotten requests that it neither finished nor rejected. */
 fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *err);
 
 /* Over all plans since open, or since the last reset. */
 void fkv_engine_stats_get(fkv_engine *engine, fkv_engine_stats *stats);
 void fkv_engine_stats_reset(fkv_engine *engine);
+/* NULL: nothing. */
 void fkv_engine_close(fkv_engine *engine);
 
 #endif

@@ -91,14 +91,17 @@ fkv_status fkv_kv_open(const fkv_plan *plan, const int32_t *budgets, int64_t max
     if (kv->record.pages < most) most = kv->record.pages;
     kv->budgets = fkv_calloc(n_lh, sizeof *kv->budgets);
     kv->offset = fkv_calloc(n_lh, sizeof *kv->offset);
-    if (!kv->budgets || !kv->offset) return fkv_fail_memory(err);
-    for (size_t i = 0; i < n_lh; i++) {
+    fkv_status st = kv->budgets && kv->offset ? FKV_OK : fkv_fail_memory(err);
+    for (size_t i = 0; !st && i < n_lh; i++) {
         kv->budgets[i] = budgets[i];
         kv->offset[i] = kv->slot_stride;
         kv->slot_stride += most;
     }
-    const fkv_status st = alloc_tables(kv, err);
-    if (!st) set_owners(kv, plan);
+    if (!st) st = alloc_tables(kv, err);
+    if (st)
+        fkv_kv_close(kv);
+    else
+        set_owners(kv, plan);
     return st;
 }
 

@@ -8,6 +8,9 @@
  * is full is schedule.h's business. "beyond" counts the tokens behind the kept ones.
  *
  * The devices' page tables follow by edits: fkv_kv_edits lists what was taken since.
+ *
+ * A kv owns its arrays, and copies budgets and owners. A failed open leaves an empty one, which close
+ * takes, too. Not for the bytes of a page (memory.h).
  */
 #ifndef FKV_ENGINE_KV_H
 #define FKV_ENGINE_KV_H

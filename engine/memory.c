@@ -198,15 +198,26 @@ static int64_t rank_bytes(const fkv_memory_rank *r)
     return r->weight_bytes + r->copy_bytes + r->page_bytes + r->query_bytes;
 }
 
+/* Of all layers' norms, which every device has whole, in float32. */
+static int64_t norm_bytes(const fkv_config *c)
+{
+    int64_t sum = 0, rows, one;
+    for (fkv_tensor t = 0; t < FKV_N_TENSORS; t++) {
+        if (fkv_tensor_sharing(t) != FKV_SHARED_WHOLE || !fkv_tensor_is_wanted(c, t)) continue;
+        fkv_tensor_shape(c, t, &rows, &one);
+        sum += rows * (t >= FKV_TENSOR_ATTENTION_NORM ? c->n_layers : 1) * (int64_t)sizeof(float);
+    }
+    return sum;
+}
+
 static void add_device(const fkv_memory_shape *s, int index, fkv_memory *m)
 {
     fkv_memory_device *d = &m->device[index];
     const fkv_range ranks = fkv_partition_ranks(s->n_ranks, index, s->n_devices);
     fkv_buffer_size sizes[FKV_N_BUFFERS];
-    const int64_t norms = (2 * (int64_t)s->config->n_layers + 1) * s->config->hidden * (int64_t)sizeof(float);
     int64_t growing = bytes_of(fkv_memory_table(s));
     fkv_memory_buffers(s, (int)fkv_range_count(ranks), sizes);
-    d->buffer_bytes = norms + growing;
+    d->buffer_bytes = norm_bytes(s->config) + growing;
     for (int i = 0; i < FKV_N_BUFFERS; i++) {
         d->buffer_bytes += bytes_of(sizes[i]);
         if (i >= FKV_BUFFER_STEP_X) growing += bytes_of(sizes[i]);

@@ -3,6 +3,9 @@
  * Pure host functions. engine.c allocates a device's buffers by
  * fkv_memory_buffers, so what is predicted and what is allocated cannot drift
  * apart. Not for asking a device what it has free (backend.h: info).
+ *
+ * A prediction owns its arrays; a failed predict leaves an empty one. Other results are not to be used
+ * after a failure, and nothing is to be freed.
  */
 #ifndef FKV_ENGINE_MEMORY_H
 #define FKV_ENGINE_MEMORY_H
@@ -53,10 +56,10 @@ typedef struct fkv_memory_shape {
     int n_ranks, n_devices, n_slots;
     int64_t max_prompt; /* tokens that the prefill buffers hold */
     int64_t max_tokens; /* of a record, prompt and new ones; 0: the model's positions */
-    int act_bytes, kv_bytes, weight_bytes, prefill_tile, worth_rows;
-    int window;
-    const fkv_backend *backend; /* for its workspace; NULL: none */
-    int n_threads;              /* host threads of a device */
+    int act_bytes, kv_bytes, weight_bytes, prefill_tile, worth_rows; /* as in fkv_device_info */
+    int window;                                                      /* as in fkv_device_limits */
+    const fkv_backend *backend;                                      /* for its workspace; NULL: none */
+    int n_threads;                                                   /* host threads of a device */
 } fkv_memory_shape;
 
 /* Lengths of the records that all slots shall be able to hold at once. */
@@ -88,7 +91,7 @@ typedef struct fkv_memory_device {
     double per_slot_bytes; /* by which total_bytes grows with one slot more */
 } fkv_memory_device;
 
-/* A prediction; owns its arrays. */
+/* A prediction. */
 typedef struct fkv_memory {
     int n_ranks, n_devices;
     fkv_memory_rank *rank;     /* [n_ranks] */
@@ -109,6 +112,7 @@ void fkv_memory_buffers(const fkv_memory_shape *shape, int local_ranks, fkv_buff
 fkv_buffer_size fkv_memory_queries(const fkv_memory_shape *shape, int served);
 /* Page table of a device; its cols are a slot's entries. */
 fkv_buffer_size fkv_memory_table(const fkv_memory_shape *shape);
+/* Of a page: K and V of one head for FKV_PAGE_TOKENS tokens. */
 int64_t fkv_memory_page_bytes(const fkv_memory_shape *shape);
 /* Bytes of a rank's home slices. */
 int64_t fkv_memory_home_bytes(const fkv_memory_shape *shape, int rank);

@@ -138,7 +138,7 @@ static fkv_status add(run *r, const fkv_request *q, fkv_err *err)
                         (long long)q->n_ids, (long long)r->e->options.max_prompt);
     const fkv_status st = fkv_schedule_add(r->schedule, q, &why);
     if (st == FKV_E_INPUT) return r->io->reject(r->io->ctx, q, "too_large", &why, err);
-    if (st) *err = why;
+    if (st && err) *err = why;
     return st;
 }
 

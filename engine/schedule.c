@@ -58,16 +58,11 @@ static fkv_status open_command(fkv_command *c, size_t n_slots, fkv_err *err)
     return FKV_OK;
 }
 
-fkv_status fkv_schedule_open(fkv_kv *kv, const fkv_schedule_limits *limits, fkv_schedule **out, fkv_err *err)
+static fkv_status open_lists(fkv_schedule *s, fkv_err *err)
 {
-    fkv_schedule *s = calloc(1, sizeof *s);
-    if (!s) return fkv_fail_memory(err);
-    *out = s;
-    s->kv = kv;
-    s->limits = *limits;
-    const size_t n_slots = (size_t)limits->n_slots, ranks = (size_t)kv->n_ranks;
+    const size_t n_slots = (size_t)s->limits.n_slots, ranks = (size_t)s->kv->n_ranks;
     /* In line, in slots, and those whose last tokens are on their way. */
-    const size_t n = s->n_pool = (size_t)limits->n_waiting + (N_COMMANDS + 1) * n_slots;
+    const size_t n = s->n_pool = (size_t)s->limits.n_waiting + (N_COMMANDS + 1) * n_slots;
     s->pool = fkv_calloc(n, sizeof *s->pool);
     s->unused = fkv_calloc(n, sizeof *s->unused);
     s->line = fkv_calloc(n, sizeof *s->line);
@@ -82,11 +77,24 @@ fkv_status fkv_schedule_open(fkv_kv *kv, const fkv_schedule_limits *limits, fkv_
         !s->own || !s->stopped)
         return fkv_fail_memory(err);
     for (size_t i = 0; i < n; i++) s->unused[s->n_unused++] = &s->pool[n - 1 - i];
-    for (int i = 0; i < N_COMMANDS; i++) {
-        const fkv_status st = open_command(&s->commands[i], n_slots, err);
-        if (st) return st;
-    }
     return FKV_OK;
+}
+
+fkv_status fkv_schedule_open(fkv_kv *kv, const fkv_schedule_limits *limits, fkv_schedule **out, fkv_err *err)
+{
+    *out = NULL;
+    fkv_schedule *s = calloc(1, sizeof *s);
+    if (!s) return fkv_fail_memory(err);
+    s->kv = kv;
+    s->limits = *limits;
+    fkv_status st = open_lists(s, err);
+    for (int i = 0; !st && i < N_COMMANDS; i++)
+        st = open_command(&s->commands[i], (size_t)limits->n_slots, err);
+    if (st)
+        fkv_schedule_close(s);
+    else
+        *out = s;
+    return st;
 }
 
 /* --- lists ---------------------------------------------------------------- */

@@ -16,6 +16,9 @@
  * - A slot whose last step was commanded is free at once; commands follow one another on
  *   the devices.
  *
+ * A schedule owns its commands and works, and borrows kv until close. A failed open leaves NULL and kv as
+ * it was.
+ *
  * Not for: devices, or what a request's tokens are.
  */
 #ifndef FKV_ENGINE_SCHEDULE_H

@@ -2,7 +2,8 @@
  * (tensor_parallel), and groups work side by side (data_parallel). What work takes on
  * so many ranks, from rates of one device.
  *
- * Pure host functions over the cost model.
+ * Pure host functions over the cost model: nothing is owned, nothing fails. Times are microseconds.
+ * Not for plans (engine/plan/plan.h), nor for which ranks are on which device (engine/plan/partition.h).
  */
 #ifndef FKV_ENGINE_SPLIT_H
 #define FKV_ENGINE_SPLIT_H

@@ -1,4 +1,7 @@
-/* What the engine's files share. Not for other folders: see engine.h. */
+/* What the engine's files share, and engine/measure, which looks inside to time steps. The engine owns all
+ * of it (fkv_engine_close); the decode heads' and layers' weights are the device's.
+ *
+ * Not for other folders: see engine.h. */
 #ifndef FKV_ENGINE_STATE_H
 #define FKV_ENGINE_STATE_H
 
@@ -10,16 +13,13 @@
 #include "engine/schedule.h"
 #include "engine/team.h"
 
-/* What config.c accepts at the most. */
-enum { FKV_MAX_KV_HEADS = 1024 };
-
 /* One rank's part of one layer. */
 typedef struct fkv_rank_layer {
     fkv_weight *qkv; /* home heads, per head Q (group * hd), K, V rows: [n_home * head_rows * hd, hidden] */
     fkv_weight *o;   /* its rows (output columns) of the output projection: [share of hidden, n_heads * hd] */
-    fkv_weight *gate_up; /* its share of the intermediate, for SwiGLU */
-    fkv_weight *down;    /* the same share as depth: [hidden, share of intermediate] */
-    fkv_decode_head *served;
+    fkv_weight *gate_up;     /* its share of the intermediate, gate and up (weight_load_gated) */
+    fkv_weight *down;        /* the same share as depth: [hidden, share of intermediate] */
+    fkv_decode_head *served; /* [n_served] placements of the plan, by head */
     int n_served;
 } fkv_rank_layer;
 
@@ -43,7 +43,8 @@ enum { FKV_EDITS = 1 << 16 };
 
 typedef struct fkv_engine_device fkv_engine_device;
 
-/* One device and the ranks on it. Buffers are device memory; T = rows of the largest pack. */
+/* One device and the ranks on it. Buffers are device memory; T = rows of the largest pack, tile = rows of
+ * a prefill tile, or the slots where they are more. */
 struct fkv_engine_device {
     fkv_engine *engine;
     fkv_device *dev;
@@ -60,7 +61,7 @@ struct fkv_engine_device {
     void *att;                         /* [T, n_heads * hd] */
     void *y;                           /* [tile, hidden] */
     void *act;                         /* [tile, largest share of intermediate] */
-    float *partial;                    /* [n_ranks][tile][hidden] */
+    float *partial;                    /* [n_ranks][rows of the tile at work][hidden] */
     float *scores;                     /* [max home heads][T] */
     void *step_x, *step_xn, *step_att; /* decode: [n_slots, hidden], [n_slots, n_heads * hd] */
     float *logits;                     /* [n_slots, vocab] */
@@ -70,7 +71,7 @@ struct fkv_engine_device {
     fkv_edit *edits;                   /* [FKV_EDITS] */
     fkv_slots slots;
     int64_t tickets[2];   /* of commands, by number */
-    int32_t *table;       /* page table */
+    int32_t *table;       /* page table, [n_slots][kv.slot_stride] */
     int64_t arena_budget; /* bytes that this device's KV arenas may take */
     bool watched;         /* a step that the stopwatch sees is under way */
 };
@@ -170,6 +171,7 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p);
 void fkv_edits_enqueue(fkv_engine_device *d, int32_t *dst, const fkv_edit *edits, int64_t n);
 /* Arguments of the decode ops of a device's local-th rank in a layer. */
 fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int layer);
+/* One step of all slots: replayed where it was recorded and nobody watches. */
 void fkv_decode_run(fkv_engine_device *d);
 /* What a step does once: before its layers and behind them. */
 void fkv_decode_begin(fkv_engine_device *d);

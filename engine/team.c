@@ -75,22 +75,28 @@ static void *member_main(void *arg)
 fkv_status fkv_team_open(int n_devices, void (*abort_all)(void *ctx), void *abort_ctx, fkv_team **team,
                          fkv_err *err)
 {
+    fkv_status st = FKV_OK;
+    *team = NULL;
     fkv_team *t = calloc(1, sizeof *t);
     if (!t) return fkv_fail_memory(err);
     *t = (fkv_team){.n_devices = n_devices, .abort_all = abort_all, .abort_ctx = abort_ctx};
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->start, NULL);
     pthread_cond_init(&t->done, NULL);
-    *team = t;
     t->members = calloc((size_t)n_devices, sizeof *t->members);
-    if (!t->members) return fkv_fail_memory(err);
-    for (int d = 1; d < n_devices; d++) {
+    if (!t->members) st = fkv_fail_memory(err);
+    for (int d = 1; !st && d < n_devices; d++) {
         t->members[d] = (member){.team = t, .device = d};
         if (pthread_create(&t->members[d].id, NULL, member_main, &t->members[d]))
-            return fkv_fail(err, FKV_E_SYSTEM, "can't start the thread of device %d", d);
-        t->n_started++;
+            st = fkv_fail(err, FKV_E_SYSTEM, "can't start the thread of device %d", d);
+        else
+            t->n_started++;
     }
-    return FKV_OK;
+    if (st)
+        fkv_team_close(t);
+    else
+        *team = t;
+    return st;
 }
 
 fkv_status fkv_team_run(fkv_team *t, fkv_team_body *body, void *ctx, fkv_err *err)

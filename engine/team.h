@@ -1,7 +1,10 @@
 /* One host thread per device, and calls that run on all of them at once.
  *
  * The caller is device 0's thread; with one device nothing else runs. A call
- * returns when every device has; the first error wins and aborts the others. */
+ * returns when every device has; the first error wins and aborts the others.
+ *
+ * A team owns its threads; a failed open leaves NULL and none of them. Not for work within a device, which
+ * is the backend's. */
 #ifndef FKV_ENGINE_TEAM_H
 #define FKV_ENGINE_TEAM_H
 
@@ -13,7 +16,9 @@ typedef fkv_status fkv_team_body(void *ctx, int device, fkv_err *err);
 /* abort_all(abort_ctx) is called once when a body fails. */
 fkv_status fkv_team_open(int n_devices, void (*abort_all)(void *ctx), void *abort_ctx, fkv_team **team,
                          fkv_err *err);
+/* Calls body(ctx, device, err) for every device. */
 fkv_status fkv_team_run(fkv_team *team, fkv_team_body *body, void *ctx, fkv_err *err);
+/* NULL: nothing. */
 void fkv_team_close(fkv_team *team);
 
 #endif

@@ -5,10 +5,13 @@
  * and Q, K, V of the heads that the plan copies to it.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/state.h"
 #include "runner/base/float16.h"
 #include "runner/base/mem.h"
+
+enum { MAX_KV_HEADS = 1024 }; /* what config.c accepts at the most */
 
 /* Rows [from, to) and columns from col on of a matrix of n_cols columns. */
 static fkv_rows rows_of(const fkv_st_tensor *t, int64_t from, int64_t to, int64_t col, int64_t n_cols)
@@ -125,7 +128,7 @@ static fkv_status load_layer(fkv_engine_device *d, const fkv_safetensors *files,
     fkv_rows part, up;
     fkv_status st;
     int64_t k;
-    int home[FKV_MAX_KV_HEADS];
+    int home[MAX_KV_HEADS];
     for (int i = 0; i < r->n_home; i++) home[i] = r->head0 + i;
     if ((st = load_qkv(d, files, l, home, r->n_home, &out->qkv, err)) ||
         (st = part_of(e, files, l, FKV_TENSOR_O, r->rank, &part, &k, err)) ||
@@ -196,7 +199,7 @@ static fkv_status load_served(fkv_engine_device *d, const fkv_safetensors *files
     const fkv_config *c = &d->engine->config;
     const int64_t per = (int64_t)fkv_head_rows(c->group) * c->head_dim;
     const fkv_rank_layer *layer = &r->layers[l];
-    int copies[FKV_MAX_KV_HEADS], n = 0;
+    int copies[MAX_KV_HEADS], n = 0;
     fkv_weight *w = NULL;
     for (int k = 0; k < layer->n_served; k++) {
         fkv_decode_head *p = &layer->served[k];

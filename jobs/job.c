@@ -465,16 +465,12 @@ void fkv_job_free(fkv_job *job)
     }
     for (size_t i = 0; i < job->input.n_members; i++) free(job->input.members[i]);
     for (size_t i = 0; i < job->sampling.n_stop; i++) free(job->sampling.stop[i]);
-    char *texts[] = {job->path,
-                     job->job.name,
-                     job->job.output,
-                     job->input.prompts,
-                     job->model.path,
-                     job->input.max_new_tokens_by,
-                     job->profile.budgets_file,
-                     job->profile.scores_file,
-                     job->plan.calibration};
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free(texts[i]);
+    for (size_t i = 0; i < fkv_n_keys; i++) {
+        const fkv_key_type type = fkv_keys[i].type;
+        if (type == FKV_KEY_TEXT || type == FKV_KEY_PATH || type == FKV_KEY_FILE)
+            free(*(char **)((char *)job + fkv_keys[i].offset));
+    }
+    free(job->path);
     free(job->input.files);
     free(job->input.members);
     free(job->sampling.stop);

@@ -9,7 +9,7 @@
 #include "jobs/job.h"
 
 typedef enum fkv_key_type {
-    FKV_KEY_TEXT,     /* char *, not empty */
+    FKV_KEY_TEXT,     /* char *; NULL when empty, which only a key whose fallback is "" may be */
     FKV_KEY_PATH,     /* char *, relative to the job file; NULL when empty */
     FKV_KEY_FILE,     /* char *, one of choices, else a path that must not be empty */
     FKV_KEY_INT,      /* int64_t in [lo, hi] */

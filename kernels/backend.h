@@ -25,6 +25,12 @@
  *
  * How a layer attends stands in its fkv_attention_spec, with the formulas; every op on Q, K and V
  * takes it. What a backend can't do of it, supports refuses.
+ *
+ * Who owns what: a device owns all that alloc and the loads gave, until release or close; the caller
+ * borrows it. The world is closed behind its devices. A failed world_open or open leaves NULL and nothing
+ * to be closed; what another failed call had begun is the device's, and what it gave out means nothing.
+ *
+ * Not for: which rank has which heads, and what runs when (engine/); how long an op takes (metered.h).
  */
 #ifndef FKV_KERNELS_BACKEND_H
 #define FKV_KERNELS_BACKEND_H
@@ -276,12 +282,12 @@ typedef struct fkv_backend {
     fkv_status (*supports)(const fkv_device_limits *limits, const fkv_group *group, fkv_err *err);
     /* Whether the group's devices can write each other's arenas: info.peers, before one is open. */
     bool (*reach)(const fkv_group *group);
-    /* After a failure *world is NULL. */
+    /* What the group's devices share; close: all of them are closed. */
     fkv_status (*world_open)(const fkv_group *group, fkv_world **world, fkv_err *err);
     void (*world_close)(fkv_world *world);
     /* Ends every wait in a collective, now and later; safe from any thread. */
     void (*world_abort)(fkv_world *world);
-    /* index: in the group. n_threads: host threads to use, 0 for its share of all. */
+    /* index: in the group. n_threads: host threads to use, 0 for its share of all. close takes NULL. */
     fkv_status (*open)(fkv_world *world, int index, int n_threads, fkv_device **dev, fkv_err *err);
     void (*close)(fkv_device *dev);
     void (*info)(const fkv_device *dev, fkv_device_info *info);
@@ -294,7 +300,7 @@ typedef struct fkv_backend {
     /* Bytes that a device with these limits takes beside what is allocated and loaded through
      * this table. n_threads: host threads of the device. Needs no device. */
     int64_t (*workspace_bytes)(const fkv_device_limits *limits, int n_threads);
-    /* Zeroed memory, aligned to 256 bytes, until close. */
+    /* Zeroed memory, aligned to 256 bytes, until release or close. */
     fkv_status (*alloc)(fkv_device *dev, size_t bytes, void **out, fkv_err *err);
     /* What is allocated and loaded from mark on can be given back together: release frees
      * those buffers and weights and forgets recorded steps and the spans' times. The device
@@ -316,7 +322,7 @@ typedef struct fkv_backend {
     void (*scatter)(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
 
     /* --- weights ------------------------------------------------------------ */
-    /* [sum of n_rows, k] from parts in order. Freed by close. A part's scale, and what else the
+    /* [sum of n_rows, k] from parts in order. Freed by release or close. A part's scale, and what else the
      * backend can't do, is refused by name (FKV_E_INPUT). */
     fkv_status (*weight_load)(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k,
                               fkv_weight **out, fkv_err *err);
@@ -396,8 +402,8 @@ typedef struct fkv_backend {
                    const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
 
     /* --- timing -------------------------------------------------------------- */
-    /* Adds the device's time between the two to seconds[local rank] (n_local <= 64). In
-     * recorded steps a backend may time some of them and scale up. */
+    /* Adds the device's time between the two to seconds[local rank] (n_local <= FKV_MAX_LOCAL_RANKS).
+     * In recorded steps a backend may time some of them and scale up. */
     void (*span_begin)(fkv_device *dev, int local_rank);
     void (*span_end)(fkv_device *dev, int local_rank);
     void (*span_seconds)(fkv_device *dev, double *seconds, int n_local); /* after sync */
@@ -428,7 +434,8 @@ fkv_status fkv_limits_check(const fkv_device_limits *limits, fkv_err *err);
 fkv_status fkv_rows_check(const fkv_rows *parts, int n_parts, const char *backend, bool biases, fkv_err *err);
 
 const fkv_backend *fkv_backend_cpu(void);
-/* In builds with CUDA: the table, and whether a GPU is there. */
+/* In builds with CUDA, for backend.c alone: the table, whether a GPU is there, and what restrict and the
+ * stages below do there. */
 const fkv_backend *fkv_backend_cuda(void);
 bool fkv_backend_cuda_found(void);
 void fkv_backend_cuda_restrict(bool on);

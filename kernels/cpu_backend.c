@@ -37,6 +37,7 @@ static void cpu_close(fkv_device *dev)
 
 static fkv_status cpu_open(fkv_world *world, int index, int n_threads, fkv_device **out, fkv_err *err)
 {
+    *out = NULL;
     fkv_device *dev = calloc(1, sizeof *dev);
     if (!dev) return fkv_fail_memory(err);
     dev->world = world;
@@ -44,12 +45,11 @@ static fkv_status cpu_open(fkv_world *world, int index, int n_threads, fkv_devic
     dev->k = cpu_kernels();
     if (n_threads <= 0) n_threads = fkv_machine_processors() / world->n_devices;
     const fkv_status st = cpu_pool_open(n_threads > 1 ? n_threads : 1, &dev->pool, err);
-    if (st) {
+    if (st)
         cpu_close(dev);
-        return st;
-    }
-    *out = dev;
-    return FKV_OK;
+    else
+        *out = dev;
+    return st;
 }
 
 static void cpu_info(const fkv_device *dev, fkv_device_info *info)

@@ -154,13 +154,3 @@ void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args)
     cpu_pool_run(dev->pool, (int64_t)args->pack->n_segments * args->n_heads,
                  8.0 * (double)args->pack->n_rows * args->n_heads, keep_task, &j);
 }
-
-void cpu_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out)
-{
-    (void)dev;
-    for (int i = 0; i < pack->n_segments; i++) {
-        const fkv_segment *s = &pack->segments[i];
-        memcpy((float *)out + s->slot * hidden, (const float *)x + (s->row0 + s->n_tokens - 1) * hidden,
-               (size_t)hidden * sizeof(float));
-    }
-}

@@ -1,5 +1,9 @@
 /* What the files of the CPU backend share: the device, weights, and the ops that
- * each file contributes to the table in cpu_backend.c. */
+ * each file contributes to the table in cpu_backend.c.
+ *
+ * A device owns its pool, its blocks and its weights, also those of a call that failed half-way; the
+ * world is its opener's. Ops are as in backend.h, with activations, K, V and weights in float32. Not for
+ * other folders: see backend.h. */
 #ifndef FKV_KERNELS_CPU_DEVICE_H
 #define FKV_KERNELS_CPU_DEVICE_H
 
@@ -96,6 +100,7 @@ void cpu_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weig
 void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
                      int64_t hidden, void *out);
 void cpu_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
+void cpu_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
 void cpu_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
 /* Makes the RoPE tables reach [0, n_positions); no allocation. Caller's thread only. */
 void cpu_rope_fill(fkv_device *dev, int64_t n_positions);
@@ -113,7 +118,6 @@ void cpu_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 /* cpu_compress.c */
 void cpu_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args);
 void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args);
-void cpu_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
 
 /* cpu_sample.c */
 void cpu_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,

@@ -2,7 +2,8 @@
  *
  * The three tables are compiled from cpu_kernels_impl.h and give the same bits;
  * cpu_kernels() picks the fastest that this processor runs. A kernel is serial;
- * cpu_gemm.c, cpu_attention.c and cpu_ops.c spread them over the pool.
+ * cpu_gemm.c, cpu_attention.c, cpu_compress.c and cpu_ops.c spread them over the pool. Nothing is owned,
+ * nothing fails. Strides are in floats. Not for where weights and pages come from (cpu_device.h).
  */
 #ifndef FKV_KERNELS_CPU_KERNELS_H
 #define FKV_KERNELS_CPU_KERNELS_H
@@ -17,7 +18,6 @@ enum {
     CPU_ATT_ROWS = 96,  /* queries of one prefill attention task */
     CPU_ATT_KEYS = 128, /* keys of one block of its softmax */
     CPU_MAX_HEAD_DIM = 256,
-    CPU_MAX_GROUP = 64,
 };
 
 typedef enum cpu_gemm_mode {
@@ -79,9 +79,11 @@ typedef struct cpu_kernels_table {
     void (*decode)(const fkv_attention_spec *spec, const float *q, const float *arena, const int32_t *pages,
                    int64_t n, float *out);
 
+    /* The largest of n floats. */
     float (*max)(const float *x, int64_t n);
 } cpu_kernels_table;
 
+/* The fastest table that this processor runs. */
 const cpu_kernels_table *cpu_kernels(void);
 
 /* The tables themselves, NULL where the build or the processor has none; for tests. */

@@ -1,5 +1,6 @@
 /* The inner kernels, written once; compiled by cpu_kernels_*.c, each for its
- * instruction set. Define KERNELS_NAME and KERNELS_TABLE before including. */
+ * instruction set. Define KERNELS_NAME and KERNELS_TABLE before including. What each kernel does
+ * stands in cpu_kernels.h. Owns nothing. Not to be included anywhere else. */
 #include "kernels/cpu_kernels.h"
 #include "kernels/cpu_vec.h"
 

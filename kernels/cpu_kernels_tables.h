@@ -1,4 +1,5 @@
-/* The tables as compiled, whether or not this processor can run them. */
+/* The tables as compiled, whether or not this processor can run them: for cpu_kernels.c, which chooses.
+ * Not for anybody else: see cpu_kernels.h. */
 #ifndef FKV_KERNELS_CPU_KERNELS_TABLES_H
 #define FKV_KERNELS_CPU_KERNELS_TABLES_H
 

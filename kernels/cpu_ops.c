@@ -1,4 +1,5 @@
-/* Ops on rows of the CPU backend: embedding, add + RMSNorm; norm and RoPE of a head. */
+/* Ops on rows of the CPU backend: embedding, add + RMSNorm, last rows; slots and edits; norm and RoPE of
+ * a head. */
 #include <math.h>
 #include <string.h>
 
@@ -53,6 +54,16 @@ void cpu_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slo
         slots->max_new[s->slot] = s->max_new;
         slots->active[s->slot] = FKV_SLOT_FRESH;
         slots->ordinal[s->slot] = s->ordinal;
+    }
+}
+
+void cpu_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out)
+{
+    (void)dev;
+    for (int i = 0; i < pack->n_segments; i++) {
+        const fkv_segment *s = &pack->segments[i];
+        memcpy((float *)out + s->slot * hidden, (const float *)x + (s->row0 + s->n_tokens - 1) * hidden,
+               (size_t)hidden * sizeof(float));
     }
 }
 

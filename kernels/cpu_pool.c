@@ -59,22 +59,28 @@ static void *work(void *arg)
 
 fkv_status cpu_pool_open(int n_threads, cpu_pool **pool, fkv_err *err)
 {
+    fkv_status st = FKV_OK;
+    *pool = NULL;
     cpu_pool *p = calloc(1, sizeof *p);
     if (!p) return fkv_fail_memory(err);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->start, NULL);
     pthread_cond_init(&p->done, NULL);
-    *pool = p;
     const int extra = n_threads > 1 ? n_threads - 1 : 0;
     p->workers = calloc((size_t)extra + 1, sizeof *p->workers);
-    if (!p->workers) return fkv_fail_memory(err);
-    for (int i = 0; i < extra; i++) {
+    if (!p->workers) st = fkv_fail_memory(err);
+    for (int i = 0; !st && i < extra; i++) {
         p->workers[i] = (worker){.pool = p, .thread = i + 1};
         if (pthread_create(&p->workers[i].id, NULL, work, &p->workers[i]))
-            return fkv_fail(err, FKV_E_SYSTEM, "can't start thread %d of %d", i + 1, n_threads);
-        p->n_workers++;
+            st = fkv_fail(err, FKV_E_SYSTEM, "can't start thread %d of %d", i + 1, n_threads);
+        else
+            p->n_workers++;
     }
-    return FKV_OK;
+    if (st)
+        cpu_pool_close(p);
+    else
+        *pool = p;
+    return st;
 }
 
 void cpu_pool_close(cpu_pool *p)

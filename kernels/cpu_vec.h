@@ -2,7 +2,8 @@
  *
  * Included by one file per instruction set. A vf holds 16 floats: one AVX-512
  * register, two AVX2 registers, or an array. Every operation is elementwise and
- * exactly rounded, so a kernel written with them gives the same bits on all.
+ * exactly rounded, so a kernel written with them gives the same bits on all. Owns nothing. Not for code
+ * outside of cpu_kernels_impl.h.
  */
 #ifndef FKV_KERNELS_CPU_VEC_H
 #define FKV_KERNELS_CPU_VEC_H

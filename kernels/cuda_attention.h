@@ -1,6 +1,7 @@
 /* What the attention and compression files of the CUDA backend share: their workspace and the
  * warp-level pieces (asynchronous copies, ldmatrix, mma) that their kernels are made of.
- * Device pointers belong to the device (cuda_alloc); the struct is freed by cuda_decode_close.
+ * Device pointers belong to the device (cuda_alloc), also after a failed prepare; the struct is freed by
+ * cuda_decode_close. Not for products (cuda_gemm.cu), nor for collectives (cuda_collective.h).
  *
  * Shared-memory tiles hold rows of HD bf16 in 16-byte pieces; piece p of row r lies at p ^ (r & 7),
  * so that the eight rows of an ldmatrix fall into different banks.

@@ -69,18 +69,18 @@ static fkv_status start(fkv_device *dev, fkv_err *err)
 static fkv_status backend_open(fkv_world *world, int index, int n_threads, fkv_device **out, fkv_err *err)
 {
     (void)n_threads;
+    *out = NULL;
     fkv_device *dev = (fkv_device *)calloc(1, sizeof *dev);
     if (!dev) return fkv_fail_memory(err);
     dev->world = world;
     dev->index = index;
     dev->gpu = cuda_world_gpu(world, index);
     const fkv_status st = start(dev, err);
-    if (st) {
+    if (st)
         backend_close(dev);
-        return st;
-    }
-    *out = dev;
-    return FKV_OK;
+    else
+        *out = dev;
+    return st;
 }
 
 static void backend_info(const fkv_device *dev, fkv_device_info *info)

@@ -7,6 +7,9 @@
  * - cuda_nccl.cu: packed segments sent and received through NCCL, where not.
  * Both work in windows of fixed size, allocated when a device joins: larger messages go
  * in pieces of rows, so nothing grows and nothing is allocated in a step.
+ *
+ * The world is its opener's and outlives its devices; a device's part is freed when it leaves
+ * (cuda_world_leave), also after a failed join. Not for one device alone, whose bytes move nowhere.
  */
 #ifndef FKV_KERNELS_CUDA_COLLECTIVE_H
 #define FKV_KERNELS_CUDA_COLLECTIVE_H

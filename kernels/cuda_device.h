@@ -3,6 +3,10 @@
  *
  * Errors: the first failing call is kept in the device (cuda_check) and shows at the
  * next sync; ops enqueued after it do nothing harmful. Every launch is checked.
+ *
+ * A device owns all that its pointers lead to but the world, also what a call that failed had begun, until
+ * close. Ops are as in backend.h, with activations, K, V and weights in bf16. Not for other folders: see
+ * backend.h.
  */
 #ifndef FKV_KERNELS_CUDA_DEVICE_H
 #define FKV_KERNELS_CUDA_DEVICE_H

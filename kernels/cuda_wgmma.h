@@ -1,5 +1,6 @@
 /* Hopper's warpgroup products on shared-memory tiles in 128-byte swizzle: rows of 64 bf16, 16-byte
- * piece p of row r at p ^ (r & 7), the tile aligned to 1,024 bytes. For kernels compiled for sm_90a. */
+ * piece p of row r at p ^ (r & 7), the tile aligned to 1,024 bytes. For kernels compiled for sm_90a; not
+ * for others, in which it is empty. Owns nothing. */
 #ifndef FKV_KERNELS_CUDA_WGMMA_H
 #define FKV_KERNELS_CUDA_WGMMA_H
 

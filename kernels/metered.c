@@ -126,6 +126,7 @@ static fkv_status metered_world_open(const fkv_group *group, fkv_world **world, 
 static fkv_status metered_open(fkv_world *world, int index, int n_threads, fkv_device **out, fkv_err *err)
 {
     fkv_device *dev = NULL;
+    *out = NULL;
     const fkv_status st = in->open(world, index, n_threads, &dev, err);
     if (st) return st;
     pthread_mutex_lock(&lock);

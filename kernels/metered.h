@@ -1,8 +1,8 @@
 /* A table of operations around another one that times each op and adds up what it moved and computed.
  *
- * For benchmarks: an engine opened with it runs as ever, step by step without replay. One at a time
- * in a process; several devices may be open, whose sums are one. Not for runs: the caller's own tickets
- * give no times, and every op costs the host a few microseconds.
+ * For benchmarks: an engine opened with it runs as ever, step by step without replay. The table is
+ * static: one at a time in a process; several devices may be open, whose sums are one. Not for runs: the
+ * caller's own tickets give no times, and every op costs the host a few microseconds.
  *
  * An op's time is the device's between the end of the op before it and its own, by the tickets of the
  * table inside, so that neither the host's launch nor a wait counts where ops follow each other closely.
@@ -18,7 +18,7 @@ typedef struct fkv_op_sum {
     double seconds, bytes, flops; /* as op_cost.h counts them */
 } fkv_op_sum;
 
-enum { FKV_METERED_OPS = 14 };
+enum { FKV_METERED_OPS = 14 }; /* metered.c has their names */
 
 /* inner must outlive what is opened with it. */
 const fkv_backend *fkv_backend_metered(const fkv_backend *inner);

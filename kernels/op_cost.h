@@ -6,7 +6,7 @@
  * flops: 2 for each multiply-add of the products, and what is said beside; the softmax's, norm's
  * and RoPE's few operations an element are left out beside products.
  *
- * Not for plans: the cost model of engine/plan has constants that are measured.
+ * Not for plans: the cost model (engine/plan/cost.h, fkv_cost) has constants that are stated or measured.
  *
  * Sizes: act, kv and weight are the bytes of an element (fkv_device_info). hd and head_rows are the
  * spec's; heads are KV heads; T is a segment's number of tokens. seen(p) = min(p + 1, window) keys

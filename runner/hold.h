@@ -13,7 +13,7 @@
  *     plan 0      the profile is there, the plan is not
  *     records N   N records are answered by this run, the others are as far as they are
  *
- * Not for users: no answer depends on it. */
+ * Nothing is owned. Not for users: no answer depends on it. */
 #ifndef FKV_RUNNER_HOLD_H
 #define FKV_RUNNER_HOLD_H
 

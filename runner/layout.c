@@ -1,4 +1,4 @@
-/* Layouts in plan.json: see layout.h. */
+/* How far a layout's buffers reach, its engine, its part of plan.json: see layout.h. */
 #include "runner/layout.h"
 
 #include "runner/base/json.h"

@@ -1,7 +1,8 @@
 /* A layout (setup.h): how far its buffers reach, its engine, and its part of plan.json, which every run and
  * part of an output must have alike.
  *
- * Not for choosing ranks and slots (layout_choice.h), nor for whether they fit (sizing.h). */
+ * Nothing is owned but the engine, by the caller. Not for choosing ranks and slots (layout_choice.h), nor
+ * for whether they fit (sizing.h). */
 #ifndef FKV_RUNNER_LAYOUT_H
 #define FKV_RUNNER_LAYOUT_H
 

@@ -1,11 +1,11 @@
 /* Profile and plan of a run: see planning.h. */
 #include "runner/planning.h"
-#include "engine/plan/partition.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/plan/partition.h"
 #include "runner/base/clock.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"

@@ -3,8 +3,8 @@
  * run, plan and check all begin here, so that they refuse the same jobs with the same
  * words: the job file, the output folder, the model, the templates, the beginning of every
  * archive, the earlier run's manifest, journal, profile and plan, and the memory. Nothing
- * is written. All mistakes are reported together. Not for what only the work shows, a
- * damaged archive behind its first record or a full disk.
+ * is written. All mistakes are reported together. What was found is owned, and closed in every
+ * case. Not for what only the work shows, a damaged archive behind its first record or a full disk.
  */
 #ifndef FKV_RUNNER_PREFLIGHT_H
 #define FKV_RUNNER_PREFLIGHT_H

@@ -1,10 +1,10 @@
 /* Choosing the number of slots: see slot_count.h. */
 #include "runner/slot_count.h"
-#include "engine/measure/measure.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "engine/measure/measure.h"
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 

@@ -13,6 +13,10 @@
  * What one rank costs depends on the shape, the numbers of ranks and slots, and on whether
  * the KV cache is larger than the processor's: hence the key. Measured constants choose a
  * plan; they never change an answer.
+ *
+ * Nothing is owned but the string of fkv_calibration_path. After a failure *out is not to be used, and all
+ * that was opened is closed. Not for what is measured elsewhere (measure.h), nor for what a plan makes of
+ * the constants (engine/plan/cost.h).
  */
 #ifndef FKV_ENGINE_CALIBRATE_H
 #define FKV_ENGINE_CALIBRATE_H

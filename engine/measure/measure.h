@@ -3,7 +3,8 @@
  *
  * All calls come from the engine's thread, while run is not at work (a trace: from its calls
  * too). After a failure of a device closing the engine is the only call left.
- * Not for: what is kept of measurements (calibrate.h), or what follows from them (plan/cost.h).
+ * Nothing is owned but a trace, by its opener.
+ * Not for: what is kept of measurements (calibrate.h), or what follows from them (engine/plan/cost.h).
  */
 #ifndef FKV_ENGINE_MEASURE_H
 #define FKV_ENGINE_MEASURE_H

@@ -17,7 +17,8 @@ enum { WARM_REPLAYED = 3, WARM = 1, STEPS = 8, EMPTY_STEPS = 4, PROMPT_ROUNDS = 
 fkv_status fkv_measure_fill_pages(fkv_engine *e, int64_t n_tokens, int64_t max_new, fkv_err *err)
 {
     const fkv_backend *b = e->options.backend;
-    const size_t page = (size_t)2 * FKV_PAGE_TOKENS * (size_t)e->config.head_dim * (size_t)e->info.kv_bytes;
+    const fkv_memory_shape shape = fkv_engine_memory_shape(e);
+    const size_t page = (size_t)fkv_memory_page_bytes(&shape);
     const size_t n_ranks = (size_t)e->options.n_ranks;
     char *text = fkv_calloc(1, page);
     int64_t *all = fkv_calloc(n_ranks, sizeof *all), *one = fkv_calloc(n_ranks, sizeof *one);
@@ -111,7 +112,7 @@ fkv_status fkv_measure_steps(fkv_engine *e, const fkv_safetensors *weights, cons
         st = time_point(e, weights, budgets, most, &plan, end, &out->at[out->n], &why);
         if (!st) out->n++;
         if (st == FKV_E_INPUT) break; /* so many slots don't fit: what was measured is enough */
-        if (st) *err = why;
+        if (st && err) *err = why;
     }
     fkv_plan_free(&plan);
     free(budgets);

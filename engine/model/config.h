@@ -1,4 +1,7 @@
-/* A model's shape: config.json and generation_config.json of the HF layout. */
+/* A model's shape: config.json and generation_config.json of the HF layout.
+ *
+ * A config owns nothing; after a failed read it is as it was. Not for a tensor's name or shape
+ * (tensors.h), nor for what tells families apart (family.h). */
 #ifndef FKV_ENGINE_CONFIG_H
 #define FKV_ENGINE_CONFIG_H
 
@@ -33,8 +36,9 @@ fkv_status fkv_config_read(const char *dir, fkv_config *config, fkv_err *err);
 /* The same for a family that is in no table: architectures and model_type are not looked at. */
 fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_config *config, fkv_err *err);
 
+/* Never NULL. */
 const fkv_family *fkv_config_family(const fkv_config *config);
-/* How every layer attends: malloc'd [n_layers]; NULL without memory. */
+/* How every layer attends: malloc'd [n_layers], the caller's to free; NULL without memory. */
 fkv_attention_spec *fkv_config_layers(const fkv_config *config);
 
 #endif

@@ -50,13 +50,12 @@ fkv_status fkv_dummy_weights_open(uint64_t seed, size_t max_tensor, size_t max_v
     }
     block = mmap(NULL, BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     void *all = mmap(NULL, need, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (all != MAP_FAILED) *w = (fkv_dummy_weights){.bytes = all, .n_bytes = need};
     w->ones = fkv_calloc(max_vector, sizeof *w->ones);
-    if (block == MAP_FAILED || all == MAP_FAILED || !w->ones) {
+    if (block == MAP_FAILED || !w->bytes || !w->ones) {
         st = fkv_fail_memory(err);
         goto out;
     }
-    w->bytes = all;
-    w->n_bytes = need;
     fill(block, BLOCK / 2, seed);
     for (size_t i = 0; i < max_vector; i++) w->ones[i] = 0x3f80;
     for (size_t at = 0; !st && at < need; at += BLOCK)
@@ -65,6 +64,7 @@ fkv_status fkv_dummy_weights_open(uint64_t seed, size_t max_tensor, size_t max_v
 out:
     if (block != MAP_FAILED) munmap(block, BLOCK);
     if (fd >= 0) close(fd);
+    if (st) fkv_dummy_weights_close(w);
     return st;
 }
 

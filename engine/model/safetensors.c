@@ -366,6 +366,7 @@ fkv_status fkv_safetensors_open(const char *dir, fkv_safetensors **out, fkv_err 
 fkv_status fkv_safetensors_open_dummy(uint64_t seed, size_t max_tensor, size_t max_vector,
                                       fkv_safetensors **out, fkv_err *err)
 {
+    *out = NULL;
     fkv_safetensors *s = calloc(1, sizeof *s);
     if (!s) return fkv_fail_memory(err);
     s->is_dummy = true;

@@ -7,6 +7,9 @@
  *
  * A file that another process cuts short while it is mapped is not guarded
  * against: reading a page that is gone ends the process (SIGBUS).
+ *
+ * The mappings are owned until close; a failed open leaves NULL and none of them. Not for which tensors a
+ * model has (tensors.h), nor for converting their numbers (backend.h: weight_load).
  */
 #ifndef FKV_ENGINE_SAFETENSORS_H
 #define FKV_ENGINE_SAFETENSORS_H

@@ -60,7 +60,8 @@ fkv_status fkv_tensor_get(const struct fkv_config *config, const fkv_safetensors
                           fkv_tensor t, fkv_st_tensor *out, fkv_err *err);
 /* Whether the files hold every tensor that the config asks for, in its shape. */
 fkv_status fkv_tensors_check(const struct fkv_config *config, const fkv_safetensors *weights, fkv_err *err);
-/* Random weights for every tensor of the model: for benchmarks. After a failure *out is NULL. */
+/* Random weights for every tensor of the model: for benchmarks. The caller closes them; after a failure
+ * *out is NULL. */
 fkv_status fkv_tensors_open_dummy(const struct fkv_config *config, uint64_t seed, fkv_safetensors **out,
                                   fkv_err *err);
 

@@ -1,5 +1,8 @@
 /* Head budgets: how many prompt tokens each KV head keeps, and the profile that
- * holds them. Pure functions over numbers. */
+ * holds them: pure functions over numbers (budget.c), and its files (profile_file.c).
+ *
+ * A profile owns its arrays and is freed after a failed init or read, too. Not for measuring scores
+ * (engine/engine.h: profile), nor for which tokens are kept (kernels/backend.h: kv_keep). */
 #ifndef FKV_ENGINE_BUDGET_H
 #define FKV_ENGINE_BUDGET_H
 
@@ -12,7 +15,6 @@
 /* Bounds of b and of one head's budget: 1 to FKV_BUDGET_MAX tokens. */
 enum { FKV_BUDGET_MAX = 1 << 27 };
 
-/* Owns its arrays. */
 typedef struct fkv_profile {
     int n_layers, n_kv_heads;
     int64_t mean_budget;    /* b; 0 when it came from a budgets file */

@@ -1,4 +1,5 @@
-/* The cost model of a decode step. Pure functions over numbers.
+/* The cost model of a decode step. Pure functions over numbers; nothing is owned, nothing fails.
+ * Not for plans (plan.h), nor for stated constants, which need a model's shape (engine/split.h).
  *
  * Attention segment of rank r in layer l:
  *   t0 + t_head * (heads served)
@@ -61,8 +62,8 @@ fkv_cost fkv_cost_at(const fkv_cost *cost, int n_ranks);
 /* What is not known of measured is taken from stated. */
 fkv_cost fkv_cost_complete(const fkv_cost *measured, const fkv_cost *stated);
 
-/* tokens[l][h] = E[min(budget, T)] + E[output] / 2 from the profile's lengths;
- * without a sample E[min(budget, T)] is the budget. */
+/* What a head is expected to hold in a slot: tokens[l][h] = E[min(budget, T)] + E[output] / 2 from the
+ * profile's lengths; without a sample E[min(budget, T)] is the budget. */
 void fkv_cost_tokens(const fkv_profile *p, double *tokens);
 
 #endif

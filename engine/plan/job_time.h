@@ -3,7 +3,8 @@
  * does an arena that holds fewer records than there are slots. Prefill takes the same
  * however many slots there are.
  *
- * Pure host functions over numbers; engine/measure measures steps.
+ * Pure host functions over numbers: nothing is owned, nothing fails. Not for measuring steps
+ * (engine/measure), nor for choosing the number of slots (the runner's).
  */
 #ifndef FKV_ENGINE_JOB_TIME_H
 #define FKV_ENGINE_JOB_TIME_H

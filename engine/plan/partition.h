@@ -1,7 +1,8 @@
 /* Who has what: the one place that says which rank has which heads and columns, and which device
  * has which ranks. K heads, R ranks, D devices; everything is contiguous and in order.
  *
- * Pure functions over numbers. Not for copies: those are the plan's (plan.h).
+ * Pure functions over numbers; nothing is owned, nothing fails. Not for copies: those are the plan's
+ * (plan.h).
  */
 #ifndef FKV_ENGINE_PARTITION_H
 #define FKV_ENGINE_PARTITION_H

@@ -1,6 +1,8 @@
 /* The Fair-Copying plan: which rank decodes which slots of which head.
  *
- * Pure host code; the solver minimises the cost model's step time. */
+ * Pure host code; the solver minimises the cost model's step time. A plan owns its arrays; a failed solve or
+ * read leaves an empty one, other failed calls leave it to be freed. Not for who has which head at home
+ * (partition.h), nor for carrying a plan out (engine/engine.h: set_plan). */
 #ifndef FKV_ENGINE_PLAN_H
 #define FKV_ENGINE_PLAN_H
 

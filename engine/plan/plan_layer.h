@@ -3,7 +3,10 @@
  * A layer's plan is a split: how many slots of head h rank r decodes. Where a
  * rank's slots lie in the batch is decided afterwards (plan.c) and costs
  * nothing. Every function here is deterministic: work is limited by counting
- * it, never by the clock, and every choice has a stated tie-break. */
+ * it, never by the clock, and every choice has a stated tie-break.
+ *
+ * Arrays of layers and splits are the caller's; scratch memory is its init's, and a failed init leaves
+ * none. Not for other folders: see plan.h. */
 #ifndef FKV_ENGINE_PLAN_LAYER_H
 #define FKV_ENGINE_PLAN_LAYER_H
 

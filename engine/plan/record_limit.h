@@ -1,9 +1,10 @@
 /* The largest record that a run accepts: the kept pages of its prompt and of its full
- * limit of new tokens. It is fixed once, by budgets, ranks, slots and a
- * nominal memory (memory.h), with every head at home, and is the same for every slot and
- * plan: an arena that holds it in each slot never refuses a record for its place.
+ * limit of new tokens. It is fixed once, by budgets, ranks, slots and a nominal memory
+ * (engine/memory.h), with every head at home, and is the same for every slot and plan: an
+ * arena that holds it in each slot never refuses a record for its place.
  *
- * Pure host functions. Not for how many records fit at once (kv.h).
+ * Pure host functions; nothing is owned, and after a failure no result is to be used. Not for
+ * how many records fit at once (engine/kv.h).
  */
 #ifndef FKV_ENGINE_RECORD_LIMIT_H
 #define FKV_ENGINE_RECORD_LIMIT_H
