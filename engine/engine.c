@@ -183,7 +183,7 @@ static fkv_status size_device(void *ctx, int index, fkv_err *err)
     const fkv_memory_shape shape = fkv_engine_memory_shape(e);
     fkv_device_limits limits = fkv_memory_device_limits(&shape);
     float inv_freq[512];
-    fkv_rope_frequencies(&e->config.rope, e->config.head_dim, inv_freq);
+    fkv_config_rope_frequencies(&e->config, inv_freq);
     limits.inv_freq = inv_freq;
     limits.layers = e->specs;
     b->release(d->dev, d->home);

@@ -136,7 +136,7 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
                                .window = s->window,
                                .max_rows = (int)sizes[FKV_BUFFER_ACT].rows,
                                .max_share = (int)sizes[FKV_BUFFER_ACT].cols,
-                               .n_ropes = 1,
+                               .n_ropes = fkv_config_n_ropes(c),
                                .n_layers = c->n_layers,
                                .activation = fkv_config_family(c)->activation};
 }

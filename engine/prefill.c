@@ -53,6 +53,7 @@ static int64_t unscored_tokens(const fkv_engine *e, const fkv_rank *r, int layer
 {
     int64_t least = INT64_MAX;
     if (pack->segments[0].slot < 0) return e->options.window;
+    if (e->specs[layer].window) return INT64_MAX; /* the last tokens stay */
     for (int i = 0; i < r->n_home; i++) {
         const int32_t budget = e->kv.budgets[layer * e->config.n_kv_heads + r->head0 + i];
         if (budget > e->options.window && budget < least) least = budget;

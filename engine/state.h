@@ -34,8 +34,9 @@ typedef struct fkv_rank {
 
 /* Norms of one layer. */
 typedef struct fkv_norms {
-    float *attention, *mlp; /* [hidden]: before each */
-    float *q, *k;           /* [head_dim], or NULL */
+    float *attention, *mlp;         /* [hidden]: before each */
+    float *attention_out, *mlp_out; /* [hidden]: of what each gives; or NULL */
+    float *q, *k;                   /* [head_dim], or NULL */
 } fkv_norms;
 
 /* Edits that a device applies at a time. */

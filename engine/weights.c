@@ -26,7 +26,7 @@ static fkv_rows rows_of(const fkv_st_tensor *t, int64_t from, int64_t to, int64_
                       .stride = n_cols};
 }
 
-/* A vector as float32 on the device. */
+/* A norm as float32 on the device. */
 static fkv_status load_vector(fkv_engine_device *d, const fkv_safetensors *files, int layer, fkv_tensor t,
                               float **out, fkv_err *err)
 {
@@ -35,6 +35,7 @@ static fkv_status load_vector(fkv_engine_device *d, const fkv_safetensors *files
     int64_t n, one;
     fkv_st_tensor found;
     void *dev;
+    const bool from_one = fkv_config_family(&e->config)->norms_from_one;
     if (!fkv_tensor_is_wanted(&e->config, t)) return FKV_OK;
     fkv_status st = fkv_tensor_get(&e->config, files, layer, t, &found, err);
     if (st) return st;
@@ -49,6 +50,7 @@ static fkv_status load_vector(fkv_engine_device *d, const fkv_safetensors *files
             memcpy(&h, (const char *)found.data + 2 * i, 2);
             host[i] = found.dtype == FKV_ST_BF16 ? fkv_f32_from_bf16(h) : fkv_f32_from_f16(h);
         }
+        if (from_one) host[i] += 1;
     }
     if (!(st = b->alloc(d->dev, (size_t)n * sizeof *host, &dev, err))) {
         b->upload(d->dev, dev, host, (size_t)n * sizeof *host);
@@ -146,6 +148,8 @@ static fkv_status load_norms(fkv_engine_device *d, const fkv_safetensors *files,
     fkv_norms *n = &d->norms[l];
     fkv_status st = load_vector(d, files, l, FKV_TENSOR_ATTENTION_NORM, &n->attention, err);
     if (!st) st = load_vector(d, files, l, FKV_TENSOR_MLP_NORM, &n->mlp, err);
+    if (!st) st = load_vector(d, files, l, FKV_TENSOR_ATTENTION_OUT_NORM, &n->attention_out, err);
+    if (!st) st = load_vector(d, files, l, FKV_TENSOR_MLP_OUT_NORM, &n->mlp_out, err);
     if (!st) st = load_vector(d, files, l, FKV_TENSOR_Q_NORM, &n->q, err);
     if (!st) st = load_vector(d, files, l, FKV_TENSOR_K_NORM, &n->k, err);
     return st;

@@ -356,7 +356,9 @@ typedef struct fkv_backend {
     /* --- ops on rows -------------------------------------------------------- */
     /* out[n, hidden] float32 = embedding of tokens[n] where table has it, else 0. */
     void (*embed)(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
-    /* x += y (y NULL: not), then out = rmsnorm(x) * weight (out NULL: not). All [n, hidden]. */
+    /* x[n] float32 = factor * x, then cap * tanh(x / cap) where cap is not 0. */
+    void (*scale)(fkv_device *dev, float *x, int64_t n, float factor, float cap);
+    /* x += y (y NULL: not), then out = rmsnorm(x) * weight (out NULL: not; x: in place). All [n, hidden]. */
     void (*add_rmsnorm)(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
                         int64_t hidden, void *out);
     /* y[n, rows of w] = x[n, k] w^T + bias; row strides in elements. f32_out: y is float32. A row's

@@ -284,6 +284,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .record_begin = cpu_record,
         .record_end = cpu_record,
         .embed = cpu_embed,
+        .scale = cpu_scale,
         .add_rmsnorm = cpu_add_rmsnorm,
         .linear = cpu_linear,
         .start_slots = cpu_start_slots,

@@ -97,6 +97,7 @@ void cpu_linear_cols(fkv_device *dev, const float *x, int64_t x_stride, int64_t 
 
 /* cpu_ops.c */
 void cpu_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
+void cpu_scale(fkv_device *dev, float *x, int64_t n, float factor, float cap);
 void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
                      int64_t hidden, void *out);
 void cpu_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);

@@ -18,6 +18,29 @@ void cpu_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weig
     }
 }
 
+typedef struct scale_job {
+    float *x;
+    int64_t n, block;
+    float factor, cap;
+} scale_job;
+
+static void scale_task(void *ctx, int64_t index, int thread)
+{
+    (void)thread;
+    const scale_job *j = ctx;
+    const int64_t end = (index + 1) * j->block < j->n ? (index + 1) * j->block : j->n;
+    for (int64_t i = index * j->block; i < end; i++) {
+        const float x = j->factor * j->x[i];
+        j->x[i] = j->cap > 0 ? j->cap * tanhf(x / j->cap) : x;
+    }
+}
+
+void cpu_scale(fkv_device *dev, float *x, int64_t n, float factor, float cap)
+{
+    scale_job j = {x, n, 1 << 14, factor, cap};
+    cpu_pool_run(dev->pool, (n + j.block - 1) / j.block, 10.0 * (double)n, scale_task, &j);
+}
+
 typedef struct norm_job {
     const cpu_kernels_table *k;
     float *x;

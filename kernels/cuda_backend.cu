@@ -165,6 +165,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .record_begin = cuda_record_begin,
         .record_end = cuda_record_end,
         .embed = cuda_embed,
+        .scale = cuda_scale,
         .add_rmsnorm = cuda_add_rmsnorm,
         .linear = cuda_linear,
         .start_slots = cuda_start_slots,

@@ -196,6 +196,7 @@ void cuda_gemm_forget(fkv_device *dev);
 void cuda_gemm_close(fkv_device *dev);
 
 /* cuda_ops.cu */
+void cuda_scale(fkv_device *dev, float *x, int64_t n, float factor, float cap);
 void cuda_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
 void cuda_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
                       int64_t hidden, void *out);

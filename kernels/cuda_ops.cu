@@ -57,6 +57,22 @@ void cuda_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_wei
 }
 
 /* Sum over the block, the same in every thread: lanes by halving, then warps in order. */
+__global__ void __launch_bounds__(ROW_THREADS) scale_kernel(float *x, int64_t n, float factor, float cap)
+{
+    const int64_t i = (int64_t)blockIdx.x * ROW_THREADS + threadIdx.x;
+    if (i >= n) return;
+    const float v = factor * x[i];
+    x[i] = cap > 0 ? cap * tanhf(v / cap) : v;
+}
+
+void cuda_scale(fkv_device *dev, float *x, int64_t n, float factor, float cap)
+{
+    if (n <= 0) return;
+    const unsigned grid = (unsigned)((n + ROW_THREADS - 1) / ROW_THREADS);
+    scale_kernel<<<grid, ROW_THREADS, 0, dev->stream>>>(x, n, factor, cap);
+    CUDA_LAUNCHED(dev);
+}
+
 static __device__ float block_sum(float v)
 {
     __shared__ float sums[WARPS];

@@ -13,6 +13,7 @@
 
 typedef enum op {
     OP_EMBED,
+    OP_SCALE,
     OP_ADD_RMSNORM,
     OP_LINEAR,
     OP_PREFILL_QKV,
@@ -32,9 +33,9 @@ typedef enum op {
 _Static_assert((int)N_OPS == (int)FKV_METERED_OPS, "one sum for each op");
 
 static const char *const names[N_OPS] = {
-    "embed",         "add_rmsnorm", "linear",       "prefill_qkv", "prefill_attention",
-    "snapkv_scores", "kv_keep",     "last_rows",    "decode_qkv",  "decode_attention",
-    "sample",        "gather_cols", "gather_heads", "reduce_ranks"};
+    "embed",         "scale",        "add_rmsnorm", "linear",     "prefill_qkv",      "prefill_attention",
+    "snapkv_scores", "kv_keep",      "last_rows",   "decode_qkv", "decode_attention", "sample",
+    "gather_cols",   "gather_heads", "reduce_ranks"};
 
 enum { IN_FLIGHT = FKV_TICKETS - 1, MAX_DEVICES = 64 };
 
@@ -238,6 +239,13 @@ static void metered_embed(fkv_device *dev, const int32_t *tokens, int64_t n, con
     end(m, OP_EMBED, fkv_cost_embed(&m->info, n, k));
 }
 
+static void metered_scale(fkv_device *dev, float *x, int64_t n, float factor, float cap)
+{
+    meter *m = begin(dev);
+    in->scale(dev, x, n, factor, cap);
+    end(m, OP_SCALE, fkv_cost_scale(n, cap > 0));
+}
+
 static void metered_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps,
                                 int64_t n, int64_t hidden, void *out)
 {
@@ -397,6 +405,7 @@ const fkv_backend *fkv_backend_metered(const fkv_backend *inner)
     table.record_end = metered_record;
     table.recorded_spans = metered_recorded_spans;
     table.embed = metered_embed;
+    table.scale = metered_scale;
     table.add_rmsnorm = metered_add_rmsnorm;
     table.linear = metered_linear;
     table.start_slots = metered_start_slots;

@@ -6,6 +6,11 @@ fkv_op_cost fkv_cost_embed(const fkv_device_info *d, int64_t n, int64_t k)
     return (fkv_op_cost){.bytes = (double)n * (4 + (double)k * (d->weight_bytes + 4))};
 }
 
+fkv_op_cost fkv_cost_scale(int64_t n, bool with_cap)
+{
+    return (fkv_op_cost){.bytes = 8.0 * (double)n, .flops = (with_cap ? 10.0 : 1.0) * (double)n};
+}
+
 fkv_op_cost fkv_cost_add_rmsnorm(const fkv_device_info *d, int64_t n, int64_t hidden, bool with_y,
                                  bool with_out)
 {

@@ -28,6 +28,9 @@ typedef struct fkv_host_slots {
 /* bytes = n (4 + k weight + 4 k): ids, rows of the table (as if it had all), float32 rows. */
 fkv_op_cost fkv_cost_embed(const fkv_device_info *d, int64_t n, int64_t k);
 
+/* bytes = 8 n: float32, read and written. flops = n, and 10 n with a cap. */
+fkv_op_cost fkv_cost_scale(int64_t n, bool with_cap);
+
 /* bytes = n hidden act (1 + 2 with_y + with_out) + with_out 4 hidden: x is read; y is read and x
  * written; out is written by the weights. flops = n hidden (with_y + 4 with_out). */
 fkv_op_cost fkv_cost_add_rmsnorm(const fkv_device_info *d, int64_t n, int64_t hidden, bool with_y,

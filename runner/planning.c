@@ -65,17 +65,54 @@ static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fk
     return st;
 }
 
+/* The budget is shared out among the layers without a window. */
+static fkv_status share_by_scores(making *m, const double *scores, int64_t b, fkv_err *err)
+{
+    const fkv_config *c = &m->setup->config;
+    const fkv_job *j = m->setup->job;
+    const size_t k = (size_t)c->n_kv_heads;
+    fkv_profile open;
+    int n = 0;
+    double *some = fkv_calloc((size_t)c->n_layers * k, sizeof *some);
+    if (!some) return fkv_fail_memory(err);
+    for (int l = 0; l < c->n_layers; l++)
+        if (!fkv_config_window(c, l))
+            memcpy(some + (size_t)n++ * k, scores + (size_t)l * k, k * sizeof *some);
+    fkv_status st = n ? fkv_profile_init(&open, n, c->n_kv_heads, err) : FKV_OK;
+    if (!st && n) {
+        fkv_budget_from_scores(&open, some, b, (int)j->profile.window, j->profile.floor);
+        for (int l = 0, from = 0; l < c->n_layers; l++)
+            if (!fkv_config_window(c, l))
+                memcpy(m->p->profile.budgets + (size_t)l * k, open.budgets + (size_t)from++ * k,
+                       k * sizeof *open.budgets);
+        fkv_profile_free(&open);
+    }
+    free(some);
+    return st;
+}
+
 static fkv_status budgets_from_scores(making *m, int64_t b, fkv_err *err)
 {
     const fkv_config *c = &m->setup->config;
     const fkv_job *j = m->setup->job;
     double *scores = fkv_calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *scores);
     if (!scores) return fkv_fail_memory(err);
-    const fkv_status st =
+    fkv_status st =
         fkv_scores_read_file(j->profile.scores_file, c->n_layers, c->n_heads, c->n_kv_heads, scores, err);
-    if (!st) fkv_budget_from_scores(&m->p->profile, scores, b, (int)j->profile.window, j->profile.floor);
+    if (!st) st = share_by_scores(m, scores, b, err);
     free(scores);
     return st;
+}
+
+/* Heads of a layer with a window keep what it shows, whatever the budget. */
+static void set_windows(making *m)
+{
+    const fkv_config *c = &m->setup->config;
+    for (int l = 0; l < c->n_layers; l++) {
+        const int window = fkv_config_window(c, l);
+        for (int h = 0; window && h < c->n_kv_heads; h++)
+            m->p->profile.budgets[l * c->n_kv_heads + h] = window < FKV_BUDGET_MAX ? window : FKV_BUDGET_MAX;
+    }
 }
 
 static fkv_status fill_budgets(making *m, const fkv_sample *sample, fkv_err *err)
@@ -155,6 +192,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     if ((st = take_lengths(m, &sample, err))) goto out;
     reach_lengths(m);
     if ((st = fill_budgets(m, &sample, err))) goto out;
+    set_windows(m);
     st = fkv_profile_write(p, m->setup->job->model.path, m->profile_print, path, err);
 out:
     fkv_stage_end();

@@ -17,7 +17,7 @@
 
 enum {
     MAX_CONFIG_BYTES = 1 << 20,
-    MAX_LAYERS = 1024,
+    MAX_LAYERS = FKV_MAX_LAYERS,
     MAX_HEADS = 1024,
     MAX_HEAD_DIM = 256,
     MAX_HIDDEN = 1 << 17,
@@ -55,10 +55,8 @@ static const struct {
     {"scale_emb", 1},
     {"scale_depth", NAN},
     {"dim_model_base", NAN},
-    {"query_pre_attn_scalar", NAN},
-    {"attn_logit_softcapping", NAN},
-    {"final_logit_softcapping", NAN},
     {"attention_chunk_size", NAN},
+    {"use_bidirectional_attention", NAN},
     {"num_experts", NAN},
     {"num_local_experts", NAN},
     {"n_routed_experts", NAN},
@@ -115,14 +113,40 @@ static fkv_status find_family(const json_t *o, const char *path, const fkv_famil
     return FKV_OK;
 }
 
-static fkv_status check_foreign_keys(const json_t *o, const char *path, fkv_err *err)
+/* Keys that one family reads and others must not have. */
+static const char *const gemma_keys[] = {"query_pre_attn_scalar", "attn_logit_softcapping",
+                                         "final_logit_softcapping"};
+
+static fkv_status check_foreign_keys(const json_t *o, const char *path, const fkv_family *family,
+                                     fkv_err *err)
 {
-    fkv_status st = FKV_OK;
-    for (size_t i = 0; !st && i < sizeof foreign_keys / sizeof *foreign_keys; i++)
+    static const char why[] = "is set; it changes the model's arithmetic and is not supported";
+    for (size_t i = 0; i < sizeof foreign_keys / sizeof *foreign_keys; i++)
         if (!fkv_json_is_neutral(o, foreign_keys[i].key, foreign_keys[i].neutral))
-            st = refuse(err, path, foreign_keys[i].key,
-                        "is set; it changes the model's arithmetic and is not supported");
-    return st;
+            return refuse(err, path, foreign_keys[i].key, why);
+    for (size_t i = 0; !family->gemma && i < sizeof gemma_keys / sizeof *gemma_keys; i++)
+        if (!fkv_json_is_neutral(o, gemma_keys[i], NAN)) return refuse(err, path, gemma_keys[i], why);
+    return FKV_OK;
+}
+
+static fkv_status read_gemma(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
+{
+    double caps[2] = {0}, local = 0;
+    fkv_status st;
+    if (!c->family->gemma) return FKV_OK;
+    if ((st = fkv_json_f64_or(o, "query_pre_attn_scalar", 1e-3, 1e6, 256, path, &c->query_scalar, err)) ||
+        (st = fkv_json_f64_or(o, "attn_logit_softcapping", 1e-3, 1e6, 0, path, &caps[0], err)) ||
+        (st = fkv_json_f64_or(o, "final_logit_softcapping", 1e-3, 1e6, 0, path, &caps[1], err)) ||
+        (st = fkv_json_f64_or(o, "rope_local_base_freq", 1, 1e15, c->family->qk_norm ? 10000 : 0, path,
+                              &local, err)))
+        return st;
+    c->attention_softcap = (float)caps[0];
+    c->logit_softcap = (float)caps[1];
+    if (local > 0 && !c->has_local_rope) {
+        c->has_local_rope = true;
+        c->local_rope = (fkv_rope){.theta = local, .factor = 1};
+    }
+    return FKV_OK;
 }
 
 /* The names that config files have for an activation, the usual one first. */
@@ -164,35 +188,62 @@ static fkv_status check_dtype(const json_t *o, const char *path, fkv_err *err)
     return st;
 }
 
-/* A window that reaches over all positions, or that a flag switches off where the family looks at the
- * flag, hides nothing. A config without the key means the family's default. */
-static fkv_status check_window(const json_t *o, const char *path, const fkv_config *c, fkv_err *err)
+/* The window's size; 0: none. One that reaches over all positions, or that a flag switches off where the
+ * family looks at the flag, hides nothing. A config without the key means the family's default. */
+static fkv_status read_window(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
 {
-    const int usual = c->family->default_window;
-    const fkv_window_flag flag = c->family->window_flag;
-    const json_t *v = json_object_get(o, "sliding_window"), *types = json_object_get(o, "layer_types");
+    const fkv_family *f = c->family;
+    const json_t *v = json_object_get(o, "sliding_window");
     bool use = true;
-    fkv_status st = fkv_json_bool_or(o, "use_sliding_window", flag != FKV_WINDOW_IF_TRUE, path, &use, err);
+    fkv_status st =
+        fkv_json_bool_or(o, "use_sliding_window", f->window_flag != FKV_WINDOW_IF_TRUE, path, &use, err);
+    c->window = 0;
+    if (st || (f->window_flag != FKV_WINDOW_WITHOUT && !use) || json_is_null(v) || json_is_false(v))
+        return st;
+    if (v && (!json_is_integer(v) || json_integer_value(v) < 1))
+        return refuse(err, path, "sliding_window", "must be an integer from 1 or null");
+    const int64_t window = v ? json_integer_value(v) : f->default_window;
+    if (window < c->max_positions) c->window = (int)window;
+    if (c->window && f->window_layers == FKV_WINDOW_LAYERS_NONE)
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "sliding_window",
+                           "%lld: sliding windows are not supported for this model type", (long long)window);
+    return FKV_OK;
+}
+
+static void set_windowed(fkv_config *c, int layer)
+{
+    c->windowed[layer / 8] |= (uint8_t)(1 << layer % 8);
+}
+
+/* Which layers have the window. */
+static fkv_status read_window_layers(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
+{
+    const fkv_family *f = c->family;
+    const json_t *types = json_object_get(o, "layer_types");
+    int64_t from = 0, every = 0;
+    fkv_status st = fkv_json_i64_or(o, "max_window_layers", 0, MAX_LAYERS, c->n_layers, path, &from, err);
+    if (!st)
+        st = fkv_json_i64_or(o, "sliding_window_pattern", 1, MAX_LAYERS, f->full_every ? f->full_every : 1,
+                             path, &every, err);
     if (st) return st;
-    for (size_t i = 0; i < json_array_size(types); i++) {
-        const char *type = json_string_value(json_array_get(types, i));
-        if (!type || strcmp(type, "full_attention") != 0)
+    if (types && !json_is_null(types) && json_array_size(types) != (size_t)c->n_layers)
+        return refuse(err, path, "layer_types", "must be a list of as many types as there are layers");
+    for (int l = 0; l < c->n_layers; l++) {
+        const char *type = json_string_value(json_array_get(types, (size_t)l));
+        bool slides = f->window_layers == FKV_WINDOW_LAYERS_ALL ||
+                      (f->window_layers == FKV_WINDOW_LAYERS_FROM && l >= from) ||
+                      (f->window_layers == FKV_WINDOW_LAYERS_BUT && (l + 1) % every != 0);
+        if (type) slides = !strcmp(type, "sliding_attention");
+        if (json_array_size(types) && (!type || (!slides && strcmp(type, "full_attention") != 0)))
             return refuse(err, path, "layer_types",
-                          "holds something other than full_attention, which is not supported");
+                          "holds something other than full_attention and sliding_attention, which is not "
+                          "supported");
+        if (slides && type && f->window_layers == FKV_WINDOW_LAYERS_NONE)
+            return refuse(err, path, "layer_types",
+                          "holds sliding_attention: sliding windows are not supported for this model type");
+        if (slides) set_windowed(c, l);
     }
-    if ((flag != FKV_WINDOW_WITHOUT && !use) || json_is_null(v) || json_is_false(v)) return FKV_OK;
-    if (!v) {
-        if (!usual || c->max_positions <= usual) return FKV_OK;
-        return fkv_fail_at(
-            err, FKV_E_INPUT, path, 0, "sliding_window",
-            "is missing, which means %d for this model type; sliding windows are not supported "
-            "(null states that there is none)",
-            usual);
-    }
-    if (!json_is_integer(v)) return refuse(err, path, "sliding_window", "must be an integer or null");
-    if (json_integer_value(v) >= c->max_positions) return FKV_OK;
-    return fkv_fail_at(err, FKV_E_INPUT, path, 0, "sliding_window", "%lld: sliding windows are not supported",
-                       (long long)json_integer_value(v));
+    return FKV_OK;
 }
 
 /* tied: where o does not say it. */
@@ -283,11 +334,14 @@ static fkv_status read_text(const json_t *o, const json_t *text, const char *pat
 {
     fkv_status st;
     bool outer = false;
-    if ((st = check_foreign_keys(text, path, err)) || (st = check_activation(text, path, c->family, err)) ||
-        (st = check_dtype(o, path, err)) || (st = check_dtype(text, path, err)) ||
-        (st = fkv_json_bool_or(o, "tie_word_embeddings", false, path, &outer, err)) ||
-        (st = read_shape(text, outer, path, c, err)) || (st = check_window(text, path, c, err)) ||
-        (st = fkv_rope_read(text, path, c->max_positions, &c->rope, err)))
+    if ((st = check_foreign_keys(text, path, c->family, err)) ||
+        (st = check_activation(text, path, c->family, err)) || (st = check_dtype(o, path, err)) ||
+        (st = check_dtype(text, path, err)) ||
+        (st = fkv_json_bool_or(o, "tie_word_embeddings", c->family->tied, path, &outer, err)) ||
+        (st = read_shape(text, outer, path, c, err)) || (st = read_window(text, path, c, err)) ||
+        (st = read_window_layers(text, path, c, err)) ||
+        (st = fkv_rope_read(text, path, c->max_positions, &c->rope, err)) ||
+        (st = read_gemma(text, path, c, err)))
         return st;
     /* Models are published with the positions of training, and the key that stretches them to be added. */
     const double stretched = c->rope.factor * c->rope.original_positions;
@@ -334,19 +388,46 @@ const fkv_family *fkv_config_family(const fkv_config *c)
     return c->family ? c->family : fkv_family_find("LlamaForCausalLM", NULL);
 }
 
+int fkv_config_window(const fkv_config *c, int layer)
+{
+    return c->windowed[layer / 8] >> layer % 8 & 1 ? c->window : 0;
+}
+
+int fkv_config_n_ropes(const fkv_config *c)
+{
+    return c->has_local_rope ? 2 : 1;
+}
+
+void fkv_config_rope_frequencies(const fkv_config *c, float *inv_freq)
+{
+    fkv_rope_frequencies(&c->rope, c->head_dim, inv_freq);
+    if (c->has_local_rope) fkv_rope_frequencies(&c->local_rope, c->head_dim, inv_freq + c->head_dim / 2);
+}
+
+static float scale_of(const fkv_config *c, const fkv_rope *rope)
+{
+    const double factor = fkv_rope_score_factor(rope);
+    float scale = fkv_attention_scale(c->head_dim);
+    if (c->query_scalar > 0) scale = (float)(1 / sqrt(c->query_scalar));
+    return factor > 1 || factor < 1 ? (float)(scale * factor) : scale;
+}
+
 fkv_attention_spec *fkv_config_layers(const fkv_config *c)
 {
     const fkv_family *f = fkv_config_family(c);
-    const double factor = fkv_rope_score_factor(&c->rope);
-    float scale = fkv_attention_scale(c->head_dim);
-    if (factor > 1 || factor < 1) scale = (float)(scale * factor);
     fkv_attention_spec *specs = fkv_calloc((size_t)c->n_layers, sizeof *specs);
-    for (int l = 0; specs && l < c->n_layers; l++)
+    for (int l = 0; specs && l < c->n_layers; l++) {
+        /* whether its queries see all or not, such a layer has the rope of its kind */
+        const bool local = c->has_local_rope && c->windowed[l / 8] >> l % 8 & 1;
         specs[l] = (fkv_attention_spec){.n_kv_heads = c->n_kv_heads,
                                         .group = c->group,
                                         .head_dim = c->head_dim,
-                                        .scale = scale,
+                                        .rope = local,
+                                        .window = fkv_config_window(c, l),
+                                        .scale = scale_of(c, local ? &c->local_rope : &c->rope),
+                                        .softcap = c->attention_softcap,
                                         .qkv_bias = f->qkv_bias,
                                         .qk_norm = f->qk_norm};
+    }
     return specs;
 }

@@ -13,7 +13,7 @@
 #include "runner/base/layer_spec.h"
 #include "runner/base/status.h"
 
-enum { FKV_MAX_EOS = 32 };
+enum { FKV_MAX_EOS = 32, FKV_MAX_LAYERS = 1024 };
 
 typedef struct fkv_config {
     const fkv_family *family; /* NULL: the first one, Llama */
@@ -24,7 +24,13 @@ typedef struct fkv_config {
     float rms_eps;
     bool tied; /* the output projection is the embedding */
     fkv_rope rope;
-    int32_t eos[FKV_MAX_EOS]; /* generation_config.json's, else config.json's */
+    bool has_local_rope;
+    fkv_rope local_rope;                    /* of layers with a window, where they have their own */
+    int window;                             /* of layers that have one; 0: no layer has */
+    uint8_t windowed[FKV_MAX_LAYERS / 8];   /* a bit a layer: whether it has */
+    double query_scalar;                    /* scores are divided by its root; 0: head_dim */
+    float attention_softcap, logit_softcap; /* 0: none */
+    int32_t eos[FKV_MAX_EOS];               /* generation_config.json's, else config.json's */
     int n_eos;
 } fkv_config;
 
@@ -38,6 +44,11 @@ fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_con
 
 /* Never NULL. */
 const fkv_family *fkv_config_family(const fkv_config *config);
+/* Tokens that layer l's queries see; 0: all. */
+int fkv_config_window(const fkv_config *config, int layer);
+/* RoPE tables of the model, and their inverse frequencies: [n_ropes][head_dim / 2]. */
+int fkv_config_n_ropes(const fkv_config *config);
+void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq);
 /* How every layer attends: malloc'd [n_layers], the caller's to free; NULL without memory. */
 fkv_attention_spec *fkv_config_layers(const fkv_config *config);
 

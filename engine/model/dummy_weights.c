@@ -7,18 +7,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "runner/base/float16.h"
 #include "runner/base/hash.h"
 #include "runner/base/mem.h"
 
 /* Bytes; a multiple of every page size. Small: it is filled before anything else happens. */
 enum { BLOCK = 4 << 20 };
-
-static uint16_t bf16_of(float f)
-{
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 /* Pairs of normal numbers (Box and Muller 1958). */
 static void fill(uint16_t *x, size_t n, uint64_t seed)
@@ -27,8 +21,8 @@ static void fill(uint16_t *x, size_t n, uint64_t seed)
         const uint64_t r = fkv_random_u64(seed, 0x64756d6d79, i);
         const float u = ((float)(r >> 40) + 1) * 0x1p-24f, v = (float)(r & 0xffffff) * 0x1p-24f;
         const float radius = 0.02f * sqrtf(-2 * logf(u)), angle = 6.2831853f * v;
-        x[i] = bf16_of(radius * cosf(angle));
-        x[i + 1] = bf16_of(radius * sinf(angle));
+        x[i] = fkv_bf16_from_f32(radius * cosf(angle));
+        x[i + 1] = fkv_bf16_from_f32(radius * sinf(angle));
     }
 }
 

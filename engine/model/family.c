@@ -7,23 +7,34 @@
 static const char qkv[] = "model.layers.%d.self_attn.qkv_proj.weight",
                   gate_up[] = "model.layers.%d.mlp.gate_up_proj.weight";
 
+#define GEMMA                                                                                                \
+    .activation = FKV_ACTIVATION_GELU_TANH, .out_norms = true, .norms_from_one = true,                       \
+    .scaled_embedding = true, .tied = true, .gemma = true, .must_say_kv_heads = true,                        \
+    .default_window = 4096, .window_flag = FKV_WINDOW_WITHOUT, .window_layers = FKV_WINDOW_LAYERS_BUT,       \
+    .default_head_dim = 256,                                                                                 \
+    .names = {[FKV_TENSOR_ATTENTION_OUT_NORM] = "model.layers.%d.post_attention_layernorm.weight",           \
+              [FKV_TENSOR_MLP_NORM] = "model.layers.%d.pre_feedforward_layernorm.weight"}
+
 static const fkv_family families[] = {
     {.architecture = "LlamaForCausalLM", .model_type = "llama"},
     {.architecture = "MistralForCausalLM",
      .model_type = "mistral",
      .must_say_kv_heads = true,
      .default_window = 4096,
-     .window_flag = FKV_WINDOW_WITHOUT},
+     .window_flag = FKV_WINDOW_WITHOUT,
+     .window_layers = FKV_WINDOW_LAYERS_ALL},
     {.architecture = "Qwen2ForCausalLM",
      .model_type = "qwen2",
      .qkv_bias = true,
      .must_say_kv_heads = true,
-     .window_flag = FKV_WINDOW_IF_TRUE},
+     .window_flag = FKV_WINDOW_IF_TRUE,
+     .window_layers = FKV_WINDOW_LAYERS_FROM},
     {.architecture = "Qwen3ForCausalLM",
      .model_type = "qwen3",
      .qk_norm = true,
      .must_say_kv_heads = true,
      .window_flag = FKV_WINDOW_IF_TRUE,
+     .window_layers = FKV_WINDOW_LAYERS_FROM,
      .default_head_dim = 128},
     /* The text model alone: images are no prompts here. */
     {.architecture = "Mistral3ForConditionalGeneration",
@@ -32,14 +43,30 @@ static const fkv_family families[] = {
      .prefix = "language_model.",
      .must_say_kv_heads = true,
      .default_window = 4096,
-     .window_flag = FKV_WINDOW_WITHOUT},
+     .window_flag = FKV_WINDOW_WITHOUT,
+     .window_layers = FKV_WINDOW_LAYERS_ALL},
     {.architecture = "Phi3ForCausalLM",
      .model_type = "phi3",
+     .window_flag = FKV_WINDOW_WITHOUT,
+     .window_layers = FKV_WINDOW_LAYERS_ALL,
      .names = {[FKV_TENSOR_Q] = qkv,
                [FKV_TENSOR_K] = qkv,
                [FKV_TENSOR_V] = qkv,
                [FKV_TENSOR_GATE] = gate_up,
                [FKV_TENSOR_UP] = gate_up}},
+    {.architecture = "Gemma2ForCausalLM", .model_type = "gemma2", .full_every = 2, GEMMA},
+    {.architecture = "Gemma3ForCausalLM",
+     .model_type = "gemma3_text",
+     .qk_norm = true,
+     .full_every = 6,
+     GEMMA},
+    {.architecture = "Gemma3ForConditionalGeneration",
+     .model_type = "gemma3",
+     .inner = "text_config",
+     .prefix = "language_model.",
+     .qk_norm = true,
+     .full_every = 6,
+     GEMMA},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 

@@ -19,6 +19,14 @@ typedef enum fkv_window_flag {
     FKV_WINDOW_WITHOUT       /* nothing: the flag is not looked at */
 } fkv_window_flag;
 
+/* Which layers have a sliding window, where a config has one and no layer_types. */
+typedef enum fkv_window_layers {
+    FKV_WINDOW_LAYERS_NONE, /* a config with one is refused */
+    FKV_WINDOW_LAYERS_ALL,
+    FKV_WINDOW_LAYERS_FROM, /* those from max_window_layers on */
+    FKV_WINDOW_LAYERS_BUT   /* all but every full_every-th */
+} fkv_window_layers;
+
 typedef struct fkv_family {
     const char *architecture, *model_type; /* of config.json */
     const char *inner;  /* the object of config.json that describes the text model; NULL: all */
@@ -28,9 +36,16 @@ typedef struct fkv_family {
     const char *names[FKV_N_TENSORS];
     fkv_activation activation;
     bool qkv_bias, qk_norm;
+    bool out_norms;         /* what attention and the MLP give is normed before it is added */
+    bool norms_from_one;    /* files hold norms less 1 */
+    bool scaled_embedding;  /* by the root of hidden */
+    bool tied;              /* of a config without tie_word_embeddings */
+    bool gemma;             /* query_pre_attn_scalar, soft caps and rope_local_base_freq are read */
     bool must_say_kv_heads; /* num_key_value_heads may not be left out */
     int default_window;     /* of a config without sliding_window; 0: none */
     fkv_window_flag window_flag;
+    fkv_window_layers window_layers;
+    int full_every;       /* FKV_WINDOW_LAYERS_BUT, without sliding_window_pattern */
     int default_head_dim; /* of a config without head_dim; 0: hidden_size over the heads */
 } fkv_family;
 

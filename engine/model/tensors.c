@@ -9,7 +9,7 @@
 #include "runner/base/mem.h"
 
 typedef enum dim { ONE, HEAD_DIM, HIDDEN, QUERIES, KEYS, INTERMEDIATE, VOCAB } dim;
-typedef enum presence { ALWAYS, UNLESS_TIED, WITH_QKV_BIAS, WITH_QK_NORM } presence;
+typedef enum presence { ALWAYS, UNLESS_TIED, WITH_QKV_BIAS, WITH_QK_NORM, WITH_OUT_NORMS } presence;
 
 /* %d is the layer. rows x cols; a vector has cols ONE. */
 static const struct {
@@ -32,10 +32,13 @@ static const struct {
     LAYER(Q_NORM, "self_attn.q_norm.weight", HEAD_DIM, ONE, FKV_SHARED_WHOLE, WITH_QK_NORM),
     LAYER(K_NORM, "self_attn.k_norm.weight", HEAD_DIM, ONE, FKV_SHARED_WHOLE, WITH_QK_NORM),
     LAYER(O, "self_attn.o_proj.weight", HIDDEN, QUERIES, FKV_SHARED_BY_COLUMN, ALWAYS),
+    LAYER(ATTENTION_OUT_NORM, "attention_out_layernorm.weight", HIDDEN, ONE, FKV_SHARED_WHOLE,
+          WITH_OUT_NORMS),
     LAYER(MLP_NORM, "post_attention_layernorm.weight", HIDDEN, ONE, FKV_SHARED_WHOLE, ALWAYS),
     LAYER(GATE, "mlp.gate_proj.weight", INTERMEDIATE, HIDDEN, FKV_SHARED_BY_COLUMN, ALWAYS),
     LAYER(UP, "mlp.up_proj.weight", INTERMEDIATE, HIDDEN, FKV_SHARED_BY_COLUMN, ALWAYS),
     LAYER(DOWN, "mlp.down_proj.weight", HIDDEN, INTERMEDIATE, FKV_SHARED_BY_DEPTH, ALWAYS),
+    LAYER(MLP_OUT_NORM, "post_feedforward_layernorm.weight", HIDDEN, ONE, FKV_SHARED_WHOLE, WITH_OUT_NORMS),
 #undef LAYER
 };
 
@@ -70,6 +73,7 @@ bool fkv_tensor_is_wanted(const fkv_config *c, fkv_tensor t)
     case UNLESS_TIED: return !c->tied;
     case WITH_QKV_BIAS: return fkv_config_family(c)->qkv_bias;
     case WITH_QK_NORM: return fkv_config_family(c)->qk_norm;
+    case WITH_OUT_NORMS: return fkv_config_family(c)->out_norms;
     }
     return false;
 }

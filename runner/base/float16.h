@@ -1,5 +1,4 @@
-/* Half-precision floats as stored in files, to float32. Not for: the other way, which
- * rounds (the backends do it their way). */
+/* Half-precision floats as stored in files, to float32 and, for single numbers, back. */
 #ifndef FKV_BASE_FLOAT16_H
 #define FKV_BASE_FLOAT16_H
 
@@ -16,6 +15,14 @@ static inline float fkv_f32_from_bits(uint32_t bits)
 static inline float fkv_f32_from_bf16(uint16_t h)
 {
     return fkv_f32_from_bits((uint32_t)h << 16);
+}
+
+/* To the nearest, ties to even; of finite numbers. */
+static inline uint16_t fkv_bf16_from_f32(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 static inline float fkv_f32_from_f16(uint16_t h)

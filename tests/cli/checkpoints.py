@@ -67,6 +67,34 @@ CONFIGS = {
     "phi4": _config(
         "Phi3ForCausalLM", "phi3", partial_rotary_factor=1.0, rope_scaling=None, sliding_window=None, pad_token_id=2
     ),
+    "mistral-window": _config("MistralForCausalLM", "mistral", sliding_window=24),
+    "qwen2-window": _config(
+        "Qwen2ForCausalLM", "qwen2", use_sliding_window=True, sliding_window=20, max_window_layers=1
+    ),
+    "gemma2": _config(
+        "Gemma2ForCausalLM",
+        "gemma2",
+        hidden_act="gelu_pytorch_tanh",
+        hidden_activation="gelu_pytorch_tanh",
+        tie_word_embeddings=True,
+        query_pre_attn_scalar=40,
+        attn_logit_softcapping=8.0,
+        final_logit_softcapping=20.0,
+        sliding_window=32,
+    ),
+    "gemma3": _config(
+        "Gemma3ForCausalLM",
+        "gemma3_text",
+        hidden_act=None,
+        hidden_activation="gelu_pytorch_tanh",
+        tie_word_embeddings=True,
+        query_pre_attn_scalar=48,
+        rope_theta=100000.0,
+        rope_local_base_freq=10000.0,
+        rope_scaling={"rope_type": "linear", "factor": 4.0},
+        sliding_window=28,
+        sliding_window_pattern=2,
+    ),
     "mistral3": {
         "architectures": ["Mistral3ForConditionalGeneration"],
         "model_type": "mistral3",
@@ -115,7 +143,9 @@ def tensors(name):
         ]
         if config["model_type"] == "qwen2":
             out += [(at + "self_attn.%s_proj.bias" % p, (n,)) for p, n in (("q", q), ("k", kv), ("v", kv))]
-        if config["model_type"] == "qwen3":
+        if config["model_type"].startswith("gemma"):
+            out += [(at + "%s_feedforward_layernorm.weight" % p, (HIDDEN,)) for p in ("pre", "post")]
+        if config["model_type"] in ("qwen3", "gemma3_text"):
             out += [(at + "self_attn.%s_norm.weight" % p, (HEAD_DIM,)) for p in "qk"]
     prefix = "language_model." if "text_config" in CONFIGS[name] else ""
     return [(prefix + tensor, shape) for tensor, shape in out]
@@ -133,21 +163,24 @@ def _values(n, scale, offset, state):
     return out, state
 
 
-def _scale(name, shape):
+def _scale(name, shape, gemma):
     if len(shape) == 2:
-        return (1.5 if "embed" in name else 4.5 / shape[1] ** 0.5), 0.0
-    return (1.0, 0.0) if name.endswith(".bias") else (0.75, 1.25)
+        return ((0.06 if gemma else 1.5) if "embed" in name else 4.5 / shape[1] ** 0.5), 0.0
+    if name.endswith(".bias"):
+        return 1.0, 0.0
+    return 0.75, 0.25 if gemma else 1.25  # Gemma's files hold norms less 1
 
 
 def write(name, folder, tokenizer, without=None):
     """Writes the model folder. without: tensors whose name holds this word are neutral (biases 0, norms 1)."""
     os.makedirs(folder, exist_ok=True)
+    gemma = CONFIGS[name]["model_type"].startswith("gemma")
     header, data, at, state = {}, [], 0, 0x9E3779B97F4A7C15
     for tensor, shape in tensors(name):
         n = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        values, state = _values(n, *_scale(tensor, shape), state)
+        values, state = _values(n, *_scale(tensor, shape, gemma), state)
         if without and without in tensor:
-            values = array.array("f", [0.0 if tensor.endswith(".bias") else 1.0] * n)
+            values = array.array("f", [0.0 if gemma or tensor.endswith(".bias") else 1.0] * n)
         header[tensor] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + 4 * n]}
         data.append(values.tobytes())
         at += 4 * n

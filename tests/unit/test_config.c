@@ -165,12 +165,6 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
         {"{\"mlp_bias\":true}", "mlp_bias"},
         {"{\"hidden_act\":\"gelu\"}", "hidden_act"},
         {"{\"sliding_window\":1024}", "sliding_window"},
-        {"{\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"mistral\",\"sliding_window\":1024,"
-         "\"use_sliding_window\":false}",
-         "sliding_window"}, /* HF's Mistral does not look at the flag */
-        {"{\"architectures\":[\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\",\"sliding_window\":1024,"
-         "\"use_sliding_window\":true}",
-         "sliding_window"},
         {"{\"sliding_window\":1024,\"use_sliding_window\":true}", "sliding_window"},
         {"{\"partial_rotary_factor\":0.5}", "partial_rotary_factor"},
         {"{\"attention_multiplier\":0.0078125}", "attention_multiplier"},
@@ -193,13 +187,11 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
         {"{\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}}", "rope_parameters"},
         {"{\"rope_parameters\":{\"rope_type\":\"default\",\"partial_rotary_factor\":0.25}}",
          "partial_rotary_factor"},
-        {"{\"architectures\":[\"MistralForCausalLM\"],\"model_type\":\"mistral\","
-         "\"max_position_embeddings\":32768}",
-         "sliding_window"}, /* a Mistral config without the key has a window */
+        {"{\"num_hidden_layers\":1,\"layer_types\":[\"sliding_attention\"]}", "layer_types"},
     };
     for (size_t i = 0; i < sizeof patches / sizeof *patches; i++)
         refused(patches[i][0], patches[i][1], "support");
-    refused("{\"layer_types\":[\"sliding_attention\"]}", "layer_types", "full_attention");
+    refused("{\"num_hidden_layers\":1,\"layer_types\":[\"sliding_attention\"]}", "layer_types", "sliding_attention");
 }
 
 static void test_contradictions_are_refused(void **state)
@@ -404,6 +396,42 @@ static void test_rope_frequencies_of_llama3(void **state)
         assert_float_equal(f[golden[i].i] / golden[i].value, 1, 1e-6);
 }
 
+/* Which layers of a config see how many tokens: "....w" for 5 layers of which the last has the window. */
+static void windows_are(const char *changes, int window, const char *layers)
+{
+    const fkv_config c = accepted(changes);
+    assert_int_equal(c.n_layers, (int)strlen(layers));
+    for (int l = 0; l < c.n_layers; l++)
+        assert_int_equal(fkv_config_window(&c, l), layers[l] == 'w' ? window : 0);
+}
+
+static void test_windows(void **state)
+{
+    (void)state;
+#define MODEL(class, type)                                                                                   \
+    "{\"architectures\":[\"" class "ForCausalLM\"],\"model_type\":\"" type "\",\"num_hidden_layers\":4,"
+    /* HF's Mistral does not look at the flag, and without the key its window is 4096. */
+    windows_are(MODEL("Mistral", "mistral") "\"sliding_window\":1024,\"use_sliding_window\":false}", 1024,
+                "wwww");
+    windows_are(MODEL("Mistral", "mistral") "\"max_position_embeddings\":32768}", 4096, "wwww");
+    windows_are(MODEL("Mistral", "mistral") "\"sliding_window\":4096}", 0, "...."); /* all positions */
+    windows_are(MODEL("Qwen2", "qwen2") "\"sliding_window\":512,\"max_window_layers\":1}", 0, "....");
+    windows_are(
+        MODEL("Qwen2", "qwen2") "\"sliding_window\":512,\"use_sliding_window\":true,\"max_window_layers\":1}",
+        512, ".www");
+    windows_are(MODEL("Gemma2", "gemma2") "\"hidden_act\":\"gelu_pytorch_tanh\",\"sliding_window\":512}", 512,
+                "w.w.");
+    windows_are(MODEL("Gemma3", "gemma3_text") "\"hidden_act\":\"gelu_pytorch_tanh\",\"sliding_window\":512,"
+                                               "\"sliding_window_pattern\":3}",
+                512, "ww.w");
+    windows_are(
+        MODEL("Mistral",
+              "mistral") "\"sliding_window\":512,\"layer_types\":[\"full_attention\",\"sliding_attention\","
+                         "\"full_attention\",\"full_attention\"]}",
+        512, ".w..");
+#undef MODEL
+}
+
 /* HF transformers 5.24's, in float32: base 10000, factor 4, trained on 128 positions, 16 dimensions. */
 static void test_rope_frequencies_of_yarn(void **state)
 {
@@ -470,6 +498,7 @@ int main(void)
         cmocka_unit_test(test_damaged_files),
         cmocka_unit_test(test_needle_tiny),
         cmocka_unit_test(test_rope_frequencies_of_llama3),
+        cmocka_unit_test(test_windows),
         cmocka_unit_test(test_rope_frequencies_of_yarn),
         cmocka_unit_test(test_rope_frequencies_of_default),
     };
