@@ -1,4 +1,5 @@
-/* One decode step of all slots, by the plan's placements. */
+/* One decode step of all slots, by the plan's placements: enqueued op by op, recorded, replayed. What runs
+ * it again and again is run.c. */
 #include "engine/state.h"
 
 fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int layer)

@@ -91,7 +91,7 @@ static int64_t head_bytes(const fkv_memory_shape *s)
     return fkv_tensors_head_values(s->config) * s->weight_bytes;
 }
 
-/* Elements of a rank's part of a matrix. */
+/* Elements of a rank's part of a matrix, or of a bias. */
 static int64_t share_of(const fkv_memory_shape *s, fkv_tensor t, int rank)
 {
     int64_t rows, cols;
@@ -115,7 +115,9 @@ int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
     int64_t values = share_of(s, FKV_TENSOR_EMBEDDING, rank) + share_of(s, FKV_TENSOR_OUTPUT, rank),
             layer = 0;
     for (int t = FKV_TENSOR_ATTENTION_NORM; t < FKV_N_TENSORS; t++)
-        if (fkv_tensor_is_matrix((fkv_tensor)t)) layer += share_of(s, (fkv_tensor)t, rank);
+        if (fkv_tensor_sharing((fkv_tensor)t) != FKV_SHARED_WHOLE &&
+            fkv_tensor_is_wanted(s->config, (fkv_tensor)t))
+            layer += share_of(s, (fkv_tensor)t, rank);
     return (values + s->config->n_layers * layer) * s->weight_bytes;
 }
 

@@ -236,14 +236,14 @@ static void metered_embed(fkv_device *dev, const int32_t *tokens, int64_t n, con
     meter *m = begin(dev);
     in->weight_shape(w, &rows, &k);
     in->embed(dev, tokens, n, w, out);
-    end(m, OP_EMBED, fkv_cost_embed(&m->info, n, k));
+    end(m, OP_EMBED, fkv_op_cost_embed(&m->info, n, k));
 }
 
 static void metered_scale(fkv_device *dev, float *x, int64_t n, float factor, float cap)
 {
     meter *m = begin(dev);
     in->scale(dev, x, n, factor, cap);
-    end(m, OP_SCALE, fkv_cost_scale(n, cap > 0));
+    end(m, OP_SCALE, fkv_op_cost_scale(n, cap > 0));
 }
 
 static void metered_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps,
@@ -251,7 +251,7 @@ static void metered_add_rmsnorm(fkv_device *dev, void *x, const void *y, const f
 {
     meter *m = begin(dev);
     in->add_rmsnorm(dev, x, y, weight, eps, n, hidden, out);
-    end(m, OP_ADD_RMSNORM, fkv_cost_add_rmsnorm(&m->info, n, hidden, y, out));
+    end(m, OP_ADD_RMSNORM, fkv_op_cost_add_rmsnorm(&m->info, n, hidden, y, out));
 }
 
 static void metered_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
@@ -262,7 +262,7 @@ static void metered_linear(fkv_device *dev, const void *x, int64_t x_stride, int
     meter *m = begin(dev);
     in->weight_shape(w, &rows, &k);
     in->linear(dev, x, x_stride, n, class_rows, w, y, y_stride, f32_out, epilogue);
-    end(m, OP_LINEAR, fkv_cost_linear(&m->info, n, rows, k, f32_out, epilogue));
+    end(m, OP_LINEAR, fkv_op_cost_linear(&m->info, n, rows, k, f32_out, epilogue));
 }
 
 static void metered_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots)
@@ -277,35 +277,35 @@ static void metered_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
     meter *m = begin(dev);
     in->weight_shape(a->weight, &rows, &k);
     in->prefill_qkv(dev, a);
-    end(m, OP_PREFILL_QKV, fkv_cost_prefill_qkv(&m->info, a, k));
+    end(m, OP_PREFILL_QKV, fkv_op_cost_prefill_qkv(&m->info, a, k));
 }
 
 static void metered_prefill_attention(fkv_device *dev, const fkv_prefill_args *a)
 {
     meter *m = begin(dev);
     in->prefill_attention(dev, a);
-    end(m, OP_PREFILL_ATTENTION, fkv_cost_prefill_attention(&m->info, a));
+    end(m, OP_PREFILL_ATTENTION, fkv_op_cost_prefill_attention(&m->info, a));
 }
 
 static void metered_snapkv_scores(fkv_device *dev, const fkv_prefill_args *a)
 {
     meter *m = begin(dev);
     in->snapkv_scores(dev, a);
-    end(m, OP_SNAPKV_SCORES, fkv_cost_snapkv_scores(&m->info, a));
+    end(m, OP_SNAPKV_SCORES, fkv_op_cost_snapkv_scores(&m->info, a));
 }
 
 static void metered_kv_keep(fkv_device *dev, const fkv_keep_args *a)
 {
     meter *m = begin(dev);
     in->kv_keep(dev, a);
-    end(m, OP_KV_KEEP, fkv_cost_kv_keep(&m->info, a));
+    end(m, OP_KV_KEEP, fkv_op_cost_kv_keep(&m->info, a));
 }
 
 static void metered_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out)
 {
     meter *m = begin(dev);
     in->last_rows(dev, pack, x, hidden, out);
-    end(m, OP_LAST_ROWS, fkv_cost_last_rows(&m->info, pack, hidden));
+    end(m, OP_LAST_ROWS, fkv_op_cost_last_rows(&m->info, pack, hidden));
 }
 
 /* What the step's slots hold, fetched at its first op that reads them; false: no memory for it. */
@@ -338,7 +338,7 @@ static void metered_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     const bool known = know_slots(dev, a, &slots);
     meter *m = begin(dev);
     in->decode_qkv(dev, a);
-    end(m, OP_DECODE_QKV, known ? fkv_cost_decode_qkv(&m->info, a, &slots) : (fkv_op_cost){0});
+    end(m, OP_DECODE_QKV, known ? fkv_op_cost_decode_qkv(&m->info, a, &slots) : (fkv_op_cost){0});
 }
 
 static void metered_decode_attention(fkv_device *dev, const fkv_decode_args *a)
@@ -347,7 +347,7 @@ static void metered_decode_attention(fkv_device *dev, const fkv_decode_args *a)
     const bool known = know_slots(dev, a, &slots);
     meter *m = begin(dev);
     in->decode_attention(dev, a);
-    end(m, OP_DECODE_ATTENTION, known ? fkv_cost_decode_attention(&m->info, a, &slots) : (fkv_op_cost){0});
+    end(m, OP_DECODE_ATTENTION, known ? fkv_op_cost_decode_attention(&m->info, a, &slots) : (fkv_op_cost){0});
 }
 
 static void metered_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
@@ -355,7 +355,7 @@ static void metered_sample(fkv_device *dev, const float *logits, int64_t stride,
 {
     meter *m = begin(dev);
     in->sample(dev, logits, stride, n_slots, first, slots, sampling, vocab);
-    end(m, OP_SAMPLE, fkv_cost_sample(n_slots, vocab));
+    end(m, OP_SAMPLE, fkv_op_cost_sample(n_slots, vocab));
     m->slots_known = false;
 }
 
@@ -364,7 +364,7 @@ static void metered_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t s
 {
     meter *m = begin(dev);
     in->gather_cols(dev, buf, n, stride, cols, elem_bytes);
-    end(m, OP_GATHER_COLS, fkv_cost_gather_cols(n, cols, m->n_devices, m->index, elem_bytes));
+    end(m, OP_GATHER_COLS, fkv_op_cost_gather_cols(n, cols, m->n_devices, m->index, elem_bytes));
 }
 
 static void metered_gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
@@ -372,7 +372,7 @@ static void metered_gather_heads(fkv_device *dev, void *out, int n, int n_kv_hea
 {
     meter *m = begin(dev);
     in->gather_heads(dev, out, n, n_kv_heads, row_elems, owner, dev_owner);
-    end(m, OP_GATHER_HEADS, fkv_cost_gather_heads(&m->info, n, n_kv_heads, row_elems, owner, m->index));
+    end(m, OP_GATHER_HEADS, fkv_op_cost_gather_heads(&m->info, n, n_kv_heads, row_elems, owner, m->index));
 }
 
 /* As if every device had as many ranks. */
@@ -381,7 +381,7 @@ static void metered_reduce_ranks(fkv_device *dev, const float *partials, int n_l
 {
     meter *m = begin(dev);
     in->reduce_ranks(dev, partials, n_local, n, hidden, y);
-    end(m, OP_REDUCE_RANKS, fkv_cost_reduce_ranks(&m->info, n_local * m->n_devices, n, hidden));
+    end(m, OP_REDUCE_RANKS, fkv_op_cost_reduce_ranks(&m->info, n_local * m->n_devices, n, hidden));
 }
 
 const fkv_backend *fkv_backend_metered(const fkv_backend *inner)

@@ -1,18 +1,18 @@
 /* Bytes and FLOPs of the table's ops: the formulas are in op_cost.h. */
 #include "kernels/op_cost.h"
 
-fkv_op_cost fkv_cost_embed(const fkv_device_info *d, int64_t n, int64_t k)
+fkv_op_cost fkv_op_cost_embed(const fkv_device_info *d, int64_t n, int64_t k)
 {
     return (fkv_op_cost){.bytes = (double)n * (4 + (double)k * (d->weight_bytes + 4))};
 }
 
-fkv_op_cost fkv_cost_scale(int64_t n, bool with_cap)
+fkv_op_cost fkv_op_cost_scale(int64_t n, bool with_cap)
 {
     return (fkv_op_cost){.bytes = 8.0 * (double)n, .flops = (with_cap ? 10.0 : 1.0) * (double)n};
 }
 
-fkv_op_cost fkv_cost_add_rmsnorm(const fkv_device_info *d, int64_t n, int64_t hidden, bool with_y,
-                                 bool with_out)
+fkv_op_cost fkv_op_cost_add_rmsnorm(const fkv_device_info *d, int64_t n, int64_t hidden, bool with_y,
+                                    bool with_out)
 {
     const double all = (double)n * (double)hidden;
     return (fkv_op_cost){.bytes = all * d->act_bytes * (1 + 2 * with_y + with_out) +
@@ -29,14 +29,14 @@ static fkv_op_cost product(const fkv_device_info *d, int64_t n, int64_t w_rows, 
                          .flops = 2 * rows * weights};
 }
 
-fkv_op_cost fkv_cost_linear(const fkv_device_info *d, int64_t n, int64_t w_rows, int64_t k, bool f32_out,
-                            fkv_epilogue epilogue)
+fkv_op_cost fkv_op_cost_linear(const fkv_device_info *d, int64_t n, int64_t w_rows, int64_t k, bool f32_out,
+                               fkv_epilogue epilogue)
 {
     const int64_t out = epilogue == FKV_EPILOGUE_NONE ? w_rows : w_rows / 2;
     return product(d, n, w_rows, k, (double)out * (f32_out ? 4 : d->act_bytes));
 }
 
-fkv_op_cost fkv_cost_prefill_qkv(const fkv_device_info *d, const fkv_prefill_args *a, int64_t k)
+fkv_op_cost fkv_op_cost_prefill_qkv(const fkv_device_info *d, const fkv_prefill_args *a, int64_t k)
 {
     const int64_t w_rows = (int64_t)a->n_heads * fkv_head_rows(a->spec->group) * a->spec->head_dim;
     return product(d, a->n_rows, w_rows, k, (double)w_rows * d->act_bytes);
@@ -65,7 +65,7 @@ static double keys_of(const fkv_attention_spec *spec, int64_t from, int64_t to)
     return (double)(to - from - 1) + seen(spec, from);
 }
 
-fkv_op_cost fkv_cost_prefill_attention(const fkv_device_info *d, const fkv_prefill_args *a)
+fkv_op_cost fkv_op_cost_prefill_attention(const fkv_device_info *d, const fkv_prefill_args *a)
 {
     const fkv_attention_spec *spec = a->spec;
     const double hd = spec->head_dim, heads = a->n_heads, group = spec->group;
@@ -79,7 +79,7 @@ fkv_op_cost fkv_cost_prefill_attention(const fkv_device_info *d, const fkv_prefi
     return cost;
 }
 
-fkv_op_cost fkv_cost_snapkv_scores(const fkv_device_info *d, const fkv_prefill_args *a)
+fkv_op_cost fkv_op_cost_snapkv_scores(const fkv_device_info *d, const fkv_prefill_args *a)
 {
     const fkv_attention_spec *spec = a->spec;
     const double hd = spec->head_dim, heads = a->n_heads, group = spec->group;
@@ -94,7 +94,7 @@ fkv_op_cost fkv_cost_snapkv_scores(const fkv_device_info *d, const fkv_prefill_a
     return cost;
 }
 
-fkv_op_cost fkv_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *a)
+fkv_op_cost fkv_op_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *a)
 {
     const int64_t lh = (int64_t)a->layer * a->spec->n_kv_heads + a->head0;
     fkv_op_cost cost = {0};
@@ -110,13 +110,13 @@ fkv_op_cost fkv_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *a)
     return cost;
 }
 
-fkv_op_cost fkv_cost_last_rows(const fkv_device_info *d, const fkv_pack *pack, int64_t hidden)
+fkv_op_cost fkv_op_cost_last_rows(const fkv_device_info *d, const fkv_pack *pack, int64_t hidden)
 {
     return (fkv_op_cost){.bytes = 2.0 * pack->n_segments * (double)hidden * d->act_bytes};
 }
 
-fkv_op_cost fkv_cost_decode_qkv(const fkv_device_info *d, const fkv_decode_args *a,
-                                const fkv_host_slots *slots)
+fkv_op_cost fkv_op_cost_decode_qkv(const fkv_device_info *d, const fkv_decode_args *a,
+                                   const fkv_host_slots *slots)
 {
     const double hd = a->spec->head_dim, group = a->spec->group, hidden = a->hidden;
     const double weights = fkv_head_rows(a->spec->group) * hd * hidden;
@@ -131,8 +131,8 @@ fkv_op_cost fkv_cost_decode_qkv(const fkv_device_info *d, const fkv_decode_args 
     return cost;
 }
 
-fkv_op_cost fkv_cost_decode_attention(const fkv_device_info *d, const fkv_decode_args *a,
-                                      const fkv_host_slots *slots)
+fkv_op_cost fkv_op_cost_decode_attention(const fkv_device_info *d, const fkv_decode_args *a,
+                                         const fkv_host_slots *slots)
 {
     const double hd = a->spec->head_dim, group = a->spec->group;
     fkv_op_cost cost = {0};
@@ -150,27 +150,27 @@ fkv_op_cost fkv_cost_decode_attention(const fkv_device_info *d, const fkv_decode
     return cost;
 }
 
-fkv_op_cost fkv_cost_sample(int64_t n_slots, int64_t vocab)
+fkv_op_cost fkv_op_cost_sample(int64_t n_slots, int64_t vocab)
 {
     const double logits = (double)n_slots * (double)vocab;
     return (fkv_op_cost){.bytes = 4 * logits, .flops = logits};
 }
 
-fkv_op_cost fkv_cost_gather_cols(int64_t n, const int64_t *cols, int n_devices, int device, int elem_bytes)
+fkv_op_cost fkv_op_cost_gather_cols(int64_t n, const int64_t *cols, int n_devices, int device, int elem_bytes)
 {
     const int64_t others = cols[n_devices] - cols[0] - (cols[device + 1] - cols[device]);
     return (fkv_op_cost){.bytes = (double)n * (double)others * elem_bytes};
 }
 
-fkv_op_cost fkv_cost_gather_heads(const fkv_device_info *d, int n, int n_kv_heads, int64_t row_elems,
-                                  const uint8_t *owner, int device)
+fkv_op_cost fkv_op_cost_gather_heads(const fkv_device_info *d, int n, int n_kv_heads, int64_t row_elems,
+                                     const uint8_t *owner, int device)
 {
     int64_t others = 0;
     for (int64_t i = 0; i < (int64_t)n * n_kv_heads; i++) others += owner[i] != device;
     return (fkv_op_cost){.bytes = (double)others * (double)row_elems * d->act_bytes};
 }
 
-fkv_op_cost fkv_cost_reduce_ranks(const fkv_device_info *d, int n_ranks, int64_t n, int64_t hidden)
+fkv_op_cost fkv_op_cost_reduce_ranks(const fkv_device_info *d, int n_ranks, int64_t n, int64_t hidden)
 {
     const double all = (double)n * (double)hidden;
     return (fkv_op_cost){.bytes = all * (4.0 * n_ranks + d->act_bytes), .flops = all * (n_ranks - 1)};

@@ -26,63 +26,64 @@ typedef struct fkv_host_slots {
 } fkv_host_slots;
 
 /* bytes = n (4 + k weight + 4 k): ids, rows of the table (as if it had all), float32 rows. */
-fkv_op_cost fkv_cost_embed(const fkv_device_info *d, int64_t n, int64_t k);
+fkv_op_cost fkv_op_cost_embed(const fkv_device_info *d, int64_t n, int64_t k);
 
 /* bytes = 8 n: float32, read and written. flops = n, and 10 n with a cap. */
-fkv_op_cost fkv_cost_scale(int64_t n, bool with_cap);
+fkv_op_cost fkv_op_cost_scale(int64_t n, bool with_cap);
 
 /* bytes = n hidden act (1 + 2 with_y + with_out) + with_out 4 hidden: x is read; y is read and x
  * written; out is written by the weights. flops = n hidden (with_y + 4 with_out). */
-fkv_op_cost fkv_cost_add_rmsnorm(const fkv_device_info *d, int64_t n, int64_t hidden, bool with_y,
-                                 bool with_out);
+fkv_op_cost fkv_op_cost_add_rmsnorm(const fkv_device_info *d, int64_t n, int64_t hidden, bool with_y,
+                                    bool with_out);
 
 /* With a weight of w_rows rows (gate and up both) and w_rows or, with a gate, w_rows / 2 = out
  * results a row: bytes = n k act + w_rows k weight + n out (4 or act); flops = 2 n w_rows k. */
-fkv_op_cost fkv_cost_linear(const fkv_device_info *d, int64_t n, int64_t w_rows, int64_t k, bool f32_out,
-                            fkv_epilogue epilogue);
+fkv_op_cost fkv_op_cost_linear(const fkv_device_info *d, int64_t n, int64_t w_rows, int64_t k, bool f32_out,
+                               fkv_epilogue epilogue);
 
 /* A product of n = args->n_rows rows, of depth k, with w_rows = heads head_rows hd:
  * bytes = n k act + w_rows k weight + n w_rows act; flops = 2 n w_rows k. */
-fkv_op_cost fkv_cost_prefill_qkv(const fkv_device_info *d, const fkv_prefill_args *args, int64_t k);
+fkv_op_cost fkv_op_cost_prefill_qkv(const fkv_device_info *d, const fkv_prefill_args *args, int64_t k);
 
 /* Over the segments, with q = 1 where last_only, else T, queries and pairs = the sum of their seen:
  * bytes = act hd heads (2 keys + 2 q group), keys = the sum over what any query sees;
  * flops = 4 hd heads group pairs. */
-fkv_op_cost fkv_cost_prefill_attention(const fkv_device_info *d, const fkv_prefill_args *args);
+fkv_op_cost fkv_op_cost_prefill_attention(const fkv_device_info *d, const fkv_prefill_args *args);
 
 /* Over the segments with T > min_tokens, pairs = the sum of seen of the last W = score_window queries:
  * bytes = act hd heads (keys + W group) + 4 heads (T - W); flops = 2 hd heads group pairs. */
-fkv_op_cost fkv_cost_snapkv_scores(const fkv_device_info *d, const fkv_prefill_args *args);
+fkv_op_cost fkv_op_cost_snapkv_scores(const fkv_device_info *d, const fkv_prefill_args *args);
 
 /* Over segments and heads, kept = min(T, budget): bytes = 2 hd kept (act + kv), and 4 (T - W) for
  * the scores where some are chosen; flops = 0. */
-fkv_op_cost fkv_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *args);
+fkv_op_cost fkv_op_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *args);
 
 /* bytes = 2 n hidden act for n segments; flops = 0. */
-fkv_op_cost fkv_cost_last_rows(const fkv_device_info *d, const fkv_pack *pack, int64_t hidden);
+fkv_op_cost fkv_op_cost_last_rows(const fkv_device_info *d, const fkv_pack *pack, int64_t hidden);
 
 /* bytes = n_slots hidden act, and for each placement w_rows hidden weight, w_rows = head_rows hd,
  * and for each of its active slots hd (group act + 2 kv);
  * flops = 2 w_rows hidden for each slot of each placement, active or not. */
-fkv_op_cost fkv_cost_decode_qkv(const fkv_device_info *d, const fkv_decode_args *args,
-                                const fkv_host_slots *slots);
+fkv_op_cost fkv_op_cost_decode_qkv(const fkv_device_info *d, const fkv_decode_args *args,
+                                   const fkv_host_slots *slots);
 
 /* For each active slot of each placement, n = min(window, min(budget, T) + pos - T + 1) tokens:
  * bytes = 2 hd n kv + 2 hd group act; flops = 4 hd group n. */
-fkv_op_cost fkv_cost_decode_attention(const fkv_device_info *d, const fkv_decode_args *args,
-                                      const fkv_host_slots *slots);
+fkv_op_cost fkv_op_cost_decode_attention(const fkv_device_info *d, const fkv_decode_args *args,
+                                         const fkv_host_slots *slots);
 
 /* bytes = 4 n_slots vocab; flops = n_slots vocab, a comparison each. */
-fkv_op_cost fkv_cost_sample(int64_t n_slots, int64_t vocab);
+fkv_op_cost fkv_op_cost_sample(int64_t n_slots, int64_t vocab);
 
 /* What one device of n_devices receives: bytes = n elem_bytes times the columns of the others. */
-fkv_op_cost fkv_cost_gather_cols(int64_t n, const int64_t *cols, int n_devices, int device, int elem_bytes);
+fkv_op_cost fkv_op_cost_gather_cols(int64_t n, const int64_t *cols, int n_devices, int device,
+                                    int elem_bytes);
 
 /* The same: bytes = row_elems act for each (head, slot) of another device. */
-fkv_op_cost fkv_cost_gather_heads(const fkv_device_info *d, int n, int n_kv_heads, int64_t row_elems,
-                                  const uint8_t *owner, int device);
+fkv_op_cost fkv_op_cost_gather_heads(const fkv_device_info *d, int n, int n_kv_heads, int64_t row_elems,
+                                     const uint8_t *owner, int device);
 
 /* Of all n_ranks ranks' partials: bytes = n hidden (4 n_ranks + act); flops = n hidden (n_ranks - 1). */
-fkv_op_cost fkv_cost_reduce_ranks(const fkv_device_info *d, int n_ranks, int64_t n, int64_t hidden);
+fkv_op_cost fkv_op_cost_reduce_ranks(const fkv_device_info *d, int n_ranks, int64_t n, int64_t hidden);
 
 #endif

@@ -4,7 +4,7 @@
  * an fkv_err that it fills on failure. The first error wins: a second one
  * during clean-up never hides the cause. An fkv_err owns no memory.
  *
- * Here, in jobs/ and in tokenizer/: a function that opens, parses or loads something
+ * Where a header does not say otherwise: a function that opens, parses or loads something
  * gives it to its caller, who closes or frees it. When it fails, the pointer that it
  * would have set is NULL, a structure that it would have filled is empty, and nothing is
  * to be freed; closing and freeing NULL or an empty structure does no harm. Not for:

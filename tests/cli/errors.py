@@ -445,8 +445,8 @@ def damaged_or_unsupported_configs_are_refused():
         ),
         (
             "arch",
-            {"architectures": ["MadeUpForCausalLM"], "model_type": "madeup"},
-            ["architectures: MadeUpForCausalLM is not supported"],
+            {"architectures": ["NoSuchForCausalLM"], "model_type": "nosuch"},
+            ["architectures: NoSuchForCausalLM is not supported"],
         ),
         ("text", {"hidden_size": "128"}, ["hidden_size"]),
         ("gone", {"vocab_size": "gone"}, ["vocab_size"]),

@@ -38,7 +38,7 @@ static void ops_are_counted_and_their_results_stay(void **state)
     assert_int_equal(b->sync(dev, &err), FKV_OK);
     assert_int_equal(sum_of("embed").calls, 0);
     const fkv_op_sum linear = sum_of("linear");
-    const fkv_op_cost one = fkv_cost_linear(&info, 1, OUT, HIDDEN, true, FKV_EPILOGUE_NONE);
+    const fkv_op_cost one = fkv_op_cost_linear(&info, 1, OUT, HIDDEN, true, FKV_EPILOGUE_NONE);
     assert_int_equal(linear.calls, CALLS);
     assert_true(linear.bytes == CALLS * one.bytes && linear.flops == CALLS * one.flops);
     assert_true(linear.seconds > 0 && linear.seconds < 60);
@@ -78,7 +78,7 @@ static void a_steps_slots_are_read_anew(void **state)
     if (b->prepare_decode(dev, &args, &err)) fail_msg("%s", err.message);
     for (int step = 0; step < 2; step++) {
         const fkv_host_slots slots = {pos, prompt, active};
-        const fkv_op_cost want = fkv_cost_decode_attention(&info, &args, &slots);
+        const fkv_op_cost want = fkv_op_cost_decode_attention(&info, &args, &slots);
         sum_of("embed");
         assert_false(b->replay(dev, 0));
         b->record_begin(dev, 0);

@@ -24,18 +24,19 @@ static void ops_on_rows(void **state)
 {
     (void)state;
     /* 5 ids of 4 bytes; 5 rows of 10 weights, 5 rows of 10 floats */
-    assert_cost(fkv_cost_embed(&device, 5, 10), 20 + 150 + 200, 0, "embed");
+    assert_cost(fkv_op_cost_embed(&device, 5, 10), 20 + 150 + 200, 0, "embed");
     /* 4 rows of 10: x and y read, x and out written; 10 floats of weights */
-    assert_cost(fkv_cost_add_rmsnorm(&device, 4, 10, true, true), 4 * 80 + 40, 40 + 160, "add, norm");
-    assert_cost(fkv_cost_add_rmsnorm(&device, 4, 10, false, true), 2 * 80 + 40, 160, "norm");
-    assert_cost(fkv_cost_add_rmsnorm(&device, 4, 10, true, false), 3 * 80, 40, "add");
+    assert_cost(fkv_op_cost_add_rmsnorm(&device, 4, 10, true, true), 4 * 80 + 40, 40 + 160, "add, norm");
+    assert_cost(fkv_op_cost_add_rmsnorm(&device, 4, 10, false, true), 2 * 80 + 40, 160, "norm");
+    assert_cost(fkv_op_cost_add_rmsnorm(&device, 4, 10, true, false), 3 * 80, 40, "add");
     /* x 3 x 10, weight 8 x 10, y 3 x 8 or, gated, 3 x 4 */
-    assert_cost(fkv_cost_linear(&device, 3, 8, 10, false, FKV_EPILOGUE_NONE), 60 + 240 + 48, 480, "linear");
-    assert_cost(fkv_cost_linear(&device, 3, 8, 10, true, FKV_EPILOGUE_NONE), 60 + 240 + 96, 480, "f32");
-    assert_cost(fkv_cost_linear(&device, 3, 8, 10, false, FKV_EPILOGUE_SILU_GATE), 60 + 240 + 24, 480,
+    assert_cost(fkv_op_cost_linear(&device, 3, 8, 10, false, FKV_EPILOGUE_NONE), 60 + 240 + 48, 480,
+                "linear");
+    assert_cost(fkv_op_cost_linear(&device, 3, 8, 10, true, FKV_EPILOGUE_NONE), 60 + 240 + 96, 480, "f32");
+    assert_cost(fkv_op_cost_linear(&device, 3, 8, 10, false, FKV_EPILOGUE_SILU_GATE), 60 + 240 + 24, 480,
                 "gate");
-    assert_cost(fkv_cost_sample(3, 7), 84, 21, "sample");
-    assert_cost(fkv_cost_reduce_ranks(&device, 3, 4, 10), 40 * 14, 80, "reduce");
+    assert_cost(fkv_op_cost_sample(3, 7), 84, 21, "sample");
+    assert_cost(fkv_op_cost_reduce_ranks(&device, 3, 4, 10), 40 * 14, 80, "reduce");
 }
 
 static void prefill_of_two_prompts(void **state)
@@ -53,21 +54,24 @@ static void prefill_of_two_prompts(void **state)
                           .score_window = 2,
                           .score_kernel = 7};
     /* 2 heads of 5 vectors of 16: 160 rows of the weight */
-    assert_cost(fkv_cost_prefill_qkv(&device, &a, 10), 6 * 10 * 2 + 160 * 10 * 3 + 6 * 160 * 2,
+    assert_cost(fkv_op_cost_prefill_qkv(&device, &a, 10), 6 * 10 * 2 + 160 * 10 * 3 + 6 * 160 * 2,
                 2 * 6 * 160 * 10, "qkv");
     /* 10 + 3 pairs; a head's token: Q and out 3 vectors each, K and V, of 32 bytes */
-    assert_cost(fkv_cost_prefill_attention(&device, &a), 2 * 6 * 8 * 32, 4 * 16 * 6 * 13, "attention");
+    assert_cost(fkv_op_cost_prefill_attention(&device, &a), 2 * 6 * 8 * 32, 4 * 16 * 6 * 13, "attention");
     a.last_only = true; /* 4 + 2 keys, 2 queries */
-    assert_cost(fkv_cost_prefill_attention(&device, &a), 2 * 32 * (2 * 6 + 2 * 6), 4 * 16 * 6 * 6, "last");
+    assert_cost(fkv_op_cost_prefill_attention(&device, &a), 2 * 32 * (2 * 6 + 2 * 6), 4 * 16 * 6 * 6, "last");
     /* the first prompt alone: queries 2 and 3 see 3 and 4 keys; 2 scores a head */
-    assert_cost(fkv_cost_snapkv_scores(&device, &a), 2 * 32 * (4 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 7, "scores");
+    assert_cost(fkv_op_cost_snapkv_scores(&device, &a), 2 * 32 * (4 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 7,
+                "scores");
     a.spec = &windowed; /* the last query sees 2 keys of each prompt */
-    assert_cost(fkv_cost_prefill_attention(&device, &a), 2 * 32 * (2 * 4 + 2 * 6), 4 * 16 * 6 * 4, "window");
+    assert_cost(fkv_op_cost_prefill_attention(&device, &a), 2 * 32 * (2 * 4 + 2 * 6), 4 * 16 * 6 * 4,
+                "window");
     /* queries 2 and 3 see 2 keys each, 3 altogether */
-    assert_cost(fkv_cost_snapkv_scores(&device, &a), 2 * 32 * (3 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 4, "window");
+    assert_cost(fkv_op_cost_snapkv_scores(&device, &a), 2 * 32 * (3 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 4,
+                "window");
     a.last_only = false; /* 1 + 2 + 2 + 2 and 1 + 2 pairs */
-    assert_cost(fkv_cost_prefill_attention(&device, &a), 2 * 6 * 8 * 32, 4 * 16 * 6 * 10, "window");
-    assert_cost(fkv_cost_last_rows(&device, &pack, 10), 2 * 2 * 20, 0, "last rows");
+    assert_cost(fkv_op_cost_prefill_attention(&device, &a), 2 * 6 * 8 * 32, 4 * 16 * 6 * 10, "window");
+    assert_cost(fkv_op_cost_last_rows(&device, &pack, 10), 2 * 2 * 20, 0, "last rows");
 }
 
 static void what_is_kept(void **state)
@@ -86,12 +90,12 @@ static void what_is_kept(void **state)
                        .kv = {.budgets = budgets}};
     /* tokens of K and V, 32 values, read at 2 and written at 1 byte; 32 scores where 2 of them win: the
      * second head keeps the window's tokens alone */
-    assert_cost(fkv_cost_kv_keep(&device, &a), (10 + 6 + 5 + 5) * 96 + 32 * 4, 0, "keep");
+    assert_cost(fkv_op_cost_kv_keep(&device, &a), (10 + 6 + 5 + 5) * 96 + 32 * 4, 0, "keep");
     a.spec = &windowed;
-    assert_cost(fkv_cost_kv_keep(&device, &a), (10 + 6 + 5 + 5) * 96, 0, "keep the last");
+    assert_cost(fkv_op_cost_kv_keep(&device, &a), (10 + 6 + 5 + 5) * 96, 0, "keep the last");
     a.spec = &spec;
     a.head0 = a.n_heads = 1;
-    assert_cost(fkv_cost_kv_keep(&device, &a), (6 + 5) * 96, 0, "keep of one head");
+    assert_cost(fkv_op_cost_kv_keep(&device, &a), (6 + 5) * 96, 0, "keep of one head");
 }
 
 static void a_decode_step(void **state)
@@ -109,13 +113,13 @@ static void a_decode_step(void **state)
                          .n_heads_served = 2,
                          .kv = {.budgets = budgets}};
     /* x; two heads' weights of 80 rows; Q (3 vectors) of 3 rows at 2 bytes, K and V at 1 */
-    assert_cost(fkv_cost_decode_qkv(&device, &a, &slots), 60 + 2 * 80 * 10 * 3 + 3 * (96 + 32),
+    assert_cost(fkv_op_cost_decode_qkv(&device, &a, &slots), 60 + 2 * 80 * 10 * 3 + 3 * (96 + 32),
                 2 * 80 * 10 * (3 + 1), "decode qkv");
     /* 4 and 13 tokens of head 0, 4 + 3 + 1 of head 1; Q and out of 3 rows */
-    assert_cost(fkv_cost_decode_attention(&device, &a, &slots), 32 * (4 + 13 + 8) + 3 * 2 * 96,
+    assert_cost(fkv_op_cost_decode_attention(&device, &a, &slots), 32 * (4 + 13 + 8) + 3 * 2 * 96,
                 4 * 16 * 3 * (4 + 13 + 8), "decode attention");
     a.spec = &windowed;
-    assert_cost(fkv_cost_decode_attention(&device, &a, &slots), 32 * (4 + 5 + 5) + 3 * 2 * 96,
+    assert_cost(fkv_op_cost_decode_attention(&device, &a, &slots), 32 * (4 + 5 + 5) + 3 * 2 * 96,
                 4 * 16 * 3 * (4 + 5 + 5), "decode attention with a window");
 }
 
@@ -124,10 +128,10 @@ static void what_devices_receive(void **state)
     (void)state;
     const int64_t cols[] = {0, 6, 10}, alone[] = {0, 10};
     const uint8_t owner[] = {0, 1, 1, 0, 0, 1};
-    assert_cost(fkv_cost_gather_cols(3, cols, 2, 0, 4), 3 * 4 * 4, 0, "columns");
-    assert_cost(fkv_cost_gather_cols(3, cols, 2, 1, 4), 3 * 6 * 4, 0, "columns");
-    assert_cost(fkv_cost_gather_cols(3, alone, 1, 0, 4), 0, 0, "columns of one device");
-    assert_cost(fkv_cost_gather_heads(&device, 3, 2, 48, owner, 1), 3 * 48 * 2, 0, "heads");
+    assert_cost(fkv_op_cost_gather_cols(3, cols, 2, 0, 4), 3 * 4 * 4, 0, "columns");
+    assert_cost(fkv_op_cost_gather_cols(3, cols, 2, 1, 4), 3 * 6 * 4, 0, "columns");
+    assert_cost(fkv_op_cost_gather_cols(3, alone, 1, 0, 4), 0, 0, "columns of one device");
+    assert_cost(fkv_op_cost_gather_heads(&device, 3, 2, 48, owner, 1), 3 * 48 * 2, 0, "heads");
 }
 
 int main(void)
