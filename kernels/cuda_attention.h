@@ -25,6 +25,14 @@ struct cuda_decode_head {
     int32_t head, begin, end, budget;
     int64_t offset;     /* of its pages in a slot's part of the table */
     const bf16 *weight; /* [head_rows * hd, hidden] */
+    const bf16 *bias;   /* [head_rows * hd]; NULL: none */
+};
+
+/* A rank's placements in a layer. */
+struct cuda_rank_plan {
+    cuda_decode_head *heads; /* device, [n_heads] */
+    int n_heads;
+    bool whole; /* a single rank's: all heads, whose weights are one matrix */
 };
 
 /* One (placement, slot) that has tokens to attend to in this step. */
@@ -72,9 +80,12 @@ struct cuda_attention {
     cuda_sample_slot *sample; /* [n_slots] */
 };
 
+/* cuda_decode.cu. As prepare_decode made it; NULL, and the error is kept, where it was not called. */
+const cuda_rank_plan *cuda_decode_plan_of(fkv_device *dev, const fkv_decode_args *args);
+
 /* cuda_decode_qkv.cu. parts[n_heads][splits][n_slots][per] = x[n_slots, k] W^T of every placement's
- * weight, in splits of k; rows outside of a placement's range are left alone. per is a multiple of
- * 64, k of 8. */
+ * weight, in splits of k; rows outside of a placement's range are left alone. per is even, k a multiple
+ * of 8. */
 int cuda_qkv_splits(int64_t k);
 void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_heads, const bf16 *x,
                          int64_t k, int n_slots, int per, float *parts);
@@ -219,6 +230,62 @@ static __device__ __forceinline__ void rope8(uint4 &lo, uint4 &hi, const float2 
         const float x = __bfloat162float(a[i]), y = __bfloat162float(b[i]);
         a[i] = __float2bfloat16_rn(x * t.x - y * t.y);
         b[i] = __float2bfloat16_rn(y * t.x + x * t.y);
+    }
+}
+
+/* What becomes of queries and keys behind their projection, where that is more than RoPE. */
+struct cuda_finish {
+    const float *q_norm, *k_norm; /* [hd]; NULL: none */
+    float eps;
+    const float2 *rope; /* table; NULL: none */
+};
+
+/* A vector as a warp holds it: lane i has the pairs (x[i + 32 j], x[i + 32 j + hd / 2]), zeros behind. */
+enum { CUDA_PAIRS = 4, CUDA_MAX_HEAD_DIM = 2 * 32 * CUDA_PAIRS };
+struct cuda_vector {
+    float lo[CUDA_PAIRS], hi[CUDA_PAIRS];
+};
+
+/* Norm (norm not NULL) and RoPE by one position's row of the table (cs not NULL), all in float32; squares
+ * are added up by lane, then by halving. */
+static __device__ __forceinline__ void finish_vector(cuda_vector &v, int half, const float *norm, float eps,
+                                                     const float2 *cs, int lane)
+{
+    if (norm) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int j = 0; j < CUDA_PAIRS; j++) sum = fmaf(v.lo[j], v.lo[j], fmaf(v.hi[j], v.hi[j], sum));
+#pragma unroll
+        for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+        const float by = 1.0f / sqrtf(sum / (float)(2 * half) + eps);
+#pragma unroll
+        for (int j = 0; j < CUDA_PAIRS; j++) {
+            const int i = lane + 32 * j;
+            if (i >= half) continue;
+            v.lo[j] *= by * norm[i];
+            v.hi[j] *= by * norm[i + half];
+        }
+    }
+    if (!cs) return;
+#pragma unroll
+    for (int j = 0; j < CUDA_PAIRS; j++) {
+        const int i = lane + 32 * j;
+        if (i >= half) continue;
+        const float2 t = cs[i];
+        const float x = v.lo[j], y = v.hi[j];
+        v.lo[j] = x * t.x - y * t.y;
+        v.hi[j] = y * t.x + x * t.y;
+    }
+}
+
+static __device__ __forceinline__ void store_vector(bf16 *to, const cuda_vector &v, int half, int lane)
+{
+#pragma unroll
+    for (int j = 0; j < CUDA_PAIRS; j++) {
+        const int i = lane + 32 * j;
+        if (i >= half) continue;
+        to[i] = __float2bfloat16_rn(v.lo[j]);
+        to[i + half] = __float2bfloat16_rn(v.hi[j]);
     }
 }
 

@@ -1,9 +1,8 @@
-/* Decode attention of the CUDA backend: Q, K, V of a rank's placements, append, and ragged
- * attention over pages.
+/* Decode attention of the CUDA backend: what it knows of a rank's placements, and ragged attention over
+ * pages.
  *
- * Every (placement, slot) has its own length. decode_qkv ends with a kernel that also lists the
- * entries of this step, those (placement, slot) that are active and inside the placement's range,
- * with the pages before each; decode_attention gives every CTA of a fixed grid an equal run of
+ * Every (placement, slot) has its own length. decode_qkv (cuda_decode_append.cu) lists the entries of a
+ * step with the pages before each; decode_attention gives every CTA of a fixed grid an equal run of
  * pages, cut at chunks of CUDA_CHUNK_PAGES. A chunk is folded by one CTA: warp w takes tokens
  * [16 w, 16 w + 16) of every page, the warps are merged in order at the chunk's end, and the
  * chunks of an entry in order by a last kernel. Who folds a chunk never matters to its bits.
@@ -21,8 +20,6 @@ extern "C" {
 }
 
 enum {
-    APPEND_THREADS = 256,
-    APPEND_SLOTS = 4, /* of a block of append_kernel */
     ATT_WARPS = 8,
     ATT_THREADS = ATT_WARPS * 32,
     WARP_TOKENS = FKV_PAGE_TOKENS / ATT_WARPS, /* of a page */
@@ -32,18 +29,12 @@ enum {
 static_assert(WARP_TOKENS == 16, "a warp's share of a page is one mma tile");
 static_assert(QUERIES == ATT_WARPS && CUDA_MAX_GROUP <= 2 * QUERIES, "warp g ends query g of a tile");
 
-struct decode_plan {
-    cuda_decode_head *heads; /* device, [n_heads] */
-    int n_heads;
-    bool whole; /* a single rank's: all heads, whose weights are one matrix */
-};
-
 struct cuda_decode_plan {
-    decode_plan *at; /* [n], index layer * FKV_MAX_LOCAL_RANKS + local rank */
+    cuda_rank_plan *at; /* [n], index layer * FKV_MAX_LOCAL_RANKS + local rank */
     size_t n;
 };
 
-static decode_plan *plan_of(fkv_device *dev, const fkv_decode_args *a)
+const cuda_rank_plan *cuda_decode_plan_of(fkv_device *dev, const fkv_decode_args *a)
 {
     const size_t i = (size_t)a->layer * FKV_MAX_LOCAL_RANKS + (size_t)a->local_rank;
     cuda_decode_plan *p = dev->decode_plans;
@@ -61,7 +52,7 @@ static fkv_status plans_reach(fkv_device *dev, size_t i, fkv_err *err)
     }
     cuda_decode_plan *p = dev->decode_plans;
     if (i < p->n) return FKV_OK;
-    decode_plan *grown = (decode_plan *)fkv_realloc(p->at, i + 1, sizeof *grown);
+    cuda_rank_plan *grown = (cuda_rank_plan *)fkv_realloc(p->at, i + 1, sizeof *grown);
     if (!grown) return fkv_fail_memory(err);
     memset(grown + p->n, 0, (i + 1 - p->n) * sizeof *grown);
     p->at = grown;
@@ -75,8 +66,8 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
     const size_t n = (size_t)a->n_heads_served;
     fkv_status st = plans_reach(dev, i, err);
     if (st) return st;
-    decode_plan *p = &dev->decode_plans->at[i];
-    *p = decode_plan{};
+    cuda_rank_plan *p = &dev->decode_plans->at[i];
+    *p = cuda_rank_plan{};
     cuda_decode_head *heads = (cuda_decode_head *)fkv_calloc(n, sizeof *heads);
     int64_t entries = 0;
     const int n_kv_heads = a->spec->n_kv_heads;
@@ -89,9 +80,9 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
     for (size_t j = 0; j < n; j++) {
         const fkv_decode_head *h = &a->heads[j];
         const int64_t lh = (int64_t)a->layer * n_kv_heads + h->head;
-        heads[j] = cuda_decode_head{h->head,          h->begin,
-                                    h->end,           a->kv.budgets[lh],
-                                    a->kv.offset[lh], cuda_weight_bf16(cuda_weight_rows(h->weight, h->row))};
+        const cuda_weight_view w = cuda_weight_rows(h->weight, h->row);
+        heads[j] = cuda_decode_head{
+            h->head, h->begin, h->end, a->kv.budgets[lh], a->kv.offset[lh], cuda_weight_bf16(w), w.bias};
         entries += h->end - h->begin;
         const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
         whole = whole && h->weight == a->heads[0].weight && h->row == (int64_t)j * per;
@@ -120,210 +111,6 @@ void cuda_decode_close(fkv_device *dev)
     free(dev->attention);
     dev->decode_plans = NULL;
     dev->attention = NULL;
-}
-
-struct append_params {
-    const cuda_decode_head *heads;
-    fkv_slots slots;
-    const int32_t *table;
-    int64_t slot_stride;
-    bf16 *arena;
-    const float *parts; /* of the projections: (placement, split, slot) at the strides below */
-    int64_t placement_stride, split_stride, slot_stride_of_parts;
-    bf16 *q; /* [n_heads, n_slots, head_rows * hd]: Q is written */
-    const float2 *rope;
-    int n_splits;
-    int n_heads, n_slots, n_kv_heads, group, hd;
-    cuda_decode_entry *entries;
-    int32_t *n_entries;
-    int64_t max_parts;
-};
-
-/* Index in its pages of the token at the slot's position. */
-static __device__ __forceinline__ int token_index(const cuda_decode_head &h, const fkv_slots &slots, int slot)
-{
-    const int n = slots.prompt_len[slot];
-    return (n < h.budget ? n : h.budget) + slots.pos[slot] - n;
-}
-
-/* Tokens of entry (placement, slot) in this step, 0 for none. */
-static __device__ __forceinline__ int entry_tokens(const append_params &a, int64_t row)
-{
-    const cuda_decode_head h = a.heads[row / a.n_slots];
-    const int slot = (int)(row % a.n_slots);
-    return slot >= h.begin && slot < h.end && a.slots.active[slot] ? token_index(h, a.slots, slot) + 1 : 0;
-}
-
-struct list_count {
-    int entries, pages;
-    int64_t parts;
-};
-
-static __device__ __forceinline__ list_count add_tokens(list_count c, int n_tokens)
-{
-    const int pages = (n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
-    if (pages > 0) c.entries++;
-    if (pages > CUDA_CHUNK_PAGES) c.parts += (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
-    c.pages += pages;
-    return c;
-}
-
-/* The step's entries, in order of (placement, slot), by one block: every thread counts its run of
- * rows, then writes them behind the runs before. */
-static __device__ void list_entries(const append_params &a)
-{
-    __shared__ list_count counts[APPEND_THREADS];
-    const int64_t rows = (int64_t)a.n_heads * a.n_slots, share = (rows + APPEND_THREADS - 1) / APPEND_THREADS;
-    const int64_t from = threadIdx.x * share, to = from + share < rows ? from + share : rows;
-    list_count mine = {0, 0, 0};
-    for (int64_t r = from; r < to; r++) mine = add_tokens(mine, entry_tokens(a, r));
-    counts[threadIdx.x] = mine;
-    for (int step = 1; step < APPEND_THREADS; step *= 2) {
-        __syncthreads();
-        list_count other = {0, 0, 0};
-        if ((int)threadIdx.x >= step) other = counts[threadIdx.x - step];
-        __syncthreads();
-        counts[threadIdx.x].entries += other.entries;
-        counts[threadIdx.x].pages += other.pages;
-        counts[threadIdx.x].parts += other.parts;
-    }
-    __syncthreads();
-    list_count at = {0, 0, 0};
-    if (threadIdx.x) at = counts[threadIdx.x - 1];
-    for (int64_t r = from; r < to; r++) {
-        const int n = entry_tokens(a, r);
-        const list_count next = add_tokens(at, n);
-        if (n > 0) {
-            const cuda_decode_head h = a.heads[r / a.n_slots];
-            const int slot = (int)(r % a.n_slots);
-            const bool stored = next.parts > at.parts && next.parts <= a.max_parts;
-            a.entries[at.entries] = cuda_decode_entry{at.pages,
-                                                      n,
-                                                      slot * a.slot_stride + h.offset,
-                                                      stored ? (int32_t)at.parts : -1,
-                                                      (int32_t)r,
-                                                      slot * a.n_kv_heads + h.head,
-                                                      0};
-        }
-        at = next;
-    }
-    if (threadIdx.x == APPEND_THREADS - 1) {
-        a.entries[at.entries] = cuda_decode_entry{at.pages, 0, 0, -1, 0, 0, 0};
-        *a.n_entries = at.entries;
-    }
-}
-
-/* Eight columns of a projection, its splits added in order, as bf16. */
-static __device__ __forceinline__ uint4 sum8(const float *part, int64_t stride, int n_splits)
-{
-    float4 lo[CUDA_QKV_SPLITS], hi[CUDA_QKV_SPLITS];
-#pragma unroll
-    for (int s = 0; s < CUDA_QKV_SPLITS; s++) {
-        if (s >= n_splits) continue;
-        lo[s] = *(const float4 *)(part + s * stride);
-        hi[s] = *(const float4 *)(part + s * stride + 4);
-    }
-#pragma unroll
-    for (int s = 1; s < CUDA_QKV_SPLITS; s++) {
-        if (s >= n_splits) continue;
-        lo[0] = make_float4(lo[0].x + lo[s].x, lo[0].y + lo[s].y, lo[0].z + lo[s].z, lo[0].w + lo[s].w);
-        hi[0] = make_float4(hi[0].x + hi[s].x, hi[0].y + hi[s].y, hi[0].z + hi[s].z, hi[0].w + hi[s].w);
-    }
-    return make_uint4(pack_bf16(lo[0].x, lo[0].y), pack_bf16(lo[0].z, lo[0].w), pack_bf16(hi[0].x, hi[0].y),
-                      pack_bf16(hi[0].z, hi[0].w));
-}
-
-/* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page.
- * Grid: placements x blocks of APPEND_SLOTS slots, and one block more that lists the entries. 64
- * threads a slot, each on 8 columns (RoPE: on a pair of them). Bound by latency. */
-static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const append_params a)
-{
-    if (blockIdx.x == gridDim.x - 1) {
-        list_entries(a);
-        return;
-    }
-    constexpr int LANES = APPEND_THREADS / APPEND_SLOTS;
-    const int blocks = (a.n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS;
-    const int64_t placement = blockIdx.x / blocks;
-    const cuda_decode_head h = a.heads[placement];
-    const int slot = (int)(blockIdx.x % blocks) * APPEND_SLOTS + (int)threadIdx.x / LANES;
-    if (slot < h.begin || slot >= h.end || !a.slots.active[slot]) return;
-    const int half = a.hd / 2, at = token_index(h, a.slots, slot), per = fkv_head_rows(a.group) * a.hd;
-    const int64_t page = a.table[slot * a.slot_stride + h.offset + at / FKV_PAGE_TOKENS];
-    const int64_t stride = a.split_stride;
-    const float *parts = a.parts + placement * a.placement_stride + slot * a.slot_stride_of_parts;
-    bf16 *q = a.q + (placement * a.n_slots + slot) * per;
-    bf16 *k = a.arena + (page * 2 * FKV_PAGE_TOKENS + at % FKV_PAGE_TOKENS) * a.hd;
-    bf16 *v = k + FKV_PAGE_TOKENS * a.hd;
-    const float2 *rope = a.rope + (int64_t)a.slots.pos[slot] * half;
-    const int pieces = half / 8, n_rope = (a.group + 1) * pieces, n_all = n_rope + a.hd / 8;
-    for (int i = (int)threadIdx.x % LANES; i < n_all; i += LANES) {
-        if (i >= n_rope) {
-            const int p = (i - n_rope) * 8;
-            *(uint4 *)(v + p) = sum8(parts + (a.group + 1) * a.hd + p, stride, a.n_splits);
-            continue;
-        }
-        const int vector = i / pieces, p = i % pieces * 8;
-        const float *part = parts + vector * a.hd + p;
-        uint4 lo = sum8(part, stride, a.n_splits), hi = sum8(part + half, stride, a.n_splits);
-        rope8(lo, hi, rope + p);
-        bf16 *to = vector == a.group ? k + p : q + vector * a.hd + p;
-        *(uint4 *)to = lo;
-        *(uint4 *)(to + half) = hi;
-    }
-}
-
-/* Projections of a rank's placements into the workspace, and where they lie there. A single rank's
- * are one product of the library. */
-static void project(fkv_device *dev, const fkv_decode_args *a, const decode_plan *p, append_params *out)
-{
-    const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim,
-                  width = a->spec->n_kv_heads * per;
-    const bf16 *x = (const bf16 *)a->x;
-    float *parts = dev->attention->qkv_parts;
-    out->parts = parts;
-    if (p->whole) {
-        cuda_weight_view w = cuda_weight_rows(a->heads[0].weight, 0);
-        w.n = width;
-        cuda_gemm(dev, x, a->hidden, a->n_slots, a->n_slots, w, parts, width, true);
-        out->n_splits = 1;
-        out->split_stride = 0;
-        out->placement_stride = per;
-        out->slot_stride_of_parts = width;
-        return;
-    }
-    cuda_decode_project(dev, p->heads, p->n_heads, x, a->hidden, a->n_slots, (int)per, parts);
-    out->n_splits = cuda_qkv_splits(a->hidden);
-    out->split_stride = a->n_slots * per;
-    out->placement_stride = out->n_splits * out->split_stride;
-    out->slot_stride_of_parts = per;
-}
-
-void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
-{
-    const decode_plan *p = plan_of(dev, a);
-    if (!p || p->n_heads == 0) return;
-    const cuda_attention *att = dev->attention;
-    append_params params = {};
-    project(dev, a, p, &params);
-    params.heads = p->heads;
-    params.slots = a->slots;
-    params.table = a->kv.table;
-    params.slot_stride = a->kv.slot_stride;
-    params.arena = (bf16 *)a->kv.arenas[a->rank];
-    params.q = (bf16 *)a->q;
-    params.rope = cuda_rope_table(dev, a->spec);
-    params.n_heads = p->n_heads;
-    params.n_slots = a->n_slots;
-    params.n_kv_heads = a->spec->n_kv_heads;
-    params.group = a->spec->group;
-    params.hd = a->spec->head_dim;
-    params.entries = att->entries;
-    params.n_entries = att->n_entries;
-    params.max_parts = att->max_parts;
-    const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
-    append_kernel<<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
-    CUDA_LAUNCHED(dev);
 }
 
 struct attention_params {
@@ -771,7 +558,7 @@ static void run_attention(fkv_device *dev, const attention_params &p, int n_entr
 /* Behind decode_qkv of the same layer and rank, whose list of entries it reads. */
 void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *a)
 {
-    const decode_plan *plan = plan_of(dev, a);
+    const cuda_rank_plan *plan = cuda_decode_plan_of(dev, a);
     if (!plan || plan->n_heads == 0) return;
     const cuda_attention *att = dev->attention;
     const attention_params p = {att->entries,

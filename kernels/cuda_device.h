@@ -36,6 +36,7 @@ struct cuda_weight_view {
     const void *data;   /* [n, k] row-major, on the device; row 0 of a weight is 256-byte aligned */
     fkv_dtype dtype;    /* of data: bf16 so far */
     const float *scale; /* [n] of the rows, on the device; NULL: none */
+    const bf16 *bias;   /* [n] of the rows, on the device; NULL: none */
     int64_t n, k;       /* rows from the first one viewed on (gate rows, then up rows), depth */
 };
 
@@ -177,7 +178,7 @@ int64_t cuda_embedding_first(const fkv_weight *w);
 int64_t cuda_weights_count(const fkv_device *dev);
 void cuda_weights_free(fkv_device *dev, int64_t n);
 
-/* cuda_gemm.cu. y[n_rows, w.n] = x[n_rows, w.k] w^T; row strides in elements; exactly n_rows
+/* cuda_gemm.cu. y[n_rows, w.n] = x[n_rows, w.k] w^T + bias; row strides in elements; exactly n_rows
  * rows are read and written, by the algorithm of class_rows rows. */
 fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
                                fkv_err *err);
@@ -217,9 +218,11 @@ const float2 *cuda_rope_table(const fkv_device *dev, const fkv_attention_spec *s
 void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args);
 void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 
+/* cuda_decode_append.cu */
+void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
+
 /* cuda_decode.cu */
 fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *args, fkv_err *err);
-void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
 void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 void cuda_decode_close(fkv_device *dev);
 
