@@ -80,6 +80,10 @@ struct cuda_attention {
     cuda_sample_slot *sample; /* [n_slots] */
 };
 
+/* cuda_prefill.cu. Of the spec; norm's weights are the device's. */
+struct cuda_finish;
+cuda_finish cuda_finish_of(const fkv_device *dev, const fkv_attention_spec *spec, const fkv_qk_norm *norm);
+
 /* cuda_decode.cu. As prepare_decode made it; NULL, and the error is kept, where it was not called. */
 const cuda_rank_plan *cuda_decode_plan_of(fkv_device *dev, const fkv_decode_args *args);
 

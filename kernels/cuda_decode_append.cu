@@ -264,7 +264,7 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     params.slot_stride = a->kv.slot_stride;
     params.arena = (bf16 *)a->kv.arenas[a->rank];
     params.q = (bf16 *)a->q;
-    params.finish.rope = cuda_rope_table(dev, a->spec);
+    params.finish = cuda_finish_of(dev, a->spec, &a->norm);
     params.n_heads = p->n_heads;
     params.n_slots = a->n_slots;
     params.n_kv_heads = a->spec->n_kv_heads;
@@ -274,7 +274,7 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     params.n_entries = att->n_entries;
     params.max_parts = att->max_parts;
     const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
-    if (a->spec->qkv_bias)
+    if (a->spec->qkv_bias || a->spec->qk_norm)
         append_kernel<true><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
     else
         append_kernel<false><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);

@@ -1,4 +1,5 @@
-/* Prefill of the CUDA backend: Q, K, V with RoPE, and causal attention over each prompt of a pack.
+/* Prefill of the CUDA backend: Q, K, V with their norm and RoPE, and causal attention over each prompt of a
+ * pack.
  *
  * Attention has two kernels: one for wgmma and TMA (cuda_prefill_sm90.cu) and the one here for
  * mma.sync. A device always uses the same one. Compression is in cuda_compress.cu.
@@ -152,20 +153,65 @@ static __global__ void rope_kernel(bf16 *qkv, int64_t n, const int32_t *position
     *(uint4 *)(x + hd / 2) = hi;
 }
 
+/* Norm and RoPE in place on Q and K of qkv[n][n_heads * head_rows * hd]. A warp a vector; bound by memory. */
+static __global__ void __launch_bounds__(ROPE_THREADS)
+    finish_kernel(bf16 *qkv, int64_t n, const int32_t *positions, int n_heads, int group, int hd,
+                  const cuda_finish f)
+{
+    const int64_t i = ((int64_t)blockIdx.x * ROPE_THREADS + threadIdx.x) / 32;
+    const int lane = (int)threadIdx.x % 32, half = hd / 2;
+    if (i >= n * n_heads * (group + 1)) return;
+    const int64_t head = i / (group + 1); /* of all rows */
+    const int at = (int)(i % (group + 1));
+    bf16 *x = qkv + (head * fkv_head_rows(group) + at) * hd;
+    cuda_vector v = {};
+#pragma unroll
+    for (int j = 0; j < CUDA_PAIRS; j++) {
+        const int e = lane + 32 * j;
+        if (e >= half) continue;
+        v.lo[j] = __bfloat162float(x[e]);
+        v.hi[j] = __bfloat162float(x[e + half]);
+    }
+    finish_vector(v, half, at < group ? f.q_norm : f.k_norm, f.eps,
+                  f.rope ? f.rope + (int64_t)positions[head / n_heads] * half : NULL, lane);
+    store_vector(x, v, half, lane);
+}
+
+cuda_finish cuda_finish_of(const fkv_device *dev, const fkv_attention_spec *spec, const fkv_qk_norm *norm)
+{
+    cuda_finish f = {};
+    f.q_norm = spec->qk_norm ? norm->q : NULL;
+    f.k_norm = spec->qk_norm ? norm->k : NULL;
+    f.eps = norm->eps;
+    f.rope = cuda_rope_table(dev, spec);
+    return f;
+}
+
+static void finish(fkv_device *dev, const fkv_prefill_args *a, bf16 *qkv)
+{
+    const int hd = a->spec->head_dim, group = a->spec->group;
+    const int64_t vectors = a->n_rows * a->n_heads * (group + 1);
+    const int64_t threads = vectors * (a->spec->qk_norm ? 32 : hd / 16);
+    const unsigned blocks = (unsigned)((threads + ROPE_THREADS - 1) / ROPE_THREADS);
+    const int32_t *positions = a->pack->dev_positions + a->row0;
+    if (a->spec->qk_norm)
+        finish_kernel<<<blocks, ROPE_THREADS, 0, dev->stream>>>(qkv, a->n_rows, positions, a->n_heads, group,
+                                                                hd, cuda_finish_of(dev, a->spec, &a->norm));
+    else
+        rope_kernel<<<blocks, ROPE_THREADS, 0, dev->stream>>>(qkv, a->n_rows, positions, a->n_heads, group,
+                                                              hd, cuda_rope_table(dev, a->spec));
+    CUDA_LAUNCHED(dev);
+}
+
 void cuda_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
 {
     if (a->n_rows <= 0 || a->n_heads <= 0) return;
-    const int hd = a->spec->head_dim, group = a->spec->group;
-    const int64_t width = a->n_heads * (int64_t)fkv_head_rows(group) * hd;
+    const int64_t width = a->n_heads * (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
     cuda_weight_view w = cuda_weight_rows(a->weight, 0);
     bf16 *out = (bf16 *)a->qkv + a->row0 * width;
     w.n = width;
     cuda_gemm(dev, (const bf16 *)a->x + a->row0 * w.k, w.k, a->n_rows, a->class_rows, w, out, width, false);
-    const int64_t threads = a->n_rows * a->n_heads * (group + 1) * (hd / 16);
-    rope_kernel<<<(unsigned)((threads + ROPE_THREADS - 1) / ROPE_THREADS), ROPE_THREADS, 0, dev->stream>>>(
-        out, a->n_rows, a->pack->dev_positions + a->row0, a->n_heads, group, hd,
-        cuda_rope_table(dev, a->spec));
-    CUDA_LAUNCHED(dev);
+    finish(dev, a, out);
 }
 
 /* s[16][64] of a warp: its 16 queries (fragments q) times the tile's keys. */

@@ -27,7 +27,6 @@ int cuda_shared_bytes(const cudaDeviceProp *p)
 /* What the kernels have not learnt. */
 static const char *missing(const fkv_attention_spec *s)
 {
-    if (s->qk_norm) return "norms of queries and keys";
     if (s->rope < 0) return "attention without RoPE";
     if (s->window) return "a sliding window";
     if (s->softcap > 0) return "a cap on attention scores";
