@@ -202,8 +202,9 @@ void cuda_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t 
 /* y[n, columns [0, n_cols) of stride] = sum over ranks, in rank order, of partials[n_ranks][n, n_cols]. */
 void cuda_reduce_local(fkv_device *dev, const float *partials, int n_ranks, int64_t n, int64_t n_cols,
                        int64_t stride, bf16 *y);
-/* out[n, share] = silu(gate) * up of in[n, 2 * share] (gate columns, then up). */
-void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf16 *out, int64_t out_stride);
+/* out[n, share] = g(gate) * up of in[n, 2 * share] (gate columns, then up). */
+void cuda_gate_mul(fkv_device *dev, fkv_activation g, const bf16 *in, int64_t n, int64_t share, bf16 *out,
+                   int64_t out_stride);
 
 /* cuda_prefill.cu. prepare fills the RoPE table and allocates what attention and compression need, by
  * dev->limits; called by the table's prepare, again after a release. */

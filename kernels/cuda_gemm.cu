@@ -330,18 +330,15 @@ void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, in
 {
     const cuda_weight_view all = cuda_weight_rows(w, 0);
     if (n <= 0 || all.n <= 0) return;
-    switch (epilogue) {
-    case FKV_EPILOGUE_NONE:
+    if (epilogue == FKV_EPILOGUE_NONE) {
         cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, all, y, y_stride, f32_out);
         return;
-    case FKV_EPILOGUE_SILU_GATE:
-        if (!grow_gate(dev, n, all.n)) return;
-        cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, all, dev->gate_tmp, all.n, false);
-        cuda_silu_mul(dev, dev->gate_tmp, n, all.n / 2, (bf16 *)y, y_stride);
-        return;
-    case FKV_EPILOGUE_GELU_TANH_GATE: break; /* supports refuses it */
     }
-    cuda_fail(dev, "linear has no such epilogue");
+    const fkv_activation g =
+        epilogue == FKV_EPILOGUE_SILU_GATE ? FKV_ACTIVATION_SILU : FKV_ACTIVATION_GELU_TANH;
+    if (!grow_gate(dev, n, all.n)) return;
+    cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, all, dev->gate_tmp, all.n, false);
+    cuda_gate_mul(dev, g, dev->gate_tmp, n, all.n / 2, (bf16 *)y, y_stride);
 }
 
 static fkv_status prepare(fkv_device *dev, const gemm_key *key, fkv_err *err)

@@ -42,8 +42,6 @@ static fkv_status check_layers(const fkv_device_limits *l, fkv_err *err)
             return fkv_fail(err, FKV_E_INPUT, "the cuda backend can't do what layer %d of the model has: %s",
                             i, what);
     }
-    if (l->activation != FKV_ACTIVATION_SILU)
-        return fkv_fail(err, FKV_E_INPUT, "the cuda backend can't do the model's activation: only SiLU");
     return fkv_limits_check(l, err);
 }
 
