@@ -98,11 +98,13 @@ void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_h
 bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att);
 void cuda_prefill_sm90(fkv_device *dev, const fkv_prefill_args *args);
 
-/* Of scores in units of log2, for the scale that supports allows: the quotient itself, since log2(e)
- * times spec->scale can round to another number. */
-static inline float cuda_score_scale(int head_dim)
+/* Of scores in units of log2. For the usual scale the quotient itself, since log2(e) times the scale can
+ * round to another number. */
+static inline float cuda_score_scale(const fkv_attention_spec *spec)
 {
-    return 1.4426950408889634f / sqrtf((float)head_dim);
+    const float log2e = 1.4426950408889634f;
+    if (spec->scale == fkv_attention_scale(spec->head_dim)) return log2e / sqrtf((float)spec->head_dim);
+    return log2e * spec->scale;
 }
 
 /* The segment whose tile (of all segments' tiles in order) this is. */

@@ -265,7 +265,7 @@ void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args)
     p.max_rows = a->max_snap_rows;
     p.max_tiles = a->max_snap_tiles;
     p.max_prompt = dev->limits.max_prompt;
-    p.scale = cuda_score_scale(hd);
+    p.scale = cuda_score_scale(args->spec);
     p.part = a->snap_part;
     p.stat = a->snap_stat;
     p.sum = a->snap_sum;

@@ -570,7 +570,7 @@ void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *a)
                                 att->parts,
                                 att->part_stat,
                                 a->spec->group,
-                                cuda_score_scale(a->spec->head_dim)};
+                                cuda_score_scale(a->spec)};
     int n = 0; /* the most entries there can be */
     for (int i = 0; i < a->n_heads_served; i++) n += a->heads[i].end - a->heads[i].begin;
     if (n == 0) return;

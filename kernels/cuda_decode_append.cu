@@ -274,7 +274,7 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     params.n_entries = att->n_entries;
     params.max_parts = att->max_parts;
     const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
-    if (a->spec->qkv_bias || a->spec->qk_norm)
+    if (a->spec->qkv_bias || a->spec->qk_norm || a->spec->rope < 0)
         append_kernel<true><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
     else
         append_kernel<false><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);

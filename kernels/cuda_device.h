@@ -212,7 +212,7 @@ int64_t cuda_workspace_bytes(const fkv_device_limits *limits, int n_threads);
 fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, fkv_err *err);
 void cuda_prefill_qkv(fkv_device *dev, const fkv_prefill_args *args);
 void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *args);
-/* A device's table of the spec's RoPE. */
+/* A device's table of the spec's RoPE; NULL: it has none. */
 const float2 *cuda_rope_table(const fkv_device *dev, const fkv_attention_spec *spec);
 
 /* cuda_compress.cu */

@@ -131,6 +131,7 @@ fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, fkv_er
 
 const float2 *cuda_rope_table(const fkv_device *dev, const fkv_attention_spec *spec)
 {
+    if (spec->rope < 0) return NULL;
     return dev->rope + (int64_t)spec->rope * dev->limits.max_positions * (dev->limits.head_dim / 2);
 }
 
@@ -189,6 +190,7 @@ cuda_finish cuda_finish_of(const fkv_device *dev, const fkv_attention_spec *spec
 
 static void finish(fkv_device *dev, const fkv_prefill_args *a, bf16 *qkv)
 {
+    if (!a->spec->qk_norm && a->spec->rope < 0) return;
     const int hd = a->spec->head_dim, group = a->spec->group;
     const int64_t vectors = a->n_rows * a->n_heads * (group + 1);
     const int64_t threads = vectors * (a->spec->qk_norm ? 32 : hd / 16);
@@ -368,7 +370,7 @@ template <int HD> static void run_attention(fkv_device *dev, const fkv_prefill_a
         return;
     prefill_attention_kernel<HD><<<grid, ATT_THREADS, bytes, dev->stream>>>(
         (const bf16 *)a->qkv, pack->dev_segments, pack->n_segments, a->last_only, a->n_heads, group,
-        (bf16 *)a->out, a->out_stride, cuda_score_scale(HD));
+        (bf16 *)a->out, a->out_stride, cuda_score_scale(a->spec));
     CUDA_LAUNCHED(dev);
 }
 

@@ -27,10 +27,8 @@ int cuda_shared_bytes(const cudaDeviceProp *p)
 /* What the kernels have not learnt. */
 static const char *missing(const fkv_attention_spec *s)
 {
-    if (s->rope < 0) return "attention without RoPE";
     if (s->window) return "a sliding window";
     if (s->softcap > 0) return "a cap on attention scores";
-    if (s->scale != fkv_attention_scale(s->head_dim)) return "a scale of its own for attention scores";
     return NULL;
 }
 
