@@ -2,11 +2,15 @@
  * warp-level pieces (asynchronous copies, ldmatrix, mma) that their kernels are made of.
  * Device pointers belong to the device (cuda_alloc); the struct is freed by cuda_decode_close.
  *
- * Shared-memory tiles hold rows of HD bf16 in 16-byte pieces; piece p of row r lies at p ^ (r & 7),
- * so that the eight rows of an ldmatrix fall into different banks.
+ * Shared-memory tiles hold rows of HD bf16 in 16-byte pieces; piece p of row r lies at p ^ (r & 7), or where
+ * HD is no multiple of 64, rows are padded by a piece, so that the eight rows of an ldmatrix fall into
+ * different banks.
  */
 #ifndef FKV_KERNELS_CUDA_ATTENTION_H
 #define FKV_KERNELS_CUDA_ATTENTION_H
+
+#include <cassert>
+#include <type_traits>
 
 #include "kernels/cuda_device.h"
 
@@ -43,7 +47,7 @@ struct cuda_decode_entry {
     int32_t part;     /* first chunk partial, or -1: one CTA folds all its chunks */
     int32_t row;      /* placement * n_slots + slot: its row of q */
     int32_t out_head; /* slot * n_kv_heads + head: its row of out */
-    int32_t unused;
+    int32_t hidden;   /* first tokens, less than a chunk, that the query does not see */
 };
 
 /* What a slot's sampling keeps between blocks and kernels: see cuda_sample.cu. */
@@ -105,6 +109,42 @@ static inline float cuda_score_scale(const fkv_attention_spec *spec)
     const float log2e = 1.4426950408889634f;
     if (spec->scale == fkv_attention_scale(spec->head_dim)) return log2e / sqrtf((float)spec->head_dim);
     return log2e * spec->scale;
+}
+
+/* What a layer's spec makes of q k: scores in units of log2, of the keys that a query sees. */
+struct cuda_scores {
+    float scale;
+    float cap, cap_by; /* cap * tanh(y), where e^2y is 2^(cap_by * q k); cap 0: none */
+    int window;        /* 0: all keys before the query */
+};
+
+static inline cuda_scores cuda_scores_of(const fkv_attention_spec *spec)
+{
+    const float log2e = 1.4426950408889634f;
+    cuda_scores s = {};
+    s.scale = cuda_score_scale(spec);
+    s.cap = log2e * spec->softcap;
+    s.cap_by = spec->softcap > 0 ? 2.0f * log2e * spec->scale / spec->softcap : 0.0f;
+    s.window = spec->window;
+    return s;
+}
+
+/* Whether a layer wants more than a scale: it has kernels of its own then. */
+static inline bool cuda_scores_odd(const fkv_attention_spec *spec)
+{
+    return spec->softcap > 0 || spec->window > 0;
+}
+
+/* f(std::integral_constant of the head_dim), for kernels that are made for each. */
+template <typename F> static inline void with_head_dim(int hd, F f)
+{
+    switch (hd) {
+    case 64: f(std::integral_constant<int, 64>()); return;
+    case 96: f(std::integral_constant<int, 96>()); return;
+    case 128: f(std::integral_constant<int, 128>()); return;
+    case 256: f(std::integral_constant<int, 256>()); return;
+    default: assert(!"supports refuses it");
+    }
 }
 
 /* The segment whose tile (of all segments' tiles in order) this is. */
@@ -199,6 +239,13 @@ static __device__ __forceinline__ float exp2_fast(float x)
     return y;
 }
 
+/* The score of q k = x, capped or not: tanh(y) = 1 - 2 / (e^2y + 1). NaN stays NaN. */
+static __device__ __forceinline__ float odd_score(const cuda_scores &s, float x)
+{
+    if (!(s.cap > 0.0f)) return x * s.scale;
+    return s.cap - __fdividef(2.0f * s.cap, exp2_fast(x * s.cap_by) + 1.0f);
+}
+
 /* lo into the lower half. */
 static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
 {
@@ -207,10 +254,18 @@ static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
     return r;
 }
 
-/* Byte offset of 16-byte piece `piece` of row `row` in a swizzled tile. */
+/* Bytes of a row of a tile. */
+template <int HD> static constexpr FKV_IN_KERNELS int tile_row(void)
+{
+    return HD % 64 == 0 ? HD * 2 : HD * 2 + 16;
+}
+
+/* Byte offset of 16-byte piece `piece` of row `row` in a tile. */
 template <int HD> static __device__ __forceinline__ uint32_t tile_offset(int row, int piece)
 {
-    return (uint32_t)(row * HD * 2 + ((piece ^ (row & 7)) << 4));
+    static_assert(tile_row<HD>() % 128 == 0 || tile_row<HD>() / 16 % 2, "eight rows in different banks");
+    if constexpr (HD % 64 == 0) return (uint32_t)(row * HD * 2 + ((piece ^ (row & 7)) << 4));
+    return (uint32_t)(row * tile_row<HD>() + (piece << 4));
 }
 
 /* Rows [row0, row0 + ROWS) of src (stride in elements) into a tile; rows from n_rows on are zeros. */

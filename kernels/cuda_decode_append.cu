@@ -25,6 +25,7 @@ struct append_params {
     cuda_decode_entry *entries;
     int32_t *n_entries;
     int64_t max_parts;
+    int window; /* of ANY kernels; 0: none */
 };
 
 /* Index in its pages of the token at the slot's position. */
@@ -40,6 +41,13 @@ static __device__ __forceinline__ int entry_tokens(const append_params &a, int64
     const cuda_decode_head h = a.heads[row / a.n_slots];
     const int slot = (int)(row % a.n_slots);
     return slot >= h.begin && slot < h.end && a.slots.active[slot] ? token_index(h, a.slots, slot) + 1 : 0;
+}
+
+/* Of an entry's n tokens those in whole chunks that lie before its window. */
+template <bool ANY> static __device__ __forceinline__ int skipped(const append_params &a, int n)
+{
+    constexpr int CHUNK = CUDA_CHUNK_PAGES * FKV_PAGE_TOKENS;
+    return ANY && a.window && n > a.window ? (n - a.window) / CHUNK * CHUNK : 0;
 }
 
 struct list_count {
@@ -58,13 +66,16 @@ static __device__ __forceinline__ list_count add_tokens(list_count c, int n_toke
 
 /* The step's entries, in order of (placement, slot), by one block: every thread counts its run of
  * rows, then writes them behind the runs before. */
-static __device__ void list_entries(const append_params &a)
+template <bool ANY> static __device__ void list_entries(const append_params &a)
 {
     __shared__ list_count counts[APPEND_THREADS];
     const int64_t rows = (int64_t)a.n_heads * a.n_slots, share = (rows + APPEND_THREADS - 1) / APPEND_THREADS;
     const int64_t from = threadIdx.x * share, to = from + share < rows ? from + share : rows;
     list_count mine = {0, 0, 0};
-    for (int64_t r = from; r < to; r++) mine = add_tokens(mine, entry_tokens(a, r));
+    for (int64_t r = from; r < to; r++) {
+        const int n = entry_tokens(a, r);
+        mine = add_tokens(mine, n - skipped<ANY>(a, n));
+    }
     counts[threadIdx.x] = mine;
     for (int step = 1; step < APPEND_THREADS; step *= 2) {
         __syncthreads();
@@ -79,19 +90,20 @@ static __device__ void list_entries(const append_params &a)
     list_count at = {0, 0, 0};
     if (threadIdx.x) at = counts[threadIdx.x - 1];
     for (int64_t r = from; r < to; r++) {
-        const int n = entry_tokens(a, r);
-        const list_count next = add_tokens(at, n);
+        const int n = entry_tokens(a, r), skip = skipped<ANY>(a, n);
+        const list_count next = add_tokens(at, n - skip);
         if (n > 0) {
             const cuda_decode_head h = a.heads[r / a.n_slots];
             const int slot = (int)(r % a.n_slots);
             const bool stored = next.parts > at.parts && next.parts <= a.max_parts;
-            a.entries[at.entries] = cuda_decode_entry{at.pages,
-                                                      n,
-                                                      slot * a.slot_stride + h.offset,
-                                                      stored ? (int32_t)at.parts : -1,
-                                                      (int32_t)r,
-                                                      slot * a.n_kv_heads + h.head,
-                                                      0};
+            a.entries[at.entries] =
+                cuda_decode_entry{at.pages,
+                                  n - skip,
+                                  slot * a.slot_stride + h.offset + skip / FKV_PAGE_TOKENS,
+                                  stored ? (int32_t)at.parts : -1,
+                                  (int32_t)r,
+                                  slot * a.n_kv_heads + h.head,
+                                  ANY && a.window && n > a.window ? n - a.window - skip : 0};
         }
         at = next;
     }
@@ -201,14 +213,14 @@ static __device__ __forceinline__ void append_any(const append_params &a, const 
     }
 }
 
-/* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page; ANY: bias and
- * norms too. Grid: placements x blocks of APPEND_SLOTS slots, and one block more that lists the entries.
- * Bound by latency. */
+/* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page; ANY: whatever
+ * the layer's spec asks for. Grid: placements x blocks of APPEND_SLOTS slots, and one block more that lists
+ * the entries. Bound by latency. */
 template <bool ANY>
 static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const append_params a)
 {
     if (blockIdx.x == gridDim.x - 1) {
-        list_entries(a);
+        list_entries<ANY>(a);
         return;
     }
     const int blocks = (a.n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS;
@@ -273,8 +285,9 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     params.entries = att->entries;
     params.n_entries = att->n_entries;
     params.max_parts = att->max_parts;
+    params.window = a->spec->window;
     const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
-    if (a->spec->qkv_bias || a->spec->qk_norm || a->spec->rope < 0)
+    if (a->spec->qkv_bias || a->spec->qk_norm || a->spec->rope < 0 || a->spec->window)
         append_kernel<true><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
     else
         append_kernel<false><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);

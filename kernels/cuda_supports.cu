@@ -24,25 +24,6 @@ int cuda_shared_bytes(const cudaDeviceProp *p)
     return restricted && bytes > CUDA_LEAST_SHARED ? CUDA_LEAST_SHARED : bytes;
 }
 
-/* What the kernels have not learnt. */
-static const char *missing(const fkv_attention_spec *s)
-{
-    if (s->window) return "a sliding window";
-    if (s->softcap > 0) return "a cap on attention scores";
-    return NULL;
-}
-
-static fkv_status check_layers(const fkv_device_limits *l, fkv_err *err)
-{
-    for (int i = 0; i < l->n_layers; i++) {
-        const char *what = missing(&l->layers[i]);
-        if (what)
-            return fkv_fail(err, FKV_E_INPUT, "the cuda backend can't do what layer %d of the model has: %s",
-                            i, what);
-    }
-    return fkv_limits_check(l, err);
-}
-
 static fkv_status check_model(const fkv_device_limits *l, fkv_err *err)
 {
     if (l->head_dim != 64 && l->head_dim != 128)
@@ -63,7 +44,7 @@ static fkv_status check_model(const fkv_device_limits *l, fkv_err *err)
     if (l->n_slots > CUDA_MAX_SLOTS)
         return fkv_fail(err, FKV_E_INPUT, "the cuda backend serves at most %d slots, not %d", CUDA_MAX_SLOTS,
                         l->n_slots);
-    return check_layers(l, err);
+    return fkv_limits_check(l, err);
 }
 
 static fkv_status check_gpu(int gpu, const cudaDeviceProp *p, fkv_err *err)
