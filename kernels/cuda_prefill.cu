@@ -1,9 +1,9 @@
 /* Prefill of the CUDA backend: Q, K, V with their norm and RoPE, and causal attention over each prompt of a
  * pack.
  *
- * Attention has two kernels: one for wgmma and TMA (cuda_prefill_sm90.cu), which does not know caps and
- * windows, and the one here for mma.sync. A layer on a device always uses the same one. Compression is in
- * cuda_compress.cu.
+ * Attention has two kernels: one for wgmma and TMA (cuda_prefill_sm90.cu), which does not know caps,
+ * windows, and heads of 96 and 256, and the one here for mma.sync. A layer on a device always uses the same
+ * one. Compression is in cuda_compress.cu.
  */
 #include <cstring>
 #include <math.h>
@@ -431,9 +431,9 @@ template <int HD, bool ODD> static void run_attention(fkv_device *dev, const fkv
  */
 void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *a)
 {
-    const bool odd = cuda_scores_odd(a->spec);
+    const bool odd = cuda_scores_odd(a->spec), sm90 = a->spec->head_dim == 64 || a->spec->head_dim == 128;
     if (a->pack->n_segments <= 0 || a->n_heads <= 0) return;
-    if (dev->attention->wgmma && !odd) {
+    if (dev->attention->wgmma && sm90 && !odd) {
         cuda_prefill_sm90(dev, a);
         return;
     }

@@ -26,8 +26,8 @@ int cuda_shared_bytes(const cudaDeviceProp *p)
 
 static fkv_status check_model(const fkv_device_limits *l, fkv_err *err)
 {
-    if (l->head_dim != 64 && l->head_dim != 128)
-        return fkv_fail(err, FKV_E_INPUT, "the cuda backend needs a head_dim of 64 or 128, not %d",
+    if (l->head_dim != 64 && l->head_dim != 96 && l->head_dim != 128 && l->head_dim != 256)
+        return fkv_fail(err, FKV_E_INPUT, "the cuda backend needs a head_dim of 64, 96, 128 or 256, not %d",
                         l->head_dim);
     if (l->n_kv_heads < 1 || l->n_heads % l->n_kv_heads || l->n_heads / l->n_kv_heads > CUDA_MAX_GROUP)
         return fkv_fail(
