@@ -3,11 +3,15 @@
  * Device pointers belong to the device (cuda_alloc), also after a failed prepare; the struct is freed by
  * cuda_decode_close. Not for products (cuda_gemm.cu), nor for collectives (cuda_collective.h).
  *
- * Shared-memory tiles hold rows of HD bf16 in 16-byte pieces; piece p of row r lies at p ^ (r & 7),
- * so that the eight rows of an ldmatrix fall into different banks.
+ * Shared-memory tiles hold rows of HD bf16 in 16-byte pieces; piece p of row r lies at p ^ (r & 7), or where
+ * HD is no multiple of 64, rows are padded by a piece, so that the eight rows of an ldmatrix fall into
+ * different banks.
  */
 #ifndef FKV_KERNELS_CUDA_ATTENTION_H
 #define FKV_KERNELS_CUDA_ATTENTION_H
+
+#include <cassert>
+#include <type_traits>
 
 #include "kernels/cuda_device.h"
 
@@ -26,6 +30,14 @@ struct cuda_decode_head {
     int32_t head, begin, end, budget;
     int64_t offset;     /* of its pages in a slot's part of the table */
     const bf16 *weight; /* [head_rows * hd, hidden] */
+    const bf16 *bias;   /* [head_rows * hd]; NULL: none */
+};
+
+/* A rank's placements in a layer. */
+struct cuda_rank_plan {
+    cuda_decode_head *heads; /* device, [n_heads] */
+    int n_heads;
+    bool whole; /* a single rank's: all heads, whose weights are one matrix */
 };
 
 /* One (placement, slot) that has tokens to attend to in this step. */
@@ -36,7 +48,7 @@ struct cuda_decode_entry {
     int32_t part;     /* first chunk partial, or -1: one CTA folds all its chunks */
     int32_t row;      /* placement * n_slots + slot: its row of q */
     int32_t out_head; /* slot * n_kv_heads + head: its row of out */
-    int32_t unused;
+    int32_t hidden;   /* first tokens, less than a chunk, that the query does not see */
 };
 
 /* What a slot's sampling keeps between blocks and kernels: see cuda_sample.cu. */
@@ -73,9 +85,16 @@ struct cuda_attention {
     cuda_sample_slot *sample; /* [n_slots] */
 };
 
+/* cuda_prefill.cu. Of the spec; norm's weights are the device's. */
+struct cuda_finish;
+cuda_finish cuda_finish_of(const fkv_device *dev, const fkv_attention_spec *spec, const fkv_qk_norm *norm);
+
+/* cuda_decode.cu. As prepare_decode made it; NULL, and the error is kept, where it was not called. */
+const cuda_rank_plan *cuda_decode_plan_of(fkv_device *dev, const fkv_decode_args *args);
+
 /* cuda_decode_qkv.cu. parts[n_heads][splits][n_slots][per] = x[n_slots, k] W^T of every placement's
- * weight, in splits of k; rows outside of a placement's range are left alone. per is a multiple of
- * 64, k of 8. */
+ * weight, in splits of k; rows outside of a placement's range are left alone. per is even, k a multiple
+ * of 8. */
 int cuda_qkv_splits(int64_t k);
 void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_heads, const bf16 *x,
                          int64_t k, int n_slots, int per, float *parts);
@@ -84,11 +103,49 @@ void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_h
 bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att);
 void cuda_prefill_sm90(fkv_device *dev, const fkv_prefill_args *args);
 
-/* Of scores in units of log2, for the scale that supports allows: the quotient itself, since log2(e)
- * times spec->scale can round to another number. */
-static inline float cuda_score_scale(int head_dim)
+/* Of scores in units of log2. For the usual scale the quotient itself, since log2(e) times the scale can
+ * round to another number. */
+static inline float cuda_score_scale(const fkv_attention_spec *spec)
 {
-    return 1.4426950408889634f / sqrtf((float)head_dim);
+    const float log2e = 1.4426950408889634f;
+    if (spec->scale == fkv_attention_scale(spec->head_dim)) return log2e / sqrtf((float)spec->head_dim);
+    return log2e * spec->scale;
+}
+
+/* What a layer's spec makes of q k: scores in units of log2, of the keys that a query sees. */
+struct cuda_scores {
+    float scale;
+    float cap, cap_by; /* cap * tanh(y), where e^2y is 2^(cap_by * q k); cap 0: none */
+    int window;        /* 0: all keys before the query */
+};
+
+static inline cuda_scores cuda_scores_of(const fkv_attention_spec *spec)
+{
+    const float log2e = 1.4426950408889634f;
+    cuda_scores s = {};
+    s.scale = cuda_score_scale(spec);
+    s.cap = log2e * spec->softcap;
+    s.cap_by = spec->softcap > 0 ? 2.0f * log2e * spec->scale / spec->softcap : 0.0f;
+    s.window = spec->window;
+    return s;
+}
+
+/* Whether a layer wants more than a scale: it has kernels of its own then. */
+static inline bool cuda_scores_odd(const fkv_attention_spec *spec)
+{
+    return spec->softcap > 0 || spec->window > 0;
+}
+
+/* f(std::integral_constant of the head_dim), for kernels that are made for each. */
+template <typename F> static inline void with_head_dim(int hd, F f)
+{
+    switch (hd) {
+    case 64: f(std::integral_constant<int, 64>()); return;
+    case 96: f(std::integral_constant<int, 96>()); return;
+    case 128: f(std::integral_constant<int, 128>()); return;
+    case 256: f(std::integral_constant<int, 256>()); return;
+    default: assert(!"supports refuses it");
+    }
 }
 
 /* The segment whose tile (of all segments' tiles in order) this is. */
@@ -183,6 +240,13 @@ static __device__ __forceinline__ float exp2_fast(float x)
     return y;
 }
 
+/* The score of q k = x, capped or not: tanh(y) = 1 - 2 / (e^2y + 1). NaN stays NaN. */
+static __device__ __forceinline__ float odd_score(const cuda_scores &s, float x)
+{
+    if (!(s.cap > 0.0f)) return x * s.scale;
+    return s.cap - __fdividef(2.0f * s.cap, exp2_fast(x * s.cap_by) + 1.0f);
+}
+
 /* lo into the lower half. */
 static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
 {
@@ -191,10 +255,18 @@ static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
     return r;
 }
 
-/* Byte offset of 16-byte piece `piece` of row `row` in a swizzled tile. */
+/* Bytes of a row of a tile. */
+template <int HD> static constexpr FKV_IN_KERNELS int tile_row(void)
+{
+    return HD % 64 == 0 ? HD * 2 : HD * 2 + 16;
+}
+
+/* Byte offset of 16-byte piece `piece` of row `row` in a tile. */
 template <int HD> static __device__ __forceinline__ uint32_t tile_offset(int row, int piece)
 {
-    return (uint32_t)(row * HD * 2 + ((piece ^ (row & 7)) << 4));
+    static_assert(tile_row<HD>() % 128 == 0 || tile_row<HD>() / 16 % 2, "eight rows in different banks");
+    if constexpr (HD % 64 == 0) return (uint32_t)(row * HD * 2 + ((piece ^ (row & 7)) << 4));
+    return (uint32_t)(row * tile_row<HD>() + (piece << 4));
 }
 
 /* Rows [row0, row0 + ROWS) of src (stride in elements) into a tile; rows from n_rows on are zeros. */
@@ -220,6 +292,62 @@ static __device__ __forceinline__ void rope8(uint4 &lo, uint4 &hi, const float2 
         const float x = __bfloat162float(a[i]), y = __bfloat162float(b[i]);
         a[i] = __float2bfloat16_rn(x * t.x - y * t.y);
         b[i] = __float2bfloat16_rn(y * t.x + x * t.y);
+    }
+}
+
+/* What becomes of queries and keys behind their projection, where that is more than RoPE. */
+struct cuda_finish {
+    const float *q_norm, *k_norm; /* [hd]; NULL: none */
+    float eps;
+    const float2 *rope; /* table; NULL: none */
+};
+
+/* A vector as a warp holds it: lane i has the pairs (x[i + 32 j], x[i + 32 j + hd / 2]), zeros behind. */
+enum { CUDA_PAIRS = 4, CUDA_MAX_HEAD_DIM = 2 * 32 * CUDA_PAIRS };
+struct cuda_vector {
+    float lo[CUDA_PAIRS], hi[CUDA_PAIRS];
+};
+
+/* Norm (norm not NULL) and RoPE by one position's row of the table (cs not NULL), all in float32; squares
+ * are added up by lane, then by halving. */
+static __device__ __forceinline__ void finish_vector(cuda_vector &v, int half, const float *norm, float eps,
+                                                     const float2 *cs, int lane)
+{
+    if (norm) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int j = 0; j < CUDA_PAIRS; j++) sum = fmaf(v.lo[j], v.lo[j], fmaf(v.hi[j], v.hi[j], sum));
+#pragma unroll
+        for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+        const float by = 1.0f / sqrtf(sum / (float)(2 * half) + eps);
+#pragma unroll
+        for (int j = 0; j < CUDA_PAIRS; j++) {
+            const int i = lane + 32 * j;
+            if (i >= half) continue;
+            v.lo[j] *= by * norm[i];
+            v.hi[j] *= by * norm[i + half];
+        }
+    }
+    if (!cs) return;
+#pragma unroll
+    for (int j = 0; j < CUDA_PAIRS; j++) {
+        const int i = lane + 32 * j;
+        if (i >= half) continue;
+        const float2 t = cs[i];
+        const float x = v.lo[j], y = v.hi[j];
+        v.lo[j] = x * t.x - y * t.y;
+        v.hi[j] = y * t.x + x * t.y;
+    }
+}
+
+static __device__ __forceinline__ void store_vector(bf16 *to, const cuda_vector &v, int half, int lane)
+{
+#pragma unroll
+    for (int j = 0; j < CUDA_PAIRS; j++) {
+        const int i = lane + 32 * j;
+        if (i >= half) continue;
+        to[i] = __float2bfloat16_rn(v.lo[j]);
+        to[i + half] = __float2bfloat16_rn(v.hi[j]);
     }
 }
 

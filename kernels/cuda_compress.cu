@@ -20,7 +20,7 @@ struct snap_params {
     int64_t n_tokens, stride, per;
     int group, window, n_rows;
     int64_t max_rows, max_tiles, max_prompt; /* strides of the workspace */
-    float scale;                             /* of scores, times log2(e) */
+    cuda_scores scores;
     float2 *part, *stat;
     float *sum;
 };
@@ -36,9 +36,9 @@ static __device__ __forceinline__ fkv_segment open_segment(snap_params &p, int i
     return s;
 }
 
-/* Scores s[16 rows][128 keys] of one warp in log2 units, -inf where the key lies behind the query.
+/* Scores s[16 rows][128 keys] of one warp in log2 units, -inf where the query does not see the key.
  * Thread: rows lane / 4 (+ 8), keys 8 j + lane % 4 * 2 (+ 1). */
-template <int HD>
+template <int HD, bool ODD>
 static __device__ __forceinline__ void snap_scores(float (&s)[SNAP_TILES][4], const snap_params &p,
                                                    uint32_t queries, uint32_t keys, int row0, int64_t key0,
                                                    int warp, int lane)
@@ -66,7 +66,13 @@ static __device__ __forceinline__ void snap_scores(float (&s)[SNAP_TILES][4], co
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const int64_t key = key0 + j * 8 + lane % 4 * 2 + i % 2;
-            s[j][i] = key > pos[i / 2] || key >= p.n_tokens ? -INFINITY : s[j][i] * p.scale;
+            bool hidden = key > pos[i / 2] || key >= p.n_tokens;
+            if constexpr (ODD) {
+                hidden = hidden || (p.scores.window && key <= pos[i / 2] - p.scores.window);
+                s[j][i] = hidden ? -INFINITY : odd_score(p.scores, s[j][i]);
+            } else {
+                s[j][i] = hidden ? -INFINITY : s[j][i] * p.scores.scale;
+            }
         }
     }
 }
@@ -152,10 +158,10 @@ static __device__ __forceinline__ void store_sums(const float (&total)[SNAP_TILE
     p.sum[blockIdx.y * p.max_prompt + key] = t;
 }
 
-/* Grid (key tiles, heads), 4 warps of 16 rows. SUMS: add up probabilities over all rows into
- * p.sum[head][key]; else leave every row's max and sum over the tile in p.part. Shared: 128 keys, 64
- * rows of queries. */
-template <int HD, bool SUMS>
+/* Grid (key tiles, heads), 4 warps of 16 rows. ODD: a cap or a window. SUMS: add up probabilities over all
+ * rows into p.sum[head][key]; else leave every row's max and sum over the tile in p.part. Shared: 128 keys,
+ * 64 rows of queries. */
+template <int HD, bool SUMS, bool ODD>
 static __global__ void __launch_bounds__(SNAP_THREADS) snap_kernel(const snap_params pack)
 {
     extern __shared__ __align__(1024) char shared[];
@@ -165,7 +171,7 @@ static __global__ void __launch_bounds__(SNAP_THREADS) snap_kernel(const snap_pa
     if (p.n_tokens <= p.min_tokens) return;
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const bf16 *head = p.qkv + blockIdx.y * p.per;
-    const uint32_t keys = smem_address(shared), queries = keys + CUDA_SNAP_KEYS * HD * 2;
+    const uint32_t keys = smem_address(shared), queries = keys + CUDA_SNAP_KEYS * tile_row<HD>();
     const int64_t key0 = ((int64_t)blockIdx.x - segment.tile0) * CUDA_SNAP_KEYS;
     load_tile<HD, CUDA_SNAP_KEYS, SNAP_THREADS>(keys, head + p.group * HD, p.stride, key0, p.n_tokens);
     float total[SNAP_TILES][2] = {};
@@ -175,7 +181,7 @@ static __global__ void __launch_bounds__(SNAP_THREADS) snap_kernel(const snap_pa
         copy_wait<0>();
         __syncthreads();
         float s[SNAP_TILES][4];
-        snap_scores<HD>(s, p, queries, keys, row0, key0, warp, lane);
+        snap_scores<HD, ODD>(s, p, queries, keys, row0, key0, warp, lane);
         __syncthreads();
         if constexpr (SUMS)
             add_probabilities(total, p, s, row0, warp, lane);
@@ -221,20 +227,22 @@ static __global__ void __launch_bounds__(CUDA_SNAP_KEYS)
     scores[blockIdx.y * stride + s.row0 + i] = m;
 }
 
-template <int HD> static void run_scores(fkv_device *dev, const snap_params &p, int n_tiles, int n_heads)
+template <int HD, bool ODD>
+static void run_scores(fkv_device *dev, const snap_params &p, int n_tiles, int n_heads)
 {
-    const int bytes = (CUDA_SNAP_KEYS + SNAP_ROWS) * HD * 2;
+    constexpr int bytes = (CUDA_SNAP_KEYS + SNAP_ROWS) * tile_row<HD>();
+    static_assert(bytes + SNAP_THREADS / 32 * CUDA_SNAP_KEYS * 4 <= CUDA_LEAST_SHARED, "it fits every GPU");
     const dim3 grid((unsigned)n_tiles, (unsigned)n_heads),
         rows((unsigned)p.n_rows, (unsigned)n_heads, (unsigned)p.n_segments);
     const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    if (!CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, false>, most, bytes)) ||
-        !CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, true>, most, bytes)))
+    if (!CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, false, ODD>, most, bytes)) ||
+        !CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, true, ODD>, most, bytes)))
         return;
-    snap_kernel<HD, false><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
+    snap_kernel<HD, false, ODD><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
     snap_merge_kernel<<<rows, 32, 0, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
-    snap_kernel<HD, true><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
+    snap_kernel<HD, true, ODD><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
 }
 
@@ -265,14 +273,16 @@ void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args)
     p.max_rows = a->max_snap_rows;
     p.max_tiles = a->max_snap_tiles;
     p.max_prompt = dev->limits.max_prompt;
-    p.scale = cuda_score_scale(hd);
+    p.scores = cuda_scores_of(args->spec);
     p.part = a->snap_part;
     p.stat = a->snap_stat;
     p.sum = a->snap_sum;
-    if (hd == 128)
-        run_scores<128>(dev, p, (int)pack->n_tiles, n_heads);
-    else
-        run_scores<64>(dev, p, (int)pack->n_tiles, n_heads);
+    with_head_dim(hd, [&](auto size) {
+        if (cuda_scores_odd(args->spec))
+            run_scores<size(), true>(dev, p, (int)pack->n_tiles, n_heads);
+        else
+            run_scores<size(), false>(dev, p, (int)pack->n_tiles, n_heads);
+    });
     const dim3 grid((unsigned)pack->n_tiles, (unsigned)n_heads);
     snap_pool_kernel<<<grid, CUDA_SNAP_KEYS, 0, dev->stream>>>(p, args->score_kernel, args->scores,
                                                                args->score_stride);
@@ -442,10 +452,8 @@ static void keep_heads(fkv_device *dev, const keep_params &p, int head_dim, int 
     if (most == 0) return;
     const int64_t threads = most * (2 * head_dim / 8);
     const dim3 grid((unsigned)((threads + GATHER_THREADS - 1) / GATHER_THREADS), (unsigned)n);
-    if (head_dim == 128)
-        keep_gather_kernel<128><<<grid, GATHER_THREADS, 0, dev->stream>>>(p);
-    else
-        keep_gather_kernel<64><<<grid, GATHER_THREADS, 0, dev->stream>>>(p);
+    with_head_dim(head_dim,
+                  [&](auto hd) { keep_gather_kernel<hd()><<<grid, GATHER_THREADS, 0, dev->stream>>>(p); });
     CUDA_LAUNCHED(dev);
 }
 
@@ -456,7 +464,8 @@ static keep_head keep_of(const fkv_keep_args *a, const fkv_segment *s, int head)
     h.arena = (bf16 *)a->kv.arenas[a->owner[lh * a->n_slots + s->slot]];
     h.table = s->slot * a->kv.slot_stride + a->kv.offset[lh];
     h.n_kept = (int32_t)(s->n_tokens < budget ? s->n_tokens : budget);
-    h.n_top = (int32_t)(s->n_tokens > budget && budget > a->score_window ? budget - a->score_window : 0);
+    const bool scored = s->n_tokens > budget && budget > a->score_window && !a->spec->window;
+    h.n_top = (int32_t)(scored ? budget - a->score_window : 0);
     h.n_tokens = s->n_tokens;
     h.row0 = s->row0;
     h.head = head;

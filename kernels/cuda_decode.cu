@@ -1,11 +1,10 @@
-/* Decode attention of the CUDA backend: Q, K, V of a rank's placements, append, and ragged
- * attention over pages.
+/* Decode attention of the CUDA backend: what it knows of a rank's placements, and ragged attention over
+ * pages.
  *
- * Every (placement, slot) has its own length. decode_qkv ends with a kernel that also lists the
- * entries of this step, those (placement, slot) that are active and inside the placement's range,
- * with the pages before each; decode_attention gives every CTA of a fixed grid an equal run of
+ * Every (placement, slot) has its own length. decode_qkv (cuda_decode_append.cu) lists the entries of a
+ * step with the pages before each; decode_attention gives every CTA of a fixed grid an equal run of
  * pages, cut at chunks of CUDA_CHUNK_PAGES. A chunk is folded by one CTA: warp w takes tokens
- * [16 w, 16 w + 16) of every page, the warps are merged in order at the chunk's end, and the
+ * [16 w, 16 w + 16) of every block of it, the warps are merged in order at the chunk's end, and the
  * chunks of an entry in order by a last kernel. Who folds a chunk never matters to its bits.
  *
  * Prefill is in cuda_prefill.cu. Owns the host's part of the plans (freed by cuda_decode_close).
@@ -21,29 +20,26 @@ extern "C" {
 }
 
 enum {
-    APPEND_THREADS = 256,
-    APPEND_SLOTS = 4, /* of a block of append_kernel */
-    ATT_WARPS = 8,
-    ATT_THREADS = ATT_WARPS * 32,
-    WARP_TOKENS = FKV_PAGE_TOKENS / ATT_WARPS, /* of a page */
-    QUERIES = 8,                               /* columns of a tile: the group, padded */
+    WARP_TOKENS = 16, /* of a block: an mma tile */
+    QUERIES = 8,      /* columns of a tile: the group, padded */
+    MERGE_WARPS = 8,
 };
 
-static_assert(WARP_TOKENS == 16, "a warp's share of a page is one mma tile");
-static_assert(QUERIES == ATT_WARPS && CUDA_MAX_GROUP <= 2 * QUERIES, "warp g ends query g of a tile");
-
-struct decode_plan {
-    cuda_decode_head *heads; /* device, [n_heads] */
-    int n_heads;
-    bool whole; /* a single rank's: all heads, whose weights are one matrix */
+/* A CTA folds blocks of tokens, 16 a warp: pages, or where its warps' pieces are too large for shared memory
+ * halves of pages. A warp ends every WARPS-th query of a tile. */
+template <int HD> struct att_shape {
+    static constexpr int WARPS = HD <= 128 ? 8 : 4, THREADS = 32 * WARPS, TOKENS = WARPS * WARP_TOKENS,
+                         PAGE_BLOCKS = FKV_PAGE_TOKENS / TOKENS,
+                         CHUNK_BLOCKS = CUDA_CHUNK_PAGES * PAGE_BLOCKS, ENDS = QUERIES / WARPS;
+    static_assert(CUDA_MAX_GROUP <= 2 * QUERIES, "two tiles hold a group");
 };
 
 struct cuda_decode_plan {
-    decode_plan *at; /* [n], index layer * FKV_MAX_LOCAL_RANKS + local rank */
+    cuda_rank_plan *at; /* [n], index layer * FKV_MAX_LOCAL_RANKS + local rank */
     size_t n;
 };
 
-static decode_plan *plan_of(fkv_device *dev, const fkv_decode_args *a)
+const cuda_rank_plan *cuda_decode_plan_of(fkv_device *dev, const fkv_decode_args *a)
 {
     const size_t i = (size_t)a->layer * FKV_MAX_LOCAL_RANKS + (size_t)a->local_rank;
     cuda_decode_plan *p = dev->decode_plans;
@@ -61,7 +57,7 @@ static fkv_status plans_reach(fkv_device *dev, size_t i, fkv_err *err)
     }
     cuda_decode_plan *p = dev->decode_plans;
     if (i < p->n) return FKV_OK;
-    decode_plan *grown = (decode_plan *)fkv_realloc(p->at, i + 1, sizeof *grown);
+    cuda_rank_plan *grown = (cuda_rank_plan *)fkv_realloc(p->at, i + 1, sizeof *grown);
     if (!grown) return fkv_fail_memory(err);
     memset(grown + p->n, 0, (i + 1 - p->n) * sizeof *grown);
     p->at = grown;
@@ -75,8 +71,8 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
     const size_t n = (size_t)a->n_heads_served;
     fkv_status st = plans_reach(dev, i, err);
     if (st) return st;
-    decode_plan *p = &dev->decode_plans->at[i];
-    *p = decode_plan{};
+    cuda_rank_plan *p = &dev->decode_plans->at[i];
+    *p = cuda_rank_plan{};
     cuda_decode_head *heads = (cuda_decode_head *)fkv_calloc(n, sizeof *heads);
     int64_t entries = 0;
     const int n_kv_heads = a->spec->n_kv_heads;
@@ -89,9 +85,9 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
     for (size_t j = 0; j < n; j++) {
         const fkv_decode_head *h = &a->heads[j];
         const int64_t lh = (int64_t)a->layer * n_kv_heads + h->head;
-        heads[j] = cuda_decode_head{h->head,          h->begin,
-                                    h->end,           a->kv.budgets[lh],
-                                    a->kv.offset[lh], cuda_weight_bf16(cuda_weight_rows(h->weight, h->row))};
+        const cuda_weight_view w = cuda_weight_rows(h->weight, h->row);
+        heads[j] = cuda_decode_head{
+            h->head, h->begin, h->end, a->kv.budgets[lh], a->kv.offset[lh], cuda_weight_bf16(w), w.bias};
         entries += h->end - h->begin;
         const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
         whole = whole && h->weight == a->heads[0].weight && h->row == (int64_t)j * per;
@@ -122,210 +118,6 @@ void cuda_decode_close(fkv_device *dev)
     dev->attention = NULL;
 }
 
-struct append_params {
-    const cuda_decode_head *heads;
-    fkv_slots slots;
-    const int32_t *table;
-    int64_t slot_stride;
-    bf16 *arena;
-    const float *parts; /* of the projections: (placement, split, slot) at the strides below */
-    int64_t placement_stride, split_stride, slot_stride_of_parts;
-    bf16 *q; /* [n_heads, n_slots, head_rows * hd]: Q is written */
-    const float2 *rope;
-    int n_splits;
-    int n_heads, n_slots, n_kv_heads, group, hd;
-    cuda_decode_entry *entries;
-    int32_t *n_entries;
-    int64_t max_parts;
-};
-
-/* Index in its pages of the token at the slot's position. */
-static __device__ __forceinline__ int token_index(const cuda_decode_head &h, const fkv_slots &slots, int slot)
-{
-    const int n = slots.prompt_len[slot];
-    return (n < h.budget ? n : h.budget) + slots.pos[slot] - n;
-}
-
-/* Tokens of entry (placement, slot) in this step, 0 for none. */
-static __device__ __forceinline__ int entry_tokens(const append_params &a, int64_t row)
-{
-    const cuda_decode_head h = a.heads[row / a.n_slots];
-    const int slot = (int)(row % a.n_slots);
-    return slot >= h.begin && slot < h.end && a.slots.active[slot] ? token_index(h, a.slots, slot) + 1 : 0;
-}
-
-struct list_count {
-    int entries, pages;
-    int64_t parts;
-};
-
-static __device__ __forceinline__ list_count add_tokens(list_count c, int n_tokens)
-{
-    const int pages = (n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
-    if (pages > 0) c.entries++;
-    if (pages > CUDA_CHUNK_PAGES) c.parts += (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
-    c.pages += pages;
-    return c;
-}
-
-/* The step's entries, in order of (placement, slot), by one block: every thread counts its run of
- * rows, then writes them behind the runs before. */
-static __device__ void list_entries(const append_params &a)
-{
-    __shared__ list_count counts[APPEND_THREADS];
-    const int64_t rows = (int64_t)a.n_heads * a.n_slots, share = (rows + APPEND_THREADS - 1) / APPEND_THREADS;
-    const int64_t from = threadIdx.x * share, to = from + share < rows ? from + share : rows;
-    list_count mine = {0, 0, 0};
-    for (int64_t r = from; r < to; r++) mine = add_tokens(mine, entry_tokens(a, r));
-    counts[threadIdx.x] = mine;
-    for (int step = 1; step < APPEND_THREADS; step *= 2) {
-        __syncthreads();
-        list_count other = {0, 0, 0};
-        if ((int)threadIdx.x >= step) other = counts[threadIdx.x - step];
-        __syncthreads();
-        counts[threadIdx.x].entries += other.entries;
-        counts[threadIdx.x].pages += other.pages;
-        counts[threadIdx.x].parts += other.parts;
-    }
-    __syncthreads();
-    list_count at = {0, 0, 0};
-    if (threadIdx.x) at = counts[threadIdx.x - 1];
-    for (int64_t r = from; r < to; r++) {
-        const int n = entry_tokens(a, r);
-        const list_count next = add_tokens(at, n);
-        if (n > 0) {
-            const cuda_decode_head h = a.heads[r / a.n_slots];
-            const int slot = (int)(r % a.n_slots);
-            const bool stored = next.parts > at.parts && next.parts <= a.max_parts;
-            a.entries[at.entries] = cuda_decode_entry{at.pages,
-                                                      n,
-                                                      slot * a.slot_stride + h.offset,
-                                                      stored ? (int32_t)at.parts : -1,
-                                                      (int32_t)r,
-                                                      slot * a.n_kv_heads + h.head,
-                                                      0};
-        }
-        at = next;
-    }
-    if (threadIdx.x == APPEND_THREADS - 1) {
-        a.entries[at.entries] = cuda_decode_entry{at.pages, 0, 0, -1, 0, 0, 0};
-        *a.n_entries = at.entries;
-    }
-}
-
-/* Eight columns of a projection, its splits added in order, as bf16. */
-static __device__ __forceinline__ uint4 sum8(const float *part, int64_t stride, int n_splits)
-{
-    float4 lo[CUDA_QKV_SPLITS], hi[CUDA_QKV_SPLITS];
-#pragma unroll
-    for (int s = 0; s < CUDA_QKV_SPLITS; s++) {
-        if (s >= n_splits) continue;
-        lo[s] = *(const float4 *)(part + s * stride);
-        hi[s] = *(const float4 *)(part + s * stride + 4);
-    }
-#pragma unroll
-    for (int s = 1; s < CUDA_QKV_SPLITS; s++) {
-        if (s >= n_splits) continue;
-        lo[0] = make_float4(lo[0].x + lo[s].x, lo[0].y + lo[s].y, lo[0].z + lo[s].z, lo[0].w + lo[s].w);
-        hi[0] = make_float4(hi[0].x + hi[s].x, hi[0].y + hi[s].y, hi[0].z + hi[s].z, hi[0].w + hi[s].w);
-    }
-    return make_uint4(pack_bf16(lo[0].x, lo[0].y), pack_bf16(lo[0].z, lo[0].w), pack_bf16(hi[0].x, hi[0].y),
-                      pack_bf16(hi[0].z, hi[0].w));
-}
-
-/* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page.
- * Grid: placements x blocks of APPEND_SLOTS slots, and one block more that lists the entries. 64
- * threads a slot, each on 8 columns (RoPE: on a pair of them). Bound by latency. */
-static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const append_params a)
-{
-    if (blockIdx.x == gridDim.x - 1) {
-        list_entries(a);
-        return;
-    }
-    constexpr int LANES = APPEND_THREADS / APPEND_SLOTS;
-    const int blocks = (a.n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS;
-    const int64_t placement = blockIdx.x / blocks;
-    const cuda_decode_head h = a.heads[placement];
-    const int slot = (int)(blockIdx.x % blocks) * APPEND_SLOTS + (int)threadIdx.x / LANES;
-    if (slot < h.begin || slot >= h.end || !a.slots.active[slot]) return;
-    const int half = a.hd / 2, at = token_index(h, a.slots, slot), per = fkv_head_rows(a.group) * a.hd;
-    const int64_t page = a.table[slot * a.slot_stride + h.offset + at / FKV_PAGE_TOKENS];
-    const int64_t stride = a.split_stride;
-    const float *parts = a.parts + placement * a.placement_stride + slot * a.slot_stride_of_parts;
-    bf16 *q = a.q + (placement * a.n_slots + slot) * per;
-    bf16 *k = a.arena + (page * 2 * FKV_PAGE_TOKENS + at % FKV_PAGE_TOKENS) * a.hd;
-    bf16 *v = k + FKV_PAGE_TOKENS * a.hd;
-    const float2 *rope = a.rope + (int64_t)a.slots.pos[slot] * half;
-    const int pieces = half / 8, n_rope = (a.group + 1) * pieces, n_all = n_rope + a.hd / 8;
-    for (int i = (int)threadIdx.x % LANES; i < n_all; i += LANES) {
-        if (i >= n_rope) {
-            const int p = (i - n_rope) * 8;
-            *(uint4 *)(v + p) = sum8(parts + (a.group + 1) * a.hd + p, stride, a.n_splits);
-            continue;
-        }
-        const int vector = i / pieces, p = i % pieces * 8;
-        const float *part = parts + vector * a.hd + p;
-        uint4 lo = sum8(part, stride, a.n_splits), hi = sum8(part + half, stride, a.n_splits);
-        rope8(lo, hi, rope + p);
-        bf16 *to = vector == a.group ? k + p : q + vector * a.hd + p;
-        *(uint4 *)to = lo;
-        *(uint4 *)(to + half) = hi;
-    }
-}
-
-/* Projections of a rank's placements into the workspace, and where they lie there. A single rank's
- * are one product of the library. */
-static void project(fkv_device *dev, const fkv_decode_args *a, const decode_plan *p, append_params *out)
-{
-    const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim,
-                  width = a->spec->n_kv_heads * per;
-    const bf16 *x = (const bf16 *)a->x;
-    float *parts = dev->attention->qkv_parts;
-    out->parts = parts;
-    if (p->whole) {
-        cuda_weight_view w = cuda_weight_rows(a->heads[0].weight, 0);
-        w.n = width;
-        cuda_gemm(dev, x, a->hidden, a->n_slots, a->n_slots, w, parts, width, true);
-        out->n_splits = 1;
-        out->split_stride = 0;
-        out->placement_stride = per;
-        out->slot_stride_of_parts = width;
-        return;
-    }
-    cuda_decode_project(dev, p->heads, p->n_heads, x, a->hidden, a->n_slots, (int)per, parts);
-    out->n_splits = cuda_qkv_splits(a->hidden);
-    out->split_stride = a->n_slots * per;
-    out->placement_stride = out->n_splits * out->split_stride;
-    out->slot_stride_of_parts = per;
-}
-
-void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
-{
-    const decode_plan *p = plan_of(dev, a);
-    if (!p || p->n_heads == 0) return;
-    const cuda_attention *att = dev->attention;
-    append_params params = {};
-    project(dev, a, p, &params);
-    params.heads = p->heads;
-    params.slots = a->slots;
-    params.table = a->kv.table;
-    params.slot_stride = a->kv.slot_stride;
-    params.arena = (bf16 *)a->kv.arenas[a->rank];
-    params.q = (bf16 *)a->q;
-    params.rope = cuda_rope_table(dev, a->spec);
-    params.n_heads = p->n_heads;
-    params.n_slots = a->n_slots;
-    params.n_kv_heads = a->spec->n_kv_heads;
-    params.group = a->spec->group;
-    params.hd = a->spec->head_dim;
-    params.entries = att->entries;
-    params.n_entries = att->n_entries;
-    params.max_parts = att->max_parts;
-    const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
-    append_kernel<<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
-    CUDA_LAUNCHED(dev);
-}
-
 struct attention_params {
     const cuda_decode_entry *entries;
     const int32_t *n_entries;
@@ -336,7 +128,7 @@ struct attention_params {
     float *parts;
     float2 *part_stat;
     int group;
-    float scale; /* of scores, times log2(e) */
+    cuda_scores scores;
 };
 
 /* Merges a later piece (m, l, a) into (M, L, A): max, sum, and sums of values. */
@@ -351,19 +143,37 @@ static __device__ __forceinline__ void merge_piece(float &M, float &L, float (&A
     M = top;
 }
 
+/* N neighbouring values, two at a time where they are even. */
+template <int N> static __device__ __forceinline__ void store_floats(float *to, const float (&a)[N])
+{
+    if constexpr (N % 2) {
+#pragma unroll
+        for (int i = 0; i < N; i++) to[i] = a[i];
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i += 2) *(float2 *)(to + i) = make_float2(a[i], a[i + 1]);
+    }
+}
+
 /* N = HD / 32 neighbouring values of a row of out. */
 template <int N> static __device__ __forceinline__ void store_row(bf16 *out, const float (&a)[N], float sum)
 {
     const float inv = 1.0f / sum;
+    if constexpr (N % 2) {
 #pragma unroll
-    for (int i = 0; i < N; i += 2) *(uint32_t *)(out + i) = pack_bf16(a[i] * inv, a[i + 1] * inv);
+        for (int i = 0; i < N; i++) out[i] = __float2bfloat16_rn(a[i] * inv);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i += 2) *(uint32_t *)(out + i) = pack_bf16(a[i] * inv, a[i + 1] * inv);
+    }
 }
 
-/* The pages of a CTA's items, one after the other: entry `at`, page `page` of its n_pages; the item
+/* The blocks of a CTA's items, one after the other: entry `at`, block `block` of its n_blocks; the item
  * ends before item_end. The same walk loads and computes. */
-struct page_cursor {
+template <int HD> struct block_cursor {
+    using shape = att_shape<HD>;
     cuda_decode_entry entry;
-    int at, n_pages, page, item_end, end; /* end: first page number (of all entries) behind this CTA's run */
+    int at, n_blocks, block, item_end, end; /* end: first page (of all entries) behind this CTA's run */
 
     __device__ __forceinline__ bool done() const
     {
@@ -374,27 +184,45 @@ struct page_cursor {
     {
         at = i;
         entry = entries[i];
-        n_pages = (entry.n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
+        n_blocks = (entry.n_tokens + shape::TOKENS - 1) / shape::TOKENS;
     }
 
-    /* An item starts at page, or the walk ends. */
+    /* Index of the block's page in the table. */
+    __device__ __forceinline__ int64_t table_index(void) const
+    {
+        return entry.table + block / shape::PAGE_BLOCKS;
+    }
+
+    __device__ __forceinline__ int chunk(void) const
+    {
+        return block / shape::CHUNK_BLOCKS;
+    }
+
+    /* Tokens of the entry from the warp's part of this block on. */
+    __device__ __forceinline__ int tokens_left(int warp) const
+    {
+        return entry.n_tokens - block * shape::TOKENS - warp * WARP_TOKENS;
+    }
+
+    /* An item starts at block, or the walk ends. */
     __device__ __forceinline__ void start_item(void)
     {
-        if (entry.first_page + page >= end) entry.n_tokens = 0;
-        item_end = entry.part < 0 || page + CUDA_CHUNK_PAGES > n_pages ? n_pages : page + CUDA_CHUNK_PAGES;
+        if (entry.first_page + block / shape::PAGE_BLOCKS >= end) entry.n_tokens = 0;
+        item_end =
+            entry.part < 0 || block + shape::CHUNK_BLOCKS > n_blocks ? n_blocks : block + shape::CHUNK_BLOCKS;
     }
 
     __device__ __forceinline__ void step(const cuda_decode_entry *entries)
     {
-        if (++page < item_end) return;
-        if (page == n_pages) {
+        if (++block < item_end) return;
+        if (block == n_blocks) {
             load(entries, at + 1); /* the list ends with an entry of no tokens */
-            page = 0;
+            block = 0;
         }
         start_item();
     }
 
-    /* The items whose first page is in [begin, end) of all pages. */
+    /* The items whose first page is in [begin, stop) of all pages. */
     __device__ __forceinline__ void open(const cuda_decode_entry *entries, int n, int begin, int stop)
     {
         int lo = 0, hi = n; /* entries[lo].first_page <= begin < entries[hi].first_page */
@@ -407,30 +235,32 @@ struct page_cursor {
         }
         end = stop;
         load(entries, lo);
-        page = (begin - entry.first_page + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES * CUDA_CHUNK_PAGES;
-        if (entry.part < 0 && page > 0) page = n_pages;
-        if (page >= n_pages) {
+        block = (begin - entry.first_page + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES * shape::CHUNK_BLOCKS;
+        if (entry.part < 0 && block > 0) block = n_blocks;
+        if (block >= n_blocks) {
             load(entries, lo + 1);
-            page = 0;
+            block = 0;
         }
         start_item();
     }
 };
 
-/* K and V of a warp's 16 tokens of a page into its stage; tokens behind the entry's end are zeros. */
+/* K and V of a warp's 16 tokens of a block (of a page) into its stage; tokens behind the entry's end are
+ * zeros. */
 template <int HD>
 static __device__ __forceinline__ void load_tokens(uint32_t stage, const attention_params &a, int page,
-                                                   int tokens, int warp, int lane)
+                                                   int block, int tokens, int warp, int lane)
 {
     constexpr int PIECES = HD / 8;
-    const bf16 *k = a.arena + ((int64_t)page * 2 * FKV_PAGE_TOKENS + warp * WARP_TOKENS) * HD;
-#pragma unroll
+    const int first = block % att_shape<HD>::PAGE_BLOCKS * att_shape<HD>::TOKENS + warp * WARP_TOKENS;
+    const bf16 *k = a.arena + ((int64_t)page * 2 * FKV_PAGE_TOKENS + first) * HD;
+#pragma unroll(HD <= 128 ? 8 : 2) /* more of it in flight spills */
     for (int i = 0; i < WARP_TOKENS * PIECES / 32; i++) {
         const int r = (i * 32 + lane) / PIECES, p = (i * 32 + lane) % PIECES;
         const bf16 *from = k + r * HD + p * 8;
         copy_async16(stage + tile_offset<HD>(r, p), from, r < tokens);
-        copy_async16(stage + WARP_TOKENS * HD * 2 + tile_offset<HD>(r, p), from + FKV_PAGE_TOKENS * HD,
-                     r < tokens);
+        copy_async16(stage + WARP_TOKENS * tile_row<HD>() + tile_offset<HD>(r, p),
+                     from + FKV_PAGE_TOKENS * HD, r < tokens);
     }
 }
 
@@ -461,34 +291,49 @@ static __device__ __forceinline__ uint32_t transpose8(uint32_t x)
     return y;
 }
 
+/* The tokens of 16 that a query sees, [hidden, tokens), and what becomes of its products with their keys. */
+struct fold_rule {
+    int hidden, tokens;
+    cuda_scores scores;
+};
+
 /* Scores s[16 keys][8 queries] become probabilities of the online softmax along the keys; by: what o of
- * the two queries is scaled by. */
-template <int HD>
+ * the two queries is scaled by. ODD: a cap or a window, which may hide all 16 from them. */
+template <int HD, bool ODD>
 static __device__ __forceinline__ void fold_scores(warp_state<HD> &w, float (&s)[4], const float (&t)[4],
-                                                   float (&by)[2], int tokens, float scale, int lane)
+                                                   float (&by)[2], const fold_rule &rule, int lane)
 {
+    const int r = lane / 4;
 #pragma unroll
     for (int c = 0; c < 2; c++) {
-        s[c] = lane / 4 < tokens ? (s[c] + t[c]) * scale : -INFINITY;
-        s[c + 2] = lane / 4 + 8 < tokens ? (s[c + 2] + t[c + 2]) * scale : -INFINITY;
+        if constexpr (ODD) {
+            const float x = odd_score(rule.scores, s[c] + t[c]),
+                        y = odd_score(rule.scores, s[c + 2] + t[c + 2]);
+            s[c] = r < rule.tokens && r >= rule.hidden ? x : -INFINITY;
+            s[c + 2] = r + 8 < rule.tokens && r + 8 >= rule.hidden ? y : -INFINITY;
+        } else {
+            s[c] = r < rule.tokens ? (s[c] + t[c]) * rule.scores.scale : -INFINITY;
+            s[c + 2] = r + 8 < rule.tokens ? (s[c + 2] + t[c + 2]) * rule.scores.scale : -INFINITY;
+        }
         float top = fmaxf(w.m[c], fmaxf(s[c], s[c + 2]));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 4));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 8));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 16));
-        by[c] = exp2_fast(w.m[c] - top);
-        s[c] = exp2_fast(s[c] - top);
-        s[c + 2] = exp2_fast(s[c + 2] - top);
+        const float from = ODD && top == -INFINITY ? 0.0f : top;
+        by[c] = exp2_fast(w.m[c] - from);
+        s[c] = exp2_fast(s[c] - from);
+        s[c + 2] = exp2_fast(s[c + 2] - from);
         w.sum[c] = fmaf(w.sum[c], by[c], s[c] + s[c + 2]);
         w.m[c] = top;
     }
 }
 
-/* Folds the first `tokens` (at least 1) of 16 tokens, for every tile of queries: scores, softmax,
+/* Folds 16 tokens by the rule (at least the first is there), for every tile of queries: scores, softmax,
  * o[hd][8] += values[hd][16] p[16][8]. A fragment of K or V is read once for all tiles. */
-template <int HD, int TILES>
+template <int HD, int TILES, bool ODD>
 static __device__ __forceinline__ void fold_tokens(warp_state<HD> (&w)[TILES],
                                                    const query_tile<HD> (&q)[TILES], uint32_t stage,
-                                                   int tokens, float scale, int lane)
+                                                   const fold_rule &rule, int lane)
 {
     float s[TILES][4] = {}, t[TILES][4] = {}; /* two chains: half the latency */
 #pragma unroll
@@ -505,11 +350,11 @@ static __device__ __forceinline__ void fold_tokens(warp_state<HD> (&w)[TILES],
     uint32_t p[TILES][2];
 #pragma unroll
     for (int j = 0; j < TILES; j++) {
-        fold_scores(w[j], s[j], t[j], by[j], tokens, scale, lane);
+        fold_scores<HD, ODD>(w[j], s[j], t[j], by[j], rule, lane);
         p[j][0] = transpose8(pack_bf16(s[j][0], s[j][1]));
         p[j][1] = transpose8(pack_bf16(s[j][2], s[j][3]));
     }
-    const uint32_t values = stage + WARP_TOKENS * HD * 2;
+    const uint32_t values = stage + WARP_TOKENS * tile_row<HD>();
     const int row = (lane & 7) + (lane >> 4) * 8, piece = lane >> 3 & 1;
 #pragma unroll
     for (int i = 0; i < HD / 16; i++) {
@@ -542,8 +387,8 @@ static __device__ __forceinline__ void load_queries(query_tile<HD> &q, const att
 
 /* Where the warps meet at a chunk's end, with one tile of queries after the other. */
 template <int HD> struct merge_buffer {
-    float o[ATT_WARPS][QUERIES][HD + 4]; /* padded: a store touches every bank once */
-    float2 stat[ATT_WARPS][QUERIES];     /* max, sum */
+    float o[att_shape<HD>::WARPS][QUERIES][HD + 4]; /* padded: a store touches every bank once */
+    float2 stat[att_shape<HD>::WARPS][QUERIES];     /* max, sum */
 };
 
 template <int HD>
@@ -564,21 +409,20 @@ static __device__ __forceinline__ void share_state(merge_buffer<HD> *b, warp_sta
     }
 }
 
-/* Query g of a tile, its chunk from the warps' pieces in warp order: columns [lane * N, lane * N + N). Page 0
- * of a chunk has tokens for warp 0, so the maximum is finite; a warp without tokens has max -inf and adds 0.
- */
+/* Query g of a tile, its chunk from the warps' pieces in warp order: columns [lane * N, lane * N + N). The
+ * query sees a token of the chunk, so the maximum is finite; a warp without has max -inf and adds 0. */
 template <int HD, int N>
 static __device__ __forceinline__ void merge_warps(const merge_buffer<HD> *b, int g, int lane, float &m,
                                                    float &sum, float (&a)[N])
 {
     m = b->stat[0][g].x;
 #pragma unroll
-    for (int w = 1; w < ATT_WARPS; w++) m = fmaxf(m, b->stat[w][g].x);
+    for (int w = 1; w < att_shape<HD>::WARPS; w++) m = fmaxf(m, b->stat[w][g].x);
     sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < N; i++) a[i] = 0.0f;
 #pragma unroll
-    for (int w = 0; w < ATT_WARPS; w++) {
+    for (int w = 0; w < att_shape<HD>::WARPS; w++) {
         const float2 stat = b->stat[w][g];
         const float by = exp2_fast(stat.x - m);
         const float *o = &b->o[w][g][lane * N];
@@ -593,12 +437,12 @@ template <int HD> struct query_state {
     float m, sum, o[HD / 32];
 };
 
-/* Query g: the chunk that ends with page now.page from the warps' pieces, merged behind the item's
+/* Query g: the chunk that ends with block now.block from the warps' pieces, merged behind the item's
  * earlier ones; at the item's end the result or the partial. */
 template <int HD>
 static __device__ __forceinline__ void end_chunk(const attention_params &a, const merge_buffer<HD> *buffer,
-                                                 query_state<HD> &item, const page_cursor &now, bool first,
-                                                 int g, int lane)
+                                                 query_state<HD> &item, const block_cursor<HD> &now,
+                                                 bool first, int g, int lane)
 {
     constexpr int N = HD / 32;
     query_state<HD> c;
@@ -607,34 +451,39 @@ static __device__ __forceinline__ void end_chunk(const attention_params &a, cons
         item = c;
     else
         merge_piece<N>(item.m, item.sum, item.o, c.m, c.sum, c.o);
-    if (now.page + 1 < now.item_end) return;
+    if (now.block + 1 < now.item_end) return;
     if (now.entry.part < 0) {
         store_row<N>(a.out + ((int64_t)now.entry.out_head * a.group + g) * HD + lane * N, item.o, item.sum);
         return;
     }
-    const int64_t at = ((int64_t)now.entry.part + now.page / CUDA_CHUNK_PAGES) * a.group + g;
-    float *to = a.parts + at * HD + lane * N;
-#pragma unroll
-    for (int i = 0; i < N; i += 2) *(float2 *)(to + i) = make_float2(item.o[i], item.o[i + 1]);
+    const int64_t at = ((int64_t)now.entry.part + now.chunk()) * a.group + g;
+    store_floats<N>(a.parts + at * HD + lane * N, item.o);
     if (lane == 0) a.part_stat[at] = make_float2(item.m, item.sum);
+}
+
+/* K and V of 16 tokens. */
+template <int HD> static constexpr FKV_IN_KERNELS int stage_bytes(void)
+{
+    return 2 * WARP_TOKENS * tile_row<HD>();
 }
 
 template <int HD, int STAGES> static constexpr int shared_bytes(void)
 {
-    return ATT_WARPS * STAGES * 2 * WARP_TOKENS * HD * 2 + (int)sizeof(merge_buffer<HD>);
+    return att_shape<HD>::WARPS * STAGES * stage_bytes<HD>() + (int)sizeof(merge_buffer<HD>);
 }
 
-/* Ragged attention of one rank in one layer: see the head of the file. Grid: one CTA an SM; 8 warps,
- * warp g also ends query g of each of the TILES tiles that the group fills. Shared: every warp's own
- * ring of STAGES x (K, V of 16 tokens), filled by cp.async across item borders (no barrier until a
- * chunk's end), and the merge buffer; how many stages there are changes no bit. Bound by memory: reads
- * 4 * hd bytes a token. */
-template <int HD, int STAGES, int TILES>
-static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel(const attention_params a)
+/* Ragged attention of one rank in one layer: see the head of the file. Grid: one CTA an SM. ODD: a cap or a
+ * window. Shared: every warp's own ring of STAGES x (K, V of 16 tokens), filled by cp.async across item
+ * borders (no barrier until a chunk's end), and the merge buffer; how many stages there are changes no bit.
+ * Bound by memory: reads 4 * hd bytes a token. */
+template <int HD, int STAGES, int TILES, bool ODD>
+static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
+    decode_attention_kernel(const attention_params a)
 {
-    constexpr int STAGE = 2 * WARP_TOKENS * HD * 2;
+    using shape = att_shape<HD>;
+    constexpr int STAGE = stage_bytes<HD>();
     extern __shared__ __align__(1024) char shared[];
-    merge_buffer<HD> *const buffer = (merge_buffer<HD> *)(shared + ATT_WARPS * STAGES * STAGE);
+    merge_buffer<HD> *const buffer = (merge_buffer<HD> *)(shared + shape::WARPS * STAGES * STAGE);
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const uint32_t ring = smem_address(shared) + (uint32_t)(warp * STAGES * STAGE);
     const int n_entries = *a.n_entries;
@@ -644,16 +493,17 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel
               end = (int)(total * (blockIdx.x + 1) / gridDim.x);
     if (begin == end) return;
 
-    page_cursor ahead, now;
+    block_cursor<HD> ahead, now;
     ahead.open(a.entries, n_entries, begin, end);
     now = ahead;
-    int page = ahead.done() ? 0 : a.table[ahead.entry.table + ahead.page];
+    int page = ahead.done() ? 0 : a.table[ahead.table_index()];
     auto load_next = [&](int stage) {
         if (!ahead.done()) {
-            const int tokens = ahead.entry.n_tokens - ahead.page * FKV_PAGE_TOKENS - warp * WARP_TOKENS;
-            if (tokens > 0) load_tokens<HD>(ring + (uint32_t)(stage * STAGE), a, page, tokens, warp, lane);
+            const int tokens = ahead.tokens_left(warp);
+            if (tokens > 0)
+                load_tokens<HD>(ring + (uint32_t)(stage * STAGE), a, page, ahead.block, tokens, warp, lane);
             ahead.step(a.entries);
-            if (!ahead.done()) page = a.table[ahead.entry.table + ahead.page];
+            if (!ahead.done()) page = a.table[ahead.table_index()];
         }
         copy_commit();
     };
@@ -663,8 +513,8 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel
     warp_state<HD> w[TILES];
 #pragma unroll
     for (int j = 0; j < TILES; j++) w[j].clear();
-    query_state<HD> item[TILES] = {};
-    int row = -1, stage = 0, first_page = now.page;
+    query_state<HD> item[TILES][shape::ENDS] = {};
+    int row = -1, stage = 0, first_block = now.block;
     while (!now.done()) {
         if (now.entry.row != row) {
             row = now.entry.row;
@@ -673,27 +523,30 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1) decode_attention_kernel
         }
         copy_wait<STAGES - 1>();
         __syncwarp();
-        const int tokens = now.entry.n_tokens - now.page * FKV_PAGE_TOKENS - warp * WARP_TOKENS;
-        if (tokens > 0) fold_tokens<HD, TILES>(w, q, ring + (uint32_t)(stage * STAGE), tokens, a.scale, lane);
+        const int tokens = now.tokens_left(warp);
+        const fold_rule rule = {ODD ? now.entry.hidden - now.entry.n_tokens + tokens : 0, tokens, a.scores};
+        if (tokens > 0) fold_tokens<HD, TILES, ODD>(w, q, ring + (uint32_t)(stage * STAGE), rule, lane);
         __syncwarp();
         load_next(stage);
         stage = stage + 1 == STAGES ? 0 : stage + 1;
-        const int chunk = now.page / CUDA_CHUNK_PAGES;
-        if (now.page + 1 == now.item_end || (now.page + 1) % CUDA_CHUNK_PAGES == 0) {
+        const bool item_ends = now.block + 1 == now.item_end;
+        if (item_ends || (now.block + 1) % shape::CHUNK_BLOCKS == 0) {
+            const bool first = now.chunk() == first_block / shape::CHUNK_BLOCKS;
 #pragma unroll
             for (int j = 0; j < TILES; j++) {
-                const int g = j * QUERIES + warp;
                 share_state<HD>(buffer, w[j], warp, lane);
                 w[j].clear();
                 __syncthreads();
-                if (g < a.group)
-                    end_chunk<HD>(a, buffer, item[j], now, chunk == first_page / CUDA_CHUNK_PAGES, g, lane);
+#pragma unroll
+                for (int e = 0; e < shape::ENDS; e++) {
+                    const int g = j * QUERIES + e * shape::WARPS + warp;
+                    if (g < a.group) end_chunk<HD>(a, buffer, item[j][e], now, first, g, lane);
+                }
                 __syncthreads();
             }
         }
-        const bool item_ends = now.page + 1 == now.item_end;
         now.step(a.entries);
-        if (item_ends) first_page = now.page;
+        if (item_ends) first_block = now.block;
     }
     copy_wait<0>();
 }
@@ -731,7 +584,7 @@ static __device__ __forceinline__ void merge_chunks(const attention_params &a, c
 /* Merges the stored chunks of an entry in order. Grid: entries (fixed, the most there can be); warps
  * take the queries in turns. Bound by L2: (hd + 2) * 4 bytes a chunk and query. */
 template <int HD>
-static __global__ void __launch_bounds__(ATT_THREADS) merge_chunks_kernel(const attention_params a)
+static __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_chunks_kernel(const attention_params a)
 {
     if ((int)blockIdx.x >= *a.n_entries) return;
     const cuda_decode_entry e = a.entries[blockIdx.x];
@@ -740,38 +593,48 @@ static __global__ void __launch_bounds__(ATT_THREADS) merge_chunks_kernel(const 
         merge_chunks<HD>(a, e, g, (int)threadIdx.x % 32);
 }
 
-template <int HD, int STAGES, int TILES> static void launch(fkv_device *dev, const attention_params &p)
+template <int HD, int STAGES, int TILES, bool ODD>
+static void launch(fkv_device *dev, const attention_params &p)
 {
     constexpr int bytes = shared_bytes<HD, STAGES>();
-    if (!CUDA(dev, cudaFuncSetAttribute(decode_attention_kernel<HD, STAGES, TILES>,
+    if (!CUDA(dev, cudaFuncSetAttribute(decode_attention_kernel<HD, STAGES, TILES, ODD>,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
         return;
-    decode_attention_kernel<HD, STAGES, TILES><<<dev->n_sms, ATT_THREADS, bytes, dev->stream>>>(p);
+    decode_attention_kernel<HD, STAGES, TILES, ODD>
+        <<<dev->n_sms, att_shape<HD>::THREADS, bytes, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
 }
 
-/* As many pages in flight as shared memory holds: Hopper's, Ampere's data-centre GPUs', any other's. */
-template <int HD, int TILES>
+/* As many blocks in flight as shared memory holds: Hopper's, Ampere's data-centre GPUs', any other's. */
+template <int HD, int TILES, bool ODD>
 static void run_attention(fkv_device *dev, const attention_params &p, int n_entries)
 {
-    constexpr int MOST = HD == 128 ? 3 : 6, SOME = HD == 128 ? 2 : 4, LEAST = HD == 128 ? 1 : 2;
+    constexpr int MOST = HD == 64 ? 6 : 3, SOME = HD == 64 ? 4 : 2, LEAST = HD == 64 ? 2 : 1;
     static_assert(shared_bytes<HD, LEAST>() <= CUDA_LEAST_SHARED, "it fits every GPU");
     if (shared_bytes<HD, MOST>() <= dev->shared_bytes)
-        launch<HD, MOST, TILES>(dev, p);
+        launch<HD, MOST, TILES, ODD>(dev, p);
     else if (shared_bytes<HD, SOME>() <= dev->shared_bytes)
-        launch<HD, SOME, TILES>(dev, p);
+        launch<HD, SOME, TILES, ODD>(dev, p);
     else
-        launch<HD, LEAST, TILES>(dev, p);
+        launch<HD, LEAST, TILES, ODD>(dev, p);
     if (dev->failed) return;
-    const int warps = p.group < ATT_WARPS ? p.group : ATT_WARPS;
+    const int warps = p.group < MERGE_WARPS ? p.group : MERGE_WARPS;
     merge_chunks_kernel<HD><<<n_entries, 32 * warps, 0, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
+}
+
+template <int HD, bool ODD> static void run_tiles(fkv_device *dev, const attention_params &p, int n_entries)
+{
+    if (p.group <= QUERIES)
+        run_attention<HD, 1, ODD>(dev, p, n_entries);
+    else
+        run_attention<HD, 2, ODD>(dev, p, n_entries);
 }
 
 /* Behind decode_qkv of the same layer and rank, whose list of entries it reads. */
 void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *a)
 {
-    const decode_plan *plan = plan_of(dev, a);
+    const cuda_rank_plan *plan = cuda_decode_plan_of(dev, a);
     if (!plan || plan->n_heads == 0) return;
     const cuda_attention *att = dev->attention;
     const attention_params p = {att->entries,
@@ -783,17 +646,14 @@ void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *a)
                                 att->parts,
                                 att->part_stat,
                                 a->spec->group,
-                                cuda_score_scale(a->spec->head_dim)};
+                                cuda_scores_of(a->spec)};
     int n = 0; /* the most entries there can be */
     for (int i = 0; i < a->n_heads_served; i++) n += a->heads[i].end - a->heads[i].begin;
     if (n == 0) return;
-    const bool one_tile = a->spec->group <= QUERIES;
-    if (a->spec->head_dim == 128 && one_tile)
-        run_attention<128, 1>(dev, p, n);
-    else if (a->spec->head_dim == 128)
-        run_attention<128, 2>(dev, p, n);
-    else if (one_tile)
-        run_attention<64, 1>(dev, p, n);
-    else
-        run_attention<64, 2>(dev, p, n);
+    with_head_dim(a->spec->head_dim, [&](auto hd) {
+        if (cuda_scores_odd(a->spec))
+            run_tiles<hd(), true>(dev, p, n);
+        else
+            run_tiles<hd(), false>(dev, p, n);
+    });
 }

@@ -40,6 +40,7 @@ struct cuda_weight_view {
     const void *data;   /* [n, k] row-major, on the device; row 0 of a weight is 256-byte aligned */
     fkv_dtype dtype;    /* of data: bf16 so far */
     const float *scale; /* [n] of the rows, on the device; NULL: none */
+    const bf16 *bias;   /* [n] of the rows, on the device; NULL: none */
     int64_t n, k;       /* rows from the first one viewed on (gate rows, then up rows), depth */
 };
 
@@ -181,7 +182,7 @@ int64_t cuda_embedding_first(const fkv_weight *w);
 int64_t cuda_weights_count(const fkv_device *dev);
 void cuda_weights_free(fkv_device *dev, int64_t n);
 
-/* cuda_gemm.cu. y[n_rows, w.n] = x[n_rows, w.k] w^T; row strides in elements; exactly n_rows
+/* cuda_gemm.cu. y[n_rows, w.n] = x[n_rows, w.k] w^T + bias; row strides in elements; exactly n_rows
  * rows are read and written, by the algorithm of class_rows rows. */
 fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
                                fkv_err *err);
@@ -206,8 +207,9 @@ void cuda_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t 
 /* y[n, columns [0, n_cols) of stride] = sum over ranks, in rank order, of partials[n_ranks][n, n_cols]. */
 void cuda_reduce_local(fkv_device *dev, const float *partials, int n_ranks, int64_t n, int64_t n_cols,
                        int64_t stride, bf16 *y);
-/* out[n, share] = silu(gate) * up of in[n, 2 * share] (gate columns, then up). */
-void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf16 *out, int64_t out_stride);
+/* out[n, share] = g(gate) * up of in[n, 2 * share] (gate columns, then up). */
+void cuda_gate_mul(fkv_device *dev, fkv_activation g, const bf16 *in, int64_t n, int64_t share, bf16 *out,
+                   int64_t out_stride);
 
 /* cuda_prefill.cu. prepare fills the RoPE table and allocates what attention and compression need, by
  * dev->limits; called by the table's prepare, again after a release. */
@@ -215,16 +217,18 @@ int64_t cuda_workspace_bytes(const fkv_device_limits *limits, int n_threads);
 fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, fkv_err *err);
 void cuda_prefill_qkv(fkv_device *dev, const fkv_prefill_args *args);
 void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *args);
-/* A device's table of the spec's RoPE. */
+/* A device's table of the spec's RoPE; NULL: it has none. */
 const float2 *cuda_rope_table(const fkv_device *dev, const fkv_attention_spec *spec);
 
 /* cuda_compress.cu */
 void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args);
 void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 
+/* cuda_decode_append.cu */
+void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
+
 /* cuda_decode.cu */
 fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *args, fkv_err *err);
-void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
 void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 void cuda_decode_close(fkv_device *dev);
 

@@ -8,6 +8,9 @@
  * split-K; and as split and stream-K both need workspace or a reduction, neither is
  * offered to the library).
  *
+ * A bias is added in float32 before a result is rounded: by the library's epilogue where that is bf16, by
+ * a kernel of its own where it stays float32.
+ *
  * cuBLASLt is column-major: y^T [n_out, n_rows] = (w^T)^T x^T.
  */
 #include "kernels/cuda_device.h"
@@ -24,7 +27,7 @@ enum { BUCKETS = 256, CANDIDATES = 8 };
 
 typedef struct gemm_key {
     int64_t class_rows, n_out, k;
-    int32_t f32_out;
+    int16_t f32_out, biased;
     int32_t x_align, w_align, y_align; /* bytes, at most 16 */
 } gemm_key;
 
@@ -43,7 +46,7 @@ struct cuda_gemm_cache {
 
 /* One product as the library wants it. */
 typedef struct gemm_call {
-    const bf16 *x, *w;
+    const bf16 *x, *w, *bias; /* bias: NULL for none, and where f32_out */
     void *y;
     int64_t x_stride, y_stride;
     int64_t n_rows, class_rows, n_out, k;
@@ -70,6 +73,7 @@ static gemm_key key_of(const gemm_call *c)
     key.n_out = c->n_out;
     key.k = c->k;
     key.f32_out = c->f32_out;
+    key.biased = c->bias != NULL;
     /* A row at base + i * stride is aligned at least as the stride unless base is not:
      * with the stride counted in, the class does not depend on i. */
     key.x_align = alignment((uintptr_t)c->x, c->x_stride * 2);
@@ -84,6 +88,19 @@ static bool set_layout(fkv_device *dev, cublasLtMatrixLayoutOpaque_t *l, cudaDat
     return CUBLAS(dev, cublasLtMatrixLayoutInit(l, type, (uint64_t)rows, (uint64_t)cols, stride));
 }
 
+/* y + bias, [n_out] of the type of y. */
+static bool set_bias(fkv_device *dev, cublasLtMatmulDescOpaque_t *op, const bf16 *bias)
+{
+    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    const cudaDataType type = CUDA_R_16BF;
+    return CUBLAS(dev, cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                                      sizeof epilogue)) &&
+           CUBLAS(dev, cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type,
+                                                      sizeof type)) &&
+           CUBLAS(dev,
+                  cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
+}
+
 static bool set_layouts(fkv_device *dev, const gemm_call *c, gemm_layouts *l)
 {
     const cublasOperation_t transposed = CUBLAS_OP_T, plain = CUBLAS_OP_N;
@@ -92,6 +109,7 @@ static bool set_layouts(fkv_device *dev, const gemm_call *c, gemm_layouts *l)
                                                       sizeof transposed)) &&
            CUBLAS(dev, cublasLtMatmulDescSetAttribute(&l->op, CUBLASLT_MATMUL_DESC_TRANSB, &plain,
                                                       sizeof plain)) &&
+           (!c->bias || set_bias(dev, &l->op, c->bias)) &&
            set_layout(dev, &l->w, CUDA_R_16BF, c->k, c->n_out, c->k) &&
            set_layout(dev, &l->x, CUDA_R_16BF, c->k, c->n_rows, c->x_stride) &&
            set_layout(dev, &l->y, c->f32_out ? CUDA_R_32F : CUDA_R_16BF, c->n_out, c->n_rows, c->y_stride);
@@ -148,6 +166,7 @@ static void choose(fkv_device *dev, gemm_entry *e)
     c.n_out = key->n_out;
     c.k = key->k;
     c.f32_out = key->f32_out;
+    c.bias = key->biased ? (const bf16 *)256 : NULL; /* an address, as aligned as any weight's */
     c.x_stride = stride_for(c.k, 2, key->x_align);
     c.y_stride = stride_for(c.n_out, y_size, key->y_align);
     gemm_layouts l;
@@ -196,8 +215,8 @@ static gemm_entry *entry_of(fkv_device *dev, const gemm_key *key)
 /* What the library refuses, such as rows at odd addresses on some GPUs: a warp a
  * result, lanes interleaved over k, added by halving. Grid (n_out / 8, n_rows). */
 __global__ void __launch_bounds__(256)
-    gemm_kernel(const bf16 *x, int64_t x_stride, int64_t n_rows, const bf16 *w, int64_t k, int64_t n_out,
-                void *y, int64_t y_stride, bool f32_out)
+    gemm_kernel(const bf16 *x, int64_t x_stride, int64_t n_rows, const bf16 *w, const bf16 *bias, int64_t k,
+                int64_t n_out, void *y, int64_t y_stride, bool f32_out)
 {
     const int64_t j = (int64_t)blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (j >= n_out) return;
@@ -208,6 +227,7 @@ __global__ void __launch_bounds__(256)
         for (int64_t t = lane; t < k; t += 32)
             sum = fmaf(__bfloat162float(xi[t]), __bfloat162float(wj[t]), sum);
         for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
+        if (bias) sum += __bfloat162float(bias[j]);
         const int64_t at = i * y_stride + j;
         if (lane == 0 && f32_out) ((float *)y)[at] = sum;
         if (lane == 0 && !f32_out) ((bf16 *)y)[at] = __float2bfloat16_rn(sum);
@@ -217,8 +237,8 @@ __global__ void __launch_bounds__(256)
 static void run_plain(fkv_device *dev, const gemm_call *c)
 {
     const dim3 grid((unsigned)((c->n_out + 7) / 8), (unsigned)(c->n_rows < 1024 ? c->n_rows : 1024));
-    gemm_kernel<<<grid, 256, 0, dev->stream>>>(c->x, c->x_stride, c->n_rows, c->w, c->k, c->n_out, c->y,
-                                               c->y_stride, c->f32_out);
+    gemm_kernel<<<grid, 256, 0, dev->stream>>>(c->x, c->x_stride, c->n_rows, c->w, c->bias, c->k, c->n_out,
+                                               c->y, c->y_stride, c->f32_out);
     CUDA_LAUNCHED(dev);
 }
 
@@ -263,12 +283,30 @@ static void run(fkv_device *dev, const gemm_call *c)
     run_plain(dev, c);
 }
 
+/* y[n_rows, n_out] += bias; a thread a column, grid (n_out / 256, n_rows). */
+__global__ void __launch_bounds__(256)
+    bias_kernel(float *y, int64_t y_stride, int64_t n_rows, int64_t n_out, const bf16 *bias)
+{
+    const int64_t j = (int64_t)blockIdx.x * 256 + threadIdx.x;
+    if (j >= n_out) return;
+    const float b = __bfloat162float(bias[j]);
+    for (int64_t i = blockIdx.y; i < n_rows; i += gridDim.y) y[i * y_stride + j] += b;
+}
+
+static void add_bias(fkv_device *dev, float *y, int64_t y_stride, int64_t n_rows, cuda_weight_view w)
+{
+    const dim3 grid((unsigned)((w.n + 255) / 256), (unsigned)(n_rows < 1024 ? n_rows : 1024));
+    bias_kernel<<<grid, 256, 0, dev->stream>>>(y, y_stride, n_rows, w.n, w.bias);
+    CUDA_LAUNCHED(dev);
+}
+
 void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t class_rows,
                cuda_weight_view w, void *y, int64_t y_stride, bool f32_out)
 {
     if (n_rows <= 0 || w.n <= 0) return;
     const gemm_call c = {.x = x,
                          .w = cuda_weight_bf16(w),
+                         .bias = f32_out ? NULL : w.bias,
                          .y = y,
                          .x_stride = x_stride,
                          .y_stride = y_stride,
@@ -278,6 +316,7 @@ void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows,
                          .k = w.k,
                          .f32_out = f32_out};
     run(dev, &c);
+    if (f32_out && w.bias && !dev->failed) add_bias(dev, (float *)y, y_stride, n_rows, w);
 }
 
 static bool grow_gate(fkv_device *dev, int64_t n_rows, int64_t n)
@@ -291,18 +330,15 @@ void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, in
 {
     const cuda_weight_view all = cuda_weight_rows(w, 0);
     if (n <= 0 || all.n <= 0) return;
-    switch (epilogue) {
-    case FKV_EPILOGUE_NONE:
+    if (epilogue == FKV_EPILOGUE_NONE) {
         cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, all, y, y_stride, f32_out);
         return;
-    case FKV_EPILOGUE_SILU_GATE:
-        if (!grow_gate(dev, n, all.n)) return;
-        cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, all, dev->gate_tmp, all.n, false);
-        cuda_silu_mul(dev, dev->gate_tmp, n, all.n / 2, (bf16 *)y, y_stride);
-        return;
-    case FKV_EPILOGUE_GELU_TANH_GATE: break; /* supports refuses it */
     }
-    cuda_fail(dev, "linear has no such epilogue");
+    const fkv_activation g =
+        epilogue == FKV_EPILOGUE_SILU_GATE ? FKV_ACTIVATION_SILU : FKV_ACTIVATION_GELU_TANH;
+    if (!grow_gate(dev, n, all.n)) return;
+    cuda_gemm(dev, (const bf16 *)x, x_stride, n, class_rows, all, dev->gate_tmp, all.n, false);
+    cuda_gate_mul(dev, g, dev->gate_tmp, n, all.n / 2, (bf16 *)y, y_stride);
 }
 
 static fkv_status prepare(fkv_device *dev, const gemm_key *key, fkv_err *err)
@@ -333,6 +369,7 @@ fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_r
     gemm_key key = aligned_key(n_rows, all.n, all.k);
     const int kinds = all.n <= 0 || dev->restricted ? 0 : gated ? 1 : 2;
     for (key.f32_out = 0; key.f32_out < kinds; key.f32_out++) {
+        key.biased = all.bias && !key.f32_out;
         const fkv_status st = prepare(dev, &key, err);
         if (st) return st;
     }

@@ -1,4 +1,4 @@
-/* Ops on rows of the CUDA backend: embedding, add + RMSNorm, sums of ranks, SiLU * up.
+/* Ops on rows of the CUDA backend: embedding, add + RMSNorm, sums of ranks, g(gate) * up.
  *
  * All are bound by memory. A row is the work of one block, and the order of its sums
  * is fixed by its length alone. Rows whose length and addresses allow it are moved 16
@@ -172,11 +172,19 @@ void cuda_reduce_local(fkv_device *dev, const float *partials, int n_ranks, int6
     CUDA_LAUNCHED(dev);
 }
 
+/* g of fkv_activation. x / 2 (1 + tanh(t / 2)) is x / (1 + e^-t). */
+template <fkv_activation G> static __device__ __forceinline__ float gate_of(float x)
+{
+    if constexpr (G == FKV_ACTIVATION_SILU) return x / (1.0f + expf(-x));
+    const float t = 1.5957691216f * (x + 0.044715f * x * x * x); /* 2 sqrt(2 / pi) */
+    return x / (1.0f + expf(-t));
+}
+
 /* in[n, 2 * share], out[n, share] with out_stride. A thread handles WIDTH results; grid
- * (blocks along share, rows). */
-template <int WIDTH>
+ * (rows, blocks along share). */
+template <int WIDTH, fkv_activation G>
 __global__ void __launch_bounds__(ROW_THREADS)
-    silu_mul_kernel(const bf16 *in, int64_t share, bf16 *out, int64_t out_stride)
+    gate_mul_kernel(const bf16 *in, int64_t share, bf16 *out, int64_t out_stride)
 {
     const int64_t i = ((int64_t)blockIdx.y * ROW_THREADS + threadIdx.x) * WIDTH, row = blockIdx.x;
     if (i >= share) return;
@@ -186,22 +194,32 @@ __global__ void __launch_bounds__(ROW_THREADS)
 #pragma unroll
     for (int j = 0; j < WIDTH; j++) {
         const float g = __bfloat162float(gate.v[j]);
-        o.v[j] = __float2bfloat16_rn(g / (1.0f + expf(-g)) * __bfloat162float(up.v[j]));
+        o.v[j] = __float2bfloat16_rn(gate_of<G>(g) * __bfloat162float(up.v[j]));
     }
     *(pack<WIDTH> *)(out + row * out_stride + i) = o;
 }
 
-void cuda_silu_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf16 *out, int64_t out_stride)
+template <fkv_activation G>
+static void gate_mul(fkv_device *dev, const bf16 *in, int64_t n, int64_t share, bf16 *out, int64_t out_stride)
 {
-    if (n <= 0 || share <= 0) return;
     const bool wide = share % 8 == 0 && out_stride % 8 == 0 && aligned16(in) && aligned16(out);
     const int64_t per_block = ROW_THREADS * (wide ? 8 : 1);
     const dim3 grid((unsigned)n, (unsigned)((share + per_block - 1) / per_block));
     if (wide)
-        silu_mul_kernel<8><<<grid, ROW_THREADS, 0, dev->stream>>>(in, share, out, out_stride);
+        gate_mul_kernel<8, G><<<grid, ROW_THREADS, 0, dev->stream>>>(in, share, out, out_stride);
     else
-        silu_mul_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(in, share, out, out_stride);
+        gate_mul_kernel<1, G><<<grid, ROW_THREADS, 0, dev->stream>>>(in, share, out, out_stride);
     CUDA_LAUNCHED(dev);
+}
+
+void cuda_gate_mul(fkv_device *dev, fkv_activation g, const bf16 *in, int64_t n, int64_t share, bf16 *out,
+                   int64_t out_stride)
+{
+    if (n <= 0 || share <= 0) return;
+    if (g == FKV_ACTIVATION_SILU)
+        gate_mul<FKV_ACTIVATION_SILU>(dev, in, n, share, out, out_stride);
+    else
+        gate_mul<FKV_ACTIVATION_GELU_TANH>(dev, in, n, share, out, out_stride);
 }
 
 /* out[slot] = x's row of the segment's last token. A block a segment. */

@@ -1,7 +1,9 @@
-/* Prefill of the CUDA backend: Q, K, V with RoPE, and causal attention over each prompt of a pack.
+/* Prefill of the CUDA backend: Q, K, V with their norm and RoPE, and causal attention over each prompt of a
+ * pack.
  *
- * Attention has two kernels: one for wgmma and TMA (cuda_prefill_sm90.cu) and the one here for
- * mma.sync. A device always uses the same one. Compression is in cuda_compress.cu.
+ * Attention has two kernels: one for wgmma and TMA (cuda_prefill_sm90.cu), which does not know caps,
+ * windows, and heads of 96 and 256, and the one here for mma.sync. A layer on a device always uses the same
+ * one. Compression is in cuda_compress.cu.
  */
 #include <cstring>
 #include <math.h>
@@ -13,10 +15,10 @@ extern "C" {
 #include "runner/base/mem.h"
 }
 
-enum { ROPE_THREADS = 256, ATT_ROWS = FKV_TILE_TOKENS, ATT_KEYS = 64, ATT_THREADS = 256 };
+enum { ROPE_THREADS = 256, ATT_ROWS = FKV_TILE_TOKENS, ATT_THREADS = 256 };
 
 struct rope_frequencies {
-    float of[64];
+    float of[CUDA_MAX_HEAD_DIM / 2];
 };
 
 /* table[n_positions][half] = cos, sin of the float32 product position * frequency. One thread an
@@ -130,6 +132,7 @@ fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, fkv_er
 
 const float2 *cuda_rope_table(const fkv_device *dev, const fkv_attention_spec *spec)
 {
+    if (spec->rope < 0) return NULL;
     return dev->rope + (int64_t)spec->rope * dev->limits.max_positions * (dev->limits.head_dim / 2);
 }
 
@@ -152,34 +155,92 @@ static __global__ void rope_kernel(bf16 *qkv, int64_t n, const int32_t *position
     *(uint4 *)(x + hd / 2) = hi;
 }
 
+/* Norm and RoPE in place on Q and K of qkv[n][n_heads * head_rows * hd]. A warp a vector; bound by memory. */
+static __global__ void __launch_bounds__(ROPE_THREADS)
+    finish_kernel(bf16 *qkv, int64_t n, const int32_t *positions, int n_heads, int group, int hd,
+                  const cuda_finish f)
+{
+    const int64_t i = ((int64_t)blockIdx.x * ROPE_THREADS + threadIdx.x) / 32;
+    const int lane = (int)threadIdx.x % 32, half = hd / 2;
+    if (i >= n * n_heads * (group + 1)) return;
+    const int64_t head = i / (group + 1); /* of all rows */
+    const int at = (int)(i % (group + 1));
+    bf16 *x = qkv + (head * fkv_head_rows(group) + at) * hd;
+    cuda_vector v = {};
+#pragma unroll
+    for (int j = 0; j < CUDA_PAIRS; j++) {
+        const int e = lane + 32 * j;
+        if (e >= half) continue;
+        v.lo[j] = __bfloat162float(x[e]);
+        v.hi[j] = __bfloat162float(x[e + half]);
+    }
+    finish_vector(v, half, at < group ? f.q_norm : f.k_norm, f.eps,
+                  f.rope ? f.rope + (int64_t)positions[head / n_heads] * half : NULL, lane);
+    store_vector(x, v, half, lane);
+}
+
+cuda_finish cuda_finish_of(const fkv_device *dev, const fkv_attention_spec *spec, const fkv_qk_norm *norm)
+{
+    cuda_finish f = {};
+    f.q_norm = spec->qk_norm ? norm->q : NULL;
+    f.k_norm = spec->qk_norm ? norm->k : NULL;
+    f.eps = norm->eps;
+    f.rope = cuda_rope_table(dev, spec);
+    return f;
+}
+
+static void finish(fkv_device *dev, const fkv_prefill_args *a, bf16 *qkv)
+{
+    if (!a->spec->qk_norm && a->spec->rope < 0) return;
+    const int hd = a->spec->head_dim, group = a->spec->group;
+    const int64_t vectors = a->n_rows * a->n_heads * (group + 1);
+    const int64_t threads = vectors * (a->spec->qk_norm ? 32 : hd / 16);
+    const unsigned blocks = (unsigned)((threads + ROPE_THREADS - 1) / ROPE_THREADS);
+    const int32_t *positions = a->pack->dev_positions + a->row0;
+    if (a->spec->qk_norm)
+        finish_kernel<<<blocks, ROPE_THREADS, 0, dev->stream>>>(qkv, a->n_rows, positions, a->n_heads, group,
+                                                                hd, cuda_finish_of(dev, a->spec, &a->norm));
+    else
+        rope_kernel<<<blocks, ROPE_THREADS, 0, dev->stream>>>(qkv, a->n_rows, positions, a->n_heads, group,
+                                                              hd, cuda_rope_table(dev, a->spec));
+    CUDA_LAUNCHED(dev);
+}
+
 void cuda_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
 {
     if (a->n_rows <= 0 || a->n_heads <= 0) return;
-    const int hd = a->spec->head_dim, group = a->spec->group;
-    const int64_t width = a->n_heads * (int64_t)fkv_head_rows(group) * hd;
+    const int64_t width = a->n_heads * (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
     cuda_weight_view w = cuda_weight_rows(a->weight, 0);
     bf16 *out = (bf16 *)a->qkv + a->row0 * width;
     w.n = width;
     cuda_gemm(dev, (const bf16 *)a->x + a->row0 * w.k, w.k, a->n_rows, a->class_rows, w, out, width, false);
-    const int64_t threads = a->n_rows * a->n_heads * (group + 1) * (hd / 16);
-    rope_kernel<<<(unsigned)((threads + ROPE_THREADS - 1) / ROPE_THREADS), ROPE_THREADS, 0, dev->stream>>>(
-        out, a->n_rows, a->pack->dev_positions + a->row0, a->n_heads, group, hd,
-        cuda_rope_table(dev, a->spec));
-    CUDA_LAUNCHED(dev);
+    finish(dev, a, out);
 }
 
-/* s[16][64] of a warp: its 16 queries (fragments q) times the tile's keys. */
-template <int HD>
-static __device__ __forceinline__ void tile_scores(float (&s)[ATT_KEYS / 8][4],
-                                                   const uint32_t (&q)[HD / 16][4], uint32_t keys, int lane)
+/* Tiles in shared memory: Q and two stages of K and V, or where that is too much Q first, then the stages in
+ * its place. */
+template <int HD> struct prefill_tiles {
+    static constexpr int KEYS = HD <= 128 ? 64 : 32;
+    static constexpr bool Q_APART = HD <= 128;
+    static constexpr int Q_BYTES = ATT_ROWS * tile_row<HD>(), BYTES = KEYS * tile_row<HD>(),
+                         ALL_BYTES = Q_APART               ? Q_BYTES + 4 * BYTES
+                                     : Q_BYTES > 4 * BYTES ? Q_BYTES
+                                                           : 4 * BYTES;
+    static_assert(ALL_BYTES <= CUDA_LEAST_SHARED, "it fits every GPU");
+};
+
+/* s[16][KEYS] of a warp: its 16 queries (fragments q) times the tile's keys. */
+template <int HD, int KEYS>
+static __device__ __forceinline__ void tile_scores(float (&s)[KEYS / 8][4], const uint32_t (&q)[HD / 16][4],
+                                                   uint32_t keys, int lane)
 {
 #pragma unroll
-    for (int j = 0; j < ATT_KEYS / 8; j++) s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0.0f;
+    for (int j = 0; j < KEYS / 8; j++) s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0.0f;
     const int row = (lane & 7) + (lane >> 4) * 8, piece = lane >> 3 & 1;
 #pragma unroll
     for (int kk = 0; kk < HD / 16; kk++) {
 #pragma unroll
-        for (int j = 0; j < ATT_KEYS / 16; j++) {
+        for (int j = 0; j < KEYS / 16; j++) {
             uint32_t b[4];
             load_matrix4(b, keys + tile_offset<HD>(j * 16 + row, 2 * kk + piece));
             mma16816(s[2 * j], q[kk], b[0], b[1]);
@@ -188,14 +249,14 @@ static __device__ __forceinline__ void tile_scores(float (&s)[ATT_KEYS / 8][4],
     }
 }
 
-/* o[16][HD] += p[16][64] values. */
-template <int HD>
-static __device__ __forceinline__ void tile_values(float (&o)[HD / 8][4], const float (&p)[ATT_KEYS / 8][4],
+/* o[16][HD] += p[16][KEYS] values. */
+template <int HD, int KEYS>
+static __device__ __forceinline__ void tile_values(float (&o)[HD / 8][4], const float (&p)[KEYS / 8][4],
                                                    uint32_t values, int lane)
 {
     const int row = lane & 15, piece = lane >> 4;
 #pragma unroll
-    for (int ks = 0; ks < ATT_KEYS / 16; ks++) {
+    for (int ks = 0; ks < KEYS / 16; ks++) {
         const uint32_t a[4] = {pack_bf16(p[2 * ks][0], p[2 * ks][1]), pack_bf16(p[2 * ks][2], p[2 * ks][3]),
                                pack_bf16(p[2 * ks + 1][0], p[2 * ks + 1][1]),
                                pack_bf16(p[2 * ks + 1][2], p[2 * ks + 1][3])};
@@ -209,24 +270,54 @@ static __device__ __forceinline__ void tile_values(float (&o)[HD / 8][4], const 
     }
 }
 
+/* Scores of a tile of keys from key0 on; row: of the thread's first query, whose warp starts at warp_row.
+ * What a query does not see becomes -inf; ODD: scores are then in units of log2. */
+template <int KEYS, bool ODD>
+static __device__ __forceinline__ void tile_mask(float (&s)[KEYS / 8][4], const cuda_scores &of, int64_t key0,
+                                                 int64_t warp_row, int64_t row, int lane)
+{
+    if constexpr (ODD) {
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) s[j][i] = odd_score(of, s[j][i]);
+    }
+    if (key0 + KEYS - 1 > warp_row) {
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (key0 + j * 8 + lane % 4 * 2 + i % 2 > row + i / 2 * 8) s[j][i] = -INFINITY;
+    }
+    if constexpr (ODD) {
+        if (!of.window || key0 > warp_row + 15 - of.window) return;
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (key0 + j * 8 + lane % 4 * 2 + i % 2 <= row + i / 2 * 8 - of.window) s[j][i] = -INFINITY;
+    }
+}
+
 /* Online softmax of two rows of a thread (r, r + 8): s becomes probabilities, o and sum are rescaled.
- * The first tile holds key 0, which every query sees, so the maxima are finite ever after; a tile that
- * a row sees nothing of changes no bit of it. */
-template <int HD>
-static __device__ __forceinline__ void tile_softmax(float (&s)[ATT_KEYS / 8][4], float (&o)[HD / 8][4],
+ * Without a window the first tile holds key 0, which every query sees, so the maxima are finite ever after;
+ * with one (ODD) a row may see nothing yet. A tile that a row sees nothing of changes no bit of it. */
+template <int HD, int KEYS, bool ODD>
+static __device__ __forceinline__ void tile_softmax(float (&s)[KEYS / 8][4], float (&o)[HD / 8][4],
                                                     float (&m)[2], float (&sum)[2], float scale)
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         float top = m[r];
 #pragma unroll
-        for (int j = 0; j < ATT_KEYS / 8; j++) top = fmaxf(top, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
+        for (int j = 0; j < KEYS / 8; j++) top = fmaxf(top, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-        const float by = exp2_fast((m[r] - top) * scale), bias = -top * scale;
+        const float from = ODD && top == -INFINITY ? 0.0f : top;
+        const float by = exp2_fast((m[r] - from) * scale), bias = -from * scale;
         float add = 0.0f;
 #pragma unroll
-        for (int j = 0; j < ATT_KEYS / 8; j++) {
+        for (int j = 0; j < KEYS / 8; j++) {
             s[j][2 * r] = exp2_fast(fmaf(s[j][2 * r], scale, bias));
             s[j][2 * r + 1] = exp2_fast(fmaf(s[j][2 * r + 1], scale, bias));
             add += s[j][2 * r] + s[j][2 * r + 1];
@@ -241,60 +332,70 @@ static __device__ __forceinline__ void tile_softmax(float (&s)[ATT_KEYS / 8][4],
     }
 }
 
-/* Causal attention, one query head and 128 queries of a prompt a block, 16 a warp, over keys in tiles of
- * 64 from key 0. Grid (query heads, row blocks): the longest rows start first. Shared: Q, two stages of
- * K and V. Bound by the tensor cores. */
+/* Fragments of a warp's 16 queries. */
 template <int HD>
+static __device__ __forceinline__ void load_queries(uint32_t (&q)[HD / 16][4], uint32_t tile, int warp,
+                                                    int lane)
+{
+#pragma unroll
+    for (int kk = 0; kk < HD / 16; kk++)
+        load_matrix4(q[kk], tile + tile_offset<HD>(warp * 16 + (lane & 15), 2 * kk + (lane >> 4)));
+}
+
+/* Causal attention, one query head and 128 queries of a prompt a block, 16 a warp, over keys in tiles of
+ * KEYS that start at key 0; ODD: a cap or a window, and tiles before the first one that a query sees are left
+ * out. Grid (query heads, row blocks): the longest rows start first. Shared: prefill_tiles. Bound by the
+ * tensor cores. */
+template <int HD, bool ODD>
 static __global__ void __launch_bounds__(ATT_THREADS, 1)
     prefill_attention_kernel(const bf16 *__restrict__ qkv, const fkv_segment *__restrict__ segments,
                              int n_segments, bool last_only, int n_heads, int group, bf16 *__restrict__ out,
-                             int64_t out_stride, float scale)
+                             int64_t out_stride, const cuda_scores of)
 {
     extern __shared__ __align__(1024) char shared[];
-    constexpr int TILE = ATT_KEYS * HD * 2;
+    using tiles = prefill_tiles<HD>;
+    constexpr int TILE = tiles::BYTES, KEYS = tiles::KEYS;
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const int h = (int)blockIdx.x / group, g = (int)blockIdx.x % group;
     const int64_t per = (int64_t)fkv_head_rows(group) * HD, stride = n_heads * per;
     const row_block rows = find_rows(segments, n_segments, last_only);
     const int64_t row0 = rows.row0, n_tokens = rows.segment.n_tokens;
     const bf16 *head = qkv + rows.segment.row0 * stride + h * per, *k = head + group * HD, *v = k + HD;
-    const uint32_t q_tile = smem_address(shared), kv = q_tile + ATT_ROWS * HD * 2;
+    const uint32_t q_tile = smem_address(shared), kv = q_tile + (tiles::Q_APART ? tiles::Q_BYTES : 0);
     const int64_t last = row0 + ATT_ROWS < n_tokens ? row0 + ATT_ROWS - 1 : n_tokens - 1;
-    const int n_tiles = (int)(last / ATT_KEYS) + 1;
+    const int n_tiles = (int)(last / KEYS) + 1;
+    const int first = ODD && of.window && row0 >= of.window ? (int)((row0 + 1 - of.window) / KEYS) : 0;
 
-    load_tile<HD, ATT_ROWS, ATT_THREADS>(q_tile, head + g * HD, stride, row0, n_tokens);
-    load_tile<HD, ATT_KEYS, ATT_THREADS>(kv, k, stride, 0, n_tokens);
-    load_tile<HD, ATT_KEYS, ATT_THREADS>(kv + TILE, v, stride, 0, n_tokens);
-    copy_commit();
     float o[HD / 8][4] = {}, m[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
     uint32_t q[HD / 16][4];
-    for (int t = 0; t < n_tiles; t++) {
-        const uint32_t stage = kv + (uint32_t)(t & 1) * 2 * TILE, next = kv + (uint32_t)(~t & 1) * 2 * TILE;
+    load_tile<HD, ATT_ROWS, ATT_THREADS>(q_tile, head + g * HD, stride, row0, n_tokens);
+    if constexpr (!tiles::Q_APART) {
+        copy_commit();
+        copy_wait<0>();
+        __syncthreads();
+        load_queries<HD>(q, q_tile, warp, lane);
+        __syncthreads();
+    }
+    load_tile<HD, KEYS, ATT_THREADS>(kv, k, stride, (int64_t)first * KEYS, n_tokens);
+    load_tile<HD, KEYS, ATT_THREADS>(kv + TILE, v, stride, (int64_t)first * KEYS, n_tokens);
+    copy_commit();
+    for (int t = first; t < n_tiles; t++) {
+        const int even = (t - first) & 1;
+        const uint32_t stage = kv + (uint32_t)even * 2 * TILE, next = kv + (uint32_t)(even ^ 1) * 2 * TILE;
         if (t + 1 < n_tiles) {
-            load_tile<HD, ATT_KEYS, ATT_THREADS>(next, k, stride, (int64_t)(t + 1) * ATT_KEYS, n_tokens);
-            load_tile<HD, ATT_KEYS, ATT_THREADS>(next + TILE, v, stride, (int64_t)(t + 1) * ATT_KEYS,
-                                                 n_tokens);
+            load_tile<HD, KEYS, ATT_THREADS>(next, k, stride, (int64_t)(t + 1) * KEYS, n_tokens);
+            load_tile<HD, KEYS, ATT_THREADS>(next + TILE, v, stride, (int64_t)(t + 1) * KEYS, n_tokens);
         }
         copy_commit();
         copy_wait<1>();
         __syncthreads();
-        if (t == 0) {
-#pragma unroll
-            for (int kk = 0; kk < HD / 16; kk++)
-                load_matrix4(q[kk], q_tile + tile_offset<HD>(warp * 16 + (lane & 15), 2 * kk + (lane >> 4)));
-        }
-        float s[ATT_KEYS / 8][4];
-        tile_scores<HD>(s, q, stage, lane);
-        const int64_t key0 = (int64_t)t * ATT_KEYS, row = row0 + warp * 16 + lane / 4;
-        if (key0 + ATT_KEYS - 1 > row0 + warp * 16) {
-#pragma unroll
-            for (int j = 0; j < ATT_KEYS / 8; j++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    if (key0 + j * 8 + lane % 4 * 2 + i % 2 > row + i / 2 * 8) s[j][i] = -INFINITY;
-        }
-        tile_softmax<HD>(s, o, m, sum, scale);
-        tile_values<HD>(o, s, stage + TILE, lane);
+        if (tiles::Q_APART && t == first) load_queries<HD>(q, q_tile, warp, lane);
+        float s[KEYS / 8][4];
+        tile_scores<HD, KEYS>(s, q, stage, lane);
+        const int64_t warp_row = row0 + warp * 16;
+        tile_mask<KEYS, ODD>(s, of, (int64_t)t * KEYS, warp_row, warp_row + lane / 4, lane);
+        tile_softmax<HD, KEYS, ODD>(s, o, m, sum, ODD ? 1.0f : of.scale);
+        tile_values<HD, KEYS>(o, s, stage + TILE, lane);
         __syncthreads();
     }
 #pragma unroll
@@ -311,18 +412,18 @@ static __global__ void __launch_bounds__(ATT_THREADS, 1)
     }
 }
 
-template <int HD> static void run_attention(fkv_device *dev, const fkv_prefill_args *a)
+template <int HD, bool ODD> static void run_attention(fkv_device *dev, const fkv_prefill_args *a)
 {
-    const int bytes = (ATT_ROWS + 4 * ATT_KEYS) * HD * 2, group = a->spec->group;
+    const int bytes = prefill_tiles<HD>::ALL_BYTES, group = a->spec->group;
     const fkv_pack *pack = a->pack;
     const dim3 grid((unsigned)(a->n_heads * group),
                     (unsigned)(a->last_only ? pack->n_segments : pack->n_tiles));
-    if (!CUDA(dev, cudaFuncSetAttribute(prefill_attention_kernel<HD>,
+    if (!CUDA(dev, cudaFuncSetAttribute(prefill_attention_kernel<HD, ODD>,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
         return;
-    prefill_attention_kernel<HD><<<grid, ATT_THREADS, bytes, dev->stream>>>(
+    prefill_attention_kernel<HD, ODD><<<grid, ATT_THREADS, bytes, dev->stream>>>(
         (const bf16 *)a->qkv, pack->dev_segments, pack->n_segments, a->last_only, a->n_heads, group,
-        (bf16 *)a->out, a->out_stride, cuda_score_scale(HD));
+        (bf16 *)a->out, a->out_stride, cuda_scores_of(a->spec));
     CUDA_LAUNCHED(dev);
 }
 
@@ -330,11 +431,16 @@ template <int HD> static void run_attention(fkv_device *dev, const fkv_prefill_a
  */
 void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *a)
 {
+    const bool odd = cuda_scores_odd(a->spec), sm90 = a->spec->head_dim == 64 || a->spec->head_dim == 128;
     if (a->pack->n_segments <= 0 || a->n_heads <= 0) return;
-    if (dev->attention->wgmma)
+    if (dev->attention->wgmma && sm90 && !odd) {
         cuda_prefill_sm90(dev, a);
-    else if (a->spec->head_dim == 128)
-        run_attention<128>(dev, a);
-    else
-        run_attention<64>(dev, a);
+        return;
+    }
+    with_head_dim(a->spec->head_dim, [&](auto hd) {
+        if (odd)
+            run_attention<hd(), true>(dev, a);
+        else
+            run_attention<hd(), false>(dev, a);
+    });
 }

@@ -370,7 +370,7 @@ static void run(fkv_device *dev, const fkv_prefill_args *a, const pack_maps &map
         return;
     prefill_sm90_kernel<HD><<<grid, THREADS, bytes, dev->stream>>>(maps, dev_segments, n_segments,
                                                                    a->last_only, group, (bf16 *)a->out,
-                                                                   a->out_stride, cuda_score_scale(HD));
+                                                                   a->out_stride, cuda_score_scale(a->spec));
     CUDA_LAUNCHED(dev);
 }
 

@@ -24,35 +24,10 @@ int cuda_shared_bytes(const cudaDeviceProp *p)
     return restricted && bytes > CUDA_LEAST_SHARED ? CUDA_LEAST_SHARED : bytes;
 }
 
-/* What the kernels have not learnt. */
-static const char *missing(const fkv_attention_spec *s)
-{
-    if (s->qkv_bias) return "a bias of Q, K and V";
-    if (s->qk_norm) return "norms of queries and keys";
-    if (s->rope < 0) return "attention without RoPE";
-    if (s->window) return "a sliding window";
-    if (s->softcap > 0) return "a cap on attention scores";
-    if (s->scale != fkv_attention_scale(s->head_dim)) return "a scale of its own for attention scores";
-    return NULL;
-}
-
-static fkv_status check_layers(const fkv_device_limits *l, fkv_err *err)
-{
-    for (int i = 0; i < l->n_layers; i++) {
-        const char *what = missing(&l->layers[i]);
-        if (what)
-            return fkv_fail(err, FKV_E_INPUT, "the cuda backend can't do what layer %d of the model has: %s",
-                            i, what);
-    }
-    if (l->activation != FKV_ACTIVATION_SILU)
-        return fkv_fail(err, FKV_E_INPUT, "the cuda backend can't do the model's activation: only SiLU");
-    return fkv_limits_check(l, err);
-}
-
 static fkv_status check_model(const fkv_device_limits *l, fkv_err *err)
 {
-    if (l->head_dim != 64 && l->head_dim != 128)
-        return fkv_fail(err, FKV_E_INPUT, "the cuda backend needs a head_dim of 64 or 128, not %d",
+    if (l->head_dim != 64 && l->head_dim != 96 && l->head_dim != 128 && l->head_dim != 256)
+        return fkv_fail(err, FKV_E_INPUT, "the cuda backend needs a head_dim of 64, 96, 128 or 256, not %d",
                         l->head_dim);
     if (l->n_kv_heads < 1 || l->n_heads % l->n_kv_heads || l->n_heads / l->n_kv_heads > CUDA_MAX_GROUP)
         return fkv_fail(
@@ -69,7 +44,7 @@ static fkv_status check_model(const fkv_device_limits *l, fkv_err *err)
     if (l->n_slots > CUDA_MAX_SLOTS)
         return fkv_fail(err, FKV_E_INPUT, "the cuda backend serves at most %d slots, not %d", CUDA_MAX_SLOTS,
                         l->n_slots);
-    return check_layers(l, err);
+    return fkv_limits_check(l, err);
 }
 
 static fkv_status check_gpu(int gpu, const cudaDeviceProp *p, fkv_err *err)

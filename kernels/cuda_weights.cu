@@ -17,6 +17,7 @@ struct fkv_weight {
     int64_t n, k;  /* rows stored, depth */
     int64_t first; /* embedding: first id */
     bf16 *data;    /* [n, k] row-major, 256-byte aligned; gated: gate rows, then up rows */
+    bf16 *bias;    /* [n], aligned the same; NULL: none */
     fkv_weight *next;
 };
 
@@ -25,6 +26,7 @@ cuda_weight_view cuda_weight_rows(const fkv_weight *w, int64_t row)
     cuda_weight_view view = {};
     view.data = w->data + row * w->k;
     view.dtype = FKV_DTYPE_BF16;
+    view.bias = w->bias ? w->bias + row : NULL;
     view.n = w->n - row;
     view.k = w->k;
     return view;
@@ -118,15 +120,24 @@ static void send_part(fkv_device *dev, const fkv_rows *part, int64_t k, bf16 *to
     }
 }
 
+/* A part's bias becomes that of w's rows from `row` on; without one they keep zeros. */
+static void send_bias(fkv_device *dev, const fkv_rows *part, bf16 *to)
+{
+    const fkv_rows bias = {part->bias, part->dtype, 1, part->n_rows, NULL, NULL};
+    if (part->bias && part->n_rows > 0) send_part(dev, &bias, part->n_rows, to);
+}
+
 static fkv_status load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
                        fkv_err *err)
 {
     int64_t n = 0;
     size_t bytes;
-    void *data = NULL;
-    const fkv_status can = fkv_rows_check(parts, n_parts, "cuda", false, err);
-    if (can) return can;
-    for (int p = 0; p < n_parts; p++) n += parts[p].n_rows;
+    bool biased = false;
+    void *data = NULL, *bias = NULL;
+    for (int p = 0; p < n_parts; p++) {
+        n += parts[p].n_rows;
+        biased = biased || parts[p].bias;
+    }
     if (n < 0 || k <= 0 || !fkv_mul_size((size_t)n, (size_t)k, &bytes) ||
         !fkv_mul_size(bytes, sizeof(bf16), &bytes))
         return fkv_fail_memory(err);
@@ -136,12 +147,15 @@ static fkv_status load(fkv_device *dev, const fkv_rows *parts, int n_parts, int6
     dev->weights = w;
     w->n = n;
     w->k = k;
-    const fkv_status st = cuda_alloc(dev, bytes, &data, err);
+    fkv_status st = cuda_alloc(dev, bytes, &data, err);
+    if (!st && biased) st = cuda_alloc(dev, (size_t)n * sizeof(bf16), &bias, err);
     if (st) return st;
     w->data = (bf16 *)data;
+    w->bias = (bf16 *)bias;
     int64_t row = 0;
     for (int p = 0; p < n_parts; p++) {
         send_part(dev, &parts[p], k, w->data + row * k);
+        if (biased) send_bias(dev, &parts[p], w->bias + row);
         row += parts[p].n_rows;
     }
     *out = w;
@@ -151,20 +165,23 @@ static fkv_status load(fkv_device *dev, const fkv_rows *parts, int n_parts, int6
 fkv_status cuda_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
                             fkv_err *err)
 {
-    return load(dev, parts, n_parts, k, out, err);
+    const fkv_status can = fkv_rows_check(parts, n_parts, "cuda", true, err);
+    return can ? can : load(dev, parts, n_parts, k, out, err);
 }
 
 fkv_status cuda_weight_load_gated(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
                                   fkv_err *err)
 {
     const fkv_rows parts[] = {gate, up};
-    return load(dev, parts, 2, k, out, err);
+    const fkv_status can = fkv_rows_check(parts, 2, "cuda", true, err);
+    return can ? can : load(dev, parts, 2, k, out, err);
 }
 
 fkv_status cuda_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
                                fkv_err *err)
 {
-    const fkv_status st = load(dev, &part, 1, k, out, err);
+    fkv_status st = fkv_rows_check(&part, 1, "cuda", false, err);
+    if (!st) st = load(dev, &part, 1, k, out, err);
     if (!st) (*out)->first = first;
     return st;
 }

@@ -431,7 +431,7 @@ static void check_project(fkv_device *dev, int n_slots, int per, int64_t k)
     double worst = 0, touched = 0, differ = 0;
     for (const auto &range : ranges) {
         std::vector<cuda_decode_head> heads(HEADS);
-        for (auto &h : heads) h = cuda_decode_head{0, range[0], range[1], 0, 0, NULL};
+        for (auto &h : heads) h = cuda_decode_head{0, range[0], range[1], 0, 0, NULL, NULL};
         const size_t all = (size_t)HEADS * splits * n_slots * per;
         float *parts = device_array<float>(all);
         must(cudaMemsetAsync(parts, 0xff, all * sizeof *parts, dev->stream));
@@ -482,7 +482,7 @@ static void time_project(fkv_device *dev, const char *name, int n_heads, int n_s
     std::vector<const cuda_decode_head *> at;
     for (int l = 0; l < layers; l++) {
         std::vector<cuda_decode_head> heads((size_t)n_heads);
-        for (auto &h : heads) h = cuda_decode_head{0, 0, n_slots, 0, 0, NULL};
+        for (auto &h : heads) h = cuda_decode_head{0, 0, n_slots, 0, 0, NULL, NULL};
         at.push_back(placements(&heads, w + (int64_t)l * n_heads * per * k, per, k));
     }
     const double s = seconds_of(dev, 4 * layers, [&](int i) {

@@ -29,7 +29,8 @@ static fkv_world *world;
 static fkv_device *dev;
 static fkv_device_info info;
 enum { FIXTURE_ROPES = 2 };
-static float inv_freq[FIXTURE_ROPES * 64]; /* [FIXTURE_ROPES][hd / 2] */
+enum { FIXTURE_HEAD_DIM = 256 };                             /* the largest */
+static float inv_freq[FIXTURE_ROPES * FIXTURE_HEAD_DIM / 2]; /* [FIXTURE_ROPES][hd / 2] */
 static uint64_t counter;
 
 /* 77, with the reason printed, where the backend can't be used; else 0. FKV_TEST_SKIP: a pattern of tests to

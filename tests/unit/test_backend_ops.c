@@ -1,45 +1,51 @@
 /* Compression and sampling, through the table, against plain references in double. */
 #include "backend_fixture.h"
 
-enum { HD = 64, GROUP = 2, HEADS = 3, WINDOW = 8, KERNEL = 7, PROMPT = 300, VOCAB = 50, SLOTS = 4 };
+enum { MAX_HD = 256, GROUP = 2, HEADS = 3, WINDOW = 8, KERNEL = 7, PROMPT = 300, VOCAB = 50, SLOTS = 4 };
 enum { KINDS = 9, ROUNDS = 8 };
-enum { PER = (GROUP + 2) * HD, WIDTH = HEADS * PER };
+static const int head_dims[] = {64, 96, 128, MAX_HD};
+enum { N_HEAD_DIMS = sizeof head_dims / sizeof *head_dims };
 
-/* False: the backend says that it can't run such a layer (NULL: a plain one). */
-static bool open_device(int vocab, int group, const fkv_attention_spec *spec)
+static fkv_attention_spec spec_of(int hd)
+{
+    return plain_spec(hd, GROUP, HEADS);
+}
+
+/* For such a layer. */
+static void open_layer(int vocab, const fkv_attention_spec *spec)
 {
     const fkv_device_limits limits = {.n_slots = SLOTS,
                                       .max_prompt = PROMPT,
                                       .max_positions = 1024,
                                       .hidden = 32,
-                                      .n_heads = group * HEADS,
+                                      .n_heads = spec->group * HEADS,
                                       .n_kv_heads = HEADS,
-                                      .head_dim = HD,
+                                      .head_dim = spec->head_dim,
                                       .vocab = vocab,
                                       .max_local_heads = HEADS,
                                       .window = WINDOW,
                                       .n_ropes = FIXTURE_ROPES,
                                       .layers = spec,
-                                      .n_layers = spec != NULL};
-    fkv_err err = {0};
-    if (b->supports(&limits, &(fkv_group){.n_devices = 1}, &err)) {
-        assert_string_not_equal(b->name, "cpu");
-        return false;
-    }
+                                      .n_layers = 1};
     device_open(limits);
-    return true;
+}
+
+static void open_device(int vocab)
+{
+    const fkv_attention_spec spec = spec_of(64);
+    open_layer(vocab, &spec);
 }
 
 static void reference_scores(const fkv_attention_spec *spec, const float *qkv, int64_t n, int h,
                              double *pooled)
 {
-    const int group = spec->group;
-    const int64_t per = fkv_head_rows(group) * HD, width = HEADS * per;
-    double *sum = calloc((size_t)n, sizeof *sum), *p = calloc((size_t)n, sizeof *p), q[HD];
+    const int group = spec->group, hd = spec->head_dim;
+    const int64_t per = fkv_head_rows(group) * hd, width = HEADS * per;
+    double *sum = calloc((size_t)n, sizeof *sum), *p = calloc((size_t)n, sizeof *p), q[MAX_HD];
     for (int64_t t = n - WINDOW; t < n; t++) {
         for (int g = 0; g < group; g++) {
-            for (int i = 0; i < HD; i++) q[i] = (double)qkv[t * width + h * per + g * HD + i];
-            reference_softmax(spec, q, qkv + h * per + group * HD, width, t + 1, p);
+            for (int i = 0; i < hd; i++) q[i] = (double)qkv[t * width + h * per + g * hd + i];
+            reference_softmax(spec, q, qkv + h * per + group * hd, width, t + 1, p);
             for (int64_t j = 0; j <= t; j++) sum[j] += p[j] / (WINDOW * group);
         }
     }
@@ -54,8 +60,8 @@ static void reference_scores(const fkv_attention_spec *spec, const float *qkv, i
 static void check_scores(const fkv_attention_spec *spec)
 {
     const int64_t lengths[] = {WINDOW + 1, WINDOW + 3, 100, PROMPT};
-    const int group = spec->group;
-    const size_t all = (size_t)(PROMPT * HEADS * fkv_head_rows(group) * HD);
+    const int group = spec->group, hd = spec->head_dim;
+    const size_t all = (size_t)(PROMPT * HEADS * fkv_head_rows(group) * hd);
     float *qkv = host_floats(all), *got = malloc(sizeof *got * HEADS * PROMPT);
     fill_uniform(qkv, all, 2);
     void *dq = activations(qkv, all), *out = activations(NULL, all);
@@ -70,7 +76,7 @@ static void check_scores(const fkv_attention_spec *spec)
                                        .n_heads = HEADS,
                                        .qkv = dq,
                                        .out = out,
-                                       .out_stride = (int64_t)HEADS * group * HD,
+                                       .out_stride = (int64_t)HEADS * group * hd,
                                        .min_tokens = WINDOW,
                                        .score_window = WINDOW,
                                        .score_kernel = KERNEL,
@@ -91,23 +97,26 @@ static void check_scores(const fkv_attention_spec *spec)
 static void snapkv_scores_follow_the_definition(void **state)
 {
     (void)state;
-    enum { PLAIN = 6, ALL = 10 };
-    static const int groups[ALL] = {1, 3, GROUP, 7, 12, 16, 3, 3, 3, 3};
-    fkv_attention_spec specs[ALL];
-    for (int i = 0; i < ALL; i++) specs[i] = plain_spec(HD, groups[i], HEADS);
-    specs[PLAIN].scale = 0.25f;
-    specs[PLAIN + 1].softcap = 0.5f;
-    specs[PLAIN + 2].window = 1; /* keys before the scoring queries get nothing */
-    specs[PLAIN + 3].window = 65;
+    static const struct {
+        int hd, group, window;
+        float scale, softcap;
+    } cases[] = {{64, 1, 0, 0, 0},        {64, 3, 0, 0, 0},    {64, GROUP, 0, 0, 0},   {64, 7, 0, 0, 0},
+                 {64, 12, 0, 0, 0},       {64, 16, 0, 0, 0},   {96, 1, 0, 0, 0},       {96, 5, 0, 0, 0},
+                 {128, 4, 0, 0, 0},       {256, 2, 0, 0, 0},   {256, 9, 0, 0, 0},      {64, 3, 0, 0.25f, 0},
+                 {64, 3, 0, 0, 0.5f},     {96, 3, 0, 0, 0.5f}, {128, 3, 0, 64, 5},     {256, 3, 0, 0, 50},
+                 {64, 3, 1, 0, 0},        {64, 3, 65, 0, 0},   {96, 3, 129, 0.25f, 1}, {128, 3, 100, 0, 0},
+                 {256, 2, 200, 0.25f, 2}, {256, 2, 3, 0, 0},   {64, 2, 1000, 0, 0}};
     device_close();
-    for (int i = 0; i < ALL; i++) {
-        const bool opened = open_device(VOCAB, groups[i], &specs[i]);
-        assert_true(opened || i >= PLAIN);
-        if (!opened) continue;
-        check_scores(&specs[i]);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fkv_attention_spec spec = plain_spec(cases[i].hd, cases[i].group, HEADS);
+        if (cases[i].scale > 0) spec.scale = cases[i].scale;
+        spec.softcap = cases[i].softcap;
+        spec.window = cases[i].window; /* keys before the scoring queries' windows get nothing */
+        open_layer(VOCAB, &spec);
+        check_scores(&spec);
         device_close();
     }
-    open_device(VOCAB, GROUP, NULL);
+    open_device(VOCAB);
 }
 
 /* Positions that a head keeps, by the definition and the slow way; the last ones where its layer has a
@@ -132,11 +141,12 @@ static int reference_kept(const float *scores, int64_t n, int64_t budget, bool l
 static void check_keep(const fkv_attention_spec *spec)
 {
     enum { PAGES = 3, N = 290 };
-    float *qkv = malloc(sizeof *qkv * PROMPT * WIDTH), *scores = malloc(sizeof *scores * HEADS * PROMPT);
+    const size_t hd = (size_t)spec->head_dim, per = (size_t)fkv_head_rows(GROUP) * hd, width = HEADS * per;
+    float *qkv = malloc(sizeof *qkv * PROMPT * width), *scores = malloc(sizeof *scores * HEADS * PROMPT);
     const int budget_sets[][HEADS] = {{10, 150, 9}, {N, N + 1, N - 1}, {8, 200, 1}, {5000, 12, 129}};
-    const size_t page = 2 * FKV_PAGE_TOKENS * HD;
+    const size_t page = 2 * FKV_PAGE_TOKENS * hd;
     float *arena = malloc(sizeof *arena * page * HEADS * PAGES);
-    void *dq = activations(NULL, PROMPT * WIDTH), *ds = device_memory(sizeof *scores * HEADS * PROMPT, NULL);
+    void *dq = activations(NULL, PROMPT * width), *ds = device_memory(sizeof *scores * HEADS * PROMPT, NULL);
     void *da = activations(NULL, page * HEADS * PAGES);
     int32_t table[HEADS * PAGES];
     const int16_t owner[HEADS] = {0};
@@ -148,10 +158,10 @@ static void check_keep(const fkv_attention_spec *spec)
     for (int h = 0; h < HEADS; h++) offset[h] = h * PAGES;
     const int32_t *dt = device_memory(sizeof table, table);
     for (size_t s = 0; s < sizeof budget_sets / sizeof *budget_sets; s++) {
-        fill_uniform(qkv, PROMPT * WIDTH, 1);
+        fill_uniform(qkv, PROMPT * width, 1);
         /* few different values: max-pooling makes ties common */
         for (int i = 0; i < HEADS * PROMPT; i++) scores[i] = (float)(fkv_random_u64(9, s, (uint64_t)i) % 6);
-        put(dq, qkv, PROMPT * WIDTH);
+        put(dq, qkv, PROMPT * width);
         b->upload(dev, ds, scores, sizeof *scores * HEADS * PROMPT);
         const fkv_keep_args args = {.pack = &p.pack,
                                     .spec = spec,
@@ -171,34 +181,41 @@ static void check_keep(const fkv_attention_spec *spec)
             assert_int_equal(n, budget_sets[s][h] < N ? budget_sets[s][h] : N);
             for (int i = 0; i < n; i++) {
                 const float *k = arena + (size_t)table[h * PAGES + i / FKV_PAGE_TOKENS] * page +
-                                 (size_t)(i % FKV_PAGE_TOKENS) * HD;
-                const float *from = qkv + want[i] * WIDTH + h * PER + GROUP * HD;
-                assert_memory_equal(k, from, HD * sizeof *k);
-                assert_memory_equal(k + FKV_PAGE_TOKENS * HD, from + HD, HD * sizeof *k);
+                                 (size_t)(i % FKV_PAGE_TOKENS) * hd;
+                const float *from = qkv + (size_t)want[i] * width + (size_t)h * per + GROUP * hd;
+                assert_memory_equal(k, from, hd * sizeof *k);
+                assert_memory_equal(k + FKV_PAGE_TOKENS * hd, from + hd, hd * sizeof *k);
             }
         }
     }
     free(qkv), free(scores), free(arena);
 }
 
-static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
+/* Heads of every size; with a window of their layer, or 0. */
+static void check_keeps(int window)
 {
-    (void)state;
-    const fkv_attention_spec spec = plain_spec(HD, GROUP, HEADS);
-    check_keep(&spec);
-}
-
-static void a_head_of_a_layer_with_a_window_keeps_its_last_tokens(void **state)
-{
-    (void)state;
-    fkv_attention_spec spec = plain_spec(HD, GROUP, HEADS);
-    spec.window = 100;
     device_close();
-    if (open_device(VOCAB, GROUP, &spec)) {
+    for (int i = 0; i < N_HEAD_DIMS; i++) {
+        fkv_attention_spec spec = spec_of(head_dims[i]);
+        spec.window = window;
+        open_layer(VOCAB, &spec);
         check_keep(&spec);
         device_close();
     }
-    open_device(VOCAB, GROUP, NULL);
+    open_device(VOCAB);
+}
+
+static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
+{
+    (void)state;
+    check_keeps(0);
+}
+
+/* The budgets are below the window, too. */
+static void a_head_of_a_layer_with_a_window_keeps_its_last_tokens(void **state)
+{
+    (void)state;
+    check_keeps(100);
 }
 
 typedef struct sampling_state {
@@ -399,15 +416,15 @@ static void check_large(const float *logits)
     const fkv_backend *tested = b;
     int32_t want[KINDS * ROUNDS][SLOTS], got[KINDS * ROUNDS][SLOTS];
     device_close();
-    open_device(LARGE, GROUP, NULL);
+    open_device(LARGE);
     draw_all(logits, LARGE, got);
     device_close();
     b = fkv_backend_find("cpu");
-    open_device(LARGE, GROUP, NULL);
+    open_device(LARGE);
     draw_all(logits, LARGE, want);
     device_close();
     b = tested;
-    open_device(VOCAB, GROUP, NULL);
+    open_device(VOCAB);
     for (int k = 0; k < KINDS * ROUNDS; k++)
         for (int i = 0; i < SLOTS; i++)
             if (got[k][i] != want[k][i])
@@ -449,7 +466,7 @@ int main(int argc, char **argv)
     };
     const int skipped = choose_backend(argc, argv);
     if (skipped) return skipped;
-    open_device(VOCAB, GROUP, NULL);
+    open_device(VOCAB);
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     device_close();
     return failed;

@@ -15,7 +15,12 @@ typedef struct outcome {
     float pages[HEADS][PAGES * PAGE];
 } outcome;
 
-static fkv_weight *weight;
+/* Layers: as Llama's, and with all that a spec can ask for. */
+enum { LAYERS = 2 };
+static fkv_attention_spec layers[LAYERS];
+static int layer; /* under test */
+static fkv_weight *weights[LAYERS];
+static fkv_qk_norm norm;
 static float *inputs; /* [ROWS][HIDDEN]: row t of prompt i is row (t + 37 i) */
 
 static int only_bad = -1; /* the prompt whose rows are NaN */
@@ -71,14 +76,15 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
     poison(mem.scores, sizeof(float) * HEADS * ROWS);
     poison(mem.arena, (size_t)SLOTS * HEADS * PAGES * PAGE * (size_t)info.act_bytes);
     put(mem.x, x, (size_t)p.pack.n_rows * HIDDEN);
-    const fkv_attention_spec spec = plain_spec(HD, GROUP, HEADS);
+    const fkv_attention_spec *spec = &layers[layer];
     fkv_prefill_args prefill = {.pack = &p.pack,
-                                .spec = &spec,
+                                .spec = spec,
                                 .n_heads = HEADS,
                                 .qkv = mem.qkv,
                                 .class_rows = TILE,
                                 .x = mem.x,
-                                .weight = weight,
+                                .weight = weights[layer],
+                                .norm = norm,
                                 .out = mem.out,
                                 .out_stride = ATT,
                                 .min_tokens = 40,
@@ -96,7 +102,7 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
     b->prefill_attention(dev, &prefill);
     b->snapkv_scores(dev, &prefill);
     const fkv_keep_args args = {.pack = &p.pack,
-                                .spec = &spec,
+                                .spec = spec,
                                 .n_heads = HEADS,
                                 .score_window = WINDOW,
                                 .qkv = mem.qkv,
@@ -141,13 +147,12 @@ static void assert_same(const outcome *a, const outcome *other, int prompt, int 
                  {"kept pages", a->pages, other->pages, sizeof a->pages}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (memcmp(parts[i].a, parts[i].b, parts[i].bytes))
-            fail_msg("prompt %d at place %d of a pack: %s differ from those alone", prompt, place,
-                     parts[i].what);
+            fail_msg("layer %d, prompt %d at place %d of a pack: %s differ from those alone", layer, prompt,
+                     place, parts[i].what);
 }
 
-static void a_prompts_results_do_not_depend_on_its_pack(void **state)
+static void check_packs(void)
 {
-    (void)state;
     enum { PROMPTS = 13 };
     outcome *alone = calloc(1, sizeof *alone), *beside = calloc(1, sizeof *beside);
     for (int prompt = 0; prompt < PROMPTS; prompt++) {
@@ -167,9 +172,15 @@ static void a_prompts_results_do_not_depend_on_its_pack(void **state)
     free(beside);
 }
 
-static void a_long_prompt_is_the_same_behind_many_short_ones(void **state)
+static void a_prompts_results_do_not_depend_on_its_pack(void **state)
 {
     (void)state;
+    for (layer = 0; layer < LAYERS; layer++) check_packs();
+    layer = 0;
+}
+
+static void check_long_prompt(void)
+{
     enum { N = 39 };
     int prompts[N], slots[N], only = 14, slot = 5;
     outcome *alone = calloc(1, sizeof *alone), *beside = calloc(1, sizeof *beside);
@@ -186,6 +197,13 @@ static void a_long_prompt_is_the_same_behind_many_short_ones(void **state)
     }
     free(alone);
     free(beside);
+}
+
+static void a_long_prompt_is_the_same_behind_many_short_ones(void **state)
+{
+    (void)state;
+    for (layer = 0; layer < LAYERS; layer++) check_long_prompt();
+    layer = 0;
 }
 
 /* A prompt whose K are no numbers has scores that are none: it keeps some tokens of its own all the
@@ -290,6 +308,12 @@ int main(int argc, char **argv)
     };
     const int skipped = choose_backend(argc, argv);
     if (skipped) return skipped;
+    for (int i = 0; i < LAYERS; i++) layers[i] = plain_spec(HD, GROUP, HEADS);
+    layers[1].rope = 1;
+    layers[1].window = 90;
+    layers[1].scale = 0.25f;
+    layers[1].softcap = 3;
+    layers[1].qkv_bias = layers[1].qk_norm = true;
     device_open((fkv_device_limits){.n_slots = SLOTS,
                                     .max_prompt = ROWS,
                                     .max_positions = 2048,
@@ -299,16 +323,24 @@ int main(int argc, char **argv)
                                     .head_dim = HD,
                                     .vocab = 8,
                                     .max_local_heads = HEADS,
-                                    .window = WINDOW});
-    float *w = host_floats(WIDTH * HIDDEN);
+                                    .window = WINDOW,
+                                    .layers = layers,
+                                    .n_layers = LAYERS});
+    float *w = host_floats(WIDTH * HIDDEN), *bias = host_floats(WIDTH), *ones = host_floats(HD);
     inputs = host_floats(ROWS * HIDDEN);
     fill_uniform(w, WIDTH * HIDDEN, 0.25f);
     fill_uniform(inputs, ROWS * HIDDEN, 1);
-    weight = load_weight(w, WIDTH, HIDDEN);
+    fill_uniform(bias, WIDTH, 1);
+    for (int i = 0; i < HD; i++) ones[i] = 1;
+    for (int i = 0; i < LAYERS; i++) weights[i] = load_biased(w, i ? bias : NULL, WIDTH, HIDDEN);
+    norm.q = norm.k = device_memory(HD * sizeof *ones, ones);
+    norm.eps = 1e-5f;
     make_memory();
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     device_close();
     free(w);
+    free(bias);
+    free(ones);
     free(inputs);
     return failed;
 }

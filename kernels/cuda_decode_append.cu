@@ -1,0 +1,295 @@
+/* Q, K and V of a decode step of the CUDA backend: the projections' splits are added up, what the layer's
+ * spec does to them, and K and V go into their pages. The same kernel lists the step's entries, those
+ * (placement, slot) that are active and inside the placement's range, for decode attention (cuda_decode.cu).
+ */
+#include "kernels/cuda_attention.h"
+
+enum {
+    APPEND_THREADS = 256,
+    APPEND_SLOTS = 4, /* of a block of append_kernel */
+    APPEND_LANES = APPEND_THREADS / APPEND_SLOTS,
+};
+
+struct append_params {
+    const cuda_decode_head *heads;
+    fkv_slots slots;
+    const int32_t *table;
+    int64_t slot_stride;
+    bf16 *arena;
+    const float *parts; /* of the projections: (placement, split, slot) at the strides below */
+    int64_t placement_stride, split_stride, slot_stride_of_parts;
+    bf16 *q; /* [n_heads, n_slots, head_rows * hd]: Q is written */
+    cuda_finish finish;
+    int n_splits;
+    int n_heads, n_slots, n_kv_heads, group, hd;
+    cuda_decode_entry *entries;
+    int32_t *n_entries;
+    int64_t max_parts;
+    int window; /* of ANY kernels; 0: none */
+};
+
+/* Index in its pages of the token at the slot's position. */
+static __device__ __forceinline__ int token_index(const cuda_decode_head &h, const fkv_slots &slots, int slot)
+{
+    const int n = slots.prompt_len[slot];
+    return (n < h.budget ? n : h.budget) + slots.pos[slot] - n;
+}
+
+/* Tokens of entry (placement, slot) in this step, 0 for none. */
+static __device__ __forceinline__ int entry_tokens(const append_params &a, int64_t row)
+{
+    const cuda_decode_head h = a.heads[row / a.n_slots];
+    const int slot = (int)(row % a.n_slots);
+    return slot >= h.begin && slot < h.end && a.slots.active[slot] ? token_index(h, a.slots, slot) + 1 : 0;
+}
+
+/* Of an entry's n tokens those in whole chunks that lie before its window. */
+template <bool ANY> static __device__ __forceinline__ int skipped(const append_params &a, int n)
+{
+    constexpr int CHUNK = CUDA_CHUNK_PAGES * FKV_PAGE_TOKENS;
+    return ANY && a.window && n > a.window ? (n - a.window) / CHUNK * CHUNK : 0;
+}
+
+struct list_count {
+    int entries, pages;
+    int64_t parts;
+};
+
+static __device__ __forceinline__ list_count add_tokens(list_count c, int n_tokens)
+{
+    const int pages = (n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
+    if (pages > 0) c.entries++;
+    if (pages > CUDA_CHUNK_PAGES) c.parts += (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
+    c.pages += pages;
+    return c;
+}
+
+/* The step's entries, in order of (placement, slot), by one block: every thread counts its run of
+ * rows, then writes them behind the runs before. */
+template <bool ANY> static __device__ void list_entries(const append_params &a)
+{
+    __shared__ list_count counts[APPEND_THREADS];
+    const int64_t rows = (int64_t)a.n_heads * a.n_slots, share = (rows + APPEND_THREADS - 1) / APPEND_THREADS;
+    const int64_t from = threadIdx.x * share, to = from + share < rows ? from + share : rows;
+    list_count mine = {0, 0, 0};
+    for (int64_t r = from; r < to; r++) {
+        const int n = entry_tokens(a, r);
+        mine = add_tokens(mine, n - skipped<ANY>(a, n));
+    }
+    counts[threadIdx.x] = mine;
+    for (int step = 1; step < APPEND_THREADS; step *= 2) {
+        __syncthreads();
+        list_count other = {0, 0, 0};
+        if ((int)threadIdx.x >= step) other = counts[threadIdx.x - step];
+        __syncthreads();
+        counts[threadIdx.x].entries += other.entries;
+        counts[threadIdx.x].pages += other.pages;
+        counts[threadIdx.x].parts += other.parts;
+    }
+    __syncthreads();
+    list_count at = {0, 0, 0};
+    if (threadIdx.x) at = counts[threadIdx.x - 1];
+    for (int64_t r = from; r < to; r++) {
+        const int n = entry_tokens(a, r), skip = skipped<ANY>(a, n);
+        const list_count next = add_tokens(at, n - skip);
+        if (n > 0) {
+            const cuda_decode_head h = a.heads[r / a.n_slots];
+            const int slot = (int)(r % a.n_slots);
+            const bool stored = next.parts > at.parts && next.parts <= a.max_parts;
+            a.entries[at.entries] =
+                cuda_decode_entry{at.pages,
+                                  n - skip,
+                                  slot * a.slot_stride + h.offset + skip / FKV_PAGE_TOKENS,
+                                  stored ? (int32_t)at.parts : -1,
+                                  (int32_t)r,
+                                  slot * a.n_kv_heads + h.head,
+                                  ANY && a.window && n > a.window ? n - a.window - skip : 0};
+        }
+        at = next;
+    }
+    if (threadIdx.x == APPEND_THREADS - 1) {
+        a.entries[at.entries] = cuda_decode_entry{at.pages, 0, 0, -1, 0, 0, 0};
+        *a.n_entries = at.entries;
+    }
+}
+
+/* Eight columns of a projection, its splits added in order, as bf16. */
+static __device__ __forceinline__ uint4 sum8(const float *part, int64_t stride, int n_splits)
+{
+    float4 lo[CUDA_QKV_SPLITS], hi[CUDA_QKV_SPLITS];
+#pragma unroll
+    for (int s = 0; s < CUDA_QKV_SPLITS; s++) {
+        if (s >= n_splits) continue;
+        lo[s] = *(const float4 *)(part + s * stride);
+        hi[s] = *(const float4 *)(part + s * stride + 4);
+    }
+#pragma unroll
+    for (int s = 1; s < CUDA_QKV_SPLITS; s++) {
+        if (s >= n_splits) continue;
+        lo[0] = make_float4(lo[0].x + lo[s].x, lo[0].y + lo[s].y, lo[0].z + lo[s].z, lo[0].w + lo[s].w);
+        hi[0] = make_float4(hi[0].x + hi[s].x, hi[0].y + hi[s].y, hi[0].z + hi[s].z, hi[0].w + hi[s].w);
+    }
+    return make_uint4(pack_bf16(lo[0].x, lo[0].y), pack_bf16(lo[0].z, lo[0].w), pack_bf16(hi[0].x, hi[0].y),
+                      pack_bf16(hi[0].z, hi[0].w));
+}
+
+/* Element i of a projection as the other kernel has it, its bias (NULL: none) added before it is rounded. */
+static __device__ __forceinline__ float sum1(const float *part, int64_t stride, int n_splits,
+                                             const bf16 *bias, int i)
+{
+    float sum = part[i];
+#pragma unroll
+    for (int s = 1; s < CUDA_QKV_SPLITS; s++)
+        if (s < n_splits) sum += part[s * stride + i];
+    if (bias) sum += __bfloat162float(bias[i]);
+    return __bfloat162float(__float2bfloat16_rn(sum));
+}
+
+/* What a thread of the append kernels works on. */
+struct append_place {
+    const float *parts;
+    bf16 *q, *k, *v;
+    int pos;
+};
+
+static __device__ __forceinline__ append_place find_place(const append_params &a, const cuda_decode_head &h,
+                                                          int64_t placement, int slot)
+{
+    const int at = token_index(h, a.slots, slot);
+    const int64_t page = a.table[slot * a.slot_stride + h.offset + at / FKV_PAGE_TOKENS];
+    append_place p;
+    p.parts = a.parts + placement * a.placement_stride + slot * a.slot_stride_of_parts;
+    p.q = a.q + (placement * a.n_slots + slot) * fkv_head_rows(a.group) * a.hd;
+    p.k = a.arena + (page * 2 * FKV_PAGE_TOKENS + at % FKV_PAGE_TOKENS) * a.hd;
+    p.v = p.k + FKV_PAGE_TOKENS * a.hd;
+    p.pos = a.slots.pos[slot];
+    return p;
+}
+
+/* 64 threads, each on 8 columns (RoPE: on a pair of them). */
+static __device__ __forceinline__ void append_plain(const append_params &a, const append_place &to, int lane)
+{
+    const int64_t stride = a.split_stride;
+    const int half = a.hd / 2;
+    const float2 *rope = a.finish.rope + (int64_t)to.pos * half;
+    const int pieces = half / 8, n_rope = (a.group + 1) * pieces, n_all = n_rope + a.hd / 8;
+    for (int i = lane; i < n_all; i += APPEND_LANES) {
+        if (i >= n_rope) {
+            const int p = (i - n_rope) * 8;
+            *(uint4 *)(to.v + p) = sum8(to.parts + (a.group + 1) * a.hd + p, stride, a.n_splits);
+            continue;
+        }
+        const int vector = i / pieces, p = i % pieces * 8;
+        const float *part = to.parts + vector * a.hd + p;
+        uint4 lo = sum8(part, stride, a.n_splits), hi = sum8(part + half, stride, a.n_splits);
+        rope8(lo, hi, rope + p);
+        bf16 *at = vector == a.group ? to.k + p : to.q + vector * a.hd + p;
+        *(uint4 *)at = lo;
+        *(uint4 *)(at + half) = hi;
+    }
+}
+
+/* Two warps, which take the vectors in turns. */
+static __device__ __forceinline__ void append_any(const append_params &a, const append_place &to,
+                                                  const bf16 *bias, int warp, int lane)
+{
+    const cuda_finish &f = a.finish;
+    const int half = a.hd / 2;
+    for (int vector = warp; vector < fkv_head_rows(a.group); vector += APPEND_LANES / 32) {
+        const int at = vector * a.hd;
+        const bool value = vector > a.group;
+        cuda_vector v = {};
+#pragma unroll
+        for (int j = 0; j < CUDA_PAIRS; j++) {
+            const int i = lane + 32 * j;
+            if (i >= half) continue;
+            v.lo[j] = sum1(to.parts, a.split_stride, a.n_splits, bias, at + i);
+            v.hi[j] = sum1(to.parts, a.split_stride, a.n_splits, bias, at + i + half);
+        }
+        if (!value)
+            finish_vector(v, half, vector < a.group ? f.q_norm : f.k_norm, f.eps,
+                          f.rope ? f.rope + (int64_t)to.pos * half : NULL, lane);
+        store_vector(value ? to.v : vector == a.group ? to.k : to.q + at, v, half, lane);
+    }
+}
+
+/* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page; ANY: whatever
+ * the layer's spec asks for. Grid: placements x blocks of APPEND_SLOTS slots, and one block more that lists
+ * the entries. Bound by latency. */
+template <bool ANY>
+static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const append_params a)
+{
+    if (blockIdx.x == gridDim.x - 1) {
+        list_entries<ANY>(a);
+        return;
+    }
+    const int blocks = (a.n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS;
+    const int64_t placement = blockIdx.x / blocks;
+    const cuda_decode_head h = a.heads[placement];
+    const int slot = (int)(blockIdx.x % blocks) * APPEND_SLOTS + (int)threadIdx.x / APPEND_LANES;
+    if (slot < h.begin || slot >= h.end || !a.slots.active[slot]) return;
+    const append_place to = find_place(a, h, placement, slot);
+    const int lane = (int)threadIdx.x % APPEND_LANES;
+    if constexpr (ANY)
+        append_any(a, to, h.bias, lane / 32, lane % 32);
+    else
+        append_plain(a, to, lane);
+}
+
+/* Projections of a rank's placements into the workspace, and where they lie there. A single rank's
+ * are one product of the library. */
+static void project(fkv_device *dev, const fkv_decode_args *a, const cuda_rank_plan *p, append_params *out)
+{
+    const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim,
+                  width = a->spec->n_kv_heads * per;
+    const bf16 *x = (const bf16 *)a->x;
+    float *parts = dev->attention->qkv_parts;
+    out->parts = parts;
+    if (p->whole) {
+        cuda_weight_view w = cuda_weight_rows(a->heads[0].weight, 0);
+        w.n = width;
+        w.bias = NULL; /* added where splits are */
+        cuda_gemm(dev, x, a->hidden, a->n_slots, a->n_slots, w, parts, width, true);
+        out->n_splits = 1;
+        out->split_stride = 0;
+        out->placement_stride = per;
+        out->slot_stride_of_parts = width;
+        return;
+    }
+    cuda_decode_project(dev, p->heads, p->n_heads, x, a->hidden, a->n_slots, (int)per, parts);
+    out->n_splits = cuda_qkv_splits(a->hidden);
+    out->split_stride = a->n_slots * per;
+    out->placement_stride = out->n_splits * out->split_stride;
+    out->slot_stride_of_parts = per;
+}
+
+void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
+{
+    const cuda_rank_plan *p = cuda_decode_plan_of(dev, a);
+    if (!p || p->n_heads == 0) return;
+    const cuda_attention *att = dev->attention;
+    append_params params = {};
+    project(dev, a, p, &params);
+    params.heads = p->heads;
+    params.slots = a->slots;
+    params.table = a->kv.table;
+    params.slot_stride = a->kv.slot_stride;
+    params.arena = (bf16 *)a->kv.arenas[a->rank];
+    params.q = (bf16 *)a->q;
+    params.finish = cuda_finish_of(dev, a->spec, &a->norm);
+    params.n_heads = p->n_heads;
+    params.n_slots = a->n_slots;
+    params.n_kv_heads = a->spec->n_kv_heads;
+    params.group = a->spec->group;
+    params.hd = a->spec->head_dim;
+    params.entries = att->entries;
+    params.n_entries = att->n_entries;
+    params.max_parts = att->max_parts;
+    params.window = a->spec->window;
+    const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
+    if (a->spec->qkv_bias || a->spec->qk_norm || a->spec->rope < 0 || a->spec->window)
+        append_kernel<true><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
+    else
+        append_kernel<false><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
+    CUDA_LAUNCHED(dev);
+}
