@@ -19,9 +19,6 @@ enum {
 struct token {
     int32_t id;
     bool special, single_word, lstrip, rstrip, normalized;
-    /* [normalized]: whether it is looked for in such text. A token that is added anew with
-     * another flag is looked for in both. */
-    bool in[2];
 };
 
 /* A trie by bytes; the children of a node are a list. */
@@ -167,7 +164,6 @@ static fkv_status add_new(struct loading *l, const json_t *o, const struct token
         st = fkv_step_refuse(at, err, "the id %d of '%.60s' belongs to another token", (int)t->id, content);
     if (!st) st = fkv_vocab_add(&l->seen, content, n, (int32_t)a->n, &clash, err);
     if (st) return st;
-    t->in[t->normalized] = true;
     if (t->id > l->max) l->max = t->id;
     a->n++;
     return FKV_OK;
@@ -183,12 +179,13 @@ static fkv_status add_token(struct loading *l, const json_t *o, bool more, const
     fkv_status st = read_token(o, at, &t, &content, &n, err);
     if (st) return st;
     const int32_t at_token = fkv_vocab_find(&l->seen, content, n);
-    const bool named = json_is_true(json_object_get(o, "named")); /* as bos_token and so on */
+    const bool named = json_object_get(o, "named") != NULL; /* as bos_token and so on */
     if (at_token < 0) {
         t.special = t.special || named;
         return add_new(l, o, &t, content, n, at, err);
     }
     if (!more) return fkv_step_refuse(at, err, "'%.60s' is there twice", content);
+    if (json_object_get(o, "if_new")) return FKV_OK;
     struct token *known = &l->added->tokens[at_token];
     if (t.special == known->special && t.single_word == known->single_word && t.lstrip == known->lstrip &&
         t.rstrip == known->rstrip && t.normalized == known->normalized)
@@ -201,8 +198,7 @@ static fkv_status add_token(struct loading *l, const json_t *o, bool more, const
     known->lstrip = t.lstrip;
     known->rstrip = t.rstrip;
     known->normalized = t.normalized;
-    /* What was special stays it, and is looked for where it was. */
-    if (!known->special) known->in[t.normalized] = true;
+    /* What was special stays it. */
     known->special = known->special || t.special || named;
     return FKV_OK;
 }
@@ -240,13 +236,12 @@ static fkv_status put_in_tries(const struct loading *l, size_t i, fkv_normalizer
     size_t n;
     const char *content = fkv_vocab_string(l->vocab, a->tokens[i].id, &n);
     fkv_status st = FKV_OK;
-    if (a->tokens[i].in[false]) st = trie_add(&a->tries[false], content, n, (int32_t)i, err);
-    if (st || !a->tokens[i].in[true]) return st;
+    if (!a->tokens[i].normalized) return trie_add(&a->tries[false], content, n, (int32_t)i, err);
     fkv_regex_start(regex, n);
     if ((st = fkv_normalize(l->normalizer, s, regex, content, n, &content, &n, err))) return st;
     if (n == 0) return fkv_fail(err, FKV_E_INPUT, "an added token is empty once normalized");
     if ((st = trie_add(&a->tries[true], content, n, (int32_t)i, err))) return st;
-    return a->tokens[i].normalized ? rename_token(l, &a->tokens[i], content, n, err) : FKV_OK;
+    return rename_token(l, &a->tokens[i], content, n, err);
 }
 
 static fkv_status build_tries(const struct loading *l, fkv_err *err)

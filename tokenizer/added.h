@@ -14,8 +14,9 @@
 typedef struct fkv_added fkv_added;
 
 /* Reads the "added_tokens" array of file (NULL: none), then more: tokens of other files (NULL:
- * none), without ids. Those that are new are added to vocab, which holds the model's tokens; of
- * one that is known the flags change, as in HF. What is looked for in normalized text is
+ * none), without ids, which may have the keys "if_new" (of a string that is not there yet) and
+ * "named" (special if it changes anything). Those that are new are added to vocab, which holds the model's
+ * tokens; of one that is known the flags change, as in HF. What is looked for in normalized text is
  * normalized as well. After a failure *out is NULL and vocab, the caller's as ever, may hold some
  * of them. */
 fkv_status fkv_added_open(const json_t *list, const json_t *more, const char *file,

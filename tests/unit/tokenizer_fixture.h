@@ -3,6 +3,7 @@
 #ifndef FKV_TESTS_TOKENIZER_FIXTURE_H
 #define FKV_TESTS_TOKENIZER_FIXTURE_H
 
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,21 +32,38 @@ static inline void close_all(struct opened *o)
     fkv_tokenizer_close(o->t);
 }
 
-/* Writes root as the tokenizer.json of a new folder and opens it. */
-static inline fkv_status open_json(const json_t *root, struct opened *o)
+/* Writes root as the tokenizer.json of a new folder, files (an object by name; may be NULL) beside it, and
+ * opens it. */
+static inline fkv_status open_files(const json_t *root, json_t *files, struct opened *o)
 {
-    const char *tmp = getenv("TMPDIR");
+    const char *tmp = getenv("TMPDIR"), *name;
     char dir[512], path[600];
+    json_t *value, *all = json_object();
     *o = (struct opened){0};
+    assert_int_equal(json_object_set_new(all, "tokenizer.json", json_deep_copy(root)), 0);
+    if (files) assert_int_equal(json_object_update(all, files), 0);
     snprintf(dir, sizeof dir, "%s/fkv-tokenizer-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
-    assert_int_equal(json_dump_file(root, path, 0), 0);
+    json_object_foreach(all, name, value)
+    {
+        snprintf(path, sizeof path, "%s/%s", dir, name);
+        assert_int_equal(json_dump_file(value, path, 0), 0);
+    }
     fkv_status st = fkv_tokenizer_open(dir, &o->t, &o->err);
     if (!st) st = fkv_tokenizer_scratch_new(o->t, &o->s, &o->err);
-    unlink(path);
+    json_object_foreach(all, name, value)
+    {
+        snprintf(path, sizeof path, "%s/%s", dir, name);
+        unlink(path);
+    }
     rmdir(dir);
+    json_decref(all);
     return st;
+}
+
+static inline fkv_status open_json(const json_t *root, struct opened *o)
+{
+    return open_files(root, NULL, o);
 }
 
 static inline void encode(struct opened *o, const char *text, size_t n, bool special)
