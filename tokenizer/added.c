@@ -66,6 +66,7 @@ static fkv_status new_node(struct trie *t, uint8_t byte, uint32_t *out, fkv_err 
     return FKV_OK;
 }
 
+/* FKV_END: it is there already. */
 static fkv_status trie_add(struct trie *t, const char *content, size_t n, int32_t token, fkv_err *err)
 {
     const unsigned char *s = (const unsigned char *)content;
@@ -81,8 +82,7 @@ static fkv_status trie_add(struct trie *t, const char *content, size_t n, int32_
         t->nodes[next].sibling = t->nodes[node].child;
         t->nodes[node].child = next;
     }
-    if (t->nodes[node].token >= 0)
-        return fkv_fail(err, FKV_E_INPUT, "two added tokens are the same once normalized: '%.60s'", content);
+    if (t->nodes[node].token >= 0) return FKV_END; /* is there already */
     t->nodes[node].token = token;
     return FKV_OK;
 }
@@ -142,10 +142,9 @@ static fkv_status choose_id(struct loading *l, const json_t *o, const char *cont
     if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > FKV_ID_MAX)
         return fkv_step_refuse(at, err, "'id' must be an integer from 0 to %d", FKV_ID_MAX);
     if (json_integer_value(id) != *out && !l->told)
-        fkv_log(
-            "%s: %s: '%.60s' has the id %d, but HF tokenizers gives it %d, and so to others by their place: "
-            "HF's are taken",
-            at->file, at->key, content, (int)json_integer_value(id), (int)*out);
+        fkv_log("%s: %s has the id %d, but HF tokenizers gives it %d, and so to others by their place: HF's "
+                "are taken",
+                at->file, at->key, (int)json_integer_value(id), (int)*out);
     l->told = l->told || json_integer_value(id) != *out;
     return FKV_OK;
 }
@@ -190,10 +189,9 @@ static fkv_status add_token(struct loading *l, const json_t *o, bool more, const
     if (t.special == known->special && t.single_word == known->single_word && t.lstrip == known->lstrip &&
         t.rstrip == known->rstrip && t.normalized == known->normalized)
         return FKV_OK;
-    fkv_log(
-        "tokenizer_config.json has other flags for '%.60s' than tokenizer.json, and they are taken, as HF "
-        "does",
-        content);
+    fkv_log("tokenizer_config.json has other flags for the token %d than tokenizer.json, and they are taken, "
+            "as in HF",
+            (int)known->id);
     known->single_word = t.single_word;
     known->lstrip = t.lstrip;
     known->rstrip = t.rstrip;
@@ -235,12 +233,15 @@ static fkv_status put_in_tries(const struct loading *l, size_t i, fkv_normalizer
     fkv_added *a = l->added;
     size_t n;
     const char *content = fkv_vocab_string(l->vocab, a->tokens[i].id, &n);
-    fkv_status st = FKV_OK;
+    fkv_status st;
     if (!a->tokens[i].normalized) return trie_add(&a->tries[false], content, n, (int32_t)i, err);
     fkv_regex_start(regex, n);
     if ((st = fkv_normalize(l->normalizer, s, regex, content, n, &content, &n, err))) return st;
-    if (n == 0) return fkv_fail(err, FKV_E_INPUT, "an added token is empty once normalized");
-    if ((st = trie_add(&a->tries[true], content, n, (int32_t)i, err))) return st;
+    st = n ? trie_add(&a->tries[true], content, n, (int32_t)i, err) : FKV_END;
+    if (st == FKV_END)
+        return fkv_fail_at(err, FKV_E_INPUT, l->file, 0, "added_tokens",
+                           "the token %d is empty or like another one once normalized", (int)a->tokens[i].id);
+    if (st) return st;
     return rename_token(l, &a->tokens[i], content, n, err);
 }
 

@@ -322,12 +322,28 @@ static fkv_status mark_special(const struct files *f, const json_t *value, const
 
 /* --- a class's own steps -------------------------------------------------------- */
 
+/* Whether two parts of tokenizer.json mean the same ids; offsets are nobody's here. */
+static bool is_same(const json_t *a, const json_t *b)
+{
+    const char *key;
+    json_t *v;
+    size_t i;
+    if (json_is_array(a) && json_array_size(a) == json_array_size(b)) {
+        json_array_foreach(a, i, v) if (!is_same(v, json_array_get(b, i))) return false;
+        return true;
+    }
+    if (!json_is_object(a)) return json_equal(a, b) || (json_is_null(a) && !b);
+    json_object_foreach((json_t *)a, key, v) if (strcmp(key, "trim_offsets") != 0 &&
+                                                 !is_same(v, json_object_get(b, key))) return false;
+    return true;
+}
+
 /* Sets a part of tokenizer.json, and says so where that changes it. */
 static fkv_status put(const struct files *f, const char *key, json_t *v, fkv_err *err)
 {
     const json_t *old = json_object_get(f->root, key);
     if (!v) return fkv_fail_memory(err);
-    if (!json_equal(v, old) && !(json_is_null(v) && !old))
+    if (!is_same(v, old))
         fkv_log(
             "tokenizer.json: its %s is not used: HF's %s, which tokenizer_config.json or the model's type "
             "asks for, has its own",
