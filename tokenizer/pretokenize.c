@@ -180,7 +180,7 @@ static fkv_status read_split(fkv_pretokenizer *p, struct step *step, const json_
 static fkv_status read_digits(fkv_pretokenizer *p, struct step *step, const json_t *o,
                               const fkv_step_place *at, fkv_err *err)
 {
-    bool individual;
+    bool individual = false;
     (void)p;
     fkv_status st = fkv_step_bool(o, "individual_digits", at, &individual, err);
     step->matches = fkv_is_numeric;
@@ -240,7 +240,7 @@ static fkv_status refuse_behind(const fkv_pretokenizer *p, const char *type, con
 static fkv_status read_byte_level(fkv_pretokenizer *p, struct step *step, const json_t *o,
                                   const fkv_step_place *at, fkv_err *err)
 {
-    bool use_regex;
+    bool use_regex = true;
     fkv_status st = refuse_behind(p, "ByteLevel", at, err);
     if (!st) st = fkv_json_bool_or(o, "use_regex", true, at->file, &use_regex, err);
     if (!st) st = fkv_step_bool(o, "add_prefix_space", at, &step->add_prefix_space, err);

@@ -88,7 +88,7 @@ struct files {
     json_t *root;
     json_t *config;  /* tokenizer_config.json, empty if it is not there */
     json_t *map;     /* special_tokens_map.json, where it counts */
-    json_t *model;   /* config.json */
+    json_t *model;   /* config.json, NULL where it is no JSON object */
     json_t *decoder; /* "added_tokens_decoder": an array in the order of ids, flags complete; NULL: none */
     const struct class *class; /* NULL: the common one */
     const char *path;
@@ -156,6 +156,10 @@ static void choose_class(struct files *f)
         return;
     }
     f->class = class_of(name, n);
+    if (name && !f->class && strncmp(name, "PreTrainedTokenizer", n) != 0 &&
+        strncmp(name, "TokenizersBackend", n) != 0)
+        fkv_log("%s: the tokenizer_class %.*s is not known here: tokenizer.json is taken as it is", f->path,
+                (int)(n < 60 ? n : 60), name);
     /* Files of Llama 3's kind say LlamaTokenizer too. */
     if (f->class == &classes[0] && (mentions_byte_level(json_object_get(f->root, "pre_tokenizer"), 0) ||
                                     mentions_byte_level(json_object_get(f->root, "decoder"), 0)))
@@ -184,7 +188,7 @@ static const char *content_of(const json_t *value)
     return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
 }
 
-/* A list of tokens, with their ids (-1 once sorted). */
+/* A token and the id that a file gives it. */
 struct numbered {
     json_int_t id;
     const json_t *token;
@@ -259,20 +263,9 @@ static fkv_status add_special(const struct files *f, const json_t *value, const 
     return FKV_OK;
 }
 
-/* Marks the tokens of that string: HF makes them special. */
-static fkv_status mark_named(json_t *list, const char *content, fkv_err *err)
-{
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        json_t *token = json_array_get(list, i);
-        const char *own = content_of(token);
-        if (own && !strcmp(own, content) && json_object_set_new(token, "named", json_true()))
-            return fkv_fail_memory(err);
-    }
-    return FKV_OK;
-}
-
+/* Takes a special token, into a list or an object. */
 typedef fkv_status special_fn(const struct files *f, const json_t *value, const char *key, bool again,
-                              json_t *more, fkv_err *err);
+                              json_t *into, fkv_err *err);
 
 /* Whether a key is a special token of the model's own, such as image_token. */
 static bool is_own_token(const char *key, const json_t *v)
@@ -309,14 +302,38 @@ static fkv_status each_special(const struct files *f, special_fn *fn, bool again
     return st;
 }
 
-static fkv_status mark_special(const struct files *f, const json_t *value, const char *key, bool again,
-                               json_t *more, fkv_err *err)
+/* Collects the strings of named tokens; extra ones have no names. */
+static fkv_status add_name(const struct files *f, const json_t *value, const char *key, bool again,
+                           json_t *names, fkv_err *err)
 {
     const char *content = content_of(value);
+    (void)f;
     (void)again;
-    if (!content || !strcmp(key, EXTRA)) return FKV_OK; /* those have no name */
-    fkv_status st = mark_named(more, content, err);
-    if (!st && f->class) st = mark_named(json_object_get(f->root, "added_tokens"), content, err);
+    if (!content || !strcmp(key, EXTRA)) return FKV_OK;
+    return json_object_set_new(names, content, json_true()) ? fkv_fail_memory(err) : FKV_OK;
+}
+
+/* Marks the tokens of those strings: HF makes them special. */
+static fkv_status mark_named(json_t *list, const json_t *names, fkv_err *err)
+{
+    json_t *token;
+    size_t i;
+    json_array_foreach(list, i, token)
+    {
+        const char *content = content_of(token);
+        if (content && json_object_get(names, content) && json_object_set_new(token, "named", json_true()))
+            return fkv_fail_memory(err);
+    }
+    return FKV_OK;
+}
+
+static fkv_status mark_all_named(const struct files *f, json_t *more, fkv_err *err)
+{
+    json_t *names = json_object();
+    fkv_status st = names ? each_special(f, add_name, false, names, err) : fkv_fail_memory(err);
+    if (!st) st = mark_named(more, names, err);
+    if (!st && f->class) st = mark_named(json_object_get(f->root, "added_tokens"), names, err);
+    json_decref(names);
     return st;
 }
 
@@ -402,11 +419,14 @@ static fkv_status set_added(const struct files *f, fkv_err *err)
 static fkv_status build_class(const struct files *f, fkv_err *err)
 {
     const struct class *c = f->class;
-    const bool llama = c == &classes[0];
+    const bool llama = c == &classes[0], qwen = c == &classes[2];
     json_t *model = json_object_get(f->root, "model"), *pre_tokenizer = parse(c->pre_tokenizer),
            *decoder = parse(c->decoder);
     if (llama && pre_tokenizer) pre_tokenizer = prepending(f, pre_tokenizer);
     if (llama && decoder) decoder = unprepending(f, decoder);
+    if (qwen && json_is_true(json_object_get(f->config, "add_prefix_space")))
+        json_object_set_new(json_array_get(json_object_get(pre_tokenizer, "pretokenizers"), 1),
+                            "add_prefix_space", json_true());
     fkv_status st = put(f, "pre_tokenizer", pre_tokenizer, err), later = put(f, "decoder", decoder, err);
     if (!st) st = later;
     if (!st) st = put(f, "normalizer", parse(c->normalizer), err);
@@ -445,8 +465,10 @@ static fkv_status check_settings(const struct files *f, fkv_err *err)
                 "%s: %s is %s, but tokenizer.json's post_processor says otherwise, and that counts, as in HF",
                 f->path, add[k], json_is_true(v) ? "true" : "false");
     }
-    if (json_is_true(json_object_get(f->config, "split_special_tokens")))
-        return refuse(f, "split_special_tokens", "true is not supported", err);
+    static const char *const not_yet[] = {"split_special_tokens", "fix_mistral_regex"};
+    for (int k = 0; k < 2; k++)
+        if (json_is_true(json_object_get(f->config, not_yet[k])))
+            return refuse(f, not_yet[k], "true is not supported", err);
     if (!json_is_true(json_object_get(f->config, "clean_up_tokenization_spaces"))) return FKV_OK;
     static const char really[] = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
     if (json_is_true(json_object_get(f->config, really)))
@@ -457,8 +479,13 @@ static fkv_status check_settings(const struct files *f, fkv_err *err)
 
 static fkv_status read_all(struct files *f, const char *dir, json_t **more, fkv_err *err)
 {
+    fkv_err ignored = {0};
     fkv_status st = load(dir, "tokenizer_config.json", &f->config, err);
-    if (!st) st = load(dir, "config.json", &f->model, err);
+    if (st) return st;
+    /* A config.json that is wrong is for those to tell who need it. */
+    st = load(dir, "config.json", &f->model, &ignored);
+    if (st == FKV_E_SYSTEM) *err = ignored;
+    if (st == FKV_E_INPUT) st = FKV_OK;
     if (!st) st = read_decoder(f, err);
     if (!st && !f->decoder) st = load(dir, "special_tokens_map.json", &f->map, err);
     if (st) return st;
@@ -467,7 +494,7 @@ static fkv_status read_all(struct files *f, const char *dir, json_t **more, fkv_
     if (f->class && (st = build_class(f, err))) return st;
     *more = f->decoder && !f->class ? json_incref(f->decoder) : json_array();
     if (!*more) return fkv_fail_memory(err);
-    st = each_special(f, mark_special, false, *more, err);
+    st = mark_all_named(f, *more, err);
     if (!st) st = each_special(f, add_special, false, *more, err);
     if (!st && f->class && f->class->specials_again) st = each_special(f, add_special, true, *more, err);
     return st;

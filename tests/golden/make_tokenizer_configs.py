@@ -42,6 +42,9 @@ CASES = [
      "eos_token": "</s>", "clean_up_tokenization_spaces": False}, None),
     ("gemma type", "llama-2", {"model_type": "gemma3_text"}, {"unk_token": "<unk>", "mask_token": None}, None),
     ("qwen class", "qwen-2.5", {"model_type": "qwen2"}, {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"}, None),
+    ("qwen class, prefix", "qwen-2.5", {"model_type": "qwen2"}, {"add_prefix_space": True}, None),
+    ("named and not special", "gpt-2", LLAMA, {"eos_token": "<n1>", "extra_special_tokens": {"x": "<n2>"}, "added_tokens_decoder": {
+        "1999": token("<n1>", special=False), "2000": token("<n2>", special=False), "2001": token("<n3>", special=False)}}, None),
     ("qwen type wins", "deepseek-v4", {"model_type": "qwen2"}, {"tokenizer_class": "LlamaTokenizerFast"}, None),
     ("qwen3 type yields", "deepseek-v4", {"model_type": "qwen3"}, {"tokenizer_class": "PreTrainedTokenizerFast"}, None),
     ("qwen3 type", "gpt-2", {"model_type": "qwen3"}, {}, None),
