@@ -255,7 +255,8 @@ static fkv_status add_special(const struct files *f, const json_t *value, const 
     const char *content = content_of(value);
     if (!content) return refuse(f, key, "must be a token: a string, or an object with 'content'", err);
     if (!*content) return FKV_OK;
-    json_t *string = again ? json_string(content) : NULL, *token = token_of(string ? string : value, true);
+    json_t *string = json_string(content);
+    json_t *token = string ? token_of(again ? string : value, true) : NULL;
     json_decref(string);
     if (!token || json_object_set_new(token, again ? "again" : "if_new", json_true()) ||
         json_array_append_new(more, token))
@@ -286,8 +287,10 @@ static fkv_status each_special(const struct files *f, special_fn *fn, bool again
     for (int k = 0; !st && k < N_NAMED; k++) {
         const json_t *value = named_value(f, named[k]);
         json_t *standard = NULL;
-        if (!value && f->class && f->class->tokens[k] && !json_object_get(f->config, named[k]))
+        if (!value && f->class && f->class->tokens[k] && !json_object_get(f->config, named[k])) {
             value = standard = json_string(f->class->tokens[k]);
+            if (!standard) return fkv_fail_memory(err);
+        }
         if (value) st = fn(f, value, named[k], again, more, err);
         json_decref(standard);
     }
@@ -386,6 +389,17 @@ static json_t *prepending(const struct files *f, json_t *pre_tokenizer)
     return pre_tokenizer;
 }
 
+/* Qwen2's ByteLevel may put one in front, too. */
+static json_t *prefixing(const struct files *f, json_t *pre_tokenizer)
+{
+    json_t *byte_level = json_array_get(json_object_get(pre_tokenizer, "pretokenizers"), 1);
+    if (!json_is_true(json_object_get(f->config, "add_prefix_space")) ||
+        !json_object_set_new(byte_level, "add_prefix_space", json_true()))
+        return pre_tokenizer;
+    json_decref(pre_tokenizer);
+    return NULL;
+}
+
 static json_t *unprepending(const struct files *f, json_t *decoder)
 {
     json_t *steps = json_object_get(decoder, "decoders");
@@ -419,14 +433,12 @@ static fkv_status set_added(const struct files *f, fkv_err *err)
 static fkv_status build_class(const struct files *f, fkv_err *err)
 {
     const struct class *c = f->class;
-    const bool llama = c == &classes[0], qwen = c == &classes[2];
+    const bool llama = c == &classes[0];
     json_t *model = json_object_get(f->root, "model"), *pre_tokenizer = parse(c->pre_tokenizer),
            *decoder = parse(c->decoder);
     if (llama && pre_tokenizer) pre_tokenizer = prepending(f, pre_tokenizer);
+    if (c->specials_again && pre_tokenizer) pre_tokenizer = prefixing(f, pre_tokenizer);
     if (llama && decoder) decoder = unprepending(f, decoder);
-    if (qwen && json_is_true(json_object_get(f->config, "add_prefix_space")))
-        json_object_set_new(json_array_get(json_object_get(pre_tokenizer, "pretokenizers"), 1),
-                            "add_prefix_space", json_true());
     fkv_status st = put(f, "pre_tokenizer", pre_tokenizer, err), later = put(f, "decoder", decoder, err);
     if (!st) st = later;
     if (!st) st = put(f, "normalizer", parse(c->normalizer), err);
