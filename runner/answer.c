@@ -38,15 +38,48 @@ static size_t without_stop_token(const fkv_config *c, const int32_t *ids, size_t
     return n;
 }
 
-bool fkv_answer_stops(fkv_answer_maker *m, const int32_t *ids, size_t n)
+void fkv_answer_watch_free(fkv_answer_watch *watch)
 {
-    if (!m->longest_stop) return false;
-    /* A token has a byte or more, but for special ones and the parts of a character,
-     * so a stop string that the last token completes lies in these. */
-    const size_t window = 2 * m->longest_stop + 16, from = n > window ? n - window : 0;
+    fkv_tokenizer_stream_free(watch->stream);
+    fkv_buf_free(&watch->certain);
+    *watch = (fkv_answer_watch){0};
+}
+
+/* Brings the watch up to n ids. */
+static fkv_status watch_ids(const fkv_answer_maker *m, fkv_answer_watch *w, const int32_t *ids, size_t n,
+                            fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    if (!w->stream) st = fkv_tokenizer_stream_new(m->setup->tokenizer, true, &w->stream, err);
+    if (st) return st;
+    if (n != w->n_ids + 1) {
+        fkv_tokenizer_stream_restart(w->stream);
+        fkv_buf_clear(&w->certain);
+        w->n_ids = 0;
+    }
+    for (; !st && w->n_ids < n; w->n_ids++)
+        st = fkv_tokenizer_stream_push(w->stream, ids[w->n_ids], &w->certain, err);
+    return st;
+}
+
+bool fkv_answer_stops(fkv_answer_maker *m, fkv_answer_watch *w, const int32_t *ids, size_t n)
+{
     fkv_err err = {0};
+    if (!m->longest_stop) return false;
     fkv_buf_clear(&m->text);
-    if (fkv_tokenizer_decode(m->setup->tokenizer, ids + from, n - from, true, &m->text, &err)) return false;
+    fkv_status st = watch_ids(m, w, ids, n, &err);
+    if (!st) st = fkv_buf_append(&m->text, w->certain.data, w->certain.len, &err);
+    if (!st) st = fkv_tokenizer_stream_rest(w->stream, &m->text, &err);
+    if (st) {
+        w->n_ids = 0; /* begins anew */
+        return false;
+    }
+    /* A stop string that a later token completes begins in these bytes. */
+    const size_t keep = m->longest_stop - 1;
+    if (w->certain.len > keep) {
+        memmove(w->certain.data, w->certain.data + w->certain.len - keep, keep);
+        w->certain.len = keep;
+    }
     return m->text.len && find_stop(m->setup->job, &m->text) != NULL;
 }
 

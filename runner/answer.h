@@ -17,8 +17,19 @@ typedef struct fkv_answer_maker {
 void fkv_answer_maker_open(fkv_answer_maker *maker, const fkv_setup *setup);
 void fkv_answer_maker_close(fkv_answer_maker *maker);
 
-/* Whether the last of n ids completed a stop string. */
-bool fkv_answer_stops(fkv_answer_maker *maker, const int32_t *ids, size_t n);
+/* The text of one record so far, as far as a stop string may still begin in it. Zero-initialise; one record
+ * after another may use it. */
+typedef struct fkv_answer_watch {
+    fkv_tokenizer_stream *stream;
+    size_t n_ids;    /* that are in it */
+    fkv_buf certain; /* text that no later id changes */
+} fkv_answer_watch;
+
+void fkv_answer_watch_free(fkv_answer_watch *watch);
+
+/* Whether the last of n ids completed a stop string. Called with n - 1 ids of the same record before, it
+ * looks at the last alone; else it begins anew. */
+bool fkv_answer_stops(fkv_answer_maker *maker, fkv_answer_watch *watch, const int32_t *ids, size_t n);
 
 /* The text without special tokens and without the stop token, cut at the first stop string (*stopped tells);
  * borrowed until the next call. */

@@ -14,19 +14,22 @@
 
 enum { LINE_MAX_BYTES = 256 << 20 };
 
-static const char usage[] = "Usage: fairkv-batch tokenize MODEL_DIR [--decode] [--json] [--bos]\n"
-                            "\n"
-                            "Reads lines of text and writes a line of token ids for each, or the reverse.\n"
-                            "Needs only MODEL_DIR/tokenizer.json. Special tokens written in the text are\n"
-                            "recognised.\n"
-                            "\n"
-                            "  --json    text lines are JSON strings, so a text may contain line breaks\n"
-                            "  --bos     adds the tokens that the model expects around a text (BOS)\n"
-                            "  --decode  reads ids and writes their text, special tokens included\n"
-                            "  --help    shows this\n"
-                            "\n"
-                            "Exit codes: 0 done; 2 the command line, the tokenizer or a line is wrong;\n"
-                            "3 a system error.\n";
+static const char usage[] =
+    "Usage: fairkv-batch tokenize MODEL_DIR [--decode] [--json] [--bos]\n"
+    "\n"
+    "Reads lines of text and writes a line of token ids for each, or the reverse.\n"
+    "Needs only MODEL_DIR/tokenizer.json; what HF transformers takes from config.json,\n"
+    "tokenizer_config.json and special_tokens_map.json beside it counts too. Special tokens written in the "
+    "text are\n"
+    "recognised.\n"
+    "\n"
+    "  --json    text lines are JSON strings, so a text may contain line breaks\n"
+    "  --bos     adds the tokens that the model expects around a text (BOS)\n"
+    "  --decode  reads ids and writes their text, special tokens included\n"
+    "  --help    shows this\n"
+    "\n"
+    "Exit codes: 0 done; 2 the command line, the tokenizer or a line is wrong;\n"
+    "3 a system error.\n";
 
 struct job {
     fkv_tokenizer *tokenizer;

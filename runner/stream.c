@@ -27,6 +27,7 @@ typedef struct item {
     fkv_ids ids; /* prompt */
     int64_t max_new, truncated;
     fkv_ids out; /* answer */
+    fkv_answer_watch watch;
     fkv_finish why;
 } item;
 
@@ -273,8 +274,8 @@ static fkv_status next_request(void *ctx, bool wait, fkv_request *request, fkv_e
 static bool on_token(void *ctx, const fkv_request *request, const int32_t *ids, int64_t n)
 {
     stream *s = ctx;
-    (void)request;
-    return fkv_answer_stops(&s->maker, ids, (size_t)n);
+    item *it = request->user;
+    return fkv_answer_stops(&s->maker, &it->watch, ids, (size_t)n);
 }
 
 static fkv_stopping stopping(void *ctx)
@@ -361,6 +362,7 @@ static void finish(stream *s)
         fkv_record_free(&s->items[i].record);
         fkv_ids_free(&s->items[i].ids);
         fkv_ids_free(&s->items[i].out);
+        fkv_answer_watch_free(&s->items[i].watch);
     }
     fkv_answer_maker_close(&s->maker);
     fkv_reader_close(s->reader);

@@ -2,12 +2,14 @@
  * is immutable once open. */
 #include "tokenizer/added.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "runner/base/json.h"
+#include "runner/base/log.h"
 #include "runner/base/mem.h"
 #include "tokenizer/characters.h"
+#include "tokenizer/steps.h"
 
 enum {
     CONTENT_MAX = 1024, /* bytes of one token */
@@ -38,6 +40,7 @@ struct fkv_added {
     struct trie tries[2]; /* [normalized] */
     uint8_t *special;     /* bits by id */
     int32_t n_ids;
+    fkv_vocab renamed; /* normalized tokens that normalizing changes */
 };
 
 static uint32_t child_of(const struct trie *t, uint32_t node, uint8_t byte)
@@ -63,6 +66,7 @@ static fkv_status new_node(struct trie *t, uint8_t byte, uint32_t *out, fkv_err 
     return FKV_OK;
 }
 
+/* FKV_END: it is there already. */
 static fkv_status trie_add(struct trie *t, const char *content, size_t n, int32_t token, fkv_err *err)
 {
     const unsigned char *s = (const unsigned char *)content;
@@ -78,6 +82,7 @@ static fkv_status trie_add(struct trie *t, const char *content, size_t n, int32_
         t->nodes[next].sibling = t->nodes[node].child;
         t->nodes[node].child = next;
     }
+    if (t->nodes[node].token >= 0) return FKV_END; /* is there already */
     t->nodes[node].token = token;
     return FKV_OK;
 }
@@ -98,98 +103,164 @@ static int32_t longest_at(const struct trie *t, const char *text, size_t n, size
     return found;
 }
 
-/* A flag that every added token must have. */
-static fkv_status read_flag(const json_t *o, const char *name, const char *file, const char *key, bool *out,
-                            fkv_err *err)
-{
-    const json_t *v = json_object_get(o, name);
-    if (!json_is_boolean(v))
-        return fkv_fail_at(err, FKV_E_INPUT, file, 0, key, "'%s' must be true or false", name);
-    *out = json_is_true(v);
-    return FKV_OK;
-}
-
-static fkv_status read_token(const json_t *o, const char *file, const char *key, struct token *t,
-                             const char **content, fkv_err *err)
-{
-    if (!json_is_object(o)) return fkv_fail_at(err, FKV_E_INPUT, file, 0, key, "must be an object");
-    const json_t *id = json_object_get(o, "id"), *text = json_object_get(o, "content");
-    if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > FKV_ID_MAX)
-        return fkv_fail_at(err, FKV_E_INPUT, file, 0, key, "'id' must be an integer from 0 to %d",
-                           FKV_ID_MAX);
-    t->id = (int32_t)json_integer_value(id);
-    if (!json_is_string(text) || json_string_length(text) == 0 || json_string_length(text) > CONTENT_MAX)
-        return fkv_fail_at(err, FKV_E_INPUT, file, 0, key, "'content' must be a string of 1 to %d bytes",
-                           CONTENT_MAX);
-    *content = json_string_value(text);
-    fkv_status st = read_flag(o, "special", file, key, &t->special, err);
-    if (!st) st = read_flag(o, "single_word", file, key, &t->single_word, err);
-    if (!st) st = read_flag(o, "lstrip", file, key, &t->lstrip, err);
-    if (!st) st = read_flag(o, "rstrip", file, key, &t->rstrip, err);
-    if (!st) st = read_flag(o, "normalized", file, key, &t->normalized, err);
-    return st;
-}
-
-/* HF does not take an added token's id from the file: a string of the model
- * keeps its id, a new one gets the next free id. A file that says otherwise
- * would mean different ids to different readers. */
-static fkv_status check_id(const fkv_vocab *vocab, const char *content, int32_t id, int32_t next,
-                           const char *file, const char *key, fkv_err *err)
-{
-    const int32_t known = fkv_vocab_find(vocab, content, strlen(content));
-    const int32_t want = known >= 0 ? known : next;
-    if (id == want) return FKV_OK;
-    return fkv_fail_at(err, FKV_E_INPUT, file, 0, key,
-                       "'%.60s' has the id %d, but HF tokenizers would give it %d", content, (int)id,
-                       (int)want);
-}
-
 struct loading {
     fkv_added *added;
     fkv_vocab *vocab;
     const char *file;
-    bool nfc;
+    const fkv_normalizer *normalizer;
     int32_t n_model; /* tokens of the model */
     int32_t max;     /* largest id of an added token so far, or -1 */
-    fkv_vocab seen;  /* contents read so far */
-    fkv_nfc_scratch scratch;
+    fkv_vocab seen;  /* contents read so far, with their places in tokens */
+    bool told;       /* that an id is not HF's */
 };
 
-static fkv_status add_token(struct loading *l, const json_t *o, size_t i, fkv_err *err)
+static fkv_status read_token(const json_t *o, const fkv_step_place *at, struct token *t, const char **content,
+                             size_t *n, fkv_err *err)
 {
-    char key[64];
-    const char *content = "";
-    fkv_vocab_clash clash;
-    struct token *t = &l->added->tokens[i];
-    snprintf(key, sizeof key, "added_tokens[%zu]", i);
-    fkv_status st = read_token(o, l->file, key, t, &content, err);
-    if (st) return st;
-    const size_t n = strlen(content);
-    const int32_t next = l->max >= l->n_model ? l->max + 1 : l->n_model;
-    if ((st = check_id(l->vocab, content, t->id, next, l->file, key, err))) return st;
-    if ((st = fkv_vocab_add(&l->seen, content, n, t->id, &clash, err))) return st;
-    if (clash != FKV_VOCAB_NEW)
-        return fkv_fail_at(err, FKV_E_INPUT, l->file, 0, key, "'%.60s' is there twice", content);
-    if ((st = fkv_vocab_add(l->vocab, content, n, t->id, &clash, err))) return st;
-    if (clash == FKV_VOCAB_ID_TAKEN)
-        return fkv_fail_at(err, FKV_E_INPUT, l->file, 0, key, "the id %d of '%.60s' belongs to another token",
-                           (int)t->id, content);
-    if (t->id > l->max) l->max = t->id;
-    if (t->normalized && l->nfc) {
-        const char *form;
-        size_t n_form;
-        if ((st = fkv_nfc(&l->scratch, content, n, &form, &n_form, err))) return st;
-        if (form != content)
-            return fkv_fail_at(err, FKV_E_INPUT, l->file, 0, key,
-                               "a normalized token that is not in normal form is not supported");
-    }
-    return trie_add(&l->added->tries[t->normalized], content, n, (int32_t)i, err);
+    if (!json_is_object(o)) return fkv_step_refuse(at, err, "must be an object");
+    fkv_status st = fkv_step_text(o, "content", at, content, n, err);
+    if (!st && (*n == 0 || *n > CONTENT_MAX))
+        st = fkv_step_refuse(at, err, "'content' must be a string of 1 to %d bytes", CONTENT_MAX);
+    if (!st) st = fkv_step_bool(o, "special", at, &t->special, err);
+    if (!st) st = fkv_step_bool(o, "single_word", at, &t->single_word, err);
+    if (!st) st = fkv_step_bool(o, "lstrip", at, &t->lstrip, err);
+    if (!st) st = fkv_step_bool(o, "rstrip", at, &t->rstrip, err);
+    if (!st) st = fkv_step_bool(o, "normalized", at, &t->normalized, err);
+    return st;
 }
 
-fkv_status fkv_added_open(const json_t *list, const char *file, bool nfc, fkv_vocab *vocab, fkv_added **out,
-                          fkv_err *err)
+/* HF does not take an added token's id from the file: a string of the model
+ * keeps its id, a new one gets the next free id. */
+static fkv_status choose_id(struct loading *l, const json_t *o, const char *content, size_t n,
+                            const fkv_step_place *at, int32_t *out, fkv_err *err)
 {
-    struct loading l = {.vocab = vocab, .file = file, .nfc = nfc, .n_model = (int32_t)vocab->n, .max = -1};
+    const json_t *id = json_object_get(o, "id");
+    const int32_t known = fkv_vocab_find(l->vocab, content, n);
+    *out = known >= 0 ? known : l->max >= l->n_model ? l->max + 1 : l->n_model;
+    if (*out > FKV_ID_MAX) return fkv_step_refuse(at, err, "its id would be above %d", FKV_ID_MAX);
+    if (!id) return FKV_OK;
+    if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > FKV_ID_MAX)
+        return fkv_step_refuse(at, err, "'id' must be an integer from 0 to %d", FKV_ID_MAX);
+    if (json_integer_value(id) != *out && !l->told)
+        fkv_log("%s: %s has the id %d, but HF tokenizers gives it %d, and so to others by their place: HF's "
+                "are taken",
+                at->file, at->key, (int)json_integer_value(id), (int)*out);
+    l->told = l->told || json_integer_value(id) != *out;
+    return FKV_OK;
+}
+
+/* Adds a token that is not among tokens yet. */
+static fkv_status add_new(struct loading *l, const json_t *o, const struct token *read, const char *content,
+                          size_t n, const fkv_step_place *at, fkv_err *err)
+{
+    fkv_added *a = l->added;
+    struct token *t = &a->tokens[a->n];
+    fkv_vocab_clash clash;
+    *t = *read;
+    fkv_status st = choose_id(l, o, content, n, at, &t->id, err);
+    if (!st) st = fkv_vocab_add(l->vocab, content, n, t->id, &clash, err);
+    if (!st && clash == FKV_VOCAB_ID_TAKEN)
+        st = fkv_step_refuse(at, err, "the id %d of '%.60s' belongs to another token", (int)t->id, content);
+    if (!st) st = fkv_vocab_add(&l->seen, content, n, (int32_t)a->n, &clash, err);
+    if (st) return st;
+    if (t->id > l->max) l->max = t->id;
+    a->n++;
+    return FKV_OK;
+}
+
+/* Adds a token of tokenizer.json, or with more one of other files: that may change one. */
+static fkv_status add_token(struct loading *l, const json_t *o, bool more, const fkv_step_place *at,
+                            fkv_err *err)
+{
+    struct token t = {0};
+    const char *content = "";
+    size_t n = 0;
+    fkv_status st = read_token(o, at, &t, &content, &n, err);
+    if (st) return st;
+    const int32_t at_token = fkv_vocab_find(&l->seen, content, n);
+    const bool named = json_object_get(o, "named") != NULL; /* as bos_token and so on */
+    if (at_token < 0) {
+        t.special = t.special || named;
+        return add_new(l, o, &t, content, n, at, err);
+    }
+    if (!more) return fkv_step_refuse(at, err, "'%.60s' is there twice", content);
+    if (json_object_get(o, "if_new")) return FKV_OK;
+    struct token *known = &l->added->tokens[at_token];
+    if (t.special == known->special && t.single_word == known->single_word && t.lstrip == known->lstrip &&
+        t.rstrip == known->rstrip && t.normalized == known->normalized)
+        return FKV_OK;
+    fkv_log("tokenizer_config.json has other flags for the token %d than tokenizer.json, and they are taken, "
+            "as in HF",
+            (int)known->id);
+    known->single_word = t.single_word;
+    known->lstrip = t.lstrip;
+    known->rstrip = t.rstrip;
+    known->normalized = t.normalized;
+    /* What was special stays it. */
+    known->special = known->special || t.special || named;
+    return FKV_OK;
+}
+
+static fkv_status add_all(struct loading *l, const json_t *list, bool more, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < json_array_size(list); i++) {
+        char key[64];
+        const fkv_step_place at = {l->file, key};
+        snprintf(key, sizeof key, more ? "added tokens of tokenizer_config.json[%zu]" : "added_tokens[%zu]",
+                 i);
+        st = add_token(l, json_array_get(list, i), more, &at, err);
+    }
+    return st;
+}
+
+/* From its id HF makes the normalized string of a token; whether that is special is asked of
+ * the string. */
+static fkv_status rename_token(const struct loading *l, struct token *t, const char *string, size_t n,
+                               fkv_err *err)
+{
+    fkv_vocab_clash clash;
+    const int32_t same = fkv_vocab_find(&l->seen, string, n);
+    if (same == (int32_t)(t - l->added->tokens)) return FKV_OK;
+    t->special = same >= 0 && l->added->tokens[same].special;
+    return fkv_vocab_add(&l->added->renamed, string, n, t->id, &clash, err);
+}
+
+/* Puts a token where it is looked for. */
+static fkv_status put_in_tries(const struct loading *l, size_t i, fkv_normalizer_scratch *s,
+                               fkv_regex_scratch *regex, fkv_err *err)
+{
+    fkv_added *a = l->added;
+    size_t n;
+    const char *content = fkv_vocab_string(l->vocab, a->tokens[i].id, &n);
+    fkv_status st;
+    if (!a->tokens[i].normalized) return trie_add(&a->tries[false], content, n, (int32_t)i, err);
+    fkv_regex_start(regex, n);
+    if ((st = fkv_normalize(l->normalizer, s, regex, content, n, &content, &n, err))) return st;
+    st = n ? trie_add(&a->tries[true], content, n, (int32_t)i, err) : FKV_END;
+    if (st == FKV_END)
+        return fkv_fail_at(err, FKV_E_INPUT, l->file, 0, "added_tokens",
+                           "the token %d is empty or like another one once normalized", (int)a->tokens[i].id);
+    if (st) return st;
+    return rename_token(l, &a->tokens[i], content, n, err);
+}
+
+static fkv_status build_tries(const struct loading *l, fkv_err *err)
+{
+    fkv_normalizer_scratch s = {0};
+    fkv_regex_scratch *regex = NULL;
+    fkv_status st = fkv_regex_scratch_new(&regex, err);
+    for (size_t i = 0; !st && i < l->added->n; i++) st = put_in_tries(l, i, &s, regex, err);
+    fkv_normalizer_scratch_free(&s);
+    fkv_regex_scratch_free(regex);
+    return st;
+}
+
+fkv_status fkv_added_open(const json_t *list, const json_t *more, const char *file,
+                          const fkv_normalizer *normalizer, fkv_vocab *vocab, fkv_added **out, fkv_err *err)
+{
+    struct loading l = {
+        .vocab = vocab, .file = file, .normalizer = normalizer, .n_model = (int32_t)vocab->n, .max = -1};
     fkv_status st = FKV_OK;
     *out = NULL;
     fkv_added *a = l.added = calloc(1, sizeof *a);
@@ -198,14 +269,13 @@ fkv_status fkv_added_open(const json_t *list, const char *file, bool nfc, fkv_vo
         st = fkv_fail_at(err, FKV_E_INPUT, file, 0, "added_tokens", "must be an array");
         goto out;
     }
-    a->n = json_array_size(list);
-    a->tokens = fkv_calloc(a->n, sizeof *a->tokens);
+    a->tokens = fkv_calloc(json_array_size(list) + json_array_size(more), sizeof *a->tokens);
     if (!a->tokens) {
         st = fkv_fail_memory(err);
         goto out;
     }
-    for (size_t i = 0; i < a->n; i++)
-        if ((st = add_token(&l, json_array_get(list, i), i, err))) goto out;
+    if ((st = add_all(&l, list, false, err)) || (st = add_all(&l, more, true, err))) goto out;
+    if ((st = build_tries(&l, err))) goto out;
     a->n_ids = vocab->n_ids;
     a->special = fkv_calloc((size_t)a->n_ids / 8 + 1, 1);
     if (!a->special) {
@@ -217,7 +287,6 @@ fkv_status fkv_added_open(const json_t *list, const char *file, bool nfc, fkv_vo
     *out = a;
     a = NULL;
 out:
-    fkv_nfc_scratch_free(&l.scratch);
     fkv_vocab_free(&l.seen);
     fkv_added_close(a);
     return st;
@@ -228,6 +297,7 @@ void fkv_added_close(fkv_added *added)
     if (!added) return;
     free(added->tries[0].nodes);
     free(added->tries[1].nodes);
+    fkv_vocab_free(&added->renamed);
     free(added->special);
     free(added->tokens);
     free(added);
@@ -236,6 +306,11 @@ void fkv_added_close(fkv_added *added)
 bool fkv_added_is_special(const fkv_added *added, int32_t id)
 {
     return id >= 0 && id < added->n_ids && (added->special[id / 8] >> id % 8 & 1);
+}
+
+const char *fkv_added_string(const fkv_added *added, int32_t id, size_t *n)
+{
+    return fkv_vocab_string(&added->renamed, id, n);
 }
 
 /* Whether a token stands between two characters that are not of words. */

@@ -15,6 +15,7 @@ enum {
     CACHE_SLOTS = 1 << 15,
     KEY_MAX = 30, /* makes a slot one cache line */
     IDS_MAX = 8,
+    FEW_MAX = 96,             /* bytes of words whose symbols are on the stack */
     SCAN_MAX = 24,            /* words of so many symbols are merged by scanning for the lowest rank */
     KEPT_SYMBOLS = 64 * 1024, /* memory for longer words is given back */
 };
@@ -44,6 +45,8 @@ struct fkv_bpe_scratch {
     size_t n_symbols; /* room */
     struct candidate *heap;
     size_t n_heap, heap_cap;
+    int32_t *first; /* the symbols of a long word before they are merged */
+    size_t n_first; /* room */
     fkv_buf spelling;
 };
 
@@ -62,25 +65,31 @@ fkv_status fkv_bpe_scratch_new(fkv_bpe_scratch **out, fkv_err *err)
     return FKV_OK;
 }
 
+/* Gives back what long words took. */
+static void forget(fkv_bpe_scratch *s)
+{
+    free(s->first);
+    free(s->symbols);
+    free(s->heap);
+    s->first = NULL;
+    s->symbols = NULL;
+    s->heap = NULL;
+    s->n_first = s->n_symbols = s->n_heap = s->heap_cap = 0;
+}
+
 void fkv_bpe_scratch_free(fkv_bpe_scratch *s)
 {
     if (!s) return;
     free(s->cache);
-    free(s->symbols);
-    free(s->heap);
+    forget(s);
     fkv_buf_free(&s->spelling);
     free(s);
 }
 
 /* Few symbols: every step takes the leftmost pair of lowest rank. */
-static fkv_status merge_by_scan(const fkv_bpe *bpe, const char *word, size_t n, fkv_ids *ids, fkv_err *err)
+static fkv_status merge_by_scan(const fkv_bpe *bpe, int32_t *id, int m, fkv_ids *ids, fkv_err *err)
 {
-    int32_t id[SCAN_MAX], rank[SCAN_MAX], made[SCAN_MAX]; /* rank[i], made[i]: of the pair (i, i + 1) */
-    int m = 0;
-    for (size_t i = 0; i < n; i++) {
-        const int32_t b = bpe->byte_id[(unsigned char)word[i]];
-        if (b >= 0) id[m++] = b;
-    }
+    int32_t rank[SCAN_MAX], made[SCAN_MAX]; /* of the pair (i, i + 1) */
     for (int i = 0; i + 1 < m; i++) rank[i] = fkv_bpe_pair(bpe, id[i], id[i + 1], &made[i]);
     for (;;) {
         int best = -1;
@@ -98,9 +107,7 @@ static fkv_status merge_by_scan(const fkv_bpe *bpe, const char *word, size_t n, 
         m--;
         if (best > 0) rank[best - 1] = fkv_bpe_pair(bpe, id[best - 1], id[best], &made[best - 1]);
     }
-    fkv_status st = FKV_OK;
-    for (int i = 0; !st && i < m; i++) st = fkv_ids_push(ids, id[i], err);
-    return st;
+    return fkv_ids_append(ids, id, (size_t)m, err);
 }
 
 static bool before(const struct candidate *a, const struct candidate *b)
@@ -153,7 +160,7 @@ static fkv_status merge_candidate(const fkv_bpe *bpe, fkv_bpe_scratch *s, const 
     int32_t made = -1;
     if (left->id < 0 || left->next < 0) return FKV_OK;
     struct symbol *right = &s->symbols[left->next];
-    if (fkv_bpe_pair(bpe, left->id, right->id, &made) != c->rank) return FKV_OK;
+    if (fkv_bpe_pair(bpe, left->id, right->id, &made) < 0 || made != c->id) return FKV_OK;
     left->id = made;
     right->id = -1;
     left->next = right->next;
@@ -163,39 +170,26 @@ static fkv_status merge_candidate(const fkv_bpe *bpe, fkv_bpe_scratch *s, const 
     return st;
 }
 
-static fkv_status merge_by_heap(const fkv_bpe *bpe, fkv_bpe_scratch *s, const char *word, size_t n,
+static fkv_status merge_by_heap(const fkv_bpe *bpe, fkv_bpe_scratch *s, const int32_t *id, size_t m,
                                 fkv_ids *ids, fkv_err *err)
 {
     fkv_status st = FKV_OK;
-    if (n > s->n_symbols) {
-        struct symbol *symbols = fkv_realloc(s->symbols, n, sizeof *symbols);
+    if (m > s->n_symbols) {
+        struct symbol *symbols = fkv_realloc(s->symbols, m, sizeof *symbols);
         if (!symbols) return fkv_fail_memory(err);
         s->symbols = symbols;
-        s->n_symbols = n;
+        s->n_symbols = m;
     }
-    int32_t m = 0;
-    for (size_t i = 0; i < n; i++) {
-        const int32_t b = bpe->byte_id[(unsigned char)word[i]];
-        if (b < 0) continue;
-        s->symbols[m] = (struct symbol){.id = b, .prev = m - 1, .next = m + 1};
-        m++;
-    }
-    if (m == 0) return FKV_OK;
+    for (size_t i = 0; i < m; i++)
+        s->symbols[i] = (struct symbol){.id = id[i], .prev = (int32_t)i - 1, .next = (int32_t)i + 1};
     s->symbols[m - 1].next = -1;
     s->n_heap = 0;
-    for (int32_t i = 0; !st && i < m; i++) st = push_pair(bpe, s, i, err);
+    for (size_t i = 0; !st && i < m; i++) st = push_pair(bpe, s, (int32_t)i, err);
     while (!st && s->n_heap) {
         const struct candidate c = pop(s);
         st = merge_candidate(bpe, s, &c, err);
     }
     for (int32_t i = 0; !st && i >= 0; i = s->symbols[i].next) st = fkv_ids_push(ids, s->symbols[i].id, err);
-    if (s->n_symbols > KEPT_SYMBOLS) {
-        free(s->symbols);
-        free(s->heap);
-        s->symbols = NULL;
-        s->heap = NULL;
-        s->n_symbols = s->n_heap = s->heap_cap = 0;
-    }
     return st;
 }
 
@@ -206,28 +200,69 @@ static fkv_status whole_word(const fkv_bpe *bpe, fkv_bpe_scratch *s, const char 
     fkv_status st = FKV_OK;
     *id = -1;
     if (n > bpe->vocab->max_len) return FKV_OK;
+    if (!bpe->bytes) {
+        *id = fkv_bpe_find(bpe, word, n);
+        return FKV_OK;
+    }
     fkv_buf_clear(&s->spelling);
     for (size_t i = 0; !st && i < n; i++) {
         char c[4];
         const size_t len = fkv_utf8_put(fkv_alphabet_char((uint8_t)word[i]), c);
         st = fkv_buf_append(&s->spelling, c, len, err);
     }
-    if (!st) *id = fkv_vocab_find(bpe->vocab, s->spelling.data, s->spelling.len);
-    /* Added tokens are in the vocabulary too, but not in the model. */
-    if (*id >= bpe->n_model_ids || (*id >= 0 && !bpe->in_model[*id])) *id = -1;
+    if (!st) *id = fkv_bpe_find(bpe, s->spelling.data, s->spelling.len);
     return st;
+}
+
+/* The first symbols of a word into id, which has room for n. */
+static fkv_status first_symbols(const fkv_bpe *bpe, const char *word, size_t n, int32_t *id, size_t *m,
+                                fkv_err *err)
+{
+    if (!bpe->bytes) return fkv_bpe_spell(bpe, word, n, id, m, err);
+    *m = 0;
+    for (size_t i = 0; i < n; i++) {
+        const int32_t b = bpe->byte_id[(unsigned char)word[i]];
+        if (b >= 0) id[(*m)++] = b;
+    }
+    return FKV_OK;
 }
 
 static fkv_status merge(const fkv_bpe *bpe, fkv_bpe_scratch *s, const char *word, size_t n, fkv_ids *ids,
                         fkv_err *err)
 {
-    if (bpe->ignore_merges) {
-        int32_t id;
-        fkv_status st = whole_word(bpe, s, word, n, &id, err);
-        if (st) return st;
-        if (id >= 0) return fkv_ids_push(ids, id, err);
+    int32_t few[FEW_MAX], *id = few;
+    size_t m;
+    fkv_status st;
+    if (n > FEW_MAX) {
+        if (n > s->n_first) {
+            int32_t *first = fkv_realloc(s->first, n, sizeof *first);
+            if (!first) return fkv_fail_memory(err);
+            s->first = first;
+            s->n_first = n;
+        }
+        id = s->first;
     }
-    return n <= SCAN_MAX ? merge_by_scan(bpe, word, n, ids, err) : merge_by_heap(bpe, s, word, n, ids, err);
+    if ((st = first_symbols(bpe, word, n, id, &m, err))) return st;
+    if (m <= SCAN_MAX) return merge_by_scan(bpe, id, (int)m, ids, err);
+    st = merge_by_heap(bpe, s, id, m, ids, err);
+    if (s->n_symbols > KEPT_SYMBOLS) forget(s);
+    return st;
+}
+
+static fkv_status merge_cached(const fkv_bpe *bpe, fkv_bpe_scratch *s, const char *word, size_t n,
+                               fkv_ids *ids, fkv_err *err)
+{
+    if (n > KEY_MAX) return merge(bpe, s, word, n, ids, err);
+    struct cached *c = &s->cache[fkv_hash(word, n, 0) & (CACHE_SLOTS - 1)];
+    if (c->n_key == n && !memcmp(c->key, word, n)) return fkv_ids_append(ids, c->ids, c->n_ids, err);
+    const size_t from = ids->len;
+    fkv_status st = merge(bpe, s, word, n, ids, err);
+    if (st || ids->len - from > IDS_MAX) return st;
+    c->n_key = (uint8_t)n;
+    c->n_ids = (uint8_t)(ids->len - from);
+    memcpy(c->key, word, n);
+    if (c->n_ids) memcpy(c->ids, ids->data + from, c->n_ids * sizeof *c->ids);
+    return FKV_OK;
 }
 
 fkv_status fkv_bpe_word(const fkv_bpe *bpe, fkv_bpe_scratch *s, const char *word, size_t n, fkv_ids *ids,
@@ -235,18 +270,16 @@ fkv_status fkv_bpe_word(const fkv_bpe *bpe, fkv_bpe_scratch *s, const char *word
 {
     fkv_status st = FKV_OK;
     if (n > INT32_MAX) return fkv_fail(err, FKV_E_INPUT, "a word of %zu bytes is too long", n);
-    if (n > KEY_MAX) return merge(bpe, s, word, n, ids, err);
-    struct cached *c = &s->cache[fkv_hash(word, n, 0) & (CACHE_SLOTS - 1)];
-    if (c->n_key == n && !memcmp(c->key, word, n)) {
-        for (int i = 0; !st && i < c->n_ids; i++) st = fkv_ids_push(ids, c->ids[i], err);
-        return st;
+    if (bpe->ignore_merges) {
+        int32_t id;
+        st = whole_word(bpe, s, word, n, &id, err);
+        if (st) return st;
+        if (id >= 0) return fkv_ids_push(ids, id, err);
     }
-    const size_t from = ids->len;
-    if ((st = merge(bpe, s, word, n, ids, err))) return st;
-    if (ids->len - from > IDS_MAX) return FKV_OK;
-    c->n_key = (uint8_t)n;
-    c->n_ids = (uint8_t)(ids->len - from);
-    memcpy(c->key, word, n);
-    if (c->n_ids) memcpy(c->ids, ids->data + from, c->n_ids * sizeof *c->ids);
-    return FKV_OK;
+    if (bpe->bytes) return merge_cached(bpe, s, word, n, ids, err);
+    for (size_t begin = 0, end; !st && begin < n; begin = end) {
+        end = fkv_bpe_cut(bpe, word, n, begin);
+        st = merge_cached(bpe, s, word + begin, end - begin, ids, err);
+    }
+    return st;
 }

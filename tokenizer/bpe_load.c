@@ -26,7 +26,6 @@ static fkv_status need_empty(const json_t *model, const char *key, const char *f
 static fkv_status check_settings(const json_t *model, const char *file, fkv_bpe *bpe, fkv_err *err)
 {
     const char *type;
-    bool on;
     double dropout;
     fkv_status st = fkv_json_str_or_null(model, "type", file, &type, err);
     if (st) return st;
@@ -34,9 +33,8 @@ static fkv_status check_settings(const json_t *model, const char *file, fkv_bpe 
     if (type && strcmp(type, "BPE") != 0)
         return fkv_fail_at(err, FKV_E_INPUT, file, 0, "model.type", "'%.60s' is not supported, only BPE",
                            type);
-    if ((st = fkv_json_bool_or(model, "byte_fallback", false, file, &on, err))) return st;
-    if (on) return refuse(err, file, "byte_fallback", "SentencePiece-style models are not supported yet");
-    if ((st = fkv_json_bool_or(model, "fuse_unk", false, file, &on, err))) return st;
+    if ((st = fkv_json_bool_or(model, "byte_fallback", false, file, &bpe->byte_fallback, err))) return st;
+    if ((st = fkv_json_bool_or(model, "fuse_unk", false, file, &bpe->fuse_unk, err))) return st;
     if ((st = fkv_json_f64_or(model, "dropout", 0, 1, 0, file, &dropout, err))) return st;
     if (dropout > 0) return refuse(err, file, "dropout", "is not supported: ids would be random");
     if ((st = need_empty(model, "continuing_subword_prefix", file, err))) return st;
@@ -115,6 +113,12 @@ static fkv_status add_merge(fkv_bpe *bpe, const json_t *merge, size_t i, int32_t
     const int32_t made = fkv_vocab_find(bpe->vocab, joined->data, joined->len);
     if (made < 0)
         return bad_merge(err, file, i, "its result is not in the vocabulary: ", joined->data, joined->len);
+    if (len[0] && len[1]) {
+        size_t n;
+        const uint32_t last = fkv_utf8_get(part[0] + len[0] - fkv_utf8_before(part[0], len[0]), &n);
+        const size_t h = fkv_joint_hash(last, fkv_utf8_get(part[1], &n));
+        bpe->joints[h / 64] |= (uint64_t)1 << h % 64;
+    }
     const uint64_t pair = (uint64_t)(uint32_t)id[0] << 32 | (uint32_t)id[1];
     /* A pair given twice has its later rank, as in HF. */
     bpe->merges[fkv_bpe_slot(bpe, pair)] = (struct fkv_merge){.pair = pair, .rank = rank, .made = made};
@@ -147,26 +151,59 @@ static fkv_status read_merges(const json_t *model, const char *file, fkv_bpe *bp
     return st;
 }
 
-/* Looks up the 256 bytes. A file with an unknown-token needs all that occur in
- * UTF-8, since it would stand in for the others. */
-static fkv_status read_bytes(const json_t *model, const char *file, fkv_bpe *bpe, fkv_err *err)
+/* The tokens of single characters and bytes, and what stands for a character without one. */
+static fkv_status read_symbols(const json_t *model, const char *file, bool bytes, fkv_bpe *bpe, fkv_err *err)
 {
     const char *unk;
+    bool lacks = false; /* a byte that UTF-8 has is no token of the byte-level alphabet */
     fkv_status st = fkv_json_str_or_null(model, "unk_token", file, &unk, err);
     if (st) return st;
+    bpe->has_unk = unk != NULL;
+    bpe->unk_id = unk ? fkv_vocab_find(bpe->vocab, unk, strlen(unk)) : -1;
     for (int b = 0; b < 256; b++) {
-        char c[4];
+        char c[8];
         const size_t len = fkv_utf8_put(fkv_alphabet_char((uint8_t)b), c);
         bpe->byte_id[b] = fkv_vocab_find(bpe->vocab, c, len);
+        snprintf(c, sizeof c, "<0x%02X>", (unsigned)b);
+        bpe->fallback[b] = fkv_vocab_find(bpe->vocab, c, 6);
         const bool in_utf8 = b != 0xc0 && b != 0xc1 && b < 0xf5;
-        if (unk && bpe->byte_id[b] < 0 && in_utf8)
-            return fkv_fail_at(err, FKV_E_INPUT, file, 0, "model.unk_token",
-                               "is not supported when a byte (0x%02x) has no token", (unsigned)b);
+        lacks = lacks || (in_utf8 && bpe->byte_id[b] < 0);
+    }
+    /* What a missing byte becomes is a matter of characters. */
+    bpe->bytes = bytes && !(lacks && (unk || bpe->byte_fallback));
+    for (size_t i = 0; i < FKV_N_BMP; i++) bpe->char_id[i] = -1;
+    for (size_t i = 0; i < bpe->vocab->n; i++) {
+        const fkv_vocab_entry *e = &bpe->vocab->entries[i];
+        size_t len = 0;
+        const uint32_t cp = e->len ? fkv_utf8_get(bpe->vocab->bytes.data + e->at, &len) : 0;
+        if (e->len && len == e->len && cp < FKV_N_BMP) bpe->char_id[cp] = e->id;
     }
     return FKV_OK;
 }
 
-fkv_status fkv_bpe_open(const json_t *model, const char *file, fkv_vocab *vocab, fkv_bpe **out, fkv_err *err)
+/* Whether every byte has its token, and no merge uses one of them. */
+static fkv_status find_plain_fallback(fkv_bpe *bpe, fkv_err *err)
+{
+    bool *is_fallback = fkv_calloc((size_t)bpe->vocab->n_ids, sizeof *is_fallback);
+    if (!is_fallback) return fkv_fail_memory(err);
+    bpe->plain_fallback = bpe->byte_fallback;
+    for (int b = 0; b < 256; b++) {
+        if (bpe->fallback[b] >= 0)
+            is_fallback[bpe->fallback[b]] = true;
+        else
+            bpe->plain_fallback = false;
+    }
+    for (size_t i = 0; i <= bpe->mask; i++) {
+        const uint64_t pair = bpe->merges[i].pair;
+        if (pair != FKV_NO_PAIR && (is_fallback[pair >> 32] || is_fallback[(uint32_t)pair]))
+            bpe->plain_fallback = false;
+    }
+    free(is_fallback);
+    return FKV_OK;
+}
+
+fkv_status fkv_bpe_open(const json_t *model, const char *file, bool bytes, fkv_vocab *vocab, fkv_bpe **out,
+                        fkv_err *err)
 {
     fkv_status st;
     *out = NULL;
@@ -175,8 +212,15 @@ fkv_status fkv_bpe_open(const json_t *model, const char *file, fkv_vocab *vocab,
     bpe->vocab = vocab;
     if ((st = check_settings(model, file, bpe, err))) goto out;
     if ((st = read_vocab(model, file, vocab, err))) goto out;
+    bpe->char_id = fkv_calloc(FKV_N_BMP, sizeof *bpe->char_id);
+    bpe->joints = fkv_calloc((size_t)1 << (FKV_JOINT_BITS - 6), sizeof *bpe->joints);
+    if (!bpe->char_id || !bpe->joints) {
+        st = fkv_fail_memory(err);
+        goto out;
+    }
     if ((st = read_merges(model, file, bpe, err))) goto out;
-    if ((st = read_bytes(model, file, bpe, err))) goto out;
+    if ((st = read_symbols(model, file, bytes, bpe, err))) goto out;
+    if ((st = find_plain_fallback(bpe, err))) goto out;
     bpe->n_model_ids = vocab->n_ids;
     bpe->in_model = fkv_calloc((size_t)vocab->n_ids, sizeof *bpe->in_model);
     if (!bpe->in_model) {
@@ -195,6 +239,13 @@ void fkv_bpe_close(fkv_bpe *bpe)
 {
     if (!bpe) return;
     free(bpe->in_model);
+    free(bpe->char_id);
+    free(bpe->joints);
     free(bpe->merges);
     free(bpe);
+}
+
+bool fkv_bpe_takes_bytes(const fkv_bpe *bpe)
+{
+    return bpe->bytes;
 }

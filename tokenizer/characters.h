@@ -48,10 +48,18 @@ size_t fkv_utf8_put(uint32_t cp, char out[4]);
  * and so HF does it. */
 fkv_status fkv_utf8_lossy(const void *bytes, size_t n, fkv_buf *out, fkv_err *err);
 
+/* How many bytes at the end of n could begin a character that is not complete: 0 to 3. */
+size_t fkv_utf8_incomplete(const char *bytes, size_t n);
+
 /* Unicode's White_Space property. */
 bool fkv_is_white_space(uint32_t cp);
 /* A character of words as regexes with Unicode \w see it. */
 bool fkv_is_word_char(uint32_t cp);
+
+/* What HF tokenizers takes for digits (categories Nd, Nl, No) and for punctuation (ASCII's
+ * symbols and the P categories of Unicode 8). */
+bool fkv_is_numeric(uint32_t cp);
+bool fkv_is_punctuation(uint32_t cp);
 
 /* The byte that a character of the alphabet stands for, or -1. */
 int fkv_alphabet_byte(uint32_t cp);

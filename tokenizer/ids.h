@@ -15,6 +15,7 @@ typedef struct fkv_ids {
 } fkv_ids;
 
 fkv_status fkv_ids_push(fkv_ids *ids, int32_t id, fkv_err *err);
+fkv_status fkv_ids_append(fkv_ids *ids, const int32_t *more, size_t n, fkv_err *err);
 void fkv_ids_free(fkv_ids *ids);
 
 #endif

@@ -6,9 +6,14 @@
 #include <pcre2.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "tokenizer/characters.h"
+
+/* Either code or a literal text. */
 struct fkv_regex {
     pcre2_code *code;
+    fkv_buf literal;
 };
 
 struct fkv_regex_scratch {
@@ -45,15 +50,19 @@ fkv_status fkv_regex_compile(const char *pattern, size_t n, bool literal, const 
     if (n > PATTERN_MAX)
         return fkv_fail_at(err, FKV_E_INPUT, file, 0, key,
                            "the regex has %zu bytes, more than the %d allowed", n, PATTERN_MAX);
-    st = literal ? fkv_regex_quote(pattern, n, &text, err)
-                 : fkv_regex_translate(pattern, n, file, key, &text, err);
-    if (st) goto out;
     r = calloc(1, sizeof *r);
     context = pcre2_compile_context_create(NULL);
     if (!r || !context) {
         st = fkv_fail_memory(err);
         goto out;
     }
+    if (literal) {
+        if ((st = fkv_buf_append(&r->literal, pattern, n, err))) goto out;
+        *out = r;
+        r = NULL;
+        goto out;
+    }
+    if ((st = fkv_regex_translate(pattern, n, file, key, &text, err))) goto out;
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
     int code;
     PCRE2_SIZE at;
@@ -81,6 +90,7 @@ void fkv_regex_free(fkv_regex *regex)
 {
     if (!regex) return;
     pcre2_code_free(regex->code);
+    fkv_buf_free(&regex->literal);
     free(regex);
 }
 
@@ -126,6 +136,13 @@ fkv_status fkv_regex_find(const fkv_regex *regex, fkv_regex_scratch *s, const ch
 {
     uint64_t limit = FREE_STEPS;
     uint32_t options = PCRE2_NO_UTF_CHECK;
+    if (regex->literal.len) {
+        const char *at = memmem(text + from, n - from, regex->literal.data, regex->literal.len);
+        if (!at) return FKV_END;
+        *begin = (size_t)(at - text);
+        *end = *begin + regex->literal.len;
+        return FKV_OK;
+    }
     for (;;) {
         pcre2_set_match_limit(s->context, limit > UINT32_MAX ? UINT32_MAX : (uint32_t)limit);
         const int rc = pcre2_match(regex->code, (PCRE2_SPTR)text, n, from, options, s->data, s->context);
@@ -152,4 +169,22 @@ fkv_status fkv_regex_find(const fkv_regex *regex, fkv_regex_scratch *s, const ch
     *begin = at[0];
     *end = at[1];
     return FKV_OK;
+}
+
+fkv_status fkv_regex_next(const fkv_regex *regex, fkv_regex_scratch *s, const char *text, size_t n,
+                          fkv_regex_matches *m, size_t *begin, size_t *end, fkv_err *err)
+{
+    while (m->from <= n) {
+        fkv_status st = fkv_regex_find(regex, s, text, n, m->from, begin, end, err);
+        if (st) return st;
+        if (*begin != *end || !m->any || *end != m->done) {
+            m->done = m->from = *end;
+            m->any = true;
+            return FKV_OK;
+        }
+        size_t len = 1;
+        if (m->from < n) fkv_utf8_get(text + m->from, &len);
+        m->from += len;
+    }
+    return FKV_END;
 }

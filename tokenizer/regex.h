@@ -23,11 +23,8 @@ typedef struct fkv_regex_scratch fkv_regex_scratch;
  * UTF-8. file and key are where the pattern stands, for errors. */
 fkv_status fkv_regex_translate(const char *pattern, size_t n, const char *file, const char *key, fkv_buf *out,
                                fkv_err *err);
-/* Appends a pattern that matches exactly the text. */
-fkv_status fkv_regex_quote(const char *text, size_t n, fkv_buf *out, fkv_err *err);
-
-/* Compiles a pattern, or with literal the text itself. The result is immutable
- * and may be shared by threads. */
+/* Compiles a pattern, or with literal what matches exactly that text. Neither may be empty. The
+ * result is immutable and may be shared by threads. */
 fkv_status fkv_regex_compile(const char *pattern, size_t n, bool literal, const char *file, const char *key,
                              fkv_regex **out, fkv_err *err);
 void fkv_regex_free(fkv_regex *regex);
@@ -44,5 +41,16 @@ void fkv_regex_start(fkv_regex_scratch *s, size_t n);
  * needs too many steps. text is valid UTF-8. */
 fkv_status fkv_regex_find(const fkv_regex *regex, fkv_regex_scratch *s, const char *text, size_t n,
                           size_t from, size_t *begin, size_t *end, fkv_err *err);
+
+/* Going through the matches of a text, as HF does: they don't overlap, and an empty one right
+ * behind another does not count. Zero-initialise. */
+typedef struct fkv_regex_matches {
+    size_t from, done; /* where to search; the end of the last match */
+    bool any;          /* there was a match */
+} fkv_regex_matches;
+
+/* The next match: FKV_OK, FKV_END, or a failure of fkv_regex_find. */
+fkv_status fkv_regex_next(const fkv_regex *regex, fkv_regex_scratch *s, const char *text, size_t n,
+                          fkv_regex_matches *m, size_t *begin, size_t *end, fkv_err *err);
 
 #endif

@@ -58,13 +58,6 @@ static fkv_status put_literal(fkv_buf *out, uint32_t cp, fkv_err *err)
     return fkv_buf_append(out, bytes, fkv_utf8_put(cp, bytes), err);
 }
 
-fkv_status fkv_regex_quote(const char *text, size_t n, fkv_buf *out, fkv_err *err)
-{
-    fkv_status st = fkv_buf_reserve(out, n, err);
-    for (size_t i = 0, len; !st && i < n; i += len) st = put_literal(out, fkv_utf8_get(text + i, &len), err);
-    return st;
-}
-
 static int peek(const struct translation *t, size_t ahead)
 {
     return t->n - t->i > ahead ? (unsigned char)t->pattern[t->i + ahead] : -1;

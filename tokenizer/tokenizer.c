@@ -1,7 +1,7 @@
 /* A tokenizer as a whole: see tokenizer.h. It owns what its parts read from the
  * file and is immutable once open; what changes from text to text is in the
- * scratch. How the parts work is not here: added.c, normalize.c, pretokenize.c,
- * bpe.c in the order in which a text passes them. */
+ * scratch. How the parts work is not here: added.c, normalizer.c, pretokenize.c,
+ * bpe.c in the order in which a text passes them; decoder.c on the way back. */
 #include "tokenizer/tokenizer.h"
 
 #include <stdlib.h>
@@ -12,49 +12,62 @@
 #include "runner/base/utf8.h"
 #include "tokenizer/added.h"
 #include "tokenizer/bpe.h"
-#include "tokenizer/characters.h"
-#include "tokenizer/normalize.h"
+#include "tokenizer/decoder.h"
+#include "tokenizer/normalizer.h"
+#include "tokenizer/post_process.h"
 #include "tokenizer/pretokenize.h"
-#include "tokenizer/tokenizer_file.h"
+#include "tokenizer/tokenizer_config.h"
 
 enum { FILE_MAX = 64 << 20 };
 
 struct fkv_tokenizer {
     fkv_vocab vocab; /* added tokens included */
+    fkv_normalizer *normalizer;
+    fkv_pretokenizer *pretokenizer;
     fkv_bpe *bpe;
     fkv_added *added;
-    fkv_pretokenizer *pretokenizer;
-    bool nfc;
     fkv_ids prefix, suffix;
+    fkv_decoder *decoder;
 };
 
 struct fkv_tokenizer_scratch {
     fkv_bpe_scratch *bpe;
     fkv_regex_scratch *regex;
-    fkv_nfc_scratch nfc;
-    fkv_buf prefixed;
+    fkv_normalizer_scratch normalizer;
+    fkv_pretokenizer_scratch pretokenizer;
 };
 
-static fkv_status read_parts(fkv_tokenizer *t, const json_t *root, const char *path, fkv_err *err)
+struct fkv_tokenizer_stream {
+    const fkv_tokenizer *tokenizer;
+    bool skip_special;
+    fkv_decoding decoding;
+};
+
+static fkv_status read_parts(fkv_tokenizer *t, const json_t *root, const json_t *more, const char *path,
+                             fkv_err *err)
 {
-    if (!json_is_object(root)) return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "must be a JSON object");
     const json_t *model = json_object_get(root, "model");
     if (!json_is_object(model)) return fkv_fail_at(err, FKV_E_INPUT, path, 0, "model", "must be an object");
-    /* What tells a SentencePiece-style file stands in front, so that it is
-     * refused for what it is. */
-    fkv_status st = fkv_file_normalizer(root, path, &t->nfc, err);
-    if (!st) st = fkv_pretokenizer_open(json_object_get(root, "pre_tokenizer"), path, &t->pretokenizer, err);
-    if (!st) st = fkv_file_decoder(root, path, err);
-    if (!st) st = fkv_bpe_open(model, path, &t->vocab, &t->bpe, err);
+    fkv_status st = fkv_normalizer_open(json_object_get(root, "normalizer"), path, &t->normalizer, err);
     if (!st)
-        st = fkv_added_open(json_object_get(root, "added_tokens"), path, t->nfc, &t->vocab, &t->added, err);
-    if (!st) st = fkv_file_post_processor(root, path, &t->vocab, &t->prefix, &t->suffix, err);
+        st = fkv_pretokenizer_open(json_object_get(root, "pre_tokenizer"), path,
+                                   fkv_normalizer_keeps_start(t->normalizer), &t->pretokenizer, err);
+    if (!st) st = fkv_decoder_open(json_object_get(root, "decoder"), path, &t->decoder, err);
+    if (!st)
+        st =
+            fkv_bpe_open(model, path, fkv_pretokenizer_gives_bytes(t->pretokenizer), &t->vocab, &t->bpe, err);
+    if (!st)
+        st = fkv_added_open(json_object_get(root, "added_tokens"), more, path, t->normalizer, &t->vocab,
+                            &t->added, err);
+    if (!st)
+        st = fkv_post_processor_read(json_object_get(root, "post_processor"), path, &t->vocab, &t->prefix,
+                                     &t->suffix, err);
     return st;
 }
 
 fkv_status fkv_tokenizer_open(const char *dir, fkv_tokenizer **out, fkv_err *err)
 {
-    json_t *root = NULL;
+    json_t *root = NULL, *more = NULL;
     fkv_tokenizer *t = NULL;
     fkv_status st;
     *out = NULL;
@@ -66,11 +79,17 @@ fkv_status fkv_tokenizer_open(const char *dir, fkv_tokenizer **out, fkv_err *err
         st = fkv_fail_memory(err);
         goto out;
     }
-    if ((st = read_parts(t, root, path, err))) goto out;
+    if (!json_is_object(root)) {
+        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "must be a JSON object");
+        goto out;
+    }
+    if ((st = fkv_tokenizer_config_read(dir, root, &more, err))) goto out;
+    if ((st = read_parts(t, root, more, path, err))) goto out;
     *out = t;
     t = NULL;
 out:
     fkv_tokenizer_close(t);
+    json_decref(more);
     json_decref(root);
     free(path);
     return st;
@@ -81,9 +100,11 @@ void fkv_tokenizer_close(fkv_tokenizer *tokenizer)
     if (!tokenizer) return;
     fkv_ids_free(&tokenizer->suffix);
     fkv_ids_free(&tokenizer->prefix);
+    fkv_decoder_close(tokenizer->decoder);
     fkv_added_close(tokenizer->added);
     fkv_bpe_close(tokenizer->bpe);
     fkv_pretokenizer_close(tokenizer->pretokenizer);
+    fkv_normalizer_close(tokenizer->normalizer);
     fkv_vocab_free(&tokenizer->vocab);
     free(tokenizer);
 }
@@ -103,6 +124,7 @@ fkv_status fkv_tokenizer_scratch_new(const fkv_tokenizer *tokenizer, fkv_tokeniz
     if (!s) return fkv_fail_memory(err);
     if ((st = fkv_bpe_scratch_new(&s->bpe, err))) goto out;
     if ((st = fkv_regex_scratch_new(&s->regex, err))) goto out;
+    s->pretokenizer.regex = s->regex;
     *out = s;
     s = NULL;
 out:
@@ -113,8 +135,8 @@ out:
 void fkv_tokenizer_scratch_free(fkv_tokenizer_scratch *scratch)
 {
     if (!scratch) return;
-    fkv_buf_free(&scratch->prefixed);
-    fkv_nfc_scratch_free(&scratch->nfc);
+    fkv_pretokenizer_scratch_free(&scratch->pretokenizer);
+    fkv_normalizer_scratch_free(&scratch->normalizer);
     fkv_regex_scratch_free(scratch->regex);
     fkv_bpe_scratch_free(scratch->bpe);
     free(scratch);
@@ -125,6 +147,9 @@ struct encoding {
     const fkv_tokenizer *tokenizer;
     fkv_tokenizer_scratch *scratch;
     fkv_ids *ids;
+    const char *text;       /* the whole */
+    const char *normalized; /* the part between added tokens that is cut now, normalized */
+    bool first;             /* that part begins the text */
 };
 
 static fkv_status take_word(void *ctx, const char *word, size_t n, fkv_err *err)
@@ -137,35 +162,29 @@ static fkv_status take_word(void *ctx, const char *word, size_t n, fkv_err *err)
 static fkv_status take_normalized(void *ctx, int32_t id, const char *text, size_t n, fkv_err *err)
 {
     const struct encoding *e = ctx;
+    const fkv_tokenizer *t = e->tokenizer;
     if (id >= 0) return fkv_ids_push(e->ids, id, err);
-    return fkv_pretokenize(e->tokenizer->pretokenizer, e->scratch->regex, &e->scratch->prefixed, text, n,
-                           take_word, ctx, err);
+    return fkv_pretokenize(t->pretokenizer, &e->scratch->pretokenizer, fkv_bpe_takes_bytes(t->bpe),
+                           e->first && text == e->normalized, text, n, take_word, ctx, err);
 }
 
 /* Text as it came between added tokens, or one of them. */
 static fkv_status take_raw(void *ctx, int32_t id, const char *text, size_t n, fkv_err *err)
 {
-    const struct encoding *e = ctx;
+    struct encoding *e = ctx;
     if (id >= 0) return fkv_ids_push(e->ids, id, err);
-    if (e->tokenizer->nfc) {
-        fkv_status st = fkv_nfc(&e->scratch->nfc, text, n, &text, &n, err);
-        if (st) return st;
-    }
-    return fkv_added_split(e->tokenizer->added, true, text, n, take_normalized, ctx, err);
-}
-
-static fkv_status push_all(fkv_ids *ids, const fkv_ids *more, fkv_err *err)
-{
-    fkv_status st = FKV_OK;
-    for (size_t i = 0; !st && i < more->len; i++) st = fkv_ids_push(ids, more->data[i], err);
-    return st;
+    e->first = text == e->text;
+    fkv_status st = fkv_normalize(e->tokenizer->normalizer, &e->scratch->normalizer, e->scratch->regex, text,
+                                  n, &text, &n, err);
+    e->normalized = text;
+    return st ? st : fkv_added_split(e->tokenizer->added, true, text, n, take_normalized, ctx, err);
 }
 
 fkv_status fkv_tokenizer_encode(const fkv_tokenizer *tokenizer, fkv_tokenizer_scratch *scratch,
                                 const char *text, size_t n, bool special, fkv_ids *ids, size_t *n_prefix,
                                 size_t *n_suffix, fkv_err *err)
 {
-    struct encoding e = {.tokenizer = tokenizer, .scratch = scratch, .ids = ids};
+    struct encoding e = {.tokenizer = tokenizer, .scratch = scratch, .ids = ids, .text = text};
     fkv_status st = FKV_OK;
     ids->len = 0;
     if (n_prefix) *n_prefix = special ? tokenizer->prefix.len : 0;
@@ -173,57 +192,77 @@ fkv_status fkv_tokenizer_encode(const fkv_tokenizer *tokenizer, fkv_tokenizer_sc
     const size_t bad = fkv_utf8_span(text, n);
     if (bad < n) return fkv_fail(err, FKV_E_INPUT, "the text is not valid UTF-8 at byte %zu", bad);
     fkv_regex_start(scratch->regex, n);
-    if (special) st = push_all(ids, &tokenizer->prefix, err);
+    if (special) st = fkv_ids_append(ids, tokenizer->prefix.data, tokenizer->prefix.len, err);
     if (!st) st = fkv_added_split(tokenizer->added, false, text, n, take_raw, &e, err);
-    if (!st && special) st = push_all(ids, &tokenizer->suffix, err);
+    if (!st && special) st = fkv_ids_append(ids, tokenizer->suffix.data, tokenizer->suffix.len, err);
     return st;
 }
 
-/* Appends the bytes that a token stands for: each character's byte, or the
- * string itself when one of them is not of the alphabet, as in HF. */
-static fkv_status put_token(const char *string, size_t n, fkv_buf *out, fkv_err *err)
+/* Gives the next id's string to the decoder. */
+static fkv_status decode_next(const fkv_tokenizer *t, fkv_decoding *d, int32_t id, bool skip_special,
+                              fkv_buf *out, fkv_err *err)
 {
-    const size_t from = out->len;
-    fkv_status st = fkv_buf_reserve(out, n, err);
-    if (st) return st;
-    for (size_t i = 0, len; i < n; i += len) {
-        const int byte = fkv_alphabet_byte(fkv_utf8_get(string + i, &len));
-        if (byte < 0) {
-            out->len = from;
-            return fkv_buf_append(out, string, n, err);
-        }
-        out->data[out->len++] = (char)byte;
+    size_t len;
+    const char *string = fkv_added_string(t->added, id, &len);
+    if (!string) string = fkv_vocab_string(&t->vocab, id, &len);
+    if (!string && skip_special) return FKV_OK; /* a model's vocabulary may be padded */
+    if (!string) return fkv_fail(err, FKV_E_INPUT, "the id %d belongs to no token", (int)id);
+    if (skip_special && fkv_added_is_special(t->added, id)) return FKV_OK;
+    return fkv_decoder_push(t->decoder, d, string, len, out, err);
+}
+
+static fkv_status undo(fkv_status st, fkv_buf *out, size_t len)
+{
+    if (st && out->data) {
+        out->len = len;
+        out->data[len] = '\0';
     }
-    out->data[out->len] = '\0';
-    return FKV_OK;
+    return st;
 }
 
 fkv_status fkv_tokenizer_decode(const fkv_tokenizer *tokenizer, const int32_t *ids, size_t n,
                                 bool skip_special, fkv_buf *out, fkv_err *err)
 {
     const size_t from = out->len;
-    fkv_buf bytes = {0};
+    fkv_decoding d = {0};
     fkv_status st = FKV_OK;
-    for (size_t i = 0; i < n; i++) {
-        size_t len;
-        const char *string = fkv_vocab_string(&tokenizer->vocab, ids[i], &len);
-        if (!string && skip_special) continue; /* a model's vocabulary may be padded */
-        if (!string) {
-            st = fkv_fail(err, FKV_E_INPUT, "the id %d at %zu belongs to no token", (int)ids[i], i);
-            goto out;
-        }
-        if (skip_special && fkv_added_is_special(tokenizer->added, ids[i])) continue;
-        if ((st = put_token(string, len, out, err))) goto out;
-    }
-    if (out->len == from || fkv_utf8_span(out->data + from, out->len - from) == out->len - from) goto out;
-    if ((st = fkv_buf_append(&bytes, out->data + from, out->len - from, err))) goto out;
-    out->len = from;
-    st = fkv_utf8_lossy(bytes.data, bytes.len, out, err);
-out:
-    if (st && out->data) {
-        out->len = from;
-        out->data[from] = '\0';
-    }
-    fkv_buf_free(&bytes);
-    return st;
+    for (size_t i = 0; !st && i < n; i++) st = decode_next(tokenizer, &d, ids[i], skip_special, out, err);
+    if (!st) st = fkv_decoder_rest(tokenizer->decoder, &d, out, err);
+    fkv_decoding_free(&d);
+    return undo(st, out, from);
+}
+
+fkv_status fkv_tokenizer_stream_new(const fkv_tokenizer *tokenizer, bool skip_special,
+                                    fkv_tokenizer_stream **out, fkv_err *err)
+{
+    *out = calloc(1, sizeof **out);
+    if (!*out) return fkv_fail_memory(err);
+    (*out)->tokenizer = tokenizer;
+    (*out)->skip_special = skip_special;
+    return FKV_OK;
+}
+
+void fkv_tokenizer_stream_free(fkv_tokenizer_stream *stream)
+{
+    if (!stream) return;
+    fkv_decoding_free(&stream->decoding);
+    free(stream);
+}
+
+void fkv_tokenizer_stream_restart(fkv_tokenizer_stream *stream)
+{
+    fkv_decoding_restart(&stream->decoding);
+}
+
+fkv_status fkv_tokenizer_stream_push(fkv_tokenizer_stream *stream, int32_t id, fkv_buf *out, fkv_err *err)
+{
+    const size_t from = out->len;
+    return undo(decode_next(stream->tokenizer, &stream->decoding, id, stream->skip_special, out, err), out,
+                from);
+}
+
+fkv_status fkv_tokenizer_stream_rest(fkv_tokenizer_stream *stream, fkv_buf *out, fkv_err *err)
+{
+    const size_t from = out->len;
+    return undo(fkv_decoder_rest(stream->tokenizer->decoder, &stream->decoding, out, err), out, from);
 }

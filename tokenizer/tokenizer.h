@@ -1,9 +1,10 @@
 /* HF tokenizer.json: text to token ids and back, as HF tokenizers does it.
  *
- * Byte-level BPE (Llama 3, Mistral Nemo, Qwen): added tokens, NFC normalizer,
- * Split with its regex, ByteLevel, merges, TemplateProcessing. What the file
- * asks for and this build does not do is refused by name when it is opened; its
- * "truncation" and "padding" are a caller's matter and not looked at.
+ * BPE, byte-level (Llama 3, Qwen, GPT-2) and SentencePiece's (Llama 2, Mistral, Gemma): added
+ * tokens; normalizer, pre-tokenizer and decoder as lists of steps, each a row of a table;
+ * merges; the post-processor's tokens. What the file asks for and this build does not do is
+ * refused by name when it is opened; its "truncation" and "padding" are a caller's matter and
+ * not looked at. tokenizer_config.json changes it as in HF transformers 5, which is logged.
  * A tokenizer owns what it read, is immutable once open, and any number of threads may
  * use it, each with a scratch of its own. Not for: cutting prompts, chat templates.
  */
@@ -20,8 +21,10 @@
 
 typedef struct fkv_tokenizer fkv_tokenizer;
 typedef struct fkv_tokenizer_scratch fkv_tokenizer_scratch;
+typedef struct fkv_tokenizer_stream fkv_tokenizer_stream;
 
-/* Reads dir/tokenizer.json. Errors are FKV_E_INPUT with file and field; *out is NULL then. */
+/* Reads dir/tokenizer.json and, where it is, dir/tokenizer_config.json. Errors are FKV_E_INPUT with file and
+ * field; *out is NULL then. */
 fkv_status fkv_tokenizer_open(const char *dir, fkv_tokenizer **out, fkv_err *err);
 void fkv_tokenizer_close(fkv_tokenizer *tokenizer);
 
@@ -48,5 +51,18 @@ fkv_status fkv_tokenizer_encode(const fkv_tokenizer *tokenizer, fkv_tokenizer_sc
  * vocabulary may be padded), else FKV_E_INPUT. After a failure out is as it was. */
 fkv_status fkv_tokenizer_decode(const fkv_tokenizer *tokenizer, const int32_t *ids, size_t n,
                                 bool skip_special, fkv_buf *out, fkv_err *err);
+
+/* Decoding token by token: one text at a time, one thread. The tokenizer outlives it. *out is
+ * NULL after a failure. */
+fkv_status fkv_tokenizer_stream_new(const fkv_tokenizer *tokenizer, bool skip_special,
+                                    fkv_tokenizer_stream **out, fkv_err *err);
+void fkv_tokenizer_stream_free(fkv_tokenizer_stream *stream);
+/* Begins another text. */
+void fkv_tokenizer_stream_restart(fkv_tokenizer_stream *stream);
+/* Takes an id and appends the text that is certain now: no later id changes it. */
+fkv_status fkv_tokenizer_stream_push(fkv_tokenizer_stream *stream, int32_t id, fkv_buf *out, fkv_err *err);
+/* Appends what is behind the certain text as long as no id follows, so that both together are
+ * fkv_tokenizer_decode's; more may be pushed. */
+fkv_status fkv_tokenizer_stream_rest(fkv_tokenizer_stream *stream, fkv_buf *out, fkv_err *err);
 
 #endif

@@ -13,53 +13,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runner/base/file.h"
 #include "runner/base/json.h"
-#include "tokenizer/tokenizer.h"
+#include "tests/unit/tokenizer_fixture.h"
 
 #define TINY        FKV_TEST_DIR "/data/needle-tiny"
 #define GOLDEN      FKV_TEST_DIR "/golden/tokenizer-needle-tiny.json"
-#define LLAMA3      FKV_SOURCE_DIR "/../shared/tokenizers/llama-3"
-#define LLAMA2      FKV_SOURCE_DIR "/../shared/tokenizers/llama-2"
 #define SECONDS_MAX 120 /* also under sanitizers on a busy machine; a quadratic text would take hours */
-
-struct opened {
-    fkv_tokenizer *t;
-    fkv_tokenizer_scratch *s;
-    fkv_ids ids;
-    fkv_err err;
-};
-
-static void open_dir(struct opened *o, const char *dir)
-{
-    *o = (struct opened){0};
-    if (fkv_tokenizer_open(dir, &o->t, &o->err)) fail_msg("%s: %s: %s", dir, o->err.key, o->err.message);
-    assert_int_equal(fkv_tokenizer_scratch_new(o->t, &o->s, &o->err), FKV_OK);
-}
-
-static void close_all(struct opened *o)
-{
-    fkv_ids_free(&o->ids);
-    fkv_tokenizer_scratch_free(o->s);
-    fkv_tokenizer_close(o->t);
-}
-
-/* Writes root as the tokenizer.json of a new folder and opens it. */
-static fkv_status open_json(const json_t *root, struct opened *o)
-{
-    const char *tmp = getenv("TMPDIR");
-    char dir[512], path[600];
-    *o = (struct opened){0};
-    snprintf(dir, sizeof dir, "%s/fkv-tokenizer-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
-    assert_int_equal(json_dump_file(root, path, 0), 0);
-    fkv_status st = fkv_tokenizer_open(dir, &o->t, &o->err);
-    if (!st) st = fkv_tokenizer_scratch_new(o->t, &o->s, &o->err);
-    unlink(path);
-    rmdir(dir);
-    return st;
-}
 
 static json_t *tiny(void)
 {
@@ -101,33 +60,12 @@ static void open_with(struct opened *o, const char *path, const char *value)
     json_decref(root);
 }
 
-static void encode(struct opened *o, const char *text, size_t n, bool special)
-{
-    const fkv_status st = fkv_tokenizer_encode(o->t, o->s, text, n, special, &o->ids, NULL, NULL, &o->err);
-    if (st) fail_msg("%.60s: %s", text, o->err.message);
-}
-
-static void assert_ids(const fkv_ids *ids, const int32_t *want, size_t n, const char *text)
-{
-    if (ids->len == n && (!n || !memcmp(ids->data, want, n * sizeof *want))) return;
-    for (size_t i = 0; i < ids->len && i < 20; i++) fprintf(stderr, " %d", (int)ids->data[i]);
-    fail_msg("%.60s: %zu ids, expected %zu", text, ids->len, n);
-}
-
 #define EXPECT(o, text, ...)                                                                                 \
     do {                                                                                                     \
         const int32_t want_[] = {__VA_ARGS__};                                                               \
         encode(o, text, strlen(text), false);                                                                \
         assert_ids(&(o)->ids, want_, sizeof want_ / sizeof *want_, text);                                    \
     } while (0)
-
-static size_t ids_of(const json_t *list, int32_t *out, size_t max)
-{
-    const size_t n = json_array_size(list);
-    assert_true(n <= max);
-    for (size_t i = 0; i < n; i++) out[i] = (int32_t)json_integer_value(json_array_get(list, i));
-    return n;
-}
 
 static void golden_texts_give_their_ids(void **state)
 {
@@ -450,14 +388,28 @@ static void what_is_not_supported_is_refused_by_name(void **state)
         const char *path, *value, *word;
     } cases[] = {
         {"normalizer", "{\"type\":\"Lowercase\"}", "Lowercase"},
-        {"normalizer", "{\"type\":\"Replace\"}", "SentencePiece"},
+        {"normalizer", "{\"type\":\"Replace\"}", "'pattern'"},
+        {"normalizer", "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"}}", "'content'"},
+        {"normalizer", "{\"type\":\"Prepend\",\"prepend\":5}", "'prepend'"},
+        {"normalizer", "{\"type\":\"Sequence\",\"normalizers\":[null]}", "normalizers[0]"},
         {"normalizer", "{\"type\":\"Sequence\"}", "normalizers"},
         {"normalizer", "[]", "normalizer"},
-        {"pre_tokenizer", "null", "ByteLevel"},
-        {"pre_tokenizer", "{\"type\":\"Metaspace\"}", "Metaspace"},
+        {"pre_tokenizer", "{\"type\":\"Whitespace\"}", "Whitespace"},
+        {"pre_tokenizer", "{\"type\":\"Metaspace\"}", "'replacement'"},
+        {"pre_tokenizer", "{\"type\":\"Metaspace\",\"replacement\":\"__\"}", "one character"},
+        {"pre_tokenizer", "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"last\"}",
+         "last"},
+        {"pre_tokenizer",
+         "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"first\",\"add_prefix_space\":"
+         "false}",
+         "does not match"},
+        {"pre_tokenizer.pretokenizers.+", "{\"type\":\"Metaspace\",\"replacement\":\"_\"}",
+         "behind ByteLevel"},
+        {"pre_tokenizer.pretokenizers.+", "{\"type\":\"ByteLevel\",\"add_prefix_space\":false}",
+         "behind ByteLevel"},
         {"pre_tokenizer", "{\"type\":\"Sequence\",\"pretokenizers\":{}}", "pretokenizers"},
-        {"pre_tokenizer.pretokenizers.+", "{\"type\":\"Digits\"}", "after ByteLevel"},
-        {"pre_tokenizer.pretokenizers.0", "{\"type\":\"Punctuation\"}", "Punctuation"},
+        {"pre_tokenizer.pretokenizers.+", "{\"type\":\"Digits\"}", "individual_digits"},
+        {"pre_tokenizer.pretokenizers.0", "{\"type\":\"Punctuation\",\"behavior\":\"Away\"}", "Away"},
         {"pre_tokenizer.pretokenizers.0.behavior", "\"Sideways\"", "Sideways"},
         {"pre_tokenizer.pretokenizers.0.pattern", "{\"Regex\":3}", "pattern"},
         {"pre_tokenizer.pretokenizers.0.pattern", "{\"String\":\"\"}", "empty pattern"},
@@ -478,7 +430,6 @@ static void what_is_not_supported_is_refused_by_name(void **state)
         {"pre_tokenizer.pretokenizers.0", SPLIT("(?<=a+)b"), "compiled"},
         {"model", "null", "model"},
         {"model.type", "\"Unigram\"", "Unigram"},
-        {"model.byte_fallback", "true", "byte_fallback"},
         {"model.byte_fallback", "\"no\"", "byte_fallback"},
         {"model.dropout", "0.1", "dropout"},
         {"model.continuing_subword_prefix", "\"##\"", "continuing_subword_prefix"},
@@ -505,14 +456,14 @@ static void what_is_not_supported_is_refused_by_name(void **state)
         {"added_tokens.+", "3", "added_tokens[3]"},
         {"added_tokens.+", "{\"id\":1024,\"content\":\"\"" FLAGS, "content"},
         {"added_tokens.+", "{\"id\":1024,\"content\":5" FLAGS, "content"},
-        {"added_tokens.+", "{\"id\":1025,\"content\":\"new\"" FLAGS, "1024"},
-        {"added_tokens.+", "{\"id\":5,\"content\":\"new\"" FLAGS, "1024"},
-        {"added_tokens.+", "{\"id\":1024,\"content\":\"he\"" FLAGS, "259"},
         {"added_tokens.+", "{\"id\":99999999999,\"content\":\"new\"" FLAGS, "'id'"},
         {"added_tokens.+", "{\"id\":2,\"content\":\"<|pad|>\"" FLAGS, "twice"},
         {"added_tokens.+", "{\"id\":1024,\"content\":\"new\"}", "special"},
         {"added_tokens.0.lstrip", "\"yes\"", "lstrip"},
         {"post_processor", "{\"type\":\"BertProcessing\"}", "BertProcessing"},
+        {"post_processor", "{\"type\":\"RobertaProcessing\",\"sep\":[\"a\",1]}", "'cls'"},
+        {"post_processor", "{\"type\":\"RobertaProcessing\",\"sep\":[\"a\",1],\"cls\":[\"b\",4096]}",
+         "no token"},
         {"post_processor.single", "[{\"SpecialToken\":{\"id\":\"none\"}}]", "none"},
         {"post_processor.single", "[]", "Sequence A"},
         {"post_processor.single", "[{\"Sequence\":{\"id\":\"B\"}}]", "Sequence A"},
@@ -522,7 +473,13 @@ static void what_is_not_supported_is_refused_by_name(void **state)
         {"decoder", "null", "decoder"},
         {"decoder", "{\"type\":\"WordPiece\"}", "WordPiece"},
         {"decoder", "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},{\"type\":\"ByteLevel\"}]}",
-         "Fuse"},
+         "behind Fuse"},
+        {"decoder", "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":1}", "'stop'"},
+        {"decoder", "{\"type\":\"Strip\",\"content\":\" \",\"start\":-1,\"stop\":0}", "'start'"},
+        {"decoder", "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"a\"},\"content\":\"\"}", "Regex"},
+        {"decoder",
+         "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteFallback\"},{\"type\":\"ByteFallback\"}]}",
+         "second ByteFallback"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[1536];
@@ -634,54 +591,6 @@ static void missing_and_broken_files(void **state)
     json_decref(list);
 }
 
-static void llama3_public_vectors(void **state)
-{
-    (void)state;
-    static const char mark[] = "\n__ggml_vocab_test__\n";
-    fkv_buf in = {0}, out = {0};
-    fkv_err err = {0};
-    struct opened o;
-    if (!fkv_file_exists(LLAMA3 "/tokenizer.json")) {
-        print_message("skipped: %s is not there\n", LLAMA3);
-        skip();
-    }
-    assert_int_equal(fkv_file_read(LLAMA3 "/vectors.inp", 1 << 20, &in, &err), FKV_OK);
-    assert_int_equal(fkv_file_read(LLAMA3 "/vectors.out", 1 << 20, &out, &err), FKV_OK);
-    open_dir(&o, LLAMA3);
-    int n = 0;
-    char *line = out.data;
-    for (const char *text = in.data, *end; text; text = end ? end + strlen(mark) : NULL, n++) {
-        int32_t want[2048];
-        size_t n_want = 0;
-        end = strstr(text, mark);
-        char *newline = line + strcspn(line, "\n"), *next;
-        for (; *newline; n_want++, line = next) {
-            want[n_want] = (int32_t)strtol(line, &next, 10);
-            if (next == line || next > newline) break;
-        }
-        encode(&o, text, end ? (size_t)(end - text) : strlen(text), false);
-        assert_ids(&o.ids, want, n_want, text);
-        line = *newline ? newline + 1 : newline;
-    }
-    assert_true(n > 40);
-    fkv_buf_free(&in);
-    fkv_buf_free(&out);
-    close_all(&o);
-}
-
-static void sentencepiece_files_are_refused(void **state)
-{
-    (void)state;
-    fkv_tokenizer *t;
-    fkv_err err = {0};
-    if (!fkv_file_exists(LLAMA2 "/tokenizer.json")) {
-        print_message("skipped: %s is not there\n", LLAMA2);
-        skip();
-    }
-    assert_int_equal(fkv_tokenizer_open(LLAMA2, &t, &err), FKV_E_INPUT);
-    assert_non_null(strstr(err.message, "SentencePiece"));
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -702,8 +611,6 @@ int main(void)
         cmocka_unit_test(a_runaway_regex_is_an_error),
         cmocka_unit_test(long_runs_are_not_quadratic),
         cmocka_unit_test(missing_and_broken_files),
-        cmocka_unit_test(llama3_public_vectors),
-        cmocka_unit_test(sentencepiece_files_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
-/* The normalizer of a tokenizer: nothing, or NFC. The scratch owns all memory, after a
- * failure too. Not for: reading which one a file wants (tokenizer_file.h). */
-#ifndef FKV_TOKENIZER_NORMALIZE_H
-#define FKV_TOKENIZER_NORMALIZE_H
+/* Normalization Form C. The scratch owns all memory, after a failure too. Not for: which
+ * normal form a file wants (normalizer.h). */
+#ifndef FKV_TOKENIZER_NFC_H
+#define FKV_TOKENIZER_NFC_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,8 +1,8 @@
 /* NFC over runs of text, so that only what may change is looked at: see
- * normalize.h. The scratch owns all memory. The characters' decompositions and
+ * nfc.h. The scratch owns all memory. The characters' decompositions and
  * compositions are utf8proc's; the order of marks is made here, because
  * utf8proc sorts them in quadratic time and a text can be all marks. */
-#include "tokenizer/normalize.h"
+#include "tokenizer/nfc.h"
 
 #include <stdlib.h>
 #include <string.h>
