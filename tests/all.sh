@@ -5,10 +5,10 @@ set -eu
 cd "$(dirname "$0")/.."
 tests/debian.sh tests
 
-# HF tokenizers is the tokenizer's oracle; its test says so and skips without it.
+# HF tokenizers and jinja2 are the oracles of tokenizer and templates; their tests say so and skip without them.
 venv=build/oracle
 if [ ! -x $venv/bin/python ]; then
-  python3 -m venv $venv && $venv/bin/pip install -q tokenizers || echo "PyPI can't be reached: HF tokenizers is not there"
+  python3 -m venv $venv && $venv/bin/pip install -q tokenizers jinja2 || echo "PyPI can't be reached: HF tokenizers and jinja2 are not there"
 fi
 cmake -S . -B build -DFKV_ORACLE_PYTHON="$PWD/$venv/bin/python" >/dev/null
 ninja -C build

@@ -4,6 +4,8 @@
  * A template is parsed whole when it is opened; a filter, test, function or method that is not
  * supported is an error only when a rendering reaches it. Hostile templates are met with limits: a
  * rendering has 64 MiB and 16 times the bytes of its input, 10,000,000 steps, and nests 100 deep.
+ * One thing is Python's where Jinja's is an accident of its compiler: a variable that the caller gave
+ * is seen in a loop or macro also when a {% set %} of its name stands further down.
  * A template owns what it read, is immutable once open, and any number of threads may use it, each
  * with a scratch of its own. Not for: tokens (tokenizer.h), tools, images. */
 #ifndef FKV_TEMPLATE_H

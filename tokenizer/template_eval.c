@@ -200,15 +200,12 @@ static fkv_status slice(fkv_teval *e, const fkv_tnode *step, fkv_tvalue of, fkv_
 {
     const fkv_tnode *nodes[] = {step->a, step->b, step->c};
     fkv_tvalue bounds[3];
-    bool found;
     fkv_status st = FKV_OK;
     for (int i = 0; !st && i < 3; i++) {
         bounds[i] = fkv_tv_none();
         if (nodes[i]) st = fkv_teval_value(e, nodes[i], &bounds[i]);
     }
-    if (!st) st = fkv_tv_slice(&e->run, of, bounds, out, &found);
-    if (!st && !found) *out = fkv_tv_missing(of, fkv_tv_none());
-    return st;
+    return st ? st : fkv_tv_slice(&e->run, of, bounds, out);
 }
 
 static fkv_status test(fkv_teval *e, const fkv_tnode *step, fkv_tvalue v, fkv_tvalue *out)

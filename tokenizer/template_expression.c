@@ -162,7 +162,7 @@ fkv_status fkv_tparse_expression(fkv_tparser *p, bool with_cond, fkv_tnode **out
     while (!st && with_cond && fkv_tparser_at_word(p, "if")) {
         st = fkv_tparser_node(p, FKV_N_COND, &node);
         if (!st) st = fkv_tparser_advance(p);
-        if (!st) st = fkv_tparser_enter(p); /* the value before it is one deeper */
+        if (!st && (*out)->kind == FKV_N_COND) st = fkv_tparser_enter(p); /* "a if b if c": a is one deeper */
         if (st) break;
         node->a = *out;
         *out = node;

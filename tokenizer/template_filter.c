@@ -113,7 +113,7 @@ static fkv_status filter_map(fkv_trun *run, fkv_tvalue v, const fkv_targs *args,
         fkv_status st = fkv_targs_bind(run, args, "map", "attribute default", 1, a);
         if (st) return st;
         p.path = a[0];
-        p.fallback = a[1].type == FKV_T_NONE ? (fkv_tvalue){0} : a[1];
+        if (a[1].type != FKV_T_NONE) p.fallback = a[1];
     }
     return new_stream(run, v, &p, next_mapped, out);
 }

@@ -34,7 +34,7 @@ static fkv_status split(fkv_trun *run, fkv_tvalue self, const fkv_targs *args, b
                         fkv_tvalue *out)
 {
     fkv_tvalue a[2];
-    int64_t max;
+    int64_t max = -1;
     fkv_status st = fkv_targs_bind(run, args, "split", "sep maxsplit", 0, a);
     if (!st) st = take_int(run, a[1], "split", -1, &max);
     if (!st && !fkv_targ_given(a[0])) a[0] = fkv_tv_none();
@@ -139,7 +139,7 @@ static fkv_status str_endswith(fkv_trun *run, fkv_tvalue self, const fkv_targs *
 
 static fkv_status str_removeprefix(fkv_trun *run, fkv_tvalue self, const fkv_targs *args, fkv_tvalue *out)
 {
-    fkv_tvalue prefix;
+    fkv_tvalue prefix = {0};
     fkv_status st = no_names(run, args, "removeprefix");
     if (!st) st = fkv_targs_bind(run, args, "removeprefix", "prefix", 1, &prefix);
     if (!st) st = need_string(run, prefix, "removeprefix");
@@ -153,7 +153,7 @@ static fkv_status str_removeprefix(fkv_trun *run, fkv_tvalue self, const fkv_tar
 
 static fkv_status str_removesuffix(fkv_trun *run, fkv_tvalue self, const fkv_targs *args, fkv_tvalue *out)
 {
-    fkv_tvalue suffix;
+    fkv_tvalue suffix = {0};
     fkv_status st = no_names(run, args, "removesuffix");
     if (!st) st = fkv_targs_bind(run, args, "removesuffix", "suffix", 1, &suffix);
     if (!st) st = need_string(run, suffix, "removesuffix");
@@ -165,7 +165,7 @@ static fkv_status str_removesuffix(fkv_trun *run, fkv_tvalue self, const fkv_tar
 static fkv_status str_replace(fkv_trun *run, fkv_tvalue self, const fkv_targs *args, fkv_tvalue *out)
 {
     fkv_tvalue a[3];
-    int64_t max;
+    int64_t max = -1;
     fkv_status st = no_names(run, args, "replace");
     if (!st) st = fkv_targs_bind(run, args, "replace", "old new count", 2, a);
     if (!st) st = need_string(run, a[0], "replace");
@@ -189,7 +189,7 @@ static fkv_status str_lower(fkv_trun *run, fkv_tvalue self, const fkv_targs *arg
 
 static fkv_status str_join(fkv_trun *run, fkv_tvalue self, const fkv_targs *args, fkv_tvalue *out)
 {
-    fkv_tvalue items, item;
+    fkv_tvalue items = {0}, item;
     fkv_titer it;
     fkv_buf text = {0};
     bool more, first = true;
@@ -211,7 +211,7 @@ static fkv_status str_join(fkv_trun *run, fkv_tvalue self, const fkv_targs *args
 
 static fkv_status str_find(fkv_trun *run, fkv_tvalue self, const fkv_targs *args, fkv_tvalue *out)
 {
-    fkv_tvalue part;
+    fkv_tvalue part = {0};
     int64_t at = -1;
     fkv_status st = no_names(run, args, "find");
     if (!st) st = fkv_targs_bind(run, args, "find", "sub", 1, &part);

@@ -140,8 +140,8 @@ static fkv_status repeat_list(fkv_trun *run, fkv_tvalue v, int64_t times, fkv_tv
     if (__builtin_mul_overflow((size_t)times, v.list->n, &n) ||
         __builtin_mul_overflow(n, sizeof(fkv_tvalue), &bytes) || bytes > SIZE_MAX / 2)
         return fkv_trun_fail(run, "*: a list of too many items");
-    fkv_status st = fkv_trun_step(run, bytes);
-    if (!st) st = fkv_tv_new_list(run, (fkv_ttype)v.type, n, out);
+    fkv_status st = fkv_tv_new_list(run, (fkv_ttype)v.type, n, out);
+    if (!st) st = fkv_trun_step(run, bytes);
     for (size_t i = 0; !st && i < n; i++) st = fkv_tlist_push(run, out->list, v.list->at[i % v.list->n]);
     return st;
 }
@@ -304,24 +304,27 @@ static fkv_status slice_range(fkv_trun *run, const fkv_trange *r, int64_t start,
     return fkv_tv_new_range(run, start, stop, step, out);
 }
 
-fkv_status fkv_tv_slice(fkv_trun *run, fkv_tvalue of, const fkv_tvalue bounds[3], fkv_tvalue *out,
-                        bool *found)
+static fkv_status wrong_bound(fkv_trun *run)
+{
+    return fkv_trun_fail(run, "slice indices must be integers or None");
+}
+
+fkv_status fkv_tv_slice(fkv_trun *run, fkv_tvalue of, const fkv_tvalue bounds[3], fkv_tvalue *out)
 {
     int64_t n, start, stop, step = 1, count = 0;
-    *found = false;
     if (of.type == FKV_T_UNDEFINED) return fkv_trun_fail_undefined(run, of);
-    if (of.type != FKV_T_STRING && !is_list(of) && of.type != FKV_T_RANGE) return FKV_OK;
+    if (of.type != FKV_T_STRING && !is_list(of) && of.type != FKV_T_RANGE)
+        return fkv_trun_fail(run, "'%s' object can't be sliced", fkv_tv_type(of));
     fkv_status st = fkv_tv_length(run, of, &n);
     if (st) return st;
-    if (bounds[2].type != FKV_T_NONE && !fkv_tv_as_int(bounds[2], &step)) return FKV_OK;
+    if (bounds[2].type != FKV_T_NONE && !fkv_tv_as_int(bounds[2], &step)) return wrong_bound(run);
     if (step == 0) return fkv_trun_fail(run, "slice step cannot be zero");
     if (step < -INT64_MAX) step = -INT64_MAX;
     const int64_t lo = step < 0 ? -1 : 0, hi = step < 0 ? n - 1 : n;
-    if (!bound_of(bounds[0], n, lo, hi, step < 0 ? hi : lo, &start)) return FKV_OK;
-    if (!bound_of(bounds[1], n, lo, hi, step < 0 ? lo : hi, &stop)) return FKV_OK;
+    if (!bound_of(bounds[0], n, lo, hi, step < 0 ? hi : lo, &start)) return wrong_bound(run);
+    if (!bound_of(bounds[1], n, lo, hi, step < 0 ? lo : hi, &stop)) return wrong_bound(run);
     if (step > 0 && start < stop) count = (stop - start - 1) / step + 1;
     if (step < 0 && start > stop) count = (start - stop - 1) / -step + 1;
-    *found = true;
     if (of.type == FKV_T_STRING) return fkv_ts_slice(run, of, count ? start : 0, step, count, out);
     if (of.type == FKV_T_RANGE) return slice_range(run, of.range, start, stop, step, out);
     st = fkv_trun_step(run, (size_t)count * sizeof(fkv_tvalue));

@@ -31,9 +31,8 @@ fkv_status fkv_tv_compare(fkv_trun *run, fkv_top op, fkv_tvalue a, fkv_tvalue b,
 
 /* of[key] where Python has it; *found is false where that is a TypeError or a LookupError. */
 fkv_status fkv_tv_item(fkv_trun *run, fkv_tvalue of, fkv_tvalue key, fkv_tvalue *out, bool *found);
-/* of[start:stop:step]; None for what is not given. *found as above. */
-fkv_status fkv_tv_slice(fkv_trun *run, fkv_tvalue of, const fkv_tvalue bounds[3], fkv_tvalue *out,
-                        bool *found);
+/* of[start:stop:step]; None for what is not given. */
+fkv_status fkv_tv_slice(fkv_trun *run, fkv_tvalue of, const fkv_tvalue bounds[3], fkv_tvalue *out);
 /* The start and end of [start:stop] in something of this length, clamped as Python does it. */
 void fkv_tv_clamp(int64_t length, int64_t *start, int64_t *stop);
 

@@ -95,7 +95,7 @@ static fkv_status run_if(fkv_teval *e, const fkv_tnode *node)
 /* Whether the loop's condition holds for the item. */
 static fkv_status passes(fkv_teval *e, loop *l, fkv_tvalue item, bool *yes)
 {
-    fkv_tvalue v;
+    fkv_tvalue v = {0};
     fkv_tscope *scope = e->scope;
     if (!l->test || l->test->kept) {
         fkv_status st = fkv_tscope_new(e, l->around, &l->test);
@@ -210,11 +210,12 @@ static fkv_status run_else(fkv_teval *e, const fkv_tnode *body)
     return st ? st : run_inside(e, body, scope, e->out);
 }
 
+/* As in Jinja, a loop whose body never came to its end has its else run, break and continue or not. */
 static fkv_status run_for(fkv_teval *e, const fkv_tnode *node)
 {
     fkv_tvalue of;
     fkv_tscope *scope = NULL;
-    bool more = true;
+    bool more = true, ran = false;
     fkv_status st = fkv_teval_value(e, node->b, &of);
     if (st) return st;
     loop *l = fkv_tarena_take(&e->run.arena, 1, sizeof *l);
@@ -232,8 +233,9 @@ static fkv_status run_for(fkv_teval *e, const fkv_tnode *node)
         const fkv_tjump jump = e->jump;
         e->jump = FKV_T_GO_ON;
         if (jump == FKV_T_BREAK) break;
+        ran |= jump == FKV_T_GO_ON;
     }
-    return st || l->index0 >= 0 ? st : run_else(e, node->other);
+    return st || ran ? st : run_else(e, node->other);
 }
 
 /* {% set x %}body{% endset %}, {% filter f %}body{% endfilter %}. */

@@ -116,10 +116,10 @@ fkv_status fkv_tv_borrow(fkv_trun *run, const char *s, size_t n, fkv_tvalue *out
 
 fkv_status fkv_tv_new_string(fkv_trun *run, size_t n, char **bytes, fkv_tvalue *out)
 {
-    fkv_status st = fkv_trun_step(run, n);
-    if (st) return st;
     *bytes = fkv_tarena_take(&run->arena, n, 1);
-    return *bytes ? fkv_tv_borrow(run, *bytes, n, out) : fkv_trun_no_room(run);
+    if (!*bytes) return fkv_trun_no_room(run);
+    fkv_status st = fkv_tv_borrow(run, *bytes, n, out);
+    return st ? st : fkv_trun_step(run, n);
 }
 
 fkv_status fkv_tv_copy_string(fkv_trun *run, const char *s, size_t n, fkv_tvalue *out)
@@ -183,7 +183,7 @@ static fkv_status hash_of(fkv_trun *run, fkv_tvalue v, uint64_t *h)
     case FKV_T_BOOL: x = (uint64_t)v.b * prime; break;
     case FKV_T_INT: x = (uint64_t)v.i * prime; break;
     case FKV_T_FLOAT:
-        if (v.f >= -0x1p63 && v.f < 0x1p63 && v.f == floor(v.f))
+        if (fabs(v.f) < (double)INT64_MAX && v.f == floor(v.f))
             x = (uint64_t)(int64_t)v.f * prime;
         else
             memcpy(&x, &v.f, sizeof x);
@@ -542,7 +542,7 @@ fkv_status fkv_titer_next(fkv_trun *run, fkv_titer *it, fkv_tvalue *item, bool *
 fkv_status fkv_tv_collect(fkv_trun *run, fkv_tvalue v, fkv_ttype type, fkv_tvalue *out)
 {
     fkv_titer it;
-    fkv_tvalue item, list;
+    fkv_tvalue item, list = {0};
     bool more;
     fkv_status st = fkv_titer_start(run, v, &it);
     if (!st)
