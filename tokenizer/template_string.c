@@ -6,6 +6,8 @@
 #include "tokenizer/characters.h"
 #include "tokenizer/template_unicode.h"
 
+enum { LOOK_COST = 16, LONG_NEEDLE = 32 };
+
 /* The bytes from and to of v. */
 static fkv_tvalue part_of(fkv_tvalue v, size_t from, size_t to)
 {
@@ -20,25 +22,30 @@ static bool is_in(fkv_tvalue chars, const char *c, size_t len)
                                     : chars.n >= len && memmem(chars.s, chars.n, c, len) != NULL;
 }
 
+/* Each character is looked for among chars, which takes far longer than to copy it. */
+static fkv_status strip_step(fkv_trun *run, fkv_tvalue chars, size_t len)
+{
+    return chars.type == FKV_T_STRING && chars.n > LOOK_COST ? fkv_trun_step(run, chars.n * len) : FKV_OK;
+}
+
 fkv_status fkv_ts_strip(fkv_trun *run, fkv_tvalue v, fkv_tvalue chars, int sides, fkv_tvalue *out)
 {
-    const size_t cost = chars.type == FKV_T_STRING ? chars.n : 1;
     size_t from = 0, to = v.n, len;
     fkv_status st = FKV_OK;
     while (!st && (sides & FKV_TS_LEFT) && from < to) {
         fkv_utf8_get(v.s + from, &len);
         if (!is_in(chars, v.s + from, len)) break;
         from += len;
-        st = from % FKV_TEMPLATE_BYTES_A_STEP < len || cost > 16 ? fkv_trun_step(run, cost) : FKV_OK;
+        st = strip_step(run, chars, len);
     }
     while (!st && (sides & FKV_TS_RIGHT) && from < to) {
         len = fkv_utf8_before(v.s, to);
         if (!is_in(chars, v.s + to - len, len)) break;
         to -= len;
-        st = to % FKV_TEMPLATE_BYTES_A_STEP < len || cost > 16 ? fkv_trun_step(run, cost) : FKV_OK;
+        st = strip_step(run, chars, len);
     }
     *out = part_of(v, from, to);
-    return st;
+    return st ? st : fkv_trun_step(run, (v.n - (to - from)) * LOOK_COST);
 }
 
 /* The end of the run of characters from at on that are white space, or are not. */
@@ -226,7 +233,7 @@ fkv_status fkv_ts_lower(fkv_trun *run, fkv_tvalue v, fkv_tvalue *out)
 
 fkv_status fkv_ts_find(fkv_trun *run, fkv_tvalue v, fkv_tvalue part, int64_t *at)
 {
-    fkv_status st = fkv_trun_step(run, v.n);
+    fkv_status st = fkv_trun_step(run, part.n > LONG_NEEDLE ? v.n * (size_t)LOOK_COST : v.n);
     if (st) return st;
     const char *hit = part.n ? memmem(v.s, v.n, part.s, part.n) : v.s;
     *at = hit ? hit - v.s : -1;
