@@ -10,9 +10,8 @@
 #include "runner/base/buf.h"
 #include "runner/base/json.h"
 #include "runner/commands.h"
+#include "runner/line.h"
 #include "tokenizer/tokenizer.h"
-
-enum { LINE_MAX_BYTES = 256 << 20 };
 
 static const char usage[] =
     "Usage: fairkv-batch tokenize MODEL_DIR [--decode] [--json] [--bos]\n"
@@ -38,31 +37,6 @@ struct job {
     fkv_buf line, out;
     fkv_ids ids;
 };
-
-/* Reads a line without its newline into j->line. FKV_END at the end of input. */
-static fkv_status read_line(struct job *j, fkv_err *err)
-{
-    fkv_buf_clear(&j->line);
-    for (;;) {
-        fkv_status st = fkv_buf_reserve(&j->line, 4096, err);
-        if (st) return st;
-        /* fgets stops at a newline but hides NULs, so bytes are read singly. */
-        int c = 0;
-        size_t room = j->line.cap - j->line.len - 1;
-        while (room && (c = getc_unlocked(stdin)) != EOF && c != '\n') {
-            j->line.data[j->line.len++] = (char)c;
-            room--;
-        }
-        j->line.data[j->line.len] = '\0';
-        if (!room && c != '\n' && c != EOF) {
-            if (j->line.len > LINE_MAX_BYTES)
-                return fkv_fail(err, FKV_E_INPUT, "a line of more than %d bytes", LINE_MAX_BYTES);
-            continue;
-        }
-        if (c == EOF && ferror(stdin)) return fkv_fail_errno(err, NULL, "reading standard input");
-        return c == EOF && j->line.len == 0 ? FKV_END : FKV_OK;
-    }
-}
 
 static fkv_status encode_line(struct job *j, fkv_err *err)
 {
@@ -133,7 +107,7 @@ static fkv_status decode_line(struct job *j, fkv_err *err)
 static fkv_status run_lines(struct job *j, fkv_err *err)
 {
     for (int64_t line = 1;; line++) {
-        fkv_status st = read_line(j, err);
+        fkv_status st = fkv_line_read(stdin, &j->line, err);
         if (st == FKV_END) break;
         fkv_buf_clear(&j->out);
         if (!st) st = j->decode ? decode_line(j, err) : encode_line(j, err);

@@ -9,5 +9,6 @@ int fkv_cmd_check(int argc, char **argv);
 int fkv_cmd_plan(int argc, char **argv);
 int fkv_cmd_export(int argc, char **argv);
 int fkv_cmd_tokenize(int argc, char **argv);
+int fkv_cmd_template(int argc, char **argv);
 
 #endif

@@ -25,6 +25,8 @@ static const command commands[] = {
      "JOB.ini [-s ...] [--svg FILE]   write profile.json and plan.json; explain the plan"},
     {"export", fkv_cmd_export, "OUTPUT_DIR --format longbench|jsonl DEST"},
     {"tokenize", fkv_cmd_tokenize, "MODEL_DIR [--decode] [--json] [--bos]   stdin to stdout, line by line"},
+    {"template", fkv_cmd_template,
+     "MODEL_DIR|FILE [--date D]   chat template: JSON lines of messages to text, line by line"},
 };
 
 static void print_help(FILE *out)

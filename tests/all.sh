@@ -5,10 +5,10 @@ set -eu
 cd "$(dirname "$0")/.."
 tests/debian.sh tests
 
-# HF tokenizers is the tokenizer's oracle; its test says so and skips without it.
+# HF tokenizers and jinja2 are the oracles of tokenizer and templates; their tests say so and skip without them.
 venv=build/oracle
 if [ ! -x $venv/bin/python ]; then
-  python3 -m venv $venv && $venv/bin/pip install -q tokenizers || echo "PyPI can't be reached: HF tokenizers is not there"
+  python3 -m venv $venv && $venv/bin/pip install -q tokenizers jinja2 || echo "PyPI can't be reached: HF tokenizers and jinja2 are not there"
 fi
 cmake -S . -B build -DFKV_ORACLE_PYTHON="$PWD/$venv/bin/python" >/dev/null
 ninja -C build
@@ -19,9 +19,9 @@ ninja -C build-asan
 ctest --test-dir build-asan --output-on-failure -j 2 -LE slow
 
 cmake --preset tsan -G Ninja >/dev/null
-ninja -C build-tsan fairkv-batch test_backend_collectives test_device_failure test_engine test_prompt
+ninja -C build-tsan fairkv-batch test_backend_collectives test_device_failure test_engine test_prompt test_template
 ctest --test-dir build-tsan --output-on-failure -j 2 \
-  -R '^unit/test_(backend_collectives|device_failure|engine|prompt)$|^cli/threads$'
+  -R '^unit/test_(backend_collectives|device_failure|engine|prompt|template)$|^cli/threads$'
 
 # CUDA code must compile where nvcc is, also without a GPU.
 if command -v nvcc >/dev/null; then

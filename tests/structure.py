@@ -35,7 +35,7 @@ LIBRARIES = [
     ("inih", r"ini\.h", ["jobs/job.c"]),
     ("xxHash", r"xx(hash|h3)\.h", ["jobs/shard.c", "runner/base/hash.c"]),
     ("PCRE2", r"pcre2", ["tokenizer/regex.c"]),
-    ("utf8proc", r"utf8proc\.h", ["tokenizer/characters.c", "tokenizer/nfc.c"]),
+    ("utf8proc", r"utf8proc\.h", ["tokenizer/characters.c", "tokenizer/nfc.c", "tokenizer/template_unicode.c"]),
 ]
 
 # What says the shape of a model, and where it may; tests may too.

@@ -17,6 +17,7 @@ max_len() {
   case $1 in
     archive) echo 16384 ;;
     tokenizer_json) echo 8192 ;;
+    template) echo 2048 ;;
     tokenizer_text | row) echo 1024 ;;
     *) echo 4096 ;;
   esac
