@@ -312,6 +312,21 @@ static fkv_status take_record(const fkv_record_parser *parser, const fkv_record_
     return FKV_OK;
 }
 
+/* Empties what an earlier line left; its buffers keep their memory. */
+static void begin(fkv_record *record)
+{
+    const fkv_buf stop = record->sampling.stop;
+    fkv_buf *const buffers[] = {&record->member_name,  &record->id_json, &record->dataset,
+                                &record->fields,       &record->prompt,  &record->prefix,
+                                &record->sampling.stop};
+    record->max_new_tokens = 0;
+    record->wrap = FKV_WRAP_NONE;
+    record->newline_ends = false;
+    record->error_code[0] = record->error_message[0] = '\0';
+    record->sampling = (fkv_record_sampling){.stop = stop};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) fkv_buf_clear(buffers[i]);
+}
+
 fkv_status fkv_record_parse(const fkv_record_parser *parser, const fkv_line *line, fkv_record *record,
                             fkv_err *err)
 {
@@ -320,13 +335,7 @@ fkv_status fkv_record_parse(const fkv_record_parser *parser, const fkv_line *lin
     record->ordinal = line->ordinal;
     record->archive = line->archive;
     record->line = line->line;
-    record->max_new_tokens = 0;
-    record->error_code[0] = record->error_message[0] = '\0';
-    fkv_buf_clear(&record->member_name);
-    fkv_buf_clear(&record->id_json);
-    fkv_buf_clear(&record->dataset);
-    fkv_buf_clear(&record->fields);
-    fkv_buf_clear(&record->prompt);
+    begin(record);
     if ((st = fkv_buf_puts(&record->member_name, line->member, err))) return st;
     record->member = record->member_name.data;
     if ((st = fkv_buf_puts(&record->id_json, "null", err))) return st;
