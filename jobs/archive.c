@@ -303,8 +303,8 @@ static fkv_status keep_name(fkv_reader *r, const char *name, size_t n, fkv_err *
 
 static bool wanted(const fkv_reader *r, const char *name, size_t n)
 {
-    for (size_t i = 0; i < r->job->input.n_members; i++) {
-        const char *pattern = r->job->input.members[i];
+    for (size_t i = 0; i < r->job->input.members.n; i++) {
+        const char *pattern = r->job->input.members.at[i];
         if (fkv_pattern_match(pattern, name, n)) return true;
         /* tar keeps the "./" that it was called with. */
         if (n > 2 && memcmp(name, "./", 2) == 0 && fkv_pattern_match(pattern, name + 2, n - 2)) return true;

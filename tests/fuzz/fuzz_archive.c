@@ -63,8 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fkv_job job = {0};
     job.input.files = &file;
     job.input.n_files = 1;
-    job.input.members = &patterns[data[0] / 8 % 4];
-    job.input.n_members = 1;
+    job.input.members = (fkv_words){&patterns[data[0] / 8 % 4], 1};
     job.input.max_record_bytes = RECORD_MAX;
     job.job.limit = LINES_MAX;
     fkv_reader *reader = NULL;
