@@ -50,7 +50,6 @@ def a_wrong_command_line_exits_2_and_shows_the_usage():
     command("export", "a", "b", "c", "--format", "jsonl").must(2, "too many arguments: c")
     command("export", "a", "b", "--format").must(2, "--format needs a value")
     command("export", "a", "b", "--format", "csv").must(2, "unknown format: csv")
-    command("export", "a", "b", "--format", "openai").must(2, "openai is not supported")
     command("export", "a", "b", "--what").must(2, "unknown option: --what")
     command("tokenize").must(2, "one MODEL_DIR")
     command("tokenize", "a", "b").must(2, "one MODEL_DIR")
@@ -253,9 +252,6 @@ def unsupported_features_are_refused_by_name():
         ("engine.data_parallel=2", ["engine.data_parallel: more than 1 is not supported by this build"]),
     ):
         refused("unsupported", words, setting)
-    command("export", "out", "--format", "openai", "dest").must(
-        2, "--format openai is not supported by this build"
-    )
 
 
 @test
