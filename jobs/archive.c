@@ -30,6 +30,15 @@
 
 enum { BLOCK_BYTES = 256 * 1024, MESSAGE_BYTES = 200 };
 
+/* A .json member that begins with '[' holds an array: its elements stand for lines. */
+typedef enum array_state {
+    ARRAY_NONE,   /* lines */
+    ARRAY_MAYBE,  /* by its name; the first block decides */
+    ARRAY_INSIDE, /* behind '[' or an element's comma */
+    ARRAY_BEHIND, /* behind ']' */
+    ARRAY_OVER    /* and what is there too much has been told */
+} array_state;
+
 struct fkv_reader {
     const fkv_job *job;
     bool (*stop)(void *ctx); /* NULL: never */
@@ -54,15 +63,18 @@ struct fkv_reader {
     bool looking;          /* fkv_input_look: for what follows */
     fkv_buf other;         /* the last member that is not wanted */
     int64_t passed_inside; /* bytes of members that were read or passed over, where unpack doesn't count */
-    int64_t line;          /* lines of the member read so far */
-    const char *p;         /* what is left of the block */
-    const char *end;       /* its end */
-    int64_t offset;        /* in the member, of the next block */
-    fkv_buf carry;         /* the beginning of a line, from earlier blocks */
-    bool carry_lent;       /* the caller had it; empty it first */
-    bool skipping;         /* to the end of an oversized line */
-    bool warned;           /* the member is damaged, which shows behind this block */
-    int64_t n_records;     /* handed out */
+    array_state array;     /* what the member is; with ARRAY_INSIDE, where in an element p is: */
+    int64_t depth;         /* open brackets */
+    bool in_string, escaped;
+    int64_t line;      /* lines, or elements, of the member read so far */
+    const char *p;     /* what is left of the block */
+    const char *end;   /* its end */
+    int64_t offset;    /* in the member, of the next block */
+    fkv_buf carry;     /* the beginning of a line, from earlier blocks */
+    bool carry_lent;   /* the caller had it; empty it first */
+    bool skipping;     /* to the end of an oversized line */
+    bool warned;       /* the member is damaged, which shows behind this block */
+    int64_t n_records; /* handed out */
     char message[MESSAGE_BYTES];
 };
 
@@ -82,6 +94,7 @@ static bool ends_in(const char *name, size_t n, const char *const *suffixes, siz
 }
 
 static const char *const compressed_suffixes[] = {".gz", ".zst", ".zstd", ".xz", ".bz2", NULL};
+static const char *const array_suffixes[] = {".json", NULL};
 static const char *const text_suffixes[] = {".jsonl", ".ndjson", ".json", ".txt", NULL};
 static const char *const archive_suffixes[] = {".tar",  ".zip", ".7z",   ".tgz", ".tbz",
                                                ".tbz2", ".txz", ".tzst", NULL};
@@ -303,8 +316,8 @@ static fkv_status keep_name(fkv_reader *r, const char *name, size_t n, fkv_err *
 
 static bool wanted(const fkv_reader *r, const char *name, size_t n)
 {
-    for (size_t i = 0; i < r->job->input.n_members; i++) {
-        const char *pattern = r->job->input.members[i];
+    for (size_t i = 0; i < r->job->input.members.n; i++) {
+        const char *pattern = r->job->input.members.at[i];
         if (fkv_pattern_match(pattern, name, n)) return true;
         /* tar keeps the "./" that it was called with. */
         if (n > 2 && memcmp(name, "./", 2) == 0 && fkv_pattern_match(pattern, name + 2, n - 2)) return true;
@@ -364,7 +377,9 @@ static step next_member(fkv_reader *r, fkv_err *err)
         r->matched = r->in_member = true;
         r->p = r->end = NULL;
         r->offset = 0;
-        r->skipping = r->warned = false;
+        r->skipping = r->warned = r->in_string = r->escaped = false;
+        r->depth = 0;
+        r->array = ends_in(name, n, array_suffixes, &n) ? ARRAY_MAYBE : ARRAY_NONE;
         fkv_buf_clear(&r->carry);
         return STEP_OK;
     }
@@ -473,6 +488,119 @@ static step next_line(fkv_reader *r, fkv_line *line, fkv_err *err)
     }
 }
 
+static step bad_element(fkv_reader *r, fkv_line *line, const char *code, const char *what)
+{
+    r->line++;
+    r->carry_lent = true;
+    line->error_code = code;
+    snprintf(r->message, sizeof r->message, "%s", what);
+    return STEP_OK;
+}
+
+/* Moves p behind the element's end, which is given back: ',' or ']'; '\0': it goes on in
+ * the next block. Brackets that don't match are the element's own mistake. */
+static char pass_element(fkv_reader *r)
+{
+    while (r->p < r->end) {
+        const char c = *r->p++;
+        if (r->in_string) {
+            if (r->escaped || c == '\\')
+                r->escaped = !r->escaped;
+            else if (c == '"')
+                r->in_string = false;
+        } else if (c == '"') {
+            r->in_string = true;
+        } else if (c == '{' || c == '[') {
+            r->depth++;
+        } else if (r->depth == 0 && (c == ',' || c == ']')) {
+            return c;
+        } else if (r->depth && (c == '}' || c == ']')) {
+            r->depth--;
+        }
+    }
+    return '\0';
+}
+
+static void skip_space(fkv_reader *r)
+{
+    while (r->p < r->end && (*r->p == ' ' || *r->p == '\t' || *r->p == '\r' || *r->p == '\n')) r->p++;
+}
+
+/* Looks at the first block for the array's beginning, and passes it. */
+static void decide(fkv_reader *r)
+{
+    const char *first = r->p;
+    if (r->end - r->p >= 3 && memcmp(r->p, "\xef\xbb\xbf", 3) == 0) r->p += 3;
+    skip_space(r);
+    r->array = r->p < r->end && *r->p == '[' ? ARRAY_INSIDE : ARRAY_NONE;
+    r->p = r->array == ARRAY_INSIDE ? r->p + 1 : first;
+}
+
+/* The element that ends here, of which text is what the last block had. */
+static step take_element(fkv_reader *r, const char *text, size_t n, char end, fkv_line *line)
+{
+    const bool first = r->line == 0;
+    if (end == ']') r->array = ARRAY_BEHIND;
+    while (n && strchr(" \t\r\n", text[n - 1])) n--;
+    if (n == 0 && first && end == ']') return STEP_OK; /* an empty array */
+    if (n == 0) return bad_element(r, line, "bad_json", "an element of the array is missing");
+    if (n > (size_t)r->job->input.max_record_bytes) return bad_element(r, line, "too_large", "");
+    r->line++;
+    line->text = text;
+    line->n = n;
+    return STEP_OK;
+}
+
+/* One step towards the array's next element; without a text or an error: go on. */
+static step next_element(fkv_reader *r, fkv_line *line, fkv_err *err)
+{
+    if (r->carry_lent) fkv_buf_clear(&r->carry);
+    r->carry_lent = false;
+    if (r->p == r->end) {
+        const step got = read_block(r);
+        if (got != STEP_END || r->array != ARRAY_INSIDE) return got;
+        r->array = ARRAY_OVER;
+        return bad_element(r, line, "bad_json", "the array does not end");
+    }
+    if (!r->carry.len && !r->skipping && !r->in_string && !r->depth) skip_space(r);
+    if (r->p == r->end) return STEP_OK;
+    if (r->array != ARRAY_INSIDE) {
+        r->p = r->end;
+        if (r->array == ARRAY_OVER) return STEP_OK;
+        r->array = ARRAY_OVER;
+        return bad_element(r, line, "bad_json", "more behind the array");
+    }
+    const char *text = r->p;
+    const char end = pass_element(r);
+    const size_t n = (size_t)(r->p - text) - (end != '\0');
+    if (r->skipping) {
+        r->skipping = end == '\0';
+        if (end == ']') r->array = ARRAY_BEHIND;
+        return STEP_OK;
+    }
+    if (n + r->carry.len > (size_t)r->job->input.max_record_bytes + 4) {
+        r->skipping = end == '\0';
+        if (end == ']') r->array = ARRAY_BEHIND;
+        return bad_element(r, line, "too_large", "");
+    }
+    if (end && !r->carry.len) return take_element(r, text, n, end, line);
+    if (fkv_buf_append(&r->carry, text, n, err)) return STEP_SYSTEM;
+    if (!end) return STEP_OK;
+    r->carry_lent = true;
+    return take_element(r, r->carry.data, r->carry.len, end, line);
+}
+
+/* The same of any member. STEP_END: there is none. */
+static step next_piece(fkv_reader *r, fkv_line *line, fkv_err *err)
+{
+    if (r->array == ARRAY_MAYBE) {
+        const step got = r->p == r->end ? read_block(r) : STEP_OK;
+        if (got != STEP_OK || r->p == r->end) return got;
+        decide(r);
+    }
+    return r->array == ARRAY_NONE ? next_line(r, line, err) : next_element(r, line, err);
+}
+
 static step next_archive(fkv_reader *r, fkv_err *err)
 {
     int rc;
@@ -504,7 +632,7 @@ static step advance(fkv_reader *r, fkv_line *line, fkv_err *err)
 {
     if (!r->archive) return next_archive(r, err);
     if (r->in_member) {
-        const step got = next_line(r, line, err);
+        const step got = next_piece(r, line, err);
         if (got != STEP_OK) r->in_member = false;
         return got == STEP_END ? STEP_OK : got;
     }

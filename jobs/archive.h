@@ -2,7 +2,8 @@
  *
  * Reads tar, zip, 7z and plain files, gz, zst, xz or bz2 on top, through
  * libarchive, in constant memory. Nothing is ever extracted: member names are
- * just names. Lines end in "\n" ("\r\n" too); blank ones are skipped but counted.
+ * just names. Lines end in "\n" ("\r\n" too); blank ones are skipped but counted. Of a
+ * member named .json that begins with '[' the array's elements stand for lines.
  * A reader owns its files and buffers and borrows the job. Not for: what a line means
  * (record.h).
  */
@@ -19,10 +20,11 @@ typedef struct fkv_line {
     int64_t ordinal;     /* 0-based count of records over the whole input */
     const char *archive; /* fkv_input_file.name */
     const char *member;  /* path inside it, UTF-8; a plain file: base name without compression suffix */
-    int64_t line;        /* from 1 */
-    const char *text;    /* without the line's end; NULL when error_code is set */
+    int64_t line;        /* from 1; of an array: the element */
+    const char *text;    /* without the line's end (an element may hold some); NULL when error_code is set */
     size_t n;
-    const char *error_code;    /* "too_large" (over max_record_bytes), "damaged_archive", or NULL */
+    const char *error_code;    /* "too_large" (over max_record_bytes), "damaged_archive", "bad_json" (an
+                                * array's, not an element's), or NULL */
     const char *error_message; /* with it */
 } fkv_line;
 

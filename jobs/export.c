@@ -1,5 +1,6 @@
 /* export: see export.h. An exporter owns the merged list of shards, a table of
- * the files it writes and at most MAX_OPEN open ones of them. */
+ * the files it writes and at most MAX_OPEN open ones of them. Not for: what a line holds
+ * (export_row.c). */
 #include "jobs/export.h"
 
 #include <dirent.h>
@@ -11,8 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "jobs/export_row.h"
 #include "jobs/manifest.h"
-#include "jobs/row.h"
 #include "jobs/shard.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
@@ -22,7 +23,7 @@ enum { MAX_OPEN = 64, MAX_FILES = 100000, MAX_NAME = 240, MAX_PARTS = 100000 };
 
 /* A file being written, under path.tmp until all are done. */
 typedef struct target {
-    char *name; /* the dataset; "" for the one file of JSONL */
+    char *name; /* the dataset; "" for DEST itself, "errors" for DEST.errors */
     char *path, *tmp;
     FILE *file;   /* NULL while closed */
     uint64_t use; /* the larger, the later it was written to */
@@ -37,7 +38,7 @@ typedef struct exporter {
     size_t n_targets, cap;
     int n_open;
     uint64_t clock;
-    fkv_buf line;
+    fkv_export_line line;
     fkv_export_counts *counts;
 } exporter;
 
@@ -229,7 +230,7 @@ static fkv_status merge_manifests(exporter *x, fkv_err *err)
     return st;
 }
 
-/* A row as LongBench's line. */
+/* Rows. */
 
 /* The text of a JSON string, malloc'd, if it can be a file's name. */
 static fkv_status dataset_name(const fkv_span *dataset, const char *where, int64_t row, char **out,
@@ -254,86 +255,58 @@ static fkv_status dataset_name(const fkv_span *dataset, const char *where, int64
     return st;
 }
 
-static fkv_status put_member(fkv_buf *b, const char *key, const fkv_span *v, const char *fallback,
-                             fkv_err *err)
+static bool by_dataset(const exporter *x)
 {
-    fkv_status st = fkv_buf_puts(b, key, err);
+    return x->format == FKV_EXPORT_LONGBENCH || x->format == FKV_EXPORT_RULER;
+}
+
+static fkv_status write_row(exporter *x, const fkv_export_row *row, fkv_err *err)
+{
+    fkv_export_line *line = &x->line;
+    target *t = x->targets;
+    fkv_status st = fkv_export_line_make(x->format, row, line, err);
     if (st) return st;
-    return v->p ? fkv_buf_append(b, v->p, v->n, err) : fkv_buf_puts(b, fallback, err);
-}
-
-static fkv_status write_longbench(exporter *x, const char *row, size_t n, const char *where, int64_t at,
-                                  bool *is_error, fkv_err *err)
-{
-    static const char *const keys[] = {"id", "dataset", "fields", "text", "error"};
-    static const char *const field_keys[] = {"answers", "all_classes", "length"};
-    fkv_span v[5], f[3] = {{0}};
-    fkv_err bad = {0};
-    char *name = NULL;
-    target *t;
-    if (fkv_row_members(row, n, keys, v, 5, &bad) ||
-        (v[2].p && fkv_row_members(v[2].p, v[2].n, field_keys, f, 3, &bad)))
-        return fkv_fail_at(err, FKV_E_INPUT, where, at, NULL, "%s", bad.message);
-    *is_error = v[4].p != NULL;
-    if (!v[1].p || (v[1].n == 4 && memcmp(v[1].p, "null", 4) == 0)) {
-        if (!*is_error)
-            return fkv_fail_at(err, FKV_E_INPUT, where, at, "dataset",
-                               "is null: only records of datasets can be exported as longbench");
-        x->counts->skipped++;
-        return FKV_OK;
+    x->counts->errors += line->is_error;
+    if (by_dataset(x)) {
+        char *name = NULL;
+        if (!line->dataset.p && line->is_error) {
+            x->counts->skipped++;
+            return FKV_OK;
+        }
+        if (!line->dataset.p)
+            return fkv_fail_at(err, FKV_E_INPUT, row->where, row->at, "dataset",
+                               "is null: only records of datasets can be exported as %s",
+                               x->format == FKV_EXPORT_RULER ? "ruler" : "longbench");
+        st = dataset_name(&line->dataset, row->where, row->at, &name, err);
+        if (!st) st = open_dataset(x, name, &t, err);
+        free(name);
+    } else if (x->format == FKV_EXPORT_OPENAI && line->is_error) {
+        t++;
     }
-    const fkv_span no_text = {0};
-    fkv_buf *b = &x->line;
-    fkv_buf_clear(b);
-    fkv_status st = dataset_name(&v[1], where, at, &name, err);
-    if (!st) st = put_member(b, "{\"pred\":", *is_error ? &no_text : &v[3], "\"\"", err);
-    if (!st) st = put_member(b, ",\"answers\":", &f[0], "[]", err);
-    if (!st) st = put_member(b, ",\"all_classes\":", &f[1], "null", err);
-    if (!st) st = put_member(b, ",\"length\":", &f[2], "0", err);
-    if (!st) st = put_member(b, ",\"_id\":", &v[0], "null", err);
-    if (!st) st = fkv_buf_puts(b, "}\n", err);
-    if (!st) st = open_dataset(x, name, &t, err);
-    if (!st) st = write_to(x, t, b->data, b->len, err);
-    if (!st) x->counts->rows++;
-    free(name);
-    return st;
-}
-
-static fkv_status write_jsonl(exporter *x, const char *row, size_t n, const char *where, int64_t at,
-                              bool *is_error, fkv_err *err)
-{
-    static const char *const keys[] = {"error"};
-    fkv_span v;
-    fkv_err bad = {0};
-    if (fkv_row_members(row, n, keys, &v, 1, &bad))
-        return fkv_fail_at(err, FKV_E_INPUT, where, at, NULL, "%s", bad.message);
-    *is_error = v.p != NULL;
+    if (st) return st;
     x->counts->rows++;
-    return write_to(x, &x->targets[0], row, n, err);
+    if (x->format == FKV_EXPORT_JSONL) return write_to(x, t, row->text, row->n, err);
+    return write_to(x, t, line->text.data, line->text.len, err);
 }
 
 static fkv_status export_shard(exporter *x, const fkv_manifest_shard *s, fkv_err *err)
 {
     char name[FKV_SHARD_NAME_SIZE];
     fkv_shard_reader *reader = NULL;
-    const char *row;
-    size_t n;
-    int64_t rows = 0;
     fkv_shard_name(s->index, name);
     char *path = fkv_path_join(x->output_dir, name);
     if (!path) return fkv_fail_memory(err);
+    fkv_export_row row = {.where = path, .ordinal = s->index * x->shards.records_per_shard};
     fkv_status st = fkv_shard_reader_open(path, &reader, err);
-    while (!st && !(st = fkv_shard_reader_next(reader, &row, &n, err))) {
-        bool is_error = false;
-        rows++;
-        st = x->format == FKV_EXPORT_LONGBENCH ? write_longbench(x, row, n, path, rows, &is_error, err)
-                                               : write_jsonl(x, row, n, path, rows, &is_error, err);
-        x->counts->errors += is_error;
+    while (!st && !(st = fkv_shard_reader_next(reader, &row.text, &row.n, err))) {
+        row.at++;
+        st = write_row(x, &row, err);
+        row.ordinal++;
     }
     if (st == FKV_END) st = fkv_shard_reader_check(reader, s->bytes, s->xxh3, err);
-    if (!st && rows != s->count)
+    if (!st && row.at != s->count)
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "has %lld rows, the manifest says %lld",
-                         (long long)rows, (long long)s->count);
+                         (long long)row.at, (long long)s->count);
     fkv_shard_reader_close(reader);
     free(path);
     return st;
@@ -344,7 +317,7 @@ static fkv_status begin(exporter *x, fkv_err *err)
 {
     target *t;
     struct stat sb;
-    if (x->format == FKV_EXPORT_LONGBENCH) {
+    if (by_dataset(x)) {
         if (stat(x->dest, &sb) == 0 && !S_ISDIR(sb.st_mode))
             return fkv_fail_at(err, FKV_E_INPUT, x->dest, 0, NULL, "must be a folder");
         return fkv_dir_make(x->dest, err);
@@ -353,7 +326,13 @@ static fkv_status begin(exporter *x, fkv_err *err)
     fkv_status st = dir ? fkv_dir_make(dir, err) : fkv_fail_memory(err);
     free(dir);
     if (st) return st;
-    return new_target(x, "", 0, x->dest, &t, err);
+    st = new_target(x, "", 0, x->dest, &t, err);
+    if (st || x->format != FKV_EXPORT_OPENAI) return st;
+    char *errors = NULL;
+    if (asprintf(&errors, "%s.errors", x->dest) < 0) return fkv_fail_memory(err);
+    st = new_target(x, "errors", 1, errors, &t, err);
+    free(errors);
+    return st;
 }
 
 /* All files are whole on disk before the first gets its name. */
@@ -389,7 +368,7 @@ static void free_exporter(exporter *x, bool failed)
         free(t->tmp);
     }
     free(x->targets);
-    fkv_buf_free(&x->line);
+    fkv_buf_free(&x->line.text);
     fkv_manifest_free(&x->shards);
 }
 

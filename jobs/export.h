@@ -16,12 +16,17 @@
 
 #include "runner/base/status.h"
 
-typedef enum fkv_export_format { FKV_EXPORT_LONGBENCH, FKV_EXPORT_JSONL } fkv_export_format;
+typedef enum fkv_export_format {
+    FKV_EXPORT_LONGBENCH,
+    FKV_EXPORT_JSONL,
+    FKV_EXPORT_RULER,
+    FKV_EXPORT_OPENAI
+} fkv_export_format;
 
 typedef struct fkv_export_counts {
     int64_t rows, errors, files; /* rows written; of them, error rows; files written */
-    int64_t skipped;             /* LONGBENCH: error rows without a dataset, which have no file to go to */
-    bool complete;               /* every part that has a manifest is finished, and no part is missing */
+    int64_t skipped; /* LONGBENCH, RULER: error rows without a dataset, which have no file to go to */
+    bool complete;   /* every part that has a manifest is finished, and no part is missing */
 } fkv_export_counts;
 
 /* LONGBENCH: dest is a folder (made if need be); one <dataset>.jsonl per dataset,
@@ -29,7 +34,12 @@ typedef struct fkv_export_counts {
  * eval.py reads them, their values as they stand in the row (missing: [], null,
  * 0); error rows become pred "". A dataset name that can't be a file's name (empty,
  * ".", "..", with "/" or NUL, over 240 bytes) is FKV_E_INPUT, and so is an answer
- * without a dataset. JSONL: dest is one file with all rows. */
+ * without a dataset. RULER: the same with index, pred, input (empty: rows don't have it),
+ * outputs, others, truncation and length, as RULER's evaluate.py reads them. JSONL: dest is one
+ * file with all rows. OPENAI: dest has the answers and dest.errors the error rows as lines of
+ * OpenAI's batch output: id, custom_id (the record's id as a string), response, error; a record
+ * that is to blame itself has the status 400, damage has no response; ids count the records and
+ * created is 0, so that the same rows give the same bytes. */
 fkv_status fkv_export(const char *output_dir, fkv_export_format format, const char *dest,
                       fkv_export_counts *counts, fkv_err *err);
 

@@ -315,7 +315,7 @@ static fkv_status check_text(const fkv_key *key, const fkv_place *place, const c
         const unsigned char c = (unsigned char)text[i];
         if ((c < ' ' && c != '\n' && c != '\t') || c == 0x7f)
             return fkv_key_fail(key, place, err, "holds a control character");
-        if (key->type != FKV_KEY_STOP && fkv_is_comment(text, i))
+        if (key->type != FKV_KEY_STOP && key->type != FKV_KEY_OBJECT && fkv_is_comment(text, i))
             return fkv_key_fail(key, place, err, "a ';' behind white space would start a comment");
     }
     return FKV_OK;
@@ -385,6 +385,20 @@ __attribute__((format(printf, 4, 5))) static void refuse(parser *p, const char *
     report(p, &err);
 }
 
+/* What the job file can say and this build does not act on yet: chat templates, and what
+ * records say about their own wrapping and sampling. Whoever builds it takes it out here; values
+ * of choices wait under "later" in job_keys.c. */
+static void refuse_unbuilt(parser *p, fkv_job *job)
+{
+    const char *template = job->model.chat_template;
+    if (template && strcmp(template, "auto") != 0 && strcmp(template, "none") != 0)
+        refuse(p, "model", "chat_template", "a template file is not supported by this build yet");
+    if (job->model.template_vars)
+        refuse(p, "model", "template_vars", "variables are not supported by this build yet");
+    if (job->model.date) refuse(p, "model", "date", "a date is not supported by this build yet");
+    job->input.plain_only = true;
+}
+
 static void check_across(parser *p, const fkv_job *job)
 {
     const bool own_budgets = job->profile.budgets_file != NULL;
@@ -443,6 +457,7 @@ fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t 
     for (size_t i = 0; i < fkv_n_keys; i++) parse_setting(&p, i, j);
     j->plan.mode_given = given(&p, "plan", "mode");
     check_across(&p, j);
+    refuse_unbuilt(&p, j);
     if (errs->n > before) {
         st = p.broken ? p.broken : FKV_E_INPUT;
         goto out;
@@ -463,16 +478,19 @@ void fkv_job_free(fkv_job *job)
         free(job->input.files[i].path);
         free(job->input.files[i].name);
     }
-    for (size_t i = 0; i < job->input.n_members; i++) free(job->input.members[i]);
+    for (size_t i = 0; i < job->input.members.n; i++) free(job->input.members.at[i]);
+    for (size_t i = 0; i < job->input.plain_datasets.n; i++) free(job->input.plain_datasets.at[i]);
     for (size_t i = 0; i < job->sampling.n_stop; i++) free(job->sampling.stop[i]);
     for (size_t i = 0; i < fkv_n_keys; i++) {
         const fkv_key_type type = fkv_keys[i].type;
-        if (type == FKV_KEY_TEXT || type == FKV_KEY_PATH || type == FKV_KEY_FILE)
+        if (type == FKV_KEY_TEXT || type == FKV_KEY_PATH || type == FKV_KEY_FILE || type == FKV_KEY_OBJECT ||
+            type == FKV_KEY_DATE)
             free(*(char **)((char *)job + fkv_keys[i].offset));
     }
     free(job->path);
     free(job->input.files);
-    free(job->input.members);
+    free(job->input.members.at);
+    free(job->input.plain_datasets.at);
     free(job->sampling.stop);
     free(job);
 }

@@ -15,13 +15,23 @@
 #include "runner/base/buf.h"
 #include "runner/base/status.h"
 
-typedef enum fkv_format { FKV_FORMAT_AUTO, FKV_FORMAT_LONGBENCH, FKV_FORMAT_PROMPT } fkv_format;
+typedef enum fkv_format {
+    FKV_FORMAT_AUTO,
+    FKV_FORMAT_LONGBENCH,
+    FKV_FORMAT_PROMPT,
+    FKV_FORMAT_OPENAI,
+    FKV_FORMAT_QA,
+    FKV_FORMAT_RULER
+} fkv_format;
 typedef enum fkv_truncate {
     FKV_TRUNCATE_MIDDLE,
     FKV_TRUNCATE_LEFT,
     FKV_TRUNCATE_RIGHT,
-    FKV_TRUNCATE_ERROR
+    FKV_TRUNCATE_ERROR,
+    FKV_TRUNCATE_LONGBENCH /* as LongBench's pred.py: the unwrapped prompt, by text */
 } fkv_truncate;
+/* What sampling takes from the model's generation_config.json beside its stop tokens. */
+typedef enum fkv_generation_config { FKV_GENERATION_MODEL, FKV_GENERATION_IGNORE } fkv_generation_config;
 typedef enum fkv_method {
     FKV_METHOD_ADA_SNAPKV,
     FKV_METHOD_UNIFORM,
@@ -42,6 +52,11 @@ typedef struct fkv_input_file {
     char *name; /* as the job file's pattern gave it; stands in the rows */
 } fkv_input_file;
 
+typedef struct fkv_words {
+    char **at;
+    size_t n;
+} fkv_words;
+
 /* Counts that the job file may give as "auto" are 0 for auto. */
 typedef struct fkv_job {
     char *path; /* of the job file, for messages */
@@ -59,17 +74,21 @@ typedef struct fkv_job {
     struct {
         fkv_input_file *files; /* in byte order of name */
         size_t n_files;
-        char **members; /* patterns; '*' also matches '/' */
-        size_t n_members;
+        fkv_words members; /* patterns; '*' also matches '/' */
         fkv_format format;
-        char *prompts;           /* path or NULL */
+        fkv_words plain_datasets; /* LongBench's that no chat template goes around */
+        bool plain_only; /* this build wraps nothing and samples all records alike: others are error rows */
+        char *prompts;   /* path or NULL */
         char *max_new_tokens_by; /* path or NULL */
         int64_t max_record_bytes;
         int64_t part, n_parts; /* this process does the shards j with j mod n_parts == part */
     } input;
     struct {
         char *path;
-        bool dummy; /* weights = dummy */
+        bool dummy;          /* weights = dummy */
+        char *chat_template; /* "auto", "none", or a path */
+        char *template_vars; /* JSON object text in ASCII, or NULL */
+        char *date;          /* YYYY-MM-DD; NULL: the first run's day */
         int64_t max_prompt_tokens;
         fkv_truncate truncate;
     } model;
@@ -98,6 +117,7 @@ typedef struct fkv_job {
     struct {
         double temperature, top_p;
         int64_t top_k;
+        fkv_generation_config generation_config;
         char **stop; /* UTF-8 strings, none empty */
         size_t n_stop;
     } sampling;

@@ -19,19 +19,22 @@ typedef enum fkv_key_type {
     FKV_KEY_REAL,     /* double in [lo, hi], or (lo, hi] with lo_open */
     FKV_KEY_CHOICE,   /* enum: index in choices */
     FKV_KEY_FLAG,     /* bool: index in choices */
-    FKV_KEY_FIXED,    /* one choice only, so nothing is stored */
     FKV_KEY_BUDGET,   /* tokens, or a percentage */
     FKV_KEY_PART,     /* "i/n" */
     FKV_KEY_ARCHIVES, /* glob patterns of files */
-    FKV_KEY_MEMBERS,  /* patterns of member names */
-    FKV_KEY_STOP      /* JSON array of strings */
+    FKV_KEY_MEMBERS,  /* fkv_words: patterns of member names, one at least */
+    FKV_KEY_NAMES,    /* fkv_words: letters, digits, "_", "-", "." and what is not ASCII */
+    FKV_KEY_STOP,     /* JSON array of strings */
+    FKV_KEY_OBJECT,   /* char *: the text of a JSON object, compact and in ASCII; NULL when empty */
+    FKV_KEY_DATE      /* char *: YYYY-MM-DD, from 1900 on; NULL when empty */
 } fkv_key_type;
 
 /* How a key enters fkv_job_write_identity. */
 typedef enum fkv_key_identity {
     FKV_ID_NO,    /* can't change a row's bytes, or someone else pins what it leads to */
     FKV_ID_VALUE, /* by its value */
-    FKV_ID_FILE,  /* by the file's base name, size and the hash of its ends */
+    FKV_ID_FILE,  /* by the file's base name, size and the hash of its ends; a word that is no path by itself
+                   */
     FKV_ID_FILES, /* the same for input.archives, by the names that stand in the rows */
     FKV_ID_MODEL  /* by the ends of the files that make the model */
 } fkv_key_identity;

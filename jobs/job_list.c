@@ -1,10 +1,11 @@
 /* The job file's lists: words separated by white space, the files that the
- * patterns of input.archives match, and the JSON array of sampling.stop.
+ * patterns of input.archives match, and JSON: the array of sampling.stop, objects.
  *
  * In a word a backslash makes the next character plain (a blank, a wildcard); at
  * the end of a line it joins the word with the next, continued line. What is
  * stored belongs to the fkv_job. Not for: matching member names (archive.c).
  */
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <glob.h>
@@ -40,26 +41,37 @@ static bool next_word(const char **text, fkv_buf *word, fkv_status *st, fkv_err 
     return !*st;
 }
 
-static fkv_status parse_members(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
-                                fkv_err *err)
+/* Whether a word needs no escape wherever it is written. */
+static bool is_name(const char *word)
+{
+    for (const char *p = word; *p; p++) {
+        if (!isalnum((unsigned char)*p) && !strchr("_-.", *p) && (unsigned char)*p < 0x80) return false;
+    }
+    return true;
+}
+
+static fkv_status parse_words(const fkv_key *key, const char *text, const fkv_place *place, fkv_words *words,
+                              fkv_err *err)
 {
     fkv_buf word = {0};
     fkv_status st;
     while (next_word(&text, &word, &st, err)) {
-        char **more = fkv_realloc(job->input.members, job->input.n_members + 1, sizeof *more);
-        if (!more) {
+        const char *w = word.data ? word.data : "";
+        if (key->type == FKV_KEY_NAMES && !is_name(w)) {
+            st = fkv_key_fail(key, place, err, "\"%s\" can't be a dataset's name", w);
+            break;
+        }
+        char **more = fkv_realloc(words->at, words->n + 1, sizeof *more);
+        if (more) words->at = more;
+        if (!more || !(more[words->n] = strdup(w))) {
             st = fkv_fail_memory(err);
             break;
         }
-        job->input.members = more;
-        if (!(more[job->input.n_members] = strdup(word.data ? word.data : ""))) {
-            st = fkv_fail_memory(err);
-            break;
-        }
-        job->input.n_members++;
+        words->n++;
     }
     fkv_buf_free(&word);
-    if (!st && !job->input.n_members) st = fkv_key_fail(key, place, err, "names no pattern");
+    if (!st && !words->n && key->type == FKV_KEY_MEMBERS)
+        st = fkv_key_fail(key, place, err, "names no pattern");
     return st;
 }
 
@@ -266,10 +278,31 @@ out:
     return st;
 }
 
+static fkv_status parse_object(const fkv_key *key, const char *text, const fkv_place *place, char **out,
+                               fkv_err *err)
+{
+    json_error_t je;
+    fkv_status st = FKV_OK;
+    if (!*text) return FKV_OK;
+    json_t *object = fkv_json_parse(text, strlen(text), JSON_REJECT_DUPLICATES, &je);
+    if (!object && json_error_code(&je) == json_error_out_of_memory)
+        st = fkv_fail_memory(err);
+    else if (!json_is_object(object))
+        st = fkv_key_fail(key, place, err, "is not a JSON object%s%s", object ? "" : ": ",
+                          object ? "" : je.text);
+    else if (!(*out = fkv_json_dump(object, JSON_COMPACT | JSON_ENSURE_ASCII)))
+        st = fkv_fail_memory(err);
+    json_decref(object);
+    return st;
+}
+
 fkv_status fkv_list_parse(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
                           fkv_err *err)
 {
     if (key->type == FKV_KEY_ARCHIVES) return parse_archives(key, text, place, job, err);
-    if (key->type == FKV_KEY_MEMBERS) return parse_members(key, text, place, job, err);
+    void *at = (char *)job + key->offset;
+    if (key->type == FKV_KEY_MEMBERS || key->type == FKV_KEY_NAMES)
+        return parse_words(key, text, place, at, err);
+    if (key->type == FKV_KEY_OBJECT) return parse_object(key, text, place, at, err);
     return parse_stop(key, text, place, job, err);
 }

@@ -176,6 +176,26 @@ static fkv_status parse_string(const fkv_key *key, const char *text, const fkv_p
     return *out ? FKV_OK : fkv_fail_memory(err);
 }
 
+static fkv_status parse_date(const fkv_key *key, const char *text, const fkv_place *place, char **out,
+                             fkv_err *err)
+{
+    static const char form[] = "dddd-dd-dd";
+    static const int days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    bool ok = strlen(text) == sizeof form - 1;
+    if (!*text) return FKV_OK;
+    for (size_t i = 0; ok && form[i]; i++)
+        ok = form[i] == 'd' ? isdigit((unsigned char)text[i]) : text[i] == '-';
+    if (ok) {
+        const int year = atoi(text), month = atoi(text + 5), day = atoi(text + 8);
+        const bool leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+        ok = year >= 1900 && month >= 1 && month <= 12 && day >= 1 &&
+             day <= days[month - 1] + (month == 2 && leap);
+    }
+    if (!ok)
+        return fkv_key_fail(key, place, err, "\"%s\" is not a day such as 2026-07-01, from 1900 on", text);
+    return (*out = strdup(text)) ? FKV_OK : fkv_fail_memory(err);
+}
+
 /* text without the line ends of its continuations. */
 static char *joined(const char *text)
 {
@@ -194,7 +214,7 @@ fkv_status fkv_key_parse(const fkv_key *key, const char *text, const fkv_place *
     void *at = (char *)job + key->offset;
     fkv_status st;
     int choice = 0;
-    if (key->type == FKV_KEY_ARCHIVES || key->type == FKV_KEY_MEMBERS)
+    if (key->type == FKV_KEY_ARCHIVES || key->type == FKV_KEY_MEMBERS || key->type == FKV_KEY_NAMES)
         return fkv_list_parse(key, text, place, job, err);
     char *one = joined(text);
     if (!one) return fkv_fail_memory(err);
@@ -213,10 +233,11 @@ fkv_status fkv_key_parse(const fkv_key *key, const char *text, const fkv_place *
     case FKV_KEY_REAL: st = parse_real(key, one, place, at, err); break;
     case FKV_KEY_BUDGET: st = parse_budget(key, one, place, job, err); break;
     case FKV_KEY_PART: st = parse_part(key, one, place, job, err); break;
+    case FKV_KEY_DATE: st = parse_date(key, one, place, at, err); break;
+    case FKV_KEY_OBJECT:
     case FKV_KEY_STOP: st = fkv_list_parse(key, one, place, job, err); break;
     case FKV_KEY_CHOICE:
     case FKV_KEY_FLAG:
-    case FKV_KEY_FIXED:
     default: st = parse_choice(key, one, place, &choice, err); break;
     }
     if (!st && key->type == FKV_KEY_CHOICE) memcpy(at, &choice, sizeof choice);
@@ -228,7 +249,7 @@ out:
 
 _Static_assert(sizeof(fkv_format) == sizeof(int) && sizeof(fkv_method) == sizeof(int) &&
                    sizeof(fkv_truncate) == sizeof(int) && sizeof(fkv_job_backend) == sizeof(int) &&
-                   sizeof(fkv_job_mode) == sizeof(int),
+                   sizeof(fkv_job_mode) == sizeof(int) && sizeof(fkv_generation_config) == sizeof(int),
                "choices are stored as int");
 
 /* The shortest of %.15g and %.17g that reads back as x. */
@@ -256,6 +277,7 @@ fkv_status fkv_key_print(const fkv_key *key, const fkv_job *job, fkv_buf *out, f
     switch (key->type) {
     case FKV_KEY_TEXT:
     case FKV_KEY_FILE:
+    case FKV_KEY_DATE:
     case FKV_KEY_PATH: {
         const char *text = *(char *const *)at;
         return fkv_buf_puts(out, text ? text : "", err);
@@ -277,10 +299,11 @@ fkv_status fkv_key_print(const fkv_key *key, const fkv_job *job, fkv_buf *out, f
                               (long long)job->input.n_parts);
     case FKV_KEY_CHOICE: memcpy(&choice, at, sizeof choice); return print_choice(key, choice, out, err);
     case FKV_KEY_FLAG: return print_choice(key, *(const bool *)at, out, err);
-    case FKV_KEY_FIXED: return print_choice(key, 0, out, err);
     case FKV_KEY_ARCHIVES:
     case FKV_KEY_MEMBERS:
-    case FKV_KEY_STOP: break; /* lists are written element by element */
+    case FKV_KEY_NAMES:
+    case FKV_KEY_OBJECT:
+    case FKV_KEY_STOP: break; /* lists are written element by element, JSON with escapes */
     }
     return FKV_OK;
 }

@@ -103,6 +103,16 @@ static char *absolute(const char *path, fkv_err *err)
     return whole;
 }
 
+static const void *at_of(const fkv_key *key, const fkv_job *job)
+{
+    return (const char *)job + key->offset;
+}
+
+static bool is_words(const fkv_key *key)
+{
+    return key->type == FKV_KEY_MEMBERS || key->type == FKV_KEY_NAMES;
+}
+
 static fkv_status put_archives(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
 {
     fkv_status st = fkv_buf_puts(out, "\n", err);
@@ -116,11 +126,11 @@ static fkv_status put_archives(const fkv_key *key, const fkv_job *job, fkv_buf *
     return st;
 }
 
-static fkv_status put_members(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
+static fkv_status put_words(const fkv_key *key, const fkv_words *words, fkv_buf *out, fkv_err *err)
 {
-    fkv_status st = FKV_OK;
-    for (size_t i = 0; !st && i < job->input.n_members; i++) {
-        const char *pattern = job->input.members[i];
+    fkv_status st = words->n ? FKV_OK : fkv_buf_puts(out, "\n", err);
+    for (size_t i = 0; !st && i < words->n; i++) {
+        const char *pattern = words->at[i];
         fkv_buf word = {0};
         if (i) st = fkv_buf_puts(out, "    ", err);
         /* What a line must not begin with. */
@@ -139,8 +149,20 @@ static fkv_status put_members(const fkv_key *key, const fkv_job *job, fkv_buf *o
     return st;
 }
 
-/* The stop strings as a JSON array in ASCII, without anything that means
- * something to the job file. */
+/* Compact JSON in ASCII, without anything that means something to the job file. */
+static fkv_status put_json(const char *json, fkv_buf *out, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    for (const char *p = json; *p && !st; p++) {
+        if (strchr(" ;#$", *p)) /* only strings hold them */
+            st = fkv_buf_printf(out, err, "\\u%04x", (unsigned)*p);
+        else
+            st = fkv_buf_append(out, p, 1, err);
+    }
+    return st;
+}
+
+/* The stop strings as a JSON array. */
 static fkv_status stop_json(const fkv_job *job, fkv_buf *out, fkv_err *err)
 {
     fkv_status st = FKV_OK;
@@ -152,28 +174,28 @@ static fkv_status stop_json(const fkv_job *job, fkv_buf *out, fkv_err *err)
         json_decref(text);
         if (!dump) return fkv_fail_memory(err);
         if (i) st = fkv_buf_puts(out, ",", err);
-        for (const char *p = dump; *p && !st; p++) {
-            if (strchr(" ;#$", *p))
-                st = fkv_buf_printf(out, err, "\\u%04x", (unsigned)*p);
-            else
-                st = fkv_buf_append(out, p, 1, err);
-        }
+        if (!st) st = put_json(dump, out, err);
         free(dump);
     }
     return st ? st : fkv_buf_puts(out, "]", err);
 }
 
+/* The value of a key of one piece, for identity and job.ini. */
+static fkv_status put_one(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
+{
+    if (key->type == FKV_KEY_STOP) return stop_json(job, out, err);
+    if (key->type != FKV_KEY_OBJECT) return fkv_key_print(key, job, out, err);
+    const char *json = *(char *const *)at_of(key, job);
+    return json ? put_json(json, out, err) : FKV_OK;
+}
+
 static fkv_status put_value(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
 {
     fkv_buf text = {0};
-    fkv_status st;
     char *path = NULL;
     if (key->type == FKV_KEY_ARCHIVES) return put_archives(key, job, out, err);
-    if (key->type == FKV_KEY_MEMBERS) return put_members(key, job, out, err);
-    if (key->type == FKV_KEY_STOP)
-        st = stop_json(job, &text, err);
-    else
-        st = fkv_key_print(key, job, &text, err);
+    if (is_words(key)) return put_words(key, at_of(key, job), out, err);
+    fkv_status st = put_one(key, job, &text, err);
     if (!st && text.len && fkv_key_is_path(key, text.data)) {
         path = absolute(text.data, err);
         if (!path) st = FKV_E_SYSTEM;
@@ -281,9 +303,11 @@ static fkv_status put_model_identity(const fkv_job *job, fkv_buf *out, fkv_err *
     char **names = NULL, hex[17];
     size_t n = 0;
     const char *dir = job->model.path;
+    static const char *const others[] = {"generation_config.json", "tokenizer.json", "tokenizer_config.json",
+                                         "chat_template.jinja"};
     fkv_status st = add_model_file(dir, "config.json", true, &all, err);
-    if (!st) st = add_model_file(dir, "generation_config.json", false, &all, err);
-    if (!st) st = add_model_file(dir, "tokenizer.json", false, &all, err);
+    for (size_t i = 0; !st && i < sizeof others / sizeof *others; i++)
+        st = add_model_file(dir, others[i], false, &all, err);
     if (!st && !job->model.dummy) st = list_weights(dir, &names, &n, err);
     for (size_t i = 0; !st && i < n; i++) st = add_model_file(dir, names[i], true, &all, err);
     if (!st) {
@@ -302,16 +326,17 @@ static fkv_status put_identity(const fkv_key *key, const fkv_job *job, fkv_buf *
     if (key->identity == FKV_ID_MODEL) return put_model_identity(job, out, err);
     if (key->identity == FKV_ID_FILES) return put_archives_identity(job, out, err);
     if (key->identity == FKV_ID_FILE) {
-        const char *path = *(char *const *)((const char *)job + key->offset);
+        const char *path = *(char *const *)at_of(key, job);
         if (!path) return FKV_OK;
+        if (!fkv_key_is_path(key, path)) return fkv_buf_puts(out, path, err);
         const char *slash = strrchr(path, '/');
         return put_file_identity(slash ? slash + 1 : path, path, out, err);
     }
-    if (key->type == FKV_KEY_STOP) return stop_json(job, out, err);
-    if (key->type != FKV_KEY_MEMBERS) return fkv_key_print(key, job, out, err);
-    for (size_t i = 0; !st && i < job->input.n_members; i++) {
+    if (!is_words(key)) return put_one(key, job, out, err);
+    const fkv_words *words = at_of(key, job);
+    for (size_t i = 0; !st && i < words->n; i++) {
         if (i) st = fkv_buf_puts(out, " ", err);
-        if (!st) st = fkv_buf_puts(out, job->input.members[i], err);
+        if (!st) st = fkv_buf_puts(out, words->at[i], err);
     }
     return st;
 }

@@ -34,5 +34,7 @@ void fkv_record_free(fkv_record *record)
     fkv_buf_free(&record->dataset);
     fkv_buf_free(&record->fields);
     fkv_buf_free(&record->prompt);
+    fkv_buf_free(&record->prefix);
+    fkv_buf_free(&record->sampling.stop);
     *record = (fkv_record){0};
 }

@@ -11,18 +11,44 @@
 
 #include "jobs/archive.h"
 
+/* What the runner puts around a record's prompt. */
+typedef enum fkv_wrap {
+    FKV_WRAP_NONE,    /* prompt is the text as it is, with the post-processor */
+    FKV_WRAP_USER,    /* prompt is what a user says: the chat template goes around it, where there is one */
+    FKV_WRAP_MESSAGES /* prompt is the JSON text of an array of messages */
+} fkv_wrap;
+
+/* What a request asks for itself; where has_ is false the job's value stands. */
+typedef struct fkv_record_sampling {
+    bool has_temperature, has_top_p, has_top_k, has_seed, has_stop, has_repetition_penalty, has_min_tokens,
+        has_ignore_eos;
+    double temperature;        /* 0 to 100 */
+    double top_p;              /* above 0, to 1 */
+    double repetition_penalty; /* above 0, to 100 */
+    int64_t top_k;             /* 0: all (-1 in a record means the same) */
+    int64_t min_tokens;        /* before a token may end the answer; at most the record's own limit */
+    uint64_t seed;             /* a negative one as its two's complement */
+    bool ignore_eos;
+    size_t n_stop; /* 0 with has_stop: none, whatever the job says */
+    fkv_buf stop;  /* n_stop UTF-8 strings, none empty, each with its NUL, one behind the other */
+} fkv_record_sampling;
+
 typedef struct fkv_record {
     int64_t ordinal;
     const char *archive; /* borrowed from the job */
     const char *member;  /* in member_name */
     int64_t line;
     fkv_buf member_name;
-    fkv_buf id_json;        /* JSON text of the id; "null" when there is none or it can't be read */
-    fkv_buf dataset;        /* resolved name; empty: null in the row */
-    fkv_buf fields;         /* JSON object text of what passes through, at least "{}" */
-    fkv_buf prompt;         /* UTF-8 */
+    fkv_buf id_json;   /* JSON text of the id; "null" when there is none or it can't be read */
+    fkv_buf dataset;   /* resolved name; empty: null in the row */
+    fkv_buf fields;    /* JSON object text of what passes through, at least "{}" */
+    fkv_buf prompt;    /* UTF-8 */
+    fkv_wrap wrap;     /* what goes around prompt */
+    fkv_buf prefix;    /* UTF-8; begins the answer, behind the template; may be empty */
+    bool newline_ends; /* samsum: also the token of a new line ends the answer, behind one token at least */
     int64_t max_new_tokens; /* the record's own, else its dataset's, else 0 */
-    char error_code[32];    /* not empty: this record becomes an error row */
+    fkv_record_sampling sampling;
+    char error_code[32]; /* not empty: this record becomes an error row */
     char error_message[256];
 } fkv_record;
 

@@ -10,8 +10,33 @@
  * below some 200 MB, where max_record_bytes of "{},{}," would take gigabytes. */
 enum { MARKS_MAX = 1 << 20 };
 
-const char *const fkv_record_key_names[FKV_RECORD_N_KEYS] = {"id",     "_id",     "context",   "input",
-                                                             "prompt", "dataset", "max_tokens"};
+const char *const fkv_record_key_names[FKV_RECORD_N_KEYS] = {"id",
+                                                             "_id",
+                                                             "context",
+                                                             "input",
+                                                             "prompt",
+                                                             "messages",
+                                                             "question",
+                                                             "answer_prefix",
+                                                             "outputs",
+                                                             "index",
+                                                             "dataset",
+                                                             "task",
+                                                             "custom_id",
+                                                             "method",
+                                                             "url",
+                                                             "body",
+                                                             "max_tokens",
+                                                             "max_new_tokens",
+                                                             "max_completion_tokens",
+                                                             "temperature",
+                                                             "top_p",
+                                                             "top_k",
+                                                             "seed",
+                                                             "stop",
+                                                             "repetition_penalty",
+                                                             "min_tokens",
+                                                             "ignore_eos"};
 
 /* Whole numbers as reals: no integer is too large to pass through. */
 static const size_t load_flags =

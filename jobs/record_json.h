@@ -1,5 +1,5 @@
 /* The top level of one record: which keys it has and where their values' text
- * lies. Internal to record_parse.c. jansson decodes and validates every key and value,
+ * lies. Internal to record_parse.c and record_request.c. jansson decodes and validates every key and value,
  * each once; of the values only those of known keys are kept, which the object owns; it
  * borrows the line's text. Not for: what a key means in a format. */
 #ifndef FKV_JOBS_RECORD_JSON_H
@@ -17,8 +17,28 @@ typedef enum fkv_record_key {
     FKV_RECORD_CONTEXT,
     FKV_RECORD_INPUT,
     FKV_RECORD_PROMPT,
+    FKV_RECORD_MESSAGES,
+    FKV_RECORD_QUESTION,
+    FKV_RECORD_ANSWER_PREFIX,
+    FKV_RECORD_OUTPUTS,
+    FKV_RECORD_INDEX,
     FKV_RECORD_DATASET,
+    FKV_RECORD_TASK,
+    FKV_RECORD_CUSTOM_ID,
+    FKV_RECORD_METHOD,
+    FKV_RECORD_URL,
+    FKV_RECORD_BODY,
     FKV_RECORD_MAX_TOKENS,
+    FKV_RECORD_MAX_NEW_TOKENS,
+    FKV_RECORD_MAX_COMPLETION_TOKENS,
+    FKV_RECORD_TEMPERATURE, /* from here on: a request's own sampling */
+    FKV_RECORD_TOP_P,
+    FKV_RECORD_TOP_K,
+    FKV_RECORD_SEED,
+    FKV_RECORD_STOP,
+    FKV_RECORD_REPETITION_PENALTY,
+    FKV_RECORD_MIN_TOKENS,
+    FKV_RECORD_IGNORE_EOS,
     FKV_RECORD_N_KEYS,
     FKV_RECORD_OTHER = FKV_RECORD_N_KEYS
 } fkv_record_key;

@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "jobs/pattern.h"
 #include "jobs/record_json.h"
+#include "jobs/record_request.h"
 #include "runner/base/json.h"
 
 enum { TABLE_MAX_BYTES = 16 << 20 };
@@ -18,7 +20,26 @@ struct fkv_record_parser {
     fkv_format format;
     json_t *templates; /* string by dataset, or NULL */
     json_t *limits;    /* positive integer by dataset, or NULL */
+    json_t *plain;     /* datasets without a chat template are its keys */
+    bool plain_only;   /* input.plain_only */
 };
+
+/* RULER's own limits of new tokens; * stands for any end. */
+static const struct {
+    const char *dataset;
+    int64_t limit;
+} ruler_limits[] = {{"niah*", 128}, {"vt", 30}, {"cwe", 120}, {"fwe", 50}, {"qa*", 32}};
+
+/* By format: its name, the key of the id (AUTO: the one there is). */
+static const struct {
+    const char *name;
+    fkv_record_key id;
+} formats[] = {[FKV_FORMAT_AUTO] = {"auto", FKV_RECORD_OTHER},
+               [FKV_FORMAT_LONGBENCH] = {"longbench", FKV_RECORD_UNDERSCORED},
+               [FKV_FORMAT_PROMPT] = {"prompt", FKV_RECORD_ID},
+               [FKV_FORMAT_OPENAI] = {"openai", FKV_RECORD_CUSTOM_ID},
+               [FKV_FORMAT_QA] = {"qa", FKV_RECORD_OTHER},
+               [FKV_FORMAT_RULER] = {"ruler", FKV_RECORD_INDEX}};
 
 /* Loads an object of strings, or of positive integers; all errors go to errs. */
 static json_t *load_table(const char *path, bool strings, fkv_errs *errs)
@@ -66,12 +87,22 @@ fkv_status fkv_record_parser_open(const fkv_job *job, fkv_record_parser **parser
         return FKV_E_SYSTEM;
     }
     p->format = job->input.format;
+    p->plain_only = job->input.plain_only;
+    p->plain = json_object();
+    bool kept = p->plain != NULL;
+    for (size_t i = 0; kept && i < job->input.plain_datasets.n; i++)
+        kept = json_object_set_new(p->plain, job->input.plain_datasets.at[i], json_true()) == 0;
+    if (!kept) {
+        fkv_err err = {0};
+        fkv_fail_memory(&err);
+        fkv_errs_add(errs, &err);
+    }
     if (job->input.prompts) p->templates = load_table(job->input.prompts, true, errs);
     if (job->input.max_new_tokens_by) p->limits = load_table(job->input.max_new_tokens_by, false, errs);
     if (errs->n == before) return FKV_OK;
     fkv_record_parser_close(p);
     *parser = NULL;
-    return FKV_E_INPUT;
+    return kept ? FKV_E_INPUT : FKV_E_SYSTEM;
 }
 
 void fkv_record_parser_close(fkv_record_parser *parser)
@@ -79,12 +110,17 @@ void fkv_record_parser_close(fkv_record_parser *parser)
     if (!parser) return;
     json_decref(parser->templates);
     json_decref(parser->limits);
+    json_decref(parser->plain);
     free(parser);
 }
 
 int64_t fkv_record_parser_largest_limit(const fkv_record_parser *parser)
 {
     int64_t largest = 0;
+    for (size_t i = 0; parser->format == FKV_FORMAT_RULER && i < sizeof ruler_limits / sizeof *ruler_limits;
+         i++) {
+        if (ruler_limits[i].limit > largest) largest = ruler_limits[i].limit;
+    }
     const char *dataset;
     json_t *value;
     json_object_foreach(parser->limits, dataset, value)
@@ -96,17 +132,20 @@ int64_t fkv_record_parser_largest_limit(const fkv_record_parser *parser)
 
 static fkv_format format_of(const fkv_record_parser *parser, const fkv_record_object *o)
 {
+    json_t *const *v = o->values;
     if (parser->format != FKV_FORMAT_AUTO) return parser->format;
-    if (o->values[FKV_RECORD_CONTEXT] && o->values[FKV_RECORD_INPUT]) return FKV_FORMAT_LONGBENCH;
-    if (o->values[FKV_RECORD_PROMPT]) return FKV_FORMAT_PROMPT;
+    if (v[FKV_RECORD_CONTEXT] && v[FKV_RECORD_INPUT]) return FKV_FORMAT_LONGBENCH;
+    if (v[FKV_RECORD_PROMPT] || v[FKV_RECORD_MESSAGES]) return FKV_FORMAT_PROMPT;
+    if (v[FKV_RECORD_BODY] && (v[FKV_RECORD_CUSTOM_ID] || v[FKV_RECORD_URL])) return FKV_FORMAT_OPENAI;
+    if (v[FKV_RECORD_CONTEXT] && v[FKV_RECORD_QUESTION]) return FKV_FORMAT_QA;
+    if (v[FKV_RECORD_INPUT] && v[FKV_RECORD_OUTPUTS]) return FKV_FORMAT_RULER;
     return FKV_FORMAT_AUTO;
 }
 
-/* The key of the record's id in this format; while it is open, the one there is. */
+/* The key of the record's id in this format. */
 static fkv_record_key id_key(fkv_format format, const fkv_record_object *o)
 {
-    if (format == FKV_FORMAT_LONGBENCH) return FKV_RECORD_UNDERSCORED;
-    if (format == FKV_FORMAT_PROMPT) return FKV_RECORD_ID;
+    if (formats[format].id != FKV_RECORD_OTHER) return formats[format].id;
     return o->values[FKV_RECORD_UNDERSCORED] ? FKV_RECORD_UNDERSCORED : FKV_RECORD_ID;
 }
 
@@ -127,33 +166,64 @@ static fkv_status take_id(const fkv_record_object *o, fkv_record_key key, fkv_re
 /* Whether the format consumes the key, so that it doesn't pass through. */
 static bool consumed(fkv_format format, fkv_record_key key)
 {
-    switch (key) {
-    case FKV_RECORD_MAX_TOKENS: return true;
-    case FKV_RECORD_UNDERSCORED:
-    case FKV_RECORD_CONTEXT:
-    case FKV_RECORD_INPUT: return format != FKV_FORMAT_PROMPT;
-    case FKV_RECORD_ID:
-    case FKV_RECORD_PROMPT: return format != FKV_FORMAT_LONGBENCH;
-    case FKV_RECORD_DATASET:
-    case FKV_RECORD_OTHER:
-    default: return false;
-    }
+    enum {
+        AUTO = 1 << FKV_FORMAT_AUTO,
+        LONGBENCH = 1 << FKV_FORMAT_LONGBENCH,
+        PROMPT = 1 << FKV_FORMAT_PROMPT,
+        OPENAI = 1 << FKV_FORMAT_OPENAI,
+        QA = 1 << FKV_FORMAT_QA,
+        RULER = 1 << FKV_FORMAT_RULER
+    };
+    static const int by[FKV_RECORD_N_KEYS] = {
+        [FKV_RECORD_ID] = AUTO | PROMPT,
+        [FKV_RECORD_UNDERSCORED] = AUTO | LONGBENCH,
+        [FKV_RECORD_CONTEXT] = AUTO | LONGBENCH | QA,
+        [FKV_RECORD_INPUT] = AUTO | LONGBENCH | RULER,
+        [FKV_RECORD_PROMPT] = AUTO | PROMPT,
+        [FKV_RECORD_MESSAGES] = PROMPT,
+        [FKV_RECORD_QUESTION] = QA,
+        [FKV_RECORD_ANSWER_PREFIX] = QA | RULER,
+        [FKV_RECORD_INDEX] = RULER,
+        [FKV_RECORD_CUSTOM_ID] = OPENAI,
+        [FKV_RECORD_BODY] = OPENAI,
+        [FKV_RECORD_MAX_TOKENS] = AUTO | LONGBENCH | PROMPT | QA | RULER,
+        [FKV_RECORD_MAX_NEW_TOKENS] = QA | RULER,
+        [FKV_RECORD_MAX_COMPLETION_TOKENS] = PROMPT,
+    };
+    if (key == FKV_RECORD_OTHER) return false;
+    return fkv_request_samples(key) ? format == FKV_FORMAT_PROMPT : (by[key] & 1 << format) != 0;
 }
 
-static fkv_status take_fields(const fkv_record_object *o, fkv_format format, fkv_record *record, fkv_err *err)
+/* "key":value of a field that passes through, as they stand in the line. */
+static fkv_status put_field(fkv_buf *out, const fkv_record_field *f, fkv_err *err)
+{
+    fkv_status st = out->data[out->len - 1] == '{' ? FKV_OK : fkv_buf_puts(out, ",", err);
+    if (!st) st = fkv_buf_append(out, f->text, f->n_text, err);
+    if (!st) st = fkv_buf_puts(out, ":", err);
+    return st ? st : fkv_buf_append(out, f->value, f->n_value, err);
+}
+
+/* id: the key that was taken. body: an OpenAI request's, whose own fields pass through
+ * as "body"; else empty. */
+static fkv_status take_fields(const fkv_record_object *o, fkv_format format, fkv_record_key id,
+                              const fkv_record_object *body, fkv_record *record, fkv_err *err)
 {
     fkv_buf *out = &record->fields;
     fkv_buf_clear(out);
     fkv_status st = fkv_buf_puts(out, "{", err);
     for (size_t i = 0; !st && i < o->n; i++) {
-        const fkv_record_field *f = &o->fields[i];
-        if (consumed(format, f->key)) continue;
-        if (out->len > 1) st = fkv_buf_puts(out, ",", err);
-        if (!st) st = fkv_buf_append(out, f->text, f->n_text, err);
-        if (!st) st = fkv_buf_puts(out, ":", err);
-        if (!st) st = fkv_buf_append(out, f->value, f->n_value, err);
+        const fkv_record_key key = o->fields[i].key;
+        if (key == id || consumed(format, key)) continue;
+        st = put_field(out, &o->fields[i], err);
     }
-    return st ? st : fkv_buf_puts(out, "}", err);
+    bool any = false;
+    for (size_t i = 0; !st && i < body->n; i++) {
+        if (!fkv_request_ignores(&body->fields[i])) continue;
+        if (!any) st = fkv_buf_puts(out, out->len > 1 ? ",\"body\":{" : "\"body\":{", err);
+        any = true;
+        if (!st) st = put_field(out, &body->fields[i], err);
+    }
+    return st ? st : fkv_buf_puts(out, any ? "}}" : "}", err);
 }
 
 /* The string under key; NULL after setting the record's error. */
@@ -170,29 +240,19 @@ static const json_t *need_string(const fkv_record_object *o, fkv_record_key key,
     return NULL;
 }
 
-/* max_tokens, a positive whole number; null counts as none. */
-static void take_limit(const fkv_record_object *o, fkv_record *record)
-{
-    const fkv_record_field *field = o->known[FKV_RECORD_MAX_TOKENS];
-    int64_t limit = 0;
-    if (!field || json_is_null(o->values[FKV_RECORD_MAX_TOKENS])) return;
-    bool ok = field->n_value <= 10;
-    for (size_t i = 0; ok && i < field->n_value; i++) {
-        ok = field->value[i] >= '0' && field->value[i] <= '9';
-        limit = 10 * limit + (field->value[i] - '0');
-    }
-    if (ok && limit >= 1 && limit <= INT32_MAX)
-        record->max_new_tokens = limit;
-    else
-        fkv_record_set_error(record, "bad_field", "max_tokens is not a whole number from 1 to %d", INT32_MAX);
-}
-
 /* The dataset's own limit, unless the record gave one. */
-static void take_dataset_limit(const fkv_record_parser *parser, fkv_record *record)
+static void take_dataset_limit(const fkv_record_parser *parser, fkv_format format, fkv_record *record)
 {
-    if (record->max_new_tokens || !parser->limits || !record->dataset.len) return;
-    const json_t *limit = json_object_getn(parser->limits, record->dataset.data, record->dataset.len);
+    if (record->max_new_tokens || !record->dataset.len) return;
+    const char *dataset = record->dataset.data;
+    const json_t *limit =
+        parser->limits ? json_object_getn(parser->limits, dataset, record->dataset.len) : NULL;
     if (limit) record->max_new_tokens = json_integer_value(limit);
+    if (limit || format != FKV_FORMAT_RULER) return;
+    for (size_t i = 0; i < sizeof ruler_limits / sizeof *ruler_limits; i++) {
+        if (fkv_pattern_match(ruler_limits[i].dataset, dataset, record->dataset.len))
+            record->max_new_tokens = ruler_limits[i].limit;
+    }
 }
 
 /* Stores the dataset if the templates know it. */
@@ -266,6 +326,11 @@ static fkv_status fill_template(const json_t *template, const json_t *context, c
     return st;
 }
 
+static fkv_status put_string(fkv_buf *out, const json_t *text, fkv_err *err)
+{
+    return fkv_buf_append(out, json_string_value(text), json_string_length(text), err);
+}
+
 static fkv_status take_longbench(const fkv_record_parser *parser, const fkv_record_object *o,
                                  fkv_record *record, fkv_err *err)
 {
@@ -275,41 +340,166 @@ static fkv_status take_longbench(const fkv_record_parser *parser, const fkv_reco
     if (!input) return FKV_OK;
     const json_t *template = find_dataset(parser, o, record, &st, err);
     if (!template || st) return st;
+    const char *dataset = record->dataset.data;
+    size_t n = record->dataset.len;
+    if (n > 2 && memcmp(dataset + n - 2, "_e", 2) == 0) n -= 2;
+    const bool plain = json_object_getn(parser->plain, dataset, n) ||
+                       json_object_getn(parser->plain, dataset, record->dataset.len);
+    record->wrap = plain ? FKV_WRAP_NONE : FKV_WRAP_USER;
+    record->newline_ends = n == 6 && memcmp(dataset, "samsum", 6) == 0;
     return fill_template(template, context, input, &record->prompt, err);
+}
+
+/* The dataset that the record names itself, if it does. */
+static fkv_status take_own_dataset(const fkv_record_object *o, fkv_record_key key, fkv_record *record,
+                                   fkv_err *err)
+{
+    if (record->dataset.len || !json_is_string(o->values[key])) return FKV_OK;
+    return put_string(&record->dataset, o->values[key], err);
 }
 
 static fkv_status take_prompt(const fkv_record_object *o, fkv_record *record, fkv_err *err)
 {
-    const json_t *prompt = need_string(o, FKV_RECORD_PROMPT, record);
-    const json_t *dataset = o->values[FKV_RECORD_DATASET];
-    fkv_status st = FKV_OK;
-    if (!prompt) return FKV_OK;
-    if (json_is_string(dataset))
-        st = fkv_buf_append(&record->dataset, json_string_value(dataset), json_string_length(dataset), err);
+    fkv_status st = take_own_dataset(o, FKV_RECORD_DATASET, record, err);
     if (st) return st;
-    return fkv_buf_append(&record->prompt, json_string_value(prompt), json_string_length(prompt), err);
+    if (!o->values[FKV_RECORD_MESSAGES] || json_is_null(o->values[FKV_RECORD_MESSAGES])) {
+        const json_t *prompt = need_string(o, FKV_RECORD_PROMPT, record);
+        return prompt ? put_string(&record->prompt, prompt, err) : FKV_OK;
+    }
+    if (!o->values[FKV_RECORD_PROMPT] || json_is_null(o->values[FKV_RECORD_PROMPT]))
+        return fkv_request_take_messages(o, record, err);
+    fkv_record_set_error(record, "bad_field", "the record has both prompt and messages");
+    return FKV_OK;
+}
+
+/* What a user says, the values under first and second (OTHER: there is none) joined, and
+ * how the answer begins. */
+static fkv_status take_user(const fkv_record_object *o, fkv_record_key first, fkv_record_key second,
+                            fkv_record *record, fkv_err *err)
+{
+    const json_t *a = need_string(o, first, record);
+    const json_t *b = a && second != FKV_RECORD_OTHER ? need_string(o, second, record) : NULL;
+    const json_t *prefix = o->values[FKV_RECORD_ANSWER_PREFIX];
+    if (record->error_code[0]) return FKV_OK;
+    if (prefix && !json_is_null(prefix) && !need_string(o, FKV_RECORD_ANSWER_PREFIX, record)) return FKV_OK;
+    record->wrap = FKV_WRAP_USER;
+    fkv_status st = put_string(&record->prompt, a, err);
+    if (!st && b) st = put_string(&record->prompt, b, err);
+    if (!st && json_is_string(prefix)) st = put_string(&record->prefix, prefix, err);
+    return st;
+}
+
+/* Appends the name of the folder that path lies in; nothing if it has none. */
+static fkv_status put_parent(fkv_buf *out, const char *path, fkv_err *err)
+{
+    const char *slash = strrchr(path, '/'), *from = slash;
+    if (!slash) return FKV_OK;
+    while (from > path && from[-1] != '/') from--;
+    const size_t n = (size_t)(slash - from);
+    if ((n == 1 && from[0] == '.') || (n == 2 && memcmp(from, "..", 2) == 0)) return FKV_OK;
+    return fkv_buf_append(out, from, n, err);
+}
+
+/* RULER's files are TASK/validation.jsonl, in an archive or beside each other. */
+static fkv_status take_ruler_dataset(const fkv_record_object *o, fkv_record *record, fkv_err *err)
+{
+    fkv_status st = put_parent(&record->dataset, record->member, err);
+    if (!st) st = take_own_dataset(o, FKV_RECORD_DATASET, record, err);
+    if (!st) st = take_own_dataset(o, FKV_RECORD_TASK, record, err);
+    if (st || record->dataset.len || !record->archive) return st;
+    const char *slash = strrchr(record->archive, '/');
+    const bool is_file = slash && strncmp(slash + 1, record->member, strlen(record->member)) == 0;
+    return is_file ? put_parent(&record->dataset, record->archive, err) : FKV_OK;
+}
+
+/* What is said about the answer: where the dataset isn't found with the prompt, the
+ * dataset, the limit of new tokens, sampling. */
+static fkv_status take_wishes(const fkv_record_object *o, fkv_format format, fkv_record *record, fkv_err *err)
+{
+    const fkv_record_key limits[] = {FKV_RECORD_MAX_TOKENS, format == FKV_FORMAT_PROMPT
+                                                                ? FKV_RECORD_MAX_COMPLETION_TOKENS
+                                                                : FKV_RECORD_MAX_NEW_TOKENS};
+    const bool two = format == FKV_FORMAT_PROMPT || format == FKV_FORMAT_QA || format == FKV_FORMAT_RULER;
+    fkv_status st = FKV_OK;
+    if (format == FKV_FORMAT_RULER) st = take_ruler_dataset(o, record, err);
+    if (format == FKV_FORMAT_QA) st = take_own_dataset(o, FKV_RECORD_DATASET, record, err);
+    if (format == FKV_FORMAT_QA && !st) st = take_own_dataset(o, FKV_RECORD_TASK, record, err);
+    if (st || record->error_code[0] || format == FKV_FORMAT_OPENAI) return st;
+    fkv_request_take_limit(o, limits, two ? 2 : 1, record);
+    return format == FKV_FORMAT_PROMPT ? fkv_request_take_sampling(o, record, err) : FKV_OK;
+}
+
+/* The prompt, by format. */
+static fkv_status take_said(const fkv_record_parser *parser, fkv_format format, const fkv_record_object *o,
+                            const fkv_record_object *body, fkv_record *record, fkv_err *err)
+{
+    switch (format) {
+    case FKV_FORMAT_LONGBENCH: return take_longbench(parser, o, record, err);
+    case FKV_FORMAT_PROMPT: return take_prompt(o, record, err);
+    case FKV_FORMAT_OPENAI: return fkv_request_take(o, body, record, err);
+    case FKV_FORMAT_QA: return take_user(o, FKV_RECORD_CONTEXT, FKV_RECORD_QUESTION, record, err);
+    case FKV_FORMAT_RULER: return take_user(o, FKV_RECORD_INPUT, FKV_RECORD_OTHER, record, err);
+    case FKV_FORMAT_AUTO:
+    default: break;
+    }
+    fkv_record_set_error(record, "missing_field", "the record has neither %s nor prompt",
+                         o->values[FKV_RECORD_CONTEXT] ? "input or question beside its context"
+                                                       : "context and input");
+    return FKV_OK;
+}
+
+/* What this build doesn't do yet is an error row (input.plain_only). */
+static void refuse_unbuilt(fkv_format format, fkv_record *record)
+{
+    const char *set = fkv_request_first_set(&record->sampling);
+    if (format != FKV_FORMAT_LONGBENCH && format != FKV_FORMAT_PROMPT)
+        fkv_record_set_error(record, "bad_field",
+                             "records of the format %s are not supported by this build yet",
+                             formats[format].name);
+    else if (record->wrap == FKV_WRAP_MESSAGES || set)
+        fkv_record_set_error(record, "bad_field", "%s in a record: not supported by this build yet",
+                             set ? set : "messages");
 }
 
 static fkv_status take_record(const fkv_record_parser *parser, const fkv_record_object *o, fkv_record *record,
                               fkv_err *err)
 {
     const fkv_format format = format_of(parser, o);
-    fkv_status st = take_id(o, id_key(format, o), record, err);
-    if (st) return st;
-    if (!record->error_code[0]) take_limit(o, record);
-    if ((st = take_fields(o, format, record, err)) || record->error_code[0]) return st;
-    if (format == FKV_FORMAT_LONGBENCH)
-        st = take_longbench(parser, o, record, err);
-    else if (format == FKV_FORMAT_PROMPT)
-        st = take_prompt(o, record, err);
-    else
-        fkv_record_set_error(record, "missing_field", "the record has neither %s nor prompt",
-                             o->values[FKV_RECORD_CONTEXT] ? "input beside its context"
-                                                           : "context and input");
+    const fkv_record_key id = id_key(format, o);
+    fkv_record_object body = {0};
+    fkv_status st = take_id(o, id, record, err);
+    if (!st) st = take_wishes(o, format, record, err);
+    if (!st && format == FKV_FORMAT_OPENAI && !record->error_code[0]) {
+        const fkv_record_field *field = o->known[FKV_RECORD_BODY];
+        if (json_is_object(o->values[FKV_RECORD_BODY]))
+            st = fkv_record_scan(field->value, field->n_value, &body, record, err);
+        else
+            fkv_record_set_error(record, field ? "bad_field" : "missing_field",
+                                 "the record has no body that is an object");
+    }
+    if (!st) st = take_fields(o, format, id, &body, record, err);
+    if (!st && !record->error_code[0]) st = take_said(parser, format, o, &body, record, err);
+    fkv_record_object_free(&body);
     if (st || record->error_code[0]) return st;
-    take_dataset_limit(parser, record);
+    take_dataset_limit(parser, format, record);
     if (!record->prompt.len) fkv_record_set_error(record, "empty_prompt", "the prompt is empty");
+    if (parser->plain_only && !record->error_code[0]) refuse_unbuilt(format, record);
     return FKV_OK;
+}
+
+/* Empties what an earlier line left; its buffers keep their memory. */
+static void begin(fkv_record *record)
+{
+    const fkv_buf stop = record->sampling.stop;
+    fkv_buf *const buffers[] = {&record->member_name,  &record->id_json, &record->dataset,
+                                &record->fields,       &record->prompt,  &record->prefix,
+                                &record->sampling.stop};
+    record->max_new_tokens = 0;
+    record->wrap = FKV_WRAP_NONE;
+    record->newline_ends = false;
+    record->error_code[0] = record->error_message[0] = '\0';
+    record->sampling = (fkv_record_sampling){.stop = stop};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) fkv_buf_clear(buffers[i]);
 }
 
 fkv_status fkv_record_parse(const fkv_record_parser *parser, const fkv_line *line, fkv_record *record,
@@ -320,13 +510,7 @@ fkv_status fkv_record_parse(const fkv_record_parser *parser, const fkv_line *lin
     record->ordinal = line->ordinal;
     record->archive = line->archive;
     record->line = line->line;
-    record->max_new_tokens = 0;
-    record->error_code[0] = record->error_message[0] = '\0';
-    fkv_buf_clear(&record->member_name);
-    fkv_buf_clear(&record->id_json);
-    fkv_buf_clear(&record->dataset);
-    fkv_buf_clear(&record->fields);
-    fkv_buf_clear(&record->prompt);
+    begin(record);
     if ((st = fkv_buf_puts(&record->member_name, line->member, err))) return st;
     record->member = record->member_name.data;
     if ((st = fkv_buf_puts(&record->id_json, "null", err))) return st;

@@ -6,10 +6,12 @@
 #include "runner/commands.h"
 
 static const char USAGE[] =
-    "usage: fairkv-batch export OUTPUT_DIR --format longbench|jsonl DEST\n"
+    "usage: fairkv-batch export OUTPUT_DIR --format longbench|ruler|openai|jsonl DEST\n"
     "\n"
     "  longbench   DEST is a folder: <dataset>.jsonl for each dataset, with pred, answers,\n"
     "              all_classes and length as LongBench's eval.py reads them\n"
+    "  ruler       DEST is a folder: <task>.jsonl for each task, as RULER's evaluate.py reads them\n"
+    "  openai      DEST has the answers, DEST.errors the error rows, as OpenAI's batch output\n"
     "  jsonl       DEST is one file with every row of the shards, in input order\n"
     "\n"
     "Files of the same names in DEST are replaced, others stay.\n";
@@ -22,17 +24,17 @@ static fkv_status wrong(fkv_err *err, const char *what, const char *arg)
 
 static fkv_status parse_format(const char *name, fkv_export_format *format, fkv_err *err)
 {
-    if (!name) return wrong(err, "--format longbench or --format jsonl is missing", "");
-    if (strcmp(name, "longbench") == 0) {
-        *format = FKV_EXPORT_LONGBENCH;
-    } else if (strcmp(name, "jsonl") == 0) {
-        *format = FKV_EXPORT_JSONL;
-    } else if (strcmp(name, "openai") == 0) {
-        return wrong(err, "--format openai is not supported by this build", "");
-    } else {
-        return wrong(err, "unknown format", name);
+    static const char *const names[] = {[FKV_EXPORT_LONGBENCH] = "longbench",
+                                        [FKV_EXPORT_JSONL] = "jsonl",
+                                        [FKV_EXPORT_RULER] = "ruler",
+                                        [FKV_EXPORT_OPENAI] = "openai"};
+    if (!name) return wrong(err, "--format longbench, ruler, openai or jsonl is missing", "");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(name, names[i]) != 0) continue;
+        *format = (fkv_export_format)i;
+        return FKV_OK;
     }
-    return FKV_OK;
+    return wrong(err, "unknown format", name);
 }
 
 /* help: --help was there. paths: OUTPUT_DIR and DEST. */

@@ -56,6 +56,30 @@ def datasets_are_kept_apart_in_input_order():
 
 
 @test
+def ruler_has_a_file_by_task():
+    job, dest = finished(), os.path.join(cli.WORK, "ruler-pred")
+    command("export", job.output, "--format", "ruler", dest).must(0, "12 rows (0 errors) in 1 files")
+    lines = [cli.json.loads(x) for x in lines_of(os.path.join(dest, "needle_1k.jsonl"))]
+    assert [(x["pred"], x["index"]) for x in lines] == [(r["text"], r["id"]) for r in job.rows()]
+    assert all(x["input"] == "" and x["others"] == {} for x in lines)
+
+
+@test
+def openai_has_a_line_a_record_in_one_of_two_files():
+    job = PromptJob("mixed-prompts", [{"id": "a", "prompt": "x", "max_tokens": 1}, b"[]", {"id": 3, "prompt": "y"}])
+    rows, dest = job.run(1), os.path.join(cli.WORK, "batch.jsonl")
+    command("export", job.output, "--format", "openai", dest).must(0, "3 rows (1 errors) in 2 files")
+    good, bad = ([cli.json.loads(x) for x in lines_of(dest + end)] for end in ("", ".errors"))
+    assert [x["custom_id"] for x in good] == ["a", "3"] and [x["custom_id"] for x in bad] == [None]
+    choices = [x["response"]["body"]["choices"][0] for x in good]
+    assert [(c["text"], c["finish_reason"]) for c in choices] == [
+        (r["text"], r["finish_reason"]) for r in rows if not r.get("error")
+    ]
+    assert bad[0]["response"]["status_code"] == 400
+    assert bad[0]["response"]["body"]["error"]["code"] == "not_object"
+
+
+@test
 def jsonl_is_every_row_byte_for_byte():
     job, dest = finished(), os.path.join(cli.WORK, "deep", "folder", "all.jsonl")
     command("export", "--format", "jsonl", job.output, dest).must(0, "12 rows (0 errors) in 1 files")

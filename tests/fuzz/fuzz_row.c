@@ -1,5 +1,6 @@
 /* Finding members against jansson: what is a JSON object for jansson (which passes
- * over a NUL behind a number) is one for fkv_row_members, with the same members. The first byte is not part
+ * over a NUL behind a number) is one for fkv_row_members, with the same members, and every line that
+ * export makes of it is one too. The first byte is not part
  * of it: it says which of some keys is looked for. */
 #include <jansson.h>
 #include <stdint.h>
@@ -7,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "jobs/export_row.h"
 #include "jobs/row.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -16,6 +18,22 @@ static void check(bool ok, const char *what)
     if (ok) return;
     fprintf(stderr, "%s\n", what);
     abort();
+}
+
+static void check_lines(const char *text, size_t n)
+{
+    static const fkv_export_format formats[] = {FKV_EXPORT_LONGBENCH, FKV_EXPORT_RULER, FKV_EXPORT_OPENAI};
+    const fkv_export_row row = {.text = text, .n = n, .where = "shard", .at = 1, .ordinal = 7};
+    fkv_export_line line = {0};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        fkv_err err = {0};
+        if (fkv_export_line_make(formats[i], &row, &line, &err)) continue;
+        json_t *made =
+            json_loadb(line.text.data, line.text.len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
+        check(json_is_object(made), "an exported line is no JSON object");
+        json_decref(made);
+    }
+    fkv_buf_free(&line.text);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -40,6 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         json_t *got = value.p ? json_loadb(value.p, value.n, flags | JSON_DECODE_ANY, NULL) : NULL;
         check(!want || json_equal(want, got), "another value");
         json_decref(got);
+        check_lines(text, n);
     }
     json_decref(whole);
     check(fkv_row_put_text(&out, text, n, &err) == FKV_OK, "put_text");

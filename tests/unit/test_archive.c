@@ -246,6 +246,86 @@ static void lines_are_cut_as_documented(void **state)
     expect("bom.jsonl", NULL, "");
 }
 
+static void a_json_array_is_read_as_its_elements(void **state)
+{
+    static const struct {
+        const char *text, *want; /* without archive and member */
+    } cases[] = {
+        {"[]", ""},
+        {" \n[\n]\n", ""},
+        {"\xef\xbb\xbf[{\"a\":[1,{}]},\n {\"b\":\"],}\\\"\\\\\"} ]\n",
+         "1|{\"a\":[1,{}]}\n2|{\"b\":\"],}\\\"\\\\\"}\n"},
+        {"[1,\"x,y\" ,null]", "1|1\n2|\"x,y\"\n3|null\n"},
+        {"[{\n}]", "1|{\n}\n"},
+        {"[1,]", "1|1\n2|!bad_json\n"},
+        {"[,1]", "1|!bad_json\n2|1\n"},
+        {"[ 1 2, 3]", "1|1 2\n2|3\n"},
+        {"[{]}, {}]", "1|{]}\n2|{}\n"},
+        {"[1", "1|!bad_json\n"},
+        {"[{},", "1|{}\n2|!bad_json\n"},
+        {"[\"", "1|!bad_json\n"},
+        {"[", "1|!bad_json\n"},
+        {"[{}] \n[{}]", "1|{}\n2|!bad_json\n"},
+        {"{}\n[{}]\n", "1|{}\n2|[{}]\n"}, /* lines, as it doesn't begin with '[' */
+        {"", ""},
+        {" \n", ""},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const member packed = {"d/p.json", cases[i].text, 0};
+        char want[2][500] = {"", ""};
+        for (const char *p = cases[i].want; *p; p++) {
+            const bool begins = *p >= '0' && *p <= '9' && p[1] == '|';
+            for (int k = 0; k < 2; k++) {
+                const size_t n = strlen(want[k]);
+                snprintf(want[k] + n, sizeof want[k] - n, "%s%c",
+                         !begins ? ""
+                         : k     ? "p.zip|d/p.json|"
+                                 : "p.json|p.json|",
+                         *p);
+            }
+        }
+        put("p.json", cases[i].text);
+        expect("p.json", "input.members=*.json", want[0]);
+        if (!*cases[i].text) continue;
+        pack("p.zip", "zip", NULL, NULL, &packed, 1);
+        expect("p.zip", "input.members=*.json", want[1]);
+    }
+    put("p.jsonl", "[1,2]\n");
+    expect("p.jsonl", NULL, "p.jsonl|p.jsonl|1|[1,2]\n");
+}
+
+/* Elements of all lengths up to what is allowed, and some beyond, over many blocks. */
+static void elements_cross_blocks_unharmed(void **state)
+{
+    enum { MOST = 1024 };
+    fkv_buf text = {0}, want = {0};
+    (void)state;
+    fkv_buf_puts(&text, "[", NULL);
+    for (int i = 0; i < 3000; i++) {
+        const int n = i * 7 % (MOST + 40) + 2;
+        char element[MOST + 64];
+        memset(element, i % 3 ? '\\' : ']', (size_t)n);
+        if (i % 3)
+            for (int k = 2; k < n; k += 2) element[k] = '"';
+        element[0] = element[n - 1] = '"';
+        if (i % 3 && n % 2) element[n - 2] = 'x';
+        fkv_buf_puts(&text, i ? " ,\n" : "", NULL);
+        fkv_buf_append(&text, element, (size_t)n, NULL);
+        fkv_buf_printf(&want, NULL, "e.json|e.json|%d|", i + 1);
+        if (n <= MOST)
+            fkv_buf_append(&want, element, (size_t)n, NULL);
+        else
+            fkv_buf_puts(&want, "!too_large", NULL);
+        fkv_buf_puts(&want, "\n", NULL);
+    }
+    fkv_buf_puts(&text, "]", NULL);
+    put_bytes("e.json", text.data, text.len);
+    expect("e.json", "input.members=*", want.data);
+    fkv_buf_free(&text);
+    fkv_buf_free(&want);
+}
+
 static void a_plain_file_is_never_taken_for_an_archive(void **state)
 {
     static const char zip_end[] = "{1}\nPK\5\6\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\n";
@@ -696,6 +776,8 @@ int main(void)
         cmocka_unit_test(every_layout_gives_the_same_lines),
         cmocka_unit_test(plain_files_are_their_own_member),
         cmocka_unit_test(lines_are_cut_as_documented),
+        cmocka_unit_test(a_json_array_is_read_as_its_elements),
+        cmocka_unit_test(elements_cross_blocks_unharmed),
         cmocka_unit_test(a_plain_file_is_never_taken_for_an_archive),
         cmocka_unit_test(members_are_chosen_by_pattern),
         cmocka_unit_test(oversized_lines_are_passed_over),

@@ -232,6 +232,100 @@ static void error_rows_without_a_dataset_are_counted(void **state)
     assert_true(c.rows == 1 && c.errors == 1 && c.skipped == 1);
 }
 
+/* An output with these rows. */
+static void make_rows(const fixture *x, const char *const *rows, int64_t n)
+{
+    fkv_job *job = make_job(x, NULL);
+    fkv_output *o = must_open(job);
+    fkv_err err = {0};
+    for (int64_t i = 0; i < n; i++)
+        assert_int_equal(
+            fkv_output_add(o, i, rows[i], strlen(rows[i]), strstr(rows[i], "\"code\"") != NULL, 0, 0, &err),
+            FKV_OK);
+    finish(o, n);
+    fkv_output_close(o);
+    fkv_job_free(job);
+}
+
+static void expect_file(const fixture *x, const char *file, const char *want)
+{
+    fkv_buf got = {0};
+    read_all(x, file, &got);
+    assert_string_equal(got.data ? got.data : "", want);
+    fkv_buf_free(&got);
+}
+
+static void ruler_has_what_its_scorer_reads(void **state)
+{
+    static const char *const rows[] = {
+        "{\"id\":0,\"dataset\":\"vt\",\"fields\":{\"outputs\":[\"A\",\"B\"],\"length\":4096},\"text\":\" "
+        "A\\n\"}\n",
+        "{\"id\":1,\"dataset\":\"vt\",\"fields\":{\"outputs\":[\"A\"],\"others\":{\"id\":5}},\"text\":\"t\"}"
+        "\n",
+        "{\"id\":2,\"dataset\":\"cwe\",\"fields\":{\"output\":\"o\",\"others\":3},\"error\":{\"code\":\"too_"
+        "long\"}}\n",
+        "{\"id\":null,\"dataset\":null,\"fields\":{},\"error\":{\"code\":\"bad_json\"}}\n",
+    };
+    const fixture *x = *state;
+    fkv_export_counts c;
+    fkv_err err;
+    make_rows(x, rows, 4);
+    assert_int_equal(export_to(x, FKV_EXPORT_RULER, "pred", &c, &err), FKV_OK);
+    assert_true(c.rows == 3 && c.errors == 2 && c.files == 2 && c.skipped == 1);
+    expect_file(x, "pred/vt.jsonl",
+                "{\"index\":0,\"pred\":\" A\\n\",\"input\":\"\",\"outputs\":[\"A\",\"B\"],\"others\":{},"
+                "\"truncation\":-1,\"length\":4096}\n"
+                "{\"index\":1,\"pred\":\"t\",\"input\":\"\",\"outputs\":[\"A\"],\"others\":{\"id\":5},"
+                "\"truncation\":-1,\"length\":-1}\n");
+    expect_file(x, "pred/cwe.jsonl",
+                "{\"index\":2,\"pred\":\"\",\"input\":\"\",\"output\":\"o\",\"others\":{},\"truncation\":-1,"
+                "\"length\":-1}\n");
+}
+
+static void openai_has_answers_and_errors_apart(void **state)
+{
+    static const char *const rows[] = {
+        "{\"id\":\"a\",\"dataset\":null,\"fields\":{\"url\":\"\\/v1/chat/"
+        "completions\",\"body\":{\"model\":\"m\"}},"
+        "\"text\":\"hi\",\"finish_reason\":\"stop\",\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2}}"
+        "\n",
+        "{\"id\":\"b\",\"dataset\":null,\"fields\":{},\"error\":{\"code\":\"bad_field\",\"message\":\"n "
+        "is\"}}\n",
+        "{\"id\":7,\"dataset\":null,\"fields\":{\"url\":\"/v1/completions\",\"body\":7},\"text\":\"t\","
+        "\"finish_reason\":\"length\"}\n",
+        "{\"id\":null,\"dataset\":null,\"fields\":{},\"error\":{\"code\":\"damaged_archive\",\"message\":"
+        "\"cut\"}}\n",
+    };
+    const fixture *x = *state;
+    fkv_export_counts c;
+    fkv_err err;
+    make_rows(x, rows, 4);
+    for (int again = 0; again < 2; again++) { /* the same bytes each time */
+        assert_int_equal(export_to(x, FKV_EXPORT_OPENAI, "out.jsonl", &c, &err), FKV_OK);
+        assert_true(c.rows == 4 && c.errors == 2 && c.files == 2 && c.skipped == 0);
+        expect_file(
+            x, "out.jsonl",
+            "{\"id\":\"batch_req_000000000000\",\"custom_id\":\"a\",\"response\":{\"status_code\":200,"
+            "\"request_id\":\"req_000000000000\",\"body\":{\"id\":\"chatcmpl-000000000000\","
+            "\"object\":\"chat.completion\",\"created\":0,\"model\":\"m\",\"choices\":[{\"index\":0,"
+            "\"message\":{\"role\":\"assistant\",\"content\":\"hi\",\"refusal\":null},\"logprobs\":null,"
+            "\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":2,"
+            "\"total_tokens\":7}}},\"error\":null}\n"
+            "{\"id\":\"batch_req_000000000002\",\"custom_id\":\"7\",\"response\":{\"status_code\":200,"
+            "\"request_id\":\"req_000000000002\",\"body\":{\"id\":\"cmpl-000000000002\","
+            "\"object\":\"text_completion\",\"created\":0,\"model\":\"\",\"choices\":[{\"index\":0,"
+            "\"text\":\"t\",\"logprobs\":null,\"finish_reason\":\"length\"}],\"usage\":null}},"
+            "\"error\":null}\n");
+        expect_file(
+            x, "out.jsonl.errors",
+            "{\"id\":\"batch_req_000000000001\",\"custom_id\":\"b\",\"response\":{\"status_code\":400,"
+            "\"request_id\":\"req_000000000001\",\"body\":{\"error\":{\"message\":\"n is\","
+            "\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"bad_field\"}}},\"error\":null}\n"
+            "{\"id\":\"batch_req_000000000003\",\"custom_id\":null,\"response\":null,"
+            "\"error\":{\"code\":\"damaged_archive\",\"message\":\"cut\"}}\n");
+    }
+}
+
 static void a_failed_export_leaves_the_old_one(void **state)
 {
     const fixture *x = *state;
@@ -337,6 +431,8 @@ int main(void)
         TEST(more_datasets_than_files_may_be_open),
         TEST(a_dataset_that_is_no_file_name_is_refused),
         TEST(error_rows_without_a_dataset_are_counted),
+        TEST(ruler_has_what_its_scorer_reads),
+        TEST(openai_has_answers_and_errors_apart),
         TEST(a_failed_export_leaves_the_old_one),
         TEST(what_is_no_output_folder_is_refused),
         TEST(stats_are_json_and_metrics_are_labelled),

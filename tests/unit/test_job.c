@@ -34,6 +34,14 @@ static void put(const char *name, const char *text)
     put_file(name, text, strlen(text));
 }
 
+/* The path of a file in the test's folder, the caller's to free. */
+static char *in_dir(const char *name)
+{
+    char path[600];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return strdup(path);
+}
+
 static int make_dir(void **state)
 {
     const char *tmp = getenv("TMPDIR");
@@ -118,9 +126,16 @@ static void defaults_are_the_documented_ones(void **state)
     assert_string_equal(job->input.files[0].name, "a.jsonl");
     snprintf(path, sizeof path, "%s/a.jsonl", dir);
     assert_string_equal(job->input.files[0].path, path);
-    assert_int_equal(job->input.n_members, 1);
-    assert_string_equal(job->input.members[0], "*.jsonl");
+    assert_int_equal(job->input.members.n, 1);
+    assert_string_equal(job->input.members.at[0], "*.jsonl");
     assert_int_equal(job->input.format, FKV_FORMAT_AUTO);
+    assert_int_equal(job->input.plain_datasets.n, 6);
+    assert_string_equal(job->input.plain_datasets.at[0], "trec");
+    assert_string_equal(job->input.plain_datasets.at[5], "repobench-p");
+    assert_string_equal(job->model.chat_template, "auto");
+    assert_null(job->model.template_vars);
+    assert_null(job->model.date);
+    assert_int_equal(job->sampling.generation_config, FKV_GENERATION_MODEL);
     assert_null(job->input.prompts);
     assert_int_equal(job->input.max_record_bytes, 64 << 20);
     assert_int_equal(job->input.part, 0);
@@ -154,7 +169,8 @@ static void values_of_every_kind_are_read(void **state)
     fkv_job *job = parse_ok(
         "; a comment\n# another\n[job]\r\nname = two words ; a comment\r\noutput: /abs/out\nseed = "
         "18446744073709551615\nrestart = yes\n[input]\narchives = a.jsonl\nmembers = x/*.jsonl y\\ z\n"
-        "format = prompt\nmax_record_bytes = 2k\nprompts =\n[model]\npath = /m\nweights = dummy\n"
+        "format = prompt\nmax_record_bytes = 2k\nprompts =\nplain_datasets = a\n  b\xc3\xa9 ; c\n"
+        "[model]\npath = /m\nweights = dummy\nchat_template = none\ntemplate_vars =\ndate =\n"
         "truncate = error\n[profile]\nbudget = 12.5%\nmethod = uniform\nfloor = 1e-1\n[plan]\n"
         "mode = best-effort\nmax_copies = 0\n[engine]\nslots = 7\nbackend = cuda\n[sampling]\n"
         "stop = [\"\\n\\n\", \"a;b\",\n  \"\\u00e9\"]\ntop_p = 0.25\n[output]\ntoken_ids = yes\n",
@@ -163,8 +179,11 @@ static void values_of_every_kind_are_read(void **state)
     assert_string_equal(job->job.output, "/abs/out");
     assert_true(job->job.seed == UINT64_MAX);
     assert_true(job->job.restart);
-    assert_int_equal(job->input.n_members, 2);
-    assert_string_equal(job->input.members[1], "y\\ z");
+    assert_int_equal(job->input.members.n, 2);
+    assert_string_equal(job->input.members.at[1], "y\\ z");
+    assert_int_equal(job->input.plain_datasets.n, 2);
+    assert_string_equal(job->input.plain_datasets.at[1], "b\xc3\xa9");
+    assert_string_equal(job->model.chat_template, "none");
     assert_int_equal(job->input.format, FKV_FORMAT_PROMPT);
     assert_int_equal(job->input.max_record_bytes, 2048);
     assert_true(job->model.dummy);
@@ -201,6 +220,11 @@ static void bad_values_are_named(void **state)
         {"job", "grace", "100000", "outside 0 to 86400"},
         {"input", "members", "", "names no pattern"},
         {"input", "format", "openai", "openai is not supported by this build"},
+        {"input", "format", "qa", "qa is not supported by this build"},
+        {"input", "format", "ruler", "ruler is not supported by this build"},
+        {"input", "plain_datasets", "trec sam/sum", "\"sam/sum\" can't be a dataset's name"},
+        {"input", "plain_datasets", "a\\ b", "can't be a dataset's name"},
+        {"input", "plain_datasets", "#a", "\"#a\" can't be"},
         {"input", "format", "csv", "\"csv\" is none of: auto longbench prompt"},
         {"input", "format", "longbench", "longbench needs input.prompts"},
         {"input", "max_record_bytes", "64X", "a size such as 64M"},
@@ -212,12 +236,27 @@ static void bad_values_are_named(void **state)
         {"input", "part", "1", "not of the form i/n"},
         {"input", "part", "1/3x", "not of the form i/n"},
         {"model", "weights", "made-up", "none of: files dummy"},
-        {"model", "chat_template", "llama3", "llama3 is not supported by this build"},
-        {"model", "chat_template", "mistral", "mistral is not supported by this build"},
-        {"model", "chat_template", "chatml", "chatml is not supported by this build"},
-        {"model", "chat_template", "vicuna", "none of: none"},
+        {"model", "chat_template", "llama3", "a template file is not supported by this build"},
+        {"model", "chat_template", "", "has no value"},
+        {"model", "template_vars", "{\"enable_thinking\": false}", "not supported by this build"},
+        {"model", "template_vars", "[1]", "not a JSON object"},
+        {"model", "template_vars", "{\"a\":1,\"a\":2}", "not a JSON object: duplicate"},
+        {"model", "template_vars", "{", "not a JSON object: "},
+        {"model", "date", "2026-02-29", "\"2026-02-29\" is not a day such as 2026-07-01"},
+        {"model", "date", "2024-02-30", "is not a day"},
+        {"model", "date", "1900-02-29", "is not a day"},
+        {"model", "date", "1899-12-31", "from 1900 on"},
+        {"model", "date", "2026-13-01", "is not a day"},
+        {"model", "date", "2026-00-01", "is not a day"},
+        {"model", "date", "2026-04-31", "is not a day"},
+        {"model", "date", "2026-04-00", "is not a day"},
+        {"model", "date", "2026-4-1", "is not a day"},
+        {"model", "date", "2026-04-011", "is not a day"},
+        {"model", "date", "26 Jul 2024", "is not a day"},
+        {"model", "date", "2024-02-29", "a date is not supported by this build"},
         {"model", "max_prompt_tokens", "-5", "outside 0 to"},
         {"model", "truncate", "end", "none of: middle left right error"},
+        {"model", "truncate", "longbench", "longbench is not supported by this build"},
         {"profile", "sample", "0", "outside 1 to 100000"},
         {"profile", "sample", "100001", "outside 1 to 100000"},
         {"profile", "method", "best", "none of: ada-snapkv uniform scores none"},
@@ -248,6 +287,8 @@ static void bad_values_are_named(void **state)
         {"sampling", "top_p", "7", "7 is outside 0 to 1"},
         {"sampling", "top_p", "0", "0 is outside 0 to 1 (and must not be 0)"},
         {"sampling", "top_k", "-1", "outside 0 to"},
+        {"sampling", "generation_config", "ignore", "ignore is not supported by this build"},
+        {"sampling", "generation_config", "none", "none of: model"},
         {"sampling", "stop", "END", "not a JSON array of strings"},
         {"sampling", "stop", "{}", "not a JSON array of strings"},
         {"sampling", "stop", "[\"a\", 1]", "item 2"},
@@ -488,12 +529,13 @@ static void written_ini_reads_back(void **state)
     put("odd *[1]$ name?;.jsonl", "");
     snprintf(text, sizeof text,
              "[job]\nname = $${x} \"y\"\noutput = /%.150s\n   /%.150s ;\n[input]\narchives = odd* a.jsonl\n"
-             "members = \\;a b\\ c $${d} e\\  path=*\n%s\n[model]\npath = model\n[sampling]\n"
+             "members = \\;a b\\ c $${d} e\\  path=*\n%s\nplain_datasets = format\n  x %.150s\n[model]\npath "
+             "= model\n[sampling]\n"
              "stop = [\"one;\", \"${FKV_X}\", \"\\u00e9\\t\"]\ntop_p = 0.1\n[profile]\nbudget = 33.3%%\n",
-             deep, deep, "part = 2/7");
+             deep, deep, "part = 2/7", deep);
     setenv("FKV_X", " ;${#", 1);
     fkv_job *job = parse_ok(text, NULL);
-    assert_int_equal(job->input.n_members, 5);
+    assert_int_equal(job->input.members.n, 5);
     assert_int_equal(fkv_job_write_ini(job, &ini, NULL), FKV_OK);
     put("resolved.ini", ini.data);
     snprintf(again, sizeof again, "%s/resolved.ini", dir);
@@ -507,8 +549,10 @@ static void written_ini_reads_back(void **state)
     assert_string_equal(job->job.name, job2->job.name);
     assert_string_equal(job->job.output, job2->job.output);
     assert_string_equal(job->input.files[1].path, job2->input.files[1].path);
-    assert_string_equal(job->input.members[3], "e\\ ");
-    assert_string_equal(job2->input.members[3], "e[\\ ]"); /* the same, and not at a line's end */
+    assert_string_equal(job->input.members.at[3], "e\\ ");
+    assert_string_equal(job2->input.members.at[3], "e[\\ ]"); /* the same, and not at a line's end */
+    assert_int_equal(job2->input.plain_datasets.n, 3);
+    assert_string_equal(job->input.plain_datasets.at[2], job2->input.plain_datasets.at[2]);
     assert_string_equal(job->sampling.stop[1], " ;${#");
     assert_string_equal(job2->sampling.stop[1], " ;${#");
     assert_string_equal(job2->sampling.stop[2], "\xc3\xa9\t");
@@ -518,6 +562,34 @@ static void written_ini_reads_back(void **state)
     fkv_job_free(job2);
     fkv_errs_free(&errs);
     fkv_buf_free(&ini);
+}
+
+/* What is refused until it is built is written as it will be read. */
+static void template_settings_are_written(void **state)
+{
+    fkv_buf out = {0};
+    (void)state;
+    fkv_job *job = parse_ok(HEAD, NULL);
+    put("t.jinja", "{{ x }}");
+    free(job->model.chat_template);
+    job->model.chat_template = in_dir("t.jinja");
+    job->model.template_vars = strdup("{\"a\":\" ;$#\",\"b\":[1,false]}");
+    job->model.date = strdup("2026-07-01");
+    assert_int_equal(fkv_job_write_ini(job, &out, NULL), FKV_OK);
+    assert_non_null(strstr(out.data, "/t.jinja\n"));
+    assert_non_null(
+        strstr(out.data, "\ntemplate_vars = {\"a\":\"\\u0020\\u003b\\u0024\\u0023\",\"b\":[1,false]}\n"));
+    assert_non_null(strstr(out.data, "\ndate = 2026-07-01\n"));
+    fkv_buf_clear(&out);
+    free(job->model.path);
+    job->model.path = in_dir("written-model");
+    assert_int_equal(mkdir(job->model.path, 0777), 0);
+    put("written-model/config.json", "{}");
+    assert_int_equal(fkv_job_write_identity(job, &out, NULL), FKV_OK);
+    assert_non_null(strstr(out.data, "\"model.chat_template\":\"t.jinja:7:"));
+    assert_non_null(strstr(out.data, "\"model.date\":\"2026-07-01\""));
+    fkv_buf_free(&out);
+    fkv_job_free(job);
 }
 
 /* Wherever a line ends, it ends between characters. */
@@ -588,7 +660,10 @@ static void identity_changes_with_answers_only(void **state)
                                             "sampling.stop=[\"x\"]",
                                             "output.records_per_shard=5",
                                             "output.compression_level=5",
-                                            "output.token_ids=yes"};
+                                            "output.token_ids=yes",
+                                            "model.chat_template=none",
+                                            "input.plain_datasets=trec",
+                                            "input.plain_datasets="};
     char path[600];
     (void)state;
     snprintf(path, sizeof path, "%s/model", dir);
@@ -615,6 +690,10 @@ static void identity_changes_with_answers_only(void **state)
     put("p.json", "{ }");
     char *changed = identity(HEAD "[input]\nprompts = p.json\n", NULL);
     assert_string_not_equal(prompts, changed);
+    free(changed);
+    put("model/chat_template.jinja", "{{ x }}");
+    changed = identity(HEAD, NULL);
+    assert_string_not_equal(base, changed);
     free(changed);
     put("model/a.safetensors", "12345679");
     changed = identity(HEAD, NULL);
@@ -670,6 +749,7 @@ int main(void)
         cmocka_unit_test(archives_are_globbed_in_byte_order),
         cmocka_unit_test(checks_across_keys),
         cmocka_unit_test(written_ini_reads_back),
+        cmocka_unit_test(template_settings_are_written),
         cmocka_unit_test(written_ini_keeps_characters_whole),
         cmocka_unit_test(identity_changes_with_answers_only),
         cmocka_unit_test(identity_names_a_missing_model),
