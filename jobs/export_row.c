@@ -180,7 +180,8 @@ fkv_status fkv_export_line_make(fkv_export_format format, const fkv_export_row *
     fkv_status st = fkv_row_members(row->text, row->n, members, v, N_MEMBERS, &bad);
     if (!st) {
         line->is_error = v[ERROR].p && !is_span(&v[ERROR], "null");
-        line->dataset = is_span(&v[DATASET], "null") ? (fkv_span){0} : v[DATASET];
+        if (is_span(&v[DATASET], "null")) v[DATASET] = (fkv_span){0};
+        line->dataset = v[DATASET];
         if (line->is_error) v[TEXT] = (fkv_span){0};
         switch (format) {
         case FKV_EXPORT_LONGBENCH: st = make_longbench(v, &line->text, &bad); break;

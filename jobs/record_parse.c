@@ -296,16 +296,42 @@ static const json_t *find_dataset(const fkv_record_parser *parser, const fkv_rec
     return NULL;
 }
 
-/* template with {context} and {input} replaced, in one pass: what is inserted is
- * not looked at again. */
-static fkv_status fill_template(const json_t *template, const json_t *context, const json_t *input,
-                                fkv_buf *out, fkv_err *err)
+static fkv_status put_string(fkv_buf *out, const json_t *text, fkv_err *err)
 {
-    static const struct {
-        const char *text;
-        size_t n;
-    } marks[] = {{"{context}", 9}, {"{input}", 7}};
-    const json_t *const values[] = {context, input};
+    return fkv_buf_append(out, json_string_value(text), json_string_length(text), err);
+}
+
+/* The field that a template's "{name}" stands for: of the record's top level, a string or
+ * a number. */
+static const fkv_record_field *find_named(const fkv_record_object *o, const char *name, size_t n)
+{
+    for (size_t i = 0; i < o->n; i++) {
+        const fkv_record_field *f = &o->fields[i];
+        const bool is_value =
+            f->value[0] == '"' || f->value[0] == '-' || (f->value[0] >= '0' && f->value[0] <= '9');
+        if (is_value && json_string_length(f->name) == n && memcmp(json_string_value(f->name), name, n) == 0)
+            return f;
+    }
+    return NULL;
+}
+
+/* A string's characters, a number's text. */
+static fkv_status put_named(const fkv_record_object *o, const fkv_record_field *f, fkv_buf *out, fkv_err *err)
+{
+    json_error_t je;
+    if (f->value[0] != '"') return fkv_buf_append(out, f->value, f->n_value, err);
+    if (f->key != FKV_RECORD_OTHER) return put_string(out, o->values[f->key], err);
+    json_t *text = fkv_json_parse(f->value, f->n_value, JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
+    const fkv_status st = text ? put_string(out, text, err) : fkv_fail_memory(err); /* it was parsed before */
+    json_decref(text);
+    return st;
+}
+
+/* template with {context}, {input} and other fields of the record replaced, in one pass:
+ * what is inserted is not looked at again. */
+static fkv_status fill_template(const json_t *template, const fkv_record_object *o, fkv_buf *out,
+                                fkv_err *err)
+{
     const char *p = json_string_value(template), *end = p + json_string_length(template);
     fkv_status st = FKV_OK;
     while (p < end && !st) {
@@ -314,32 +340,36 @@ static fkv_status fill_template(const json_t *template, const json_t *context, c
         st = fkv_buf_append(out, p, (size_t)(brace - p), err);
         p = brace;
         if (p == end || st) break;
-        size_t took = 0;
-        for (size_t i = 0; i < 2 && !took; i++) {
-            if ((size_t)(end - p) < marks[i].n || memcmp(p, marks[i].text, marks[i].n) != 0) continue;
-            took = marks[i].n;
-            st = fkv_buf_append(out, json_string_value(values[i]), json_string_length(values[i]), err);
+        const char *name = p + 1;
+        size_t n = 0;
+        while (name + n < end && name[n] != '{' && name[n] != '}') n++;
+        const fkv_record_field *f = name + n < end && name[n] == '}' ? find_named(o, name, n) : NULL;
+        if (f) {
+            st = put_named(o, f, out, err);
+            p = name + n + 1;
+        } else {
+            st = fkv_buf_append(out, p++, 1, err);
         }
-        if (!took && !st) st = fkv_buf_append(out, p, took = 1, err);
-        p += took;
     }
     return st;
-}
-
-static fkv_status put_string(fkv_buf *out, const json_t *text, fkv_err *err)
-{
-    return fkv_buf_append(out, json_string_value(text), json_string_length(text), err);
 }
 
 static fkv_status take_longbench(const fkv_record_parser *parser, const fkv_record_object *o,
                                  fkv_record *record, fkv_err *err)
 {
     fkv_status st = FKV_OK;
-    const json_t *context = need_string(o, FKV_RECORD_CONTEXT, record);
-    const json_t *input = context ? need_string(o, FKV_RECORD_INPUT, record) : NULL;
-    if (!input) return FKV_OK;
+    if (!need_string(o, FKV_RECORD_CONTEXT, record)) return FKV_OK;
+    const bool has_input = o->values[FKV_RECORD_INPUT] != NULL;
+    if (has_input && !need_string(o, FKV_RECORD_INPUT, record)) return FKV_OK;
     const json_t *template = find_dataset(parser, o, record, &st, err);
-    if (!template || st) return st;
+    if (st) return st;
+    /* LongBench v2 has no input, but a question and choices. */
+    if (!has_input && (!template || strstr(json_string_value(template), "{input}"))) {
+        fkv_buf_clear(&record->dataset);
+        need_string(o, FKV_RECORD_INPUT, record);
+        return FKV_OK;
+    }
+    if (!template) return FKV_OK;
     const char *dataset = record->dataset.data;
     size_t n = record->dataset.len;
     if (n > 2 && memcmp(dataset + n - 2, "_e", 2) == 0) n -= 2;
@@ -347,7 +377,7 @@ static fkv_status take_longbench(const fkv_record_parser *parser, const fkv_reco
                        json_object_getn(parser->plain, dataset, record->dataset.len);
     record->wrap = plain ? FKV_WRAP_NONE : FKV_WRAP_USER;
     record->newline_ends = n == 6 && memcmp(dataset, "samsum", 6) == 0;
-    return fill_template(template, context, input, &record->prompt, err);
+    return fill_template(template, o, &record->prompt, err);
 }
 
 /* The dataset that the record names itself, if it does. */

@@ -12,7 +12,7 @@
 
 static fkv_record_parser *open_parser(fkv_format format)
 {
-    static const char templates[] = "{\"qa\":\"{context}{{input}\",\"s_e\":\"\",\"s\":\"{x}\"}";
+    static const char templates[] = "{\"qa\":\"{context}{{input}\",\"s_e\":\"\",\"s\":\"{x}{id}\"}";
     static const char limits[] = "{\"qa\":3}";
     char paths[2][64];
     fkv_job job = {0};

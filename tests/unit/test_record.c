@@ -122,6 +122,34 @@ static void longbench_fills_its_template_once(void **state)
     assert_string_equal(record.archive, "a.zip");
 }
 
+/* LongBench v2's have a question and choices, and no input. */
+static void templates_take_any_string_or_number(void **state)
+{
+    static const char template[] =
+        "{\"v2\":\"{context}|{question}|{choice_A}|{n}|{gone}|{list}|{flag}|{}|{{n}}|{n\"}";
+    char path[400];
+    fkv_job job = {.input = {.format = FKV_FORMAT_LONGBENCH, .prompts = path}};
+    fkv_errs errs = {0};
+    fkv_err err = {0};
+    fkv_record_parser *parser = NULL;
+    static const char text[] =
+        "{\"_id\":\"x\",\"context\":\"c{n}\",\"question\":\"q\",\"choice_A\":\"a\\u00e9{n}\","
+        "\"n\":-1.50e2,\"list\":[1],\"flag\":true}";
+    const fkv_line line = {
+        .archive = "a", .member = "v2.jsonl", .line = 1, .text = text, .n = sizeof text - 1};
+    (void)state;
+    snprintf(path, sizeof path, "%s/v2.json", dir);
+    put(path, template);
+    assert_int_equal(fkv_record_parser_open(&job, &parser, &errs), FKV_OK);
+    assert_int_equal(fkv_record_parse(parser, &line, &record, &err), FKV_OK);
+    fkv_record_parser_close(parser);
+    expect_fine();
+    assert_string_equal(record.prompt.data,
+                        "c{n}|q|a\xc3\xa9{n}|-1.50e2|{gone}|{list}|{flag}|{}|{-1.50e2}|{n");
+    assert_string_equal(record.fields.data, "{\"question\":\"q\",\"choice_A\":\"a\\u00e9{n}\",\"n\":-1.50e2,"
+                                            "\"list\":[1],\"flag\":true}");
+}
+
 static void datasets_come_from_the_member_then_the_record(void **state)
 {
     static const struct {
@@ -435,6 +463,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(longbench_fills_its_template_once),
+        cmocka_unit_test(templates_take_any_string_or_number),
         cmocka_unit_test(datasets_come_from_the_member_then_the_record),
         cmocka_unit_test(prompts_keep_their_bytes),
         cmocka_unit_test(fields_pass_through_as_text),
