@@ -237,6 +237,10 @@ static fkv_status put_in_tries(const struct loading *l, size_t i, fkv_normalizer
     if (!a->tokens[i].normalized) return trie_add(&a->tries[false], content, n, (int32_t)i, err);
     fkv_regex_start(regex, n);
     if ((st = fkv_normalize(l->normalizer, s, regex, content, n, &content, &n, err))) return st;
+    if (n > CONTENT_MAX) /* looking for it takes its length for each byte of a text */
+        return fkv_fail_at(err, FKV_E_INPUT, l->file, 0, "added_tokens",
+                           "the token %d has more than %d bytes once normalized", (int)a->tokens[i].id,
+                           CONTENT_MAX);
     st = n ? trie_add(&a->tries[true], content, n, (int32_t)i, err) : FKV_END;
     if (st == FKV_END)
         return fkv_fail_at(err, FKV_E_INPUT, l->file, 0, "added_tokens",

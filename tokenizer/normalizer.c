@@ -12,7 +12,7 @@ enum {
     /* A text may become so many times as long, and so many bytes more: a few steps in a file
      * could fill any memory otherwise. */
     GROWTH_MAX = 64,
-    GROWTH_FREE = 1 << 16,
+    GROWTH_FREE = 4096,
 };
 
 struct step;
