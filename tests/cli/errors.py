@@ -454,7 +454,7 @@ def damaged_or_unsupported_configs_are_refused():
         ("mlp-bias", {"mlp_bias": True}, ["mlp_bias"]),
         ("gelu", {"hidden_act": "gelu"}, ["hidden_act: gelu is not supported"]),
         ("window", {"sliding_window": 128}, ["sliding_window"]),
-        ("rope", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0}}, ["yarn"]),
+        ("rope", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0}}, ["longrope"]),
     ):
         refused("config-" + case, ["config.json: "] + words, model("config-" + case, config=config))
     refused("config-broken", ["config.json", "not valid JSON"], model("config-broken", config__json=b"{"))
