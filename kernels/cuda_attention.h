@@ -78,7 +78,8 @@ struct cuda_attention {
     cuda_decode_entry *entries; /* [max_entries + 1]: a last one with first_page = all pages */
     int32_t *n_entries;         /* [1] */
     int64_t max_entries;
-    float *qkv_parts;  /* [n_kv_heads][splits][n_slots][head_rows * hd] of a step's projections */
+    float *qkv_parts;  /* [max_served][splits][n_slots][head_rows * hd] of a step's projections */
+    int max_served;    /* n_kv_heads, or what a rank serves where a head's slots come in several pieces */
     float *parts;      /* [max_parts][group][hd] sums of a chunk, not divided */
     float2 *part_stat; /* [max_parts][group] max (log2 units), sum */
     int64_t max_parts;

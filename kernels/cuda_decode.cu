@@ -65,6 +65,25 @@ static fkv_status plans_reach(fkv_device *dev, size_t i, fkv_err *err)
     return FKV_OK;
 }
 
+/* Room for the projections of n placements; plans that split a head's slots on one rank have more
+ * than n_kv_heads. */
+static fkv_status qkv_parts_reach(fkv_device *dev, const fkv_decode_args *a, int n, fkv_err *err)
+{
+    cuda_attention *w = dev->attention;
+    if (n <= w->max_served) return FKV_OK;
+    size_t bytes;
+    void *parts = NULL;
+    if (!fkv_mul_size((size_t)n * (size_t)cuda_qkv_splits(a->hidden), (size_t)a->n_slots, &bytes) ||
+        !fkv_mul_size(
+            bytes, (size_t)fkv_head_rows(a->spec->group) * (size_t)a->spec->head_dim * sizeof(float), &bytes))
+        return fkv_fail_memory(err);
+    const fkv_status st = cuda_alloc(dev, bytes, &parts, err);
+    if (st) return st;
+    w->qkv_parts = (float *)parts;
+    w->max_served = n;
+    return FKV_OK;
+}
+
 fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_err *err)
 {
     const size_t i = (size_t)a->layer * FKV_MAX_LOCAL_RANKS + (size_t)a->local_rank;
@@ -97,6 +116,7 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
                       a->layer);
         goto out;
     }
+    if ((st = qkv_parts_reach(dev, a, a->n_heads_served, err))) goto out;
     if (n && (st = cuda_alloc(dev, n * sizeof *heads, &data, err))) goto out;
     p->heads = (cuda_decode_head *)data;
     if (n && CUDA(dev, cudaMemcpyAsync(data, heads, n * sizeof *heads, cudaMemcpyHostToDevice, dev->stream)))

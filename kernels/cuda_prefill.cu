@@ -74,6 +74,7 @@ static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **
     w->max_snap_tiles = (int64_t)l->max_prompt / CUDA_SNAP_KEYS + l->n_slots + 1;
     w->max_entries = (int64_t)l->n_slots * l->n_kv_heads;
     w->max_parts = decode_parts(l, group);
+    w->max_served = l->n_kv_heads;
     const workspace_array all[N_ARRAYS] = {
         {l->max_positions, l->head_dim / 2, l->n_ropes, sizeof(float2), rope},
         {heads, w->max_snap_rows, w->max_snap_tiles, sizeof(float2), &w->snap_part},
@@ -82,7 +83,7 @@ static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **
         {heads, l->max_prompt, 1, sizeof(int32_t), &w->keep},
         {w->max_entries + 1, 1, 1, sizeof(cuda_decode_entry), &w->entries},
         {1, 1, 1, sizeof(int32_t), &w->n_entries},
-        {(int64_t)l->n_kv_heads * cuda_qkv_splits(l->hidden), l->n_slots,
+        {(int64_t)w->max_served * cuda_qkv_splits(l->hidden), l->n_slots,
          (int64_t)fkv_head_rows(group) * l->head_dim, sizeof(float), &w->qkv_parts},
         {w->max_parts, group, l->head_dim, sizeof(float), &w->parts},
         {w->max_parts, group, 1, sizeof(float2), &w->part_stat},

@@ -50,6 +50,9 @@ if wants sanitize; then
   for tool in memcheck initcheck; do
     step "sanitize-$tool" 150 compute-sanitizer --tool $tool --error-exitcode 9 "$build/tests/test_backend_ops" cuda
   done
+  for test in attention rows; do
+    step "sanitize-$test" 240 compute-sanitizer --tool memcheck --error-exitcode 9 "$build/tests/test_backend_$test" cuda
+  done
   # Draws by the thousand are left to the others: these kernels run in the other tests too.
   step sanitize-racecheck 240 env FKV_TEST_SKIP='*top_p*' \
     compute-sanitizer --tool racecheck --error-exitcode 9 "$build/tests/test_backend_ops" cuda
