@@ -191,7 +191,8 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
     };
     for (size_t i = 0; i < sizeof patches / sizeof *patches; i++)
         refused(patches[i][0], patches[i][1], "support");
-    refused("{\"num_hidden_layers\":1,\"layer_types\":[\"sliding_attention\"]}", "layer_types", "sliding_attention");
+    refused("{\"num_hidden_layers\":1,\"layer_types\":[\"sliding_attention\"]}", "layer_types",
+            "sliding_attention");
 }
 
 static void test_contradictions_are_refused(void **state)
