@@ -402,7 +402,8 @@ static fkv_status prepare_device(void *ctx, int index, fkv_err *err)
     const fkv_engine_device *d = &e->devices[index];
     fkv_status st = FKV_OK;
     e->options.backend->upload(d->dev, d->device_of, e->device_of,
-                               (size_t)(e->config.n_layers * e->config.n_kv_heads * e->options.n_slots));
+                               (size_t)e->config.n_layers * (size_t)e->config.n_kv_heads *
+                                   (size_t)e->options.n_slots);
     for (int r = 0; !st && r < d->n_ranks; r++) {
         for (int l = 0; !st && l < e->config.n_layers; l++) {
             const fkv_decode_args args = fkv_decode_args_of(d, r, l);

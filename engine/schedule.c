@@ -243,7 +243,8 @@ static bool fits(fkv_schedule *s, const fkv_work *w, int slot, double share)
     for (int i = 0; i < n_ranks * STRETCHES; i++) {
         const double mean = s->flights[i].mean + s->own[i].mean;
         const double spread = sqrt(s->flights[i].variance + s->own[i].variance);
-        if (s->own[i].mean > 0 && mean + spread > (double)s->kv->n_pages[i / STRETCHES]) return false;
+        const int rank = i / STRETCHES;
+        if (s->own[i].mean > 0 && mean + spread > (double)s->kv->n_pages[rank]) return false;
     }
     return true;
 }

@@ -92,7 +92,7 @@ static fkv_status put_usage(const fkv_span *usage, fkv_buf *b, fkv_err *err)
     if (prompt < 0 || completion < 0) return fkv_buf_puts(b, ",\"usage\":null}}", err);
     return fkv_buf_printf(
         b, err, ",\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld}}}",
-        (long long)prompt, (long long)completion, (long long)(prompt + completion));
+        (long long)prompt, (long long)completion, (long long)prompt + (long long)completion);
 }
 
 /* Whether the request was one for a chat: what its url says, however it is escaped. */

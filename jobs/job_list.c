@@ -285,13 +285,15 @@ static fkv_status parse_object(const fkv_key *key, const char *text, const fkv_p
     fkv_status st = FKV_OK;
     if (!*text) return FKV_OK;
     json_t *object = fkv_json_parse(text, strlen(text), JSON_REJECT_DUPLICATES, &je);
-    if (!object && json_error_code(&je) == json_error_out_of_memory)
+    if (json_is_object(object)) {
+        *out = fkv_json_dump(object, JSON_COMPACT | JSON_ENSURE_ASCII);
+        if (!*out) st = fkv_fail_memory(err);
+    } else if (!object && json_error_code(&je) == json_error_out_of_memory) {
         st = fkv_fail_memory(err);
-    else if (!json_is_object(object))
+    } else {
         st = fkv_key_fail(key, place, err, "is not a JSON object%s%s", object ? "" : ": ",
                           object ? "" : je.text);
-    else if (!(*out = fkv_json_dump(object, JSON_COMPACT | JSON_ENSURE_ASCII)))
-        st = fkv_fail_memory(err);
+    }
     json_decref(object);
     return st;
 }

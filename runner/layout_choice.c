@@ -18,25 +18,24 @@ static fkv_status try_split(fkv_slot_search search, const fkv_layout *layout, in
                             fkv_device_split *out, fkv_err *err)
 {
     const fkv_setup *s = search.setup;
-    const int all = layout->devices;
+    const int groups = layout->devices / ranks; /* each has its share of the records */
     fkv_layout l = *layout;
     fkv_sizing z = *search.sizing;
     fkv_slot_model model;
     l.ranks = l.devices = ranks;
     fkv_sizing_update(s, &l, search.profile, &z);
     search.sizing = &z;
-    /* Every group of ranks has its share of the records. */
-    search.load.n_records = (search.load.n_records + all / ranks - 1) / (all / ranks);
+    search.load.n_records = (search.load.n_records + groups - 1) / groups;
     fkv_status st = fkv_slots_model(&search, s->auto_slots ? 0 : layout->slots, &model, err);
     if (st) return st;
     const fkv_slot_choice best = fkv_slots_best(&search, &model);
     const double n = search.load.n_records > 0 ? (double)search.load.n_records : FKV_JOB_MANY;
     *out = (fkv_device_split){.tensor_parallel = ranks,
-                              .data_parallel = all / ranks,
+                              .data_parallel = groups,
                               .slots = best.slots,
                               .prefill_us = model.prefill_us,
                               .step_us = fkv_curve_step_us(&model.curve, best.slots, best.slots),
-                              .record_us = best.slots ? best.us / n / (all / ranks) : 0,
+                              .record_us = best.slots ? best.us / n / groups : 0,
                               .fits = best.slots > 0};
     return FKV_OK;
 }

@@ -417,7 +417,7 @@ static bool at_test_argument(const fkv_tparser *p)
 /* Behind "is". */
 static fkv_status parse_test(fkv_tparser *p, fkv_tnode *step)
 {
-    fkv_tnode *arg, *value;
+    fkv_tnode *arg, *value = NULL;
     step->kind = FKV_N_TEST;
     fkv_status st = fkv_tparser_skip(p, FKV_T_WORD, "not", &step->flag);
     if (!st) st = parse_dotted(p, &step->value);
@@ -478,7 +478,7 @@ static fkv_status parse_steps(fkv_tparser *p, fkv_tnode *base, bool with_filters
 /* The sign binds tighter than a filter: -x|f is (-x)|f. */
 static fkv_status parse_unary(fkv_tparser *p, bool with_filters, fkv_tnode **out)
 {
-    fkv_tnode *node;
+    fkv_tnode *node = NULL;
     const bool minus = fkv_tparser_at_sign(p, "-"), plus = fkv_tparser_at_sign(p, "+");
     fkv_status st = FKV_OK;
     if (minus || plus) {

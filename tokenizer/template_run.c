@@ -356,7 +356,7 @@ static fkv_status run_set(fkv_teval *e, const fkv_tnode *node)
 
 static fkv_status run_macro(fkv_teval *e, const fkv_tnode *node)
 {
-    fkv_tvalue v;
+    fkv_tvalue v = {0};
     fkv_status st = new_macro(e, node, &v);
     return st ? st : fkv_tscope_set(e, e->scope, node->name, v);
 }

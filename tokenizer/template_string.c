@@ -338,8 +338,7 @@ fkv_status fkv_ts_escape(fkv_trun *run, fkv_tvalue v, fkv_tvalue *out)
     for (uint32_t i = 0; i < v.n; i++) {
         const char *entity = entity_of(v.s[i]);
         const size_t len = entity ? strlen(entity) : 1;
-        memcpy(to, entity ? entity : v.s + i, len);
-        to += len;
+        for (size_t k = 0; k < len; k++) *to++ = entity ? entity[k] : v.s[i];
     }
     out->flag = true;
     return FKV_OK;

@@ -156,6 +156,7 @@ fkv_status fkv_tlist_push(fkv_trun *run, fkv_tlist *l, fkv_tvalue item)
 
 fkv_status fkv_tv_pair(fkv_trun *run, fkv_tvalue a, fkv_tvalue b, fkv_tvalue *tuple)
 {
+    *tuple = (fkv_tvalue){0};
     fkv_status st = fkv_tv_new_list(run, FKV_T_TUPLE, 2, tuple);
     if (!st) st = fkv_tlist_push(run, tuple->list, a);
     return st ? st : fkv_tlist_push(run, tuple->list, b);
@@ -214,7 +215,7 @@ enum { FEW_ENTRIES = 8 };
 /* Finds the key: *entry, or NULL with *place, where it belongs, if there are places. */
 static fkv_status find(fkv_trun *run, const fkv_tdict *d, fkv_tvalue key, fkv_tentry **entry, size_t *place)
 {
-    uint64_t h;
+    uint64_t h = 0;
     bool equal;
     *entry = NULL;
     fkv_status st = hash_of(run, key, &h);

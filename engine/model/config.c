@@ -92,10 +92,10 @@ static fkv_status find_family(const json_t *o, const char *path, const fkv_famil
     fkv_status st = fkv_json_str_or_null(o, "model_type", path, &type, err);
     if (st) return st;
     if (list && !json_is_null(list)) {
-        if (!json_is_array(list) || !json_array_size(list))
-            return refuse(err, path, "architectures", "must be a list of names");
+        const size_t n = json_array_size(list); /* 0: not an array, too */
+        if (!n) return refuse(err, path, "architectures", "must be a list of names");
         fkv_family_names(false, known, sizeof known);
-        for (size_t i = 0; i < json_array_size(list); i++) {
+        for (size_t i = 0; i < n; i++) {
             name = json_string_value(json_array_get(list, i));
             if (!(*family = fkv_family_find(name, NULL)))
                 return fkv_fail_at(err, FKV_E_INPUT, path, 0, "architectures",
