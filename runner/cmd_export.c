@@ -81,12 +81,7 @@ int fkv_cmd_export(int argc, char **argv)
         return 0;
     }
     if (!st) st = fkv_export(paths[0], format, paths[1], &counts, &err);
-    if (st) {
-        char text[2048];
-        fkv_err_format(&err, text, sizeof text);
-        fprintf(stderr, "fairkv-batch: %s\n", text);
-        return fkv_exit_code(st);
-    }
+    if (st) return fkv_command_end(st, &err);
     printf("%lld rows (%lld errors) in %lld files: %s\n", (long long)counts.rows, (long long)counts.errors,
            (long long)counts.files, paths[1]);
     if (counts.skipped)

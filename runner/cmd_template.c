@@ -159,16 +159,10 @@ int fkv_cmd_template(int argc, char **argv)
     if (!st) st = fkv_template_scratch_new(&j.scratch, &err);
     if (!st) st = render_lines(&j, &err);
 out:
-    if (fkv_exit_code(st)) {
-        char text[1536];
-        fflush(stdout); /* the lines before the bad one */
-        fkv_err_format(&err, text, sizeof text);
-        fprintf(stderr, "fairkv-batch: %s\n", text);
-    }
     fkv_buf_free(&j.out);
     fkv_buf_free(&j.text);
     fkv_buf_free(&j.line);
     fkv_template_scratch_free(j.scratch);
     fkv_template_close(j.template);
-    return fkv_exit_code(st);
+    return fkv_command_end(st, &err);
 }

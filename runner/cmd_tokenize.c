@@ -164,16 +164,10 @@ int fkv_cmd_tokenize(int argc, char **argv)
     if (!st) st = fkv_tokenizer_scratch_new(j.tokenizer, &j.scratch, &err);
     if (!st) st = run_lines(&j, &err);
 out:
-    if (fkv_exit_code(st)) {
-        char text[1536];
-        fflush(stdout); /* the lines before the bad one */
-        fkv_err_format(&err, text, sizeof text);
-        fprintf(stderr, "fairkv-batch: %s\n", text);
-    }
     fkv_ids_free(&j.ids);
     fkv_buf_free(&j.out);
     fkv_buf_free(&j.line);
     fkv_tokenizer_scratch_free(j.scratch);
     fkv_tokenizer_close(j.tokenizer);
-    return fkv_exit_code(st);
+    return fkv_command_end(st, &err);
 }

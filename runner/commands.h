@@ -4,11 +4,17 @@
 #ifndef FKV_RUNNER_COMMANDS_H
 #define FKV_RUNNER_COMMANDS_H
 
+#include "runner/base/status.h"
+
 int fkv_cmd_run(int argc, char **argv);
 int fkv_cmd_check(int argc, char **argv);
 int fkv_cmd_plan(int argc, char **argv);
 int fkv_cmd_export(int argc, char **argv);
 int fkv_cmd_tokenize(int argc, char **argv);
 int fkv_cmd_template(int argc, char **argv);
+
+/* For those that answer on standard output and keep no log: says on standard error what went wrong,
+ * behind the output so far. Returns the exit code. */
+int fkv_command_end(fkv_status st, const fkv_err *err);
 
 #endif

@@ -149,7 +149,10 @@ static fkv_status from_object(fkv_trun *run, const json_t *o, fkv_tvalue *out)
     return st;
 }
 
-static fkv_status from_array(fkv_trun *run, const json_t *a, fkv_tvalue *out)
+/* A list of what make gives for each member. */
+static fkv_status from_array(fkv_trun *run, const json_t *a,
+                             fkv_status (*make)(fkv_trun *run, const json_t *member, fkv_tvalue *out),
+                             fkv_tvalue *out)
 {
     size_t i;
     json_t *member;
@@ -157,7 +160,7 @@ static fkv_status from_array(fkv_trun *run, const json_t *a, fkv_tvalue *out)
     fkv_status st = fkv_tv_new_list(run, FKV_T_LIST, json_array_size(a), out);
     json_array_foreach(a, i, member)
     {
-        if (!st) st = from_json(run, member, &item);
+        if (!st) st = make(run, member, &item);
         if (!st) st = fkv_tlist_push(run, out->list, item);
     }
     return st;
@@ -170,7 +173,7 @@ static fkv_status from_json(fkv_trun *run, const json_t *v, fkv_tvalue *out)
     if (st) return st;
     switch (json_typeof(v)) {
     case JSON_OBJECT: st = from_object(run, v, out); break;
-    case JSON_ARRAY: st = from_array(run, v, out); break;
+    case JSON_ARRAY: st = from_array(run, v, from_json, out); break;
     case JSON_STRING: st = fkv_tv_borrow(run, json_string_value(v), json_string_length(v), out); break;
     case JSON_INTEGER: *out = fkv_tv_int(json_integer_value(v)); break;
     case JSON_REAL: *out = fkv_tv_float(json_real_value(v)); break;
@@ -202,27 +205,13 @@ static fkv_status from_message(fkv_trun *run, const json_t *m, fkv_tvalue *out)
     return st || !thoughts ? st : set_member(run, out->dict, "reasoning_content", thoughts);
 }
 
-static fkv_status from_messages(fkv_trun *run, const json_t *messages, fkv_tvalue *out)
-{
-    size_t i;
-    json_t *m;
-    fkv_tvalue item;
-    fkv_status st = fkv_tv_new_list(run, FKV_T_LIST, json_array_size(messages), out);
-    json_array_foreach(messages, i, m)
-    {
-        if (!st) st = from_message(run, m, &item);
-        if (!st) st = fkv_tlist_push(run, out->list, item);
-    }
-    return st;
-}
-
 /* What a name is where the template has not assigned it. */
 static fkv_status global_of(fkv_trun *run, const fkv_template *t, const fkv_template_input *in,
                             fkv_tvalue name, fkv_tvalue *out)
 {
     bool found;
     const json_t *v = json_object_getn(in->variables, name.s, name.n);
-    if (fkv_tv_is(name, "messages")) return from_messages(run, in->messages, out);
+    if (fkv_tv_is(name, "messages")) return from_array(run, in->messages, from_message, out);
     if (!v) v = json_object_getn(t->tokens, name.s, name.n);
     if (v) return from_json(run, v, out);
     *out = fkv_tv_function(name, &found);

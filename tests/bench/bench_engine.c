@@ -27,6 +27,7 @@
 #include "engine/split.h"
 #include "kernels/metered.h"
 #include "runner/base/json.h"
+#include "tests/unit/model_shapes.h"
 
 typedef struct args {
     const char *backend, *shape, *scores, *modes;
@@ -110,38 +111,20 @@ static args parse(int argc, char **argv)
 
 static fkv_config shape_of(const char *name)
 {
-    fkv_config c = {.n_layers = 32,
-                    .n_heads = 32,
-                    .n_kv_heads = 8,
-                    .head_dim = 128,
-                    .group = 4,
-                    .hidden = 4096,
-                    .intermediate = 14336,
-                    .vocab = 128256,
-                    .max_positions = 131072,
-                    .rms_eps = 1e-5f,
-                    .rope = {.theta = 500000}};
-    if (!strcmp(name, "70b")) {
-        c.n_layers = 80;
-        c.n_heads = 64;
-        c.group = 8;
-        c.hidden = 8192;
-        c.intermediate = 28672;
-    } else if (!strcmp(name, "tiny")) {
-        c = (fkv_config){.n_layers = 4,
-                         .n_heads = 8,
-                         .n_kv_heads = 4,
-                         .head_dim = 64,
-                         .group = 2,
-                         .hidden = 128,
-                         .intermediate = 384,
-                         .vocab = 1024,
-                         .max_positions = 16384,
-                         .rms_eps = 1e-5f,
-                         .rope = {.theta = 10000}};
-    } else if (strcmp(name, "8b")) {
-        die("shape", NULL);
-    }
+    static const fkv_config shape_tiny = {.n_layers = 4,
+                                          .n_heads = 8,
+                                          .n_kv_heads = 4,
+                                          .head_dim = 64,
+                                          .group = 2,
+                                          .hidden = 128,
+                                          .intermediate = 384,
+                                          .vocab = 1024,
+                                          .max_positions = 16384};
+    const bool tiny = !strcmp(name, "tiny");
+    fkv_config c = tiny ? shape_tiny : !strcmp(name, "70b") ? shape_70b : shape_8b;
+    if (!tiny && strcmp(name, "70b") != 0 && strcmp(name, "8b") != 0) die("shape", NULL);
+    c.rms_eps = 1e-5f;
+    c.rope.theta = tiny ? 10000 : 500000;
     return c;
 }
 
