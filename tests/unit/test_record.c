@@ -1,88 +1,35 @@
 /* Records: prompts and templates, what passes through byte for byte, every error
  * code, limits and ids. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-#include <jansson.h>
-
-#include "jobs/record.h"
-#include "runner/base/file.h"
-
-static char dir[256], prompts_path[300], limits_path[300];
-static fkv_record record;
-
-static void put(const char *path, const char *text)
-{
-    assert_int_equal(fkv_file_replace(path, text, strlen(text), NULL), FKV_OK);
-}
+#include "record_fixture.h"
 
 static int make_dir(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
     (void)state;
-    snprintf(dir, sizeof dir, "%s/fkv-record-XXXXXX", tmp ? tmp : "/tmp");
-    if (!mkdtemp(dir)) return -1;
-    snprintf(prompts_path, sizeof prompts_path, "%s/prompts.json", dir);
-    snprintf(limits_path, sizeof limits_path, "%s/limits.json", dir);
-    put(prompts_path, "{\"qa\":\"C={context} {x} I={input}{input} {context\",\"sum_e\":\"S\",\"sum\":\"T\","
-                      "\"bare\":\"\",\"\xc3\xa9\":\"{context}\"}");
-    put(limits_path, "{\"qa\":32,\"sum\":7,\"other\":9}");
-    return 0;
+    return make_record_dir(
+        "{\"qa\":\"C={context} {x} I={input}{input} {context\",\"sum_e\":\"S\",\"sum\":\"T\","
+        "\"bare\":\"\",\"\xc3\xa9\":\"{context}\"}",
+        "{\"qa\":32,\"sum\":7,\"other\":9}");
 }
 
-static int remove_dir(void **state)
+static fkv_job job_of(fkv_format format)
 {
-    char command[400];
-    (void)state;
-    fkv_record_free(&record);
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
+    fkv_job job = {0};
+    job.input.format = format;
+    if (format != FKV_FORMAT_PROMPT) job.input.prompts = prompts_path;
+    job.input.max_new_tokens_by = limits_path;
+    return job;
 }
 
 static fkv_record_parser *open_parser(fkv_format format)
 {
-    fkv_job job = {0};
-    fkv_errs errs = {0};
-    fkv_record_parser *parser = NULL;
-    job.input.format = format;
-    if (format != FKV_FORMAT_PROMPT) job.input.prompts = prompts_path;
-    job.input.max_new_tokens_by = limits_path;
-    assert_int_equal(fkv_record_parser_open(&job, &parser, &errs), FKV_OK);
-    return parser;
+    const fkv_job job = job_of(format);
+    return open_parser_of(&job);
 }
 
-/* Parses n bytes in memory of just that size, so that overreads show. */
 static void parse_bytes(fkv_format format, const char *member, const char *text, size_t n)
 {
-    fkv_err err = {0};
-    fkv_record_parser *parser = open_parser(format);
-    char *copy = malloc(n ? n : 1);
-    memcpy(copy, text, n);
-    const fkv_line line = {
-        .ordinal = 3, .archive = "a.zip", .member = member, .line = 9, .text = copy, .n = n};
-    assert_int_equal(fkv_record_parse(parser, &line, &record, &err), FKV_OK);
-    free(copy);
-    fkv_record_parser_close(parser);
-    assert_int_equal(record.ordinal, 3);
-    assert_int_equal(record.line, 9);
-    /* What goes into a row is always JSON and UTF-8. */
-    json_t *id = json_loadb(record.id_json.data, record.id_json.len,
-                            JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
-    json_t *fields = json_loadb(record.fields.data, record.fields.len,
-                                JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL | JSON_REJECT_DUPLICATES, NULL);
-    json_t *message = json_string(record.error_message);
-    assert_non_null(id);
-    assert_true(json_is_object(fields));
-    assert_non_null(message);
-    json_decref(id);
-    json_decref(fields);
-    json_decref(message);
+    const fkv_job job = job_of(format);
+    parse_line(&job, "a.zip", member, text, n);
 }
 
 static void parse(fkv_format format, const char *member, const char *text)
@@ -94,16 +41,7 @@ static void expect_error(fkv_format format, const char *member, const char *text
                          const char *word)
 {
     parse(format, member, text);
-    if (strcmp(record.error_code, code) != 0) print_error("%s: %s\n", text, record.error_message);
-    assert_string_equal(record.error_code, code);
-    if (!strstr(record.error_message, word)) print_error("%s\n", record.error_message);
-    assert_non_null(strstr(record.error_message, word));
-}
-
-static void expect_fine(void)
-{
-    if (record.error_code[0]) print_error("%s: %s\n", record.error_code, record.error_message);
-    assert_string_equal(record.error_code, "");
+    assert_record_error(text, code, word);
 }
 
 static void longbench_fills_its_template_once(void **state)
@@ -112,7 +50,7 @@ static void longbench_fills_its_template_once(void **state)
     parse(FKV_FORMAT_LONGBENCH, "data/qa.jsonl",
           "{\"_id\":\"i1\",\"input\":\"in{context}\",\"context\":\"con{input}\",\"answers\":[\"a\"],"
           "\"length\":12,\"dataset\":\"other\",\"language\":\"en\",\"all_classes\":null}");
-    expect_fine();
+    assert_record_fine();
     assert_string_equal(record.prompt.data, "C=con{input} {x} I=in{context}in{context} {context");
     assert_string_equal(record.id_json.data, "\"i1\"");
     assert_string_equal(record.dataset.data, "qa");
@@ -143,7 +81,7 @@ static void templates_take_any_string_or_number(void **state)
     assert_int_equal(fkv_record_parser_open(&job, &parser, &errs), FKV_OK);
     assert_int_equal(fkv_record_parse(parser, &line, &record, &err), FKV_OK);
     fkv_record_parser_close(parser);
-    expect_fine();
+    assert_record_fine();
     assert_string_equal(record.prompt.data,
                         "c{n}|q|a\xc3\xa9{n}|-1.50e2|{gone}|{list}|{flag}|{}|{-1.50e2}|{n");
     assert_string_equal(record.fields.data, "{\"question\":\"q\",\"choice_A\":\"a\\u00e9{n}\",\"n\":-1.50e2,"
@@ -169,7 +107,7 @@ static void datasets_come_from_the_member_then_the_record(void **state)
         char text[200];
         snprintf(text, sizeof text, "{%s\"context\":\"c\",\"input\":\"i\"}", cases[i].field);
         parse(FKV_FORMAT_LONGBENCH, cases[i].member, text);
-        expect_fine();
+        assert_record_fine();
         assert_string_equal(record.dataset.data, cases[i].dataset);
         assert_string_equal(record.prompt.data, cases[i].prompt);
         assert_int_equal(record.max_new_tokens, cases[i].limit);
@@ -182,7 +120,7 @@ static void prompts_keep_their_bytes(void **state)
     (void)state;
     parse(FKV_FORMAT_PROMPT, "p.jsonl",
           " { \"max_tokens\" : 5 , \"prompt\" : \"a\\u0000b\\ud83d\\ude00\\n\" , \"id\" : 7 } ");
-    expect_fine();
+    assert_record_fine();
     assert_int_equal(record.prompt.len, 8);
     assert_memory_equal(record.prompt.data, "a\0b\xf0\x9f\x98\x80\n", 8);
     assert_int_equal(record.max_new_tokens, 5);
@@ -190,7 +128,7 @@ static void prompts_keep_their_bytes(void **state)
     assert_string_equal(record.fields.data, "{}");
     assert_int_equal(record.dataset.len, 0);
     parse(FKV_FORMAT_PROMPT, "p.jsonl", "{\"prompt\":\"x\",\"dataset\":\"other\",\"max_tokens\":null}");
-    expect_fine();
+    assert_record_fine();
     assert_string_equal(record.dataset.data, "other");
     assert_int_equal(record.max_new_tokens, 9);
     assert_string_equal(record.fields.data, "{\"dataset\":\"other\"}");
@@ -205,11 +143,11 @@ static void fields_pass_through_as_text(void **state)
     (void)state;
     snprintf(text, sizeof text, "{\"id\":\"x\\u0000\",\"prompt\":\"p\",%s", fields + 1);
     parse(FKV_FORMAT_PROMPT, "p.jsonl", text);
-    expect_fine();
+    assert_record_fine();
     assert_string_equal(record.fields.data, fields);
     assert_string_equal(record.id_json.data, "\"x\\u0000\"");
     parse(FKV_FORMAT_PROMPT, "p.jsonl", "{\"\":1,\"prompt\":\"p\",\"\\u0001\":2}");
-    expect_fine();
+    assert_record_fine();
     assert_string_equal(record.fields.data, "{\"\":1,\"\\u0001\":2}");
 }
 
@@ -218,12 +156,12 @@ static void auto_looks_at_each_record(void **state)
     (void)state;
     parse(FKV_FORMAT_AUTO, "qa.jsonl",
           "{\"_id\":1,\"id\":2,\"prompt\":\"p\",\"context\":\"c\",\"input\":\"i\"}");
-    expect_fine();
+    assert_record_fine();
     assert_string_equal(record.id_json.data, "1");
     assert_string_equal(record.prompt.data, "C=c {x} I=ii {context");
     assert_string_equal(record.fields.data, "{\"id\":2,\"prompt\":\"p\"}");
     parse(FKV_FORMAT_AUTO, "qa.jsonl", "{\"_id\":1,\"id\":2,\"prompt\":\"p\",\"context\":\"c\"}");
-    expect_fine();
+    assert_record_fine();
     assert_string_equal(record.id_json.data, "2");
     assert_string_equal(record.prompt.data, "p");
     assert_string_equal(record.fields.data, "{\"_id\":1,\"context\":\"c\"}");

@@ -1,86 +1,40 @@
 /* Records of the formats that a chat template goes around, and what a request asks for
  * itself: prompts, prefixes, limits, sampling, every refusal by its field's name. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "record_fixture.h"
 
-#include <cmocka.h>
-#include <jansson.h>
-
-#include "jobs/record.h"
-#include "runner/base/file.h"
-
-static char dir[256], prompts_path[300], limits_path[300];
-static fkv_record record;
 static bool plain_only;
 
 static int make_dir(void **state)
 {
-    static const char prompts[] =
+    (void)state;
+    return make_record_dir(
         "{\"trec\":\"{context}{input}\",\"samsum\":\"{context}{input}\","
-        "\"samsum_e\":\"{context}{input}\",\"trec_e\":\"E{input}\",\"qasper\":\"{input}\"}";
-    static const char limits[] = "{\"vt\":31,\"hotpot\":7}";
-    const char *tmp = getenv("TMPDIR");
-    (void)state;
-    snprintf(dir, sizeof dir, "%s/fkv-formats-XXXXXX", tmp ? tmp : "/tmp");
-    if (!mkdtemp(dir)) return -1;
-    snprintf(prompts_path, sizeof prompts_path, "%s/prompts.json", dir);
-    snprintf(limits_path, sizeof limits_path, "%s/limits.json", dir);
-    if (fkv_file_replace(prompts_path, prompts, sizeof prompts - 1, NULL)) return -1;
-    return fkv_file_replace(limits_path, limits, sizeof limits - 1, NULL) ? -1 : 0;
-}
-
-static int remove_dir(void **state)
-{
-    char command[400];
-    (void)state;
-    fkv_record_free(&record);
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
+        "\"samsum_e\":\"{context}{input}\",\"trec_e\":\"E{input}\",\"qasper\":\"{input}\"}",
+        "{\"vt\":31,\"hotpot\":7}");
 }
 
 static void parse(fkv_format format, const char *archive, const char *member, const char *text)
 {
     char *plain[] = {(char *)"trec", (char *)"samsum"};
     fkv_job job = {0};
-    fkv_errs errs = {0};
-    fkv_err err = {0};
-    fkv_record_parser *parser = NULL;
     job.input.format = format;
     job.input.plain_only = plain_only;
     job.input.prompts = prompts_path;
     job.input.max_new_tokens_by = limits_path;
     job.input.plain_datasets = (fkv_words){plain, 2};
-    assert_int_equal(fkv_record_parser_open(&job, &parser, &errs), FKV_OK);
-    char *copy = strdup(text); /* of just that size, so that overreads show */
-    const fkv_line line = {.archive = archive, .member = member, .line = 1, .text = copy, .n = strlen(text)};
-    assert_int_equal(fkv_record_parse(parser, &line, &record, &err), FKV_OK);
-    free(copy);
-    fkv_record_parser_close(parser);
-    json_t *fields = json_loadb(record.fields.data, record.fields.len,
-                                JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL | JSON_REJECT_DUPLICATES, NULL);
-    assert_true(json_is_object(fields));
-    json_decref(fields);
+    parse_line(&job, archive, member, text, strlen(text));
 }
 
 static void expect_fine(fkv_format format, const char *member, const char *text)
 {
     parse(format, "a.zip", member, text);
-    if (record.error_code[0]) print_error("%s: %s: %s\n", text, record.error_code, record.error_message);
-    assert_string_equal(record.error_code, "");
+    assert_record_fine();
 }
 
 static void expect_error(fkv_format format, const char *text, const char *code, const char *word)
 {
     parse(format, "a.zip", "vt/m.jsonl", text);
-    if (strcmp(record.error_code, code) != 0 || !strstr(record.error_message, word))
-        print_error("%s: %s: %s\n", text, record.error_code, record.error_message);
-    assert_string_equal(record.error_code, code);
-    assert_non_null(strstr(record.error_message, word));
+    assert_record_error(text, code, word);
 }
 
 static void expect_text(const fkv_buf *buf, const char *want)
