@@ -55,7 +55,7 @@ void fkv_decode_end(fkv_engine_device *d)
     const fkv_engine *e = d->engine;
     const int n = e->options.n_slots, vocab = e->config.vocab;
     fkv_layer_logits(d, d->step_xn);
-    e->options.backend->sample(d->dev, d->logits, vocab, n, false, &d->slots, &e->options.sampling, vocab);
+    e->options.backend->sample(d->dev, d->logits, vocab, n, false, &d->slots, &d->rules, e->choice, vocab);
 }
 
 static void enqueue(fkv_engine_device *d)
@@ -82,9 +82,9 @@ void fkv_decode_run(fkv_engine_device *d)
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
     d->watched = e->stopwatch && !e->unwatched;
-    if (!d->watched && b->replay(d->dev, 0)) return;
-    if (!d->watched) b->record_begin(d->dev, 0);
+    if (!d->watched && b->replay(d->dev, e->choice)) return;
+    if (!d->watched) b->record_begin(d->dev, e->choice);
     enqueue(d);
-    if (!d->watched) b->record_end(d->dev, 0);
+    if (!d->watched) b->record_end(d->dev, e->choice);
     d->watched = false;
 }

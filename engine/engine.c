@@ -87,7 +87,8 @@ static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
                                       [FKV_BUFFER_SLOT_ACTIVE] = &d->slots.active,
                                       [FKV_BUFFER_SLOT_MAX_NEW] = &d->slots.max_new,
                                       [FKV_BUFFER_SLOT_OUT] = &d->slots.out,
-                                      [FKV_BUFFER_SLOT_ORDINAL] = &d->slots.ordinal};
+                                      [FKV_BUFFER_SLOT_SAMPLING] = &d->slots.sampling,
+                                      [FKV_BUFFER_SLOT_SEEN] = &d->slots.seen};
     const fkv_memory_shape shape = fkv_engine_memory_shape(d->engine);
     fkv_buffer_size sizes[FKV_N_BUFFERS];
     fkv_memory_buffers(&shape, d->n_ranks, sizes);
@@ -140,12 +141,29 @@ static fkv_status open_device(void *ctx, int index, fkv_err *err)
     return FKV_OK;
 }
 
+/* The rules' ids on the device. */
+static fkv_status load_rules(fkv_engine_device *d, fkv_err *err)
+{
+    const fkv_token_rules *rules = &d->engine->options.rules;
+    const fkv_backend *b = d->engine->options.backend;
+    const size_t bytes = (size_t)rules->n_suppressed * sizeof *rules->suppressed;
+    void *ids = NULL;
+    d->rules = *rules;
+    if (!bytes) return FKV_OK;
+    const fkv_status st = b->alloc(d->dev, bytes, &ids, err);
+    if (st) return st;
+    b->upload(d->dev, ids, rules->suppressed, bytes);
+    d->rules.suppressed = ids;
+    return b->sync(d->dev, err);
+}
+
 /* When all devices are there. */
 static fkv_status load_device(void *ctx, int index, fkv_err *err)
 {
     const open_args *a = ctx;
     fkv_engine_device *d = &a->engine->devices[index];
-    const fkv_status st = fkv_weights_load_home(d, a->weights, err);
+    fkv_status st = load_rules(d, err);
+    if (!st) st = fkv_weights_load_home(d, a->weights, err);
     d->home = a->engine->options.backend->mark(d->dev);
     return st;
 }
@@ -268,8 +286,9 @@ static fkv_status open_engine(fkv_engine *e, const fkv_safetensors *weights, fkv
     open_args args = {e, weights, NULL};
     if ((st = fkv_team_run(e->team, open_device, &args, err))) return st;
     e->tile = e->info.prefill_tile;
-    if ((st = fkv_team_run(e->team, load_device, &args, err))) return st;
-    return size_engine(e, err);
+    st = fkv_team_run(e->team, load_device, &args, err);
+    e->options.rules.suppressed = NULL; /* the caller's */
+    return st ? st : size_engine(e, err);
 }
 
 fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weights,

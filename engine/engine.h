@@ -35,13 +35,15 @@ typedef struct fkv_engine_options {
     int n_threads;      /* host threads per device; 0: an equal share of all */
     bool solo; /* benchmarks: one device holds rank solo_rank alone of n_ranks; results mean nothing */
     int solo_rank;
-    fkv_sampling sampling;
+    fkv_token_rules rules; /* suppressed: host memory, copied */
+    fkv_sampling measured; /* of slots that are filled to be measured (engine/measure) */
 } fkv_engine_options;
 
 typedef struct fkv_request {
-    int64_t ordinal;    /* of the record: keys its random stream */
+    int64_t ordinal;    /* of the record: its age */
     const int32_t *ids; /* prompt; valid until finish or reject */
     int64_t n_ids, max_new;
+    fkv_sampling sampling;
     void *user;
 } fkv_request;
 
@@ -75,7 +77,8 @@ typedef struct fkv_engine_io {
                          fkv_err *err);
     /* Asked between steps. */
     fkv_stopping (*stopping)(void *ctx);
-    /* For tests, or NULL: the logits that token n of the request is drawn from. */
+    /* For tests, or NULL: the logits that token n of the request is drawn from, as its sampling adjusted
+     * them. */
     void (*logits)(void *ctx, const fkv_request *request, int64_t n, const float *logits, int n_vocab);
 } fkv_engine_io;
 

@@ -58,9 +58,10 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
     out[FKV_BUFFER_STEP_ATT] = (fkv_buffer_size){slots, att, act};
     out[FKV_BUFFER_LOGITS] = (fkv_buffer_size){slots, c->vocab, f32};
     out[FKV_BUFFER_DEVICE_OF] = (fkv_buffer_size){(int64_t)c->n_layers * c->n_kv_heads, slots, 1};
-    for (int i = FKV_BUFFER_SLOT_TOKEN; i < FKV_BUFFER_SLOT_ORDINAL; i++)
+    for (int i = FKV_BUFFER_SLOT_TOKEN; i < FKV_BUFFER_SLOT_SAMPLING; i++)
         out[i] = (fkv_buffer_size){slots, 1, sizeof(int32_t)};
-    out[FKV_BUFFER_SLOT_ORDINAL] = (fkv_buffer_size){slots, 1, sizeof(uint64_t)};
+    out[FKV_BUFFER_SLOT_SAMPLING] = (fkv_buffer_size){slots, 1, sizeof(fkv_sampling)};
+    out[FKV_BUFFER_SLOT_SEEN] = (fkv_buffer_size){slots, FKV_SEEN_WORDS(c->vocab), sizeof(uint32_t)};
 }
 
 fkv_buffer_size fkv_memory_queries(const fkv_memory_shape *s, int served)

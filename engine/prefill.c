@@ -116,7 +116,8 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
                            .n_tiles = p->n_tiles,
                            .segments = p->segments,
                            .dev_segments = d->segments,
-                           .dev_positions = d->positions};
+                           .dev_positions = d->positions,
+                           .dev_tokens = d->tokens};
     upload_pack(d, p);
     if (fills) b->start_slots(d->dev, &pack, &d->slots);
     fkv_layer_embed(d, d->tokens, p->n_rows, d->x, d->xn);
@@ -135,7 +136,9 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
     b->last_rows(d->dev, &pack, d->x, c->hidden, d->step_x);
     fkv_layer_finish(d, c->n_layers - 1, n_slots, n_slots, d->step_att, d->step_x, d->step_xn);
     fkv_layer_logits(d, d->step_xn);
-    b->sample(d->dev, d->logits, c->vocab, n_slots, true, &d->slots, &e->options.sampling, c->vocab);
+    int choice = 0;
+    for (int i = 0; i < p->n_segments; i++) choice |= fkv_sampling_choice(&p->segments[i].sampling, &d->rules);
+    b->sample(d->dev, d->logits, c->vocab, n_slots, true, &d->slots, &d->rules, choice, c->vocab);
 }
 
 fkv_prefill fkv_prefill_one(fkv_engine *e, const int32_t *ids, int64_t n_ids, fkv_segment *segment)

@@ -97,7 +97,6 @@ static fkv_status reject(run *r, fkv_work *w, const char *code, const fkv_err *w
  * known only here. */
 static fkv_status take_token(run *r, fkv_work *w, int32_t token, const float *logits, fkv_err *err)
 {
-    const fkv_sampling *p = &r->e->options.sampling;
     if (token == FKV_TOKEN_BAD_LOGITS) {
         fkv_err why = {0};
         fkv_fail(&why, FKV_E_INPUT, "the model's logits of new token %lld are not numbers",
@@ -107,8 +106,8 @@ static fkv_status take_token(run *r, fkv_work *w, int32_t token, const float *lo
     if (token < 0) return fkv_fail(err, FKV_E_DEVICE, "a slot at work gave no token");
     if (logits) r->io->logits(r->io->ctx, &w->request, w->n, logits, r->e->config.vocab);
     w->ids[w->n++] = token;
-    for (int i = 0; i < p->n_eos; i++)
-        if (token == p->eos[i]) return finish(r, w, FKV_FINISH_STOP, false, err);
+    if (fkv_sampling_ends(&w->request.sampling, &r->e->options.rules, token))
+        return finish(r, w, FKV_FINISH_STOP, false, err);
     const bool stops = r->io->token(r->io->ctx, &w->request, w->ids, w->n), full = w->n >= w->request.max_new;
     if (stops) return finish(r, w, FKV_FINISH_STOP, !full, err);
     return full ? finish(r, w, FKV_FINISH_LENGTH, false, err) : FKV_OK;
@@ -169,7 +168,12 @@ static fkv_status exchange(run *r, fkv_command **last, fkv_err *err)
     if (r->command) prepare(r, r->command);
     /* Where slots are idle a step says little about the plan. */
     e->unwatched = false;
-    for (int s = 0; r->command && s < e->options.n_slots; s++) e->unwatched |= !r->command->who[s];
+    e->choice = 0;
+    for (int s = 0; r->command && s < e->options.n_slots; s++) {
+        const fkv_work *w = r->command->who[s];
+        e->unwatched |= !w;
+        if (w) e->choice |= fkv_sampling_choice(&w->request.sampling, &e->options.rules);
+    }
     r->starts = !*last;
     *last = e->info.async ? r->command : NULL;
     fkv_status st = fkv_team_run(e->team, obey, r, err);

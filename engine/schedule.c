@@ -335,7 +335,7 @@ static void add_segment(fkv_command *c, fkv_work *w)
                                                  .tile0 = (int32_t)c->n_tiles,
                                                  .slot = w->slot,
                                                  .max_new = (int32_t)q->max_new,
-                                                 .ordinal = (uint64_t)q->ordinal};
+                                                 .sampling = q->sampling};
     c->n_rows += q->n_ids;
     c->n_tiles += (q->n_ids + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS;
 }

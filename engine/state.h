@@ -71,6 +71,7 @@ struct fkv_engine_device {
     fkv_segment *segments;             /* [n_slots] of a pack */
     fkv_edit *edits;                   /* [FKV_EDITS] */
     fkv_slots slots;
+    fkv_token_rules rules; /* of the options, on the device */
     int64_t tickets[2];   /* of commands, by number */
     int32_t *table;       /* page table, [n_slots][kv.slot_stride] */
     int64_t arena_budget; /* bytes that this device's KV arenas may take */
@@ -119,6 +120,7 @@ struct fkv_engine {
 
     const fkv_stopwatch *stopwatch; /* or NULL; steps that it sees are not replayed */
     bool unwatched;                 /* it does not see the next step */
+    int choice;                     /* what the slots of the next step need (FKV_CHOICE_) */
 
     /* stats; of plans that were cleared */
     int64_t decode_steps, kv_peak_bytes;

@@ -385,20 +385,6 @@ __attribute__((format(printf, 4, 5))) static void refuse(parser *p, const char *
     report(p, &err);
 }
 
-/* What the job file can say and this build does not act on yet: chat templates, and what
- * records say about their own wrapping and sampling. Whoever builds it takes it out here; values
- * of choices wait under "later" in job_keys.c. */
-static void refuse_unbuilt(parser *p, fkv_job *job)
-{
-    const char *template = job->model.chat_template;
-    if (template && strcmp(template, "auto") != 0 && strcmp(template, "none") != 0)
-        refuse(p, "model", "chat_template", "a template file is not supported by this build yet");
-    if (job->model.template_vars)
-        refuse(p, "model", "template_vars", "variables are not supported by this build yet");
-    if (job->model.date) refuse(p, "model", "date", "a date is not supported by this build yet");
-    job->input.plain_only = true;
-}
-
 static void check_across(parser *p, const fkv_job *job)
 {
     const bool own_budgets = job->profile.budgets_file != NULL;
@@ -457,7 +443,6 @@ fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t 
     for (size_t i = 0; i < fkv_n_keys; i++) parse_setting(&p, i, j);
     j->plan.mode_given = given(&p, "plan", "mode");
     check_across(&p, j);
-    refuse_unbuilt(&p, j);
     if (errs->n > before) {
         st = p.broken ? p.broken : FKV_E_INPUT;
         goto out;

@@ -77,7 +77,6 @@ typedef struct fkv_job {
         fkv_words members; /* patterns; '*' also matches '/' */
         fkv_format format;
         fkv_words plain_datasets; /* LongBench's that no chat template goes around */
-        bool plain_only; /* this build wraps nothing and samples all records alike: others are error rows */
         char *prompts;   /* path or NULL */
         char *max_new_tokens_by; /* path or NULL */
         int64_t max_record_bytes;

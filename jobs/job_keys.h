@@ -48,7 +48,6 @@ typedef struct fkv_key {
     double lo, hi;        /* whole numbers up to 2^53 */
     bool lo_open;
     const char *choices; /* words separated by a blank, in the enum's order */
-    const char *later;   /* words that are known but not built yet */
     const char *help;
 } fkv_key;
 

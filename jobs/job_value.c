@@ -39,8 +39,6 @@ static fkv_status parse_choice(const fkv_key *key, const char *text, const fkv_p
 {
     *out = place_in(key->choices, text);
     if (*out >= 0) return FKV_OK;
-    if (place_in(key->later, text) >= 0)
-        return fkv_key_fail(key, place, err, "%s is not supported by this build yet", text);
     return fkv_key_fail(key, place, err, "\"%s\" is none of: %s", text, key->choices);
 }
 

@@ -21,7 +21,6 @@ struct fkv_record_parser {
     json_t *templates; /* string by dataset, or NULL */
     json_t *limits;    /* positive integer by dataset, or NULL */
     json_t *plain;     /* datasets without a chat template are its keys */
-    bool plain_only;   /* input.plain_only */
 };
 
 /* RULER's own limits of new tokens; * stands for any end. */
@@ -30,16 +29,11 @@ static const struct {
     int64_t limit;
 } ruler_limits[] = {{"niah*", 128}, {"vt", 30}, {"cwe", 120}, {"fwe", 50}, {"qa*", 32}};
 
-/* By format: its name, the key of the id (AUTO: the one there is). */
-static const struct {
-    const char *name;
-    fkv_record_key id;
-} formats[] = {[FKV_FORMAT_AUTO] = {"auto", FKV_RECORD_OTHER},
-               [FKV_FORMAT_LONGBENCH] = {"longbench", FKV_RECORD_UNDERSCORED},
-               [FKV_FORMAT_PROMPT] = {"prompt", FKV_RECORD_ID},
-               [FKV_FORMAT_OPENAI] = {"openai", FKV_RECORD_CUSTOM_ID},
-               [FKV_FORMAT_QA] = {"qa", FKV_RECORD_OTHER},
-               [FKV_FORMAT_RULER] = {"ruler", FKV_RECORD_INDEX}};
+/* By format: the key of the id (OTHER: the one there is). */
+static const fkv_record_key id_keys[] = {
+    [FKV_FORMAT_AUTO] = FKV_RECORD_OTHER, [FKV_FORMAT_LONGBENCH] = FKV_RECORD_UNDERSCORED,
+    [FKV_FORMAT_PROMPT] = FKV_RECORD_ID,  [FKV_FORMAT_OPENAI] = FKV_RECORD_CUSTOM_ID,
+    [FKV_FORMAT_QA] = FKV_RECORD_OTHER,   [FKV_FORMAT_RULER] = FKV_RECORD_INDEX};
 
 /* Loads an object of strings, or of positive integers; all errors go to errs. */
 static json_t *load_table(const char *path, bool strings, fkv_errs *errs)
@@ -87,7 +81,6 @@ fkv_status fkv_record_parser_open(const fkv_job *job, fkv_record_parser **parser
         return FKV_E_SYSTEM;
     }
     p->format = job->input.format;
-    p->plain_only = job->input.plain_only;
     p->plain = json_object();
     bool kept = p->plain != NULL;
     for (size_t i = 0; kept && i < job->input.plain_datasets.n; i++)
@@ -145,7 +138,7 @@ static fkv_format format_of(const fkv_record_parser *parser, const fkv_record_ob
 /* The key of the record's id in this format. */
 static fkv_record_key id_key(fkv_format format, const fkv_record_object *o)
 {
-    if (formats[format].id != FKV_RECORD_OTHER) return formats[format].id;
+    if (id_keys[format] != FKV_RECORD_OTHER) return id_keys[format];
     return o->values[FKV_RECORD_UNDERSCORED] ? FKV_RECORD_UNDERSCORED : FKV_RECORD_ID;
 }
 
@@ -478,19 +471,6 @@ static fkv_status take_said(const fkv_record_parser *parser, fkv_format format, 
     return FKV_OK;
 }
 
-/* What this build doesn't do yet is an error row (input.plain_only). */
-static void refuse_unbuilt(fkv_format format, fkv_record *record)
-{
-    const char *set = fkv_request_first_set(&record->sampling);
-    if (format != FKV_FORMAT_LONGBENCH && format != FKV_FORMAT_PROMPT)
-        fkv_record_set_error(record, "bad_field",
-                             "records of the format %s are not supported by this build yet",
-                             formats[format].name);
-    else if (record->wrap == FKV_WRAP_MESSAGES || set)
-        fkv_record_set_error(record, "bad_field", "%s in a record: not supported by this build yet",
-                             set ? set : "messages");
-}
-
 static fkv_status take_record(const fkv_record_parser *parser, const fkv_record_object *o, fkv_record *record,
                               fkv_err *err)
 {
@@ -513,7 +493,6 @@ static fkv_status take_record(const fkv_record_parser *parser, const fkv_record_
     if (st || record->error_code[0]) return st;
     take_dataset_limit(parser, format, record);
     if (!record->prompt.len) fkv_record_set_error(record, "empty_prompt", "the prompt is empty");
-    if (parser->plain_only && !record->error_code[0]) refuse_unbuilt(format, record);
     return FKV_OK;
 }
 

@@ -182,18 +182,6 @@ fkv_status fkv_request_take_sampling(const fkv_record_object *o, fkv_record *rec
     return take_stop(o, record, err);
 }
 
-const char *fkv_request_first_set(const fkv_record_sampling *s)
-{
-    if (s->has_temperature) return "temperature";
-    if (s->has_top_p) return "top_p";
-    if (s->has_top_k) return "top_k";
-    if (s->has_seed) return "seed";
-    if (s->has_stop) return "stop";
-    if (s->has_repetition_penalty) return "repetition_penalty";
-    if (s->has_min_tokens) return "min_tokens";
-    return s->has_ignore_eos ? "ignore_eos" : NULL;
-}
-
 fkv_status fkv_request_take_messages(const fkv_record_object *o, fkv_record *record, fkv_err *err)
 {
     const json_t *messages = o->values[FKV_RECORD_MESSAGES], *message;

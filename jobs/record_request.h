@@ -18,9 +18,6 @@ bool fkv_request_samples(fkv_record_key key);
 /* The sampling fields of o into record->sampling. The limit has been taken. */
 fkv_status fkv_request_take_sampling(const fkv_record_object *o, fkv_record *record, fkv_err *err);
 
-/* The name of a field that is set in sampling; NULL: there is none. */
-const char *fkv_request_first_set(const fkv_record_sampling *sampling);
-
 /* The messages of o, which are there, as the record's prompt. */
 fkv_status fkv_request_take_messages(const fkv_record_object *o, fkv_record *record, fkv_err *err);
 

@@ -126,6 +126,20 @@ typedef enum fkv_slot_state { FKV_SLOT_IDLE = 0, FKV_SLOT_DECODING = 1, FKV_SLOT
 /* What slots.out holds beside ids. */
 enum { FKV_TOKEN_NONE = -1, FKV_TOKEN_BAD_LOGITS = -2 };
 
+/* How a record's tokens are chosen; zeroes: the likeliest, until an id ends the answer. */
+typedef struct fkv_sampling {
+    float temperature; /* 0: greedy, ties to the lower id */
+    float top_p;       /* with a temperature: above 0; 1: all */
+    /* Logits of the ids of prompt and answer, each once: above 0 divided by it, others times it
+     * (CTRL, arXiv 1909.05858). 0 or 1: none. */
+    float repetition_penalty;
+    int32_t top_k;        /* 0: all */
+    int32_t min_new;      /* ids that end the answer can't be chosen before so many others */
+    int32_t ignores_ends; /* the run's ids that end an answer don't end this one */
+    int32_t has_end, end; /* an id of its own that ends it, too */
+    uint64_t seed, stream; /* key of its random numbers; the third part is the token's number */
+} fkv_sampling;
+
 /* State of the slots, one element per slot, device memory. */
 typedef struct fkv_slots {
     int32_t *token;      /* to be processed next */
@@ -133,19 +147,44 @@ typedef struct fkv_slots {
     int32_t *prompt_len; /* T: tokens of the prompt */
     int32_t *n_new;      /* tokens generated */
     int32_t *max_new;
-    int32_t *active;   /* fkv_slot_state */
-    uint64_t *ordinal; /* of its record: the key of its random stream */
-    int32_t *out;      /* [n_slots] token of the last sample, or one of these */
+    int32_t *active; /* fkv_slot_state */
+    int32_t *out;    /* token of the last sample, or one of those above */
+    fkv_sampling *sampling;
+    uint32_t *seen; /* [n_slots][FKV_SEEN_WORDS(vocab)] a bit an id of prompt and answer; where there is a
+                       repetition penalty */
 } fkv_slots;
 
-typedef struct fkv_sampling {
-    float temperature; /* 0: greedy, ties to the lower id */
-    float top_p;
-    int top_k;
-    uint64_t seed;
-    int32_t eos[32];
-    int n_eos;
-} fkv_sampling;
+#define FKV_SEEN_WORDS(vocab) (((int64_t)(vocab) + 31) / 32)
+
+/* Ids that mean the same in all records of a run. */
+enum { FKV_MAX_ENDS = 32 };
+typedef struct fkv_token_rules {
+    int32_t ends[FKV_MAX_ENDS]; /* they end an answer */
+    int n_ends;
+    const int32_t *suppressed; /* [n_suppressed] never chosen; where the rules are a backend's, device memory */
+    int n_suppressed;
+} fkv_token_rules;
+
+/* What choosing needs beside the largest logit; slots at work together have the sum of their needs. */
+enum { FKV_CHOICE_DRAWS = 1, FKV_CHOICE_ADJUSTS = 2, FKV_N_CHOICES = 4 };
+
+/* A macro, so that code on devices has it, too. */
+#define FKV_SAMPLING_PENALISES(s)                                                                            \
+    ((s).repetition_penalty > 0 && ((s).repetition_penalty < 1 || (s).repetition_penalty > 1))
+
+static inline int fkv_sampling_choice(const fkv_sampling *s, const fkv_token_rules *rules)
+{
+    return (s->temperature > 0 ? FKV_CHOICE_DRAWS : 0) |
+           (FKV_SAMPLING_PENALISES(*s) || s->min_new > 0 || rules->n_suppressed > 0 ? FKV_CHOICE_ADJUSTS : 0);
+}
+
+/* Whether id ends an answer. */
+static inline bool fkv_sampling_ends(const fkv_sampling *s, const fkv_token_rules *rules, int32_t id)
+{
+    for (int i = 0; !s->ignores_ends && i < rules->n_ends; i++)
+        if (id == rules->ends[i]) return true;
+    return s->has_end && id == s->end;
+}
 
 /* A prompt in a pack; host and device read the same struct. */
 typedef struct fkv_segment {
@@ -153,7 +192,7 @@ typedef struct fkv_segment {
     int32_t tile0;          /* tiles of FKV_TILE_TOKENS of the segments before it */
     int32_t slot;           /* that it fills; -1: only its scores are wanted, alone in its pack */
     int32_t max_new;
-    uint64_t ordinal; /* of its record */
+    fkv_sampling sampling; /* of its record */
 } fkv_segment;
 
 /* Prompts that are prefilled together, one behind the other. The bits of a prompt's results
@@ -165,6 +204,7 @@ typedef struct fkv_pack {
     const fkv_segment *segments;     /* host */
     const fkv_segment *dev_segments; /* the same, device memory */
     const int32_t *dev_positions;    /* [n_rows] of each row in its prompt */
+    const int32_t *dev_tokens;       /* [n_rows] */
 } fkv_pack;
 
 /* An element to be set. */
@@ -367,7 +407,8 @@ typedef struct fkv_backend {
                    const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
 
     /* --- prefill of a pack --------------------------------------------------- */
-    /* The segments' slots are FRESH: pos and prompt_len are T, nothing is generated yet. */
+    /* The segments' slots are FRESH: pos and prompt_len are T, nothing is generated yet; with a
+     * repetition penalty the prompt's ids are seen. */
     void (*start_slots)(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
     /* Rows of qkv = rows of x times weight^T (and its bias), per head Q (group * hd), K, V; then the
      * spec's norm and RoPE on Q and K, at the rows' positions in their prompts. */
@@ -396,12 +437,14 @@ typedef struct fkv_backend {
      * the last `window` tokens in them. */
     void (*decode_attention)(fkv_device *dev, const fkv_decode_args *args);
     /* Token of logits row s for slot s, into slots.out and slots.token; n_new and pos move on; a
-     * token of eos or n_new == max_new makes the slot IDLE. Only DECODING slots, or with first
-     * only FRESH ones, whose pos stays; others get FKV_TOKEN_NONE. A row that holds a NaN, or
-     * whose largest value is not finite: FKV_TOKEN_BAD_LOGITS into slots.out, and the slot is
-     * IDLE; nothing else changes. */
-    void (*sample)(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
-                   const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
+     * token that ends the answer or n_new == max_new makes the slot IDLE. Only DECODING slots, or
+     * with first only FRESH ones, whose pos stays; others get FKV_TOKEN_NONE. Logits are adjusted
+     * in place first: the penalty, then -inf for the ids that can't be chosen (sampling, rules).
+     * choice: what the slots at work need (fkv_sampling_choice), and more may be named. A row that
+     * holds a NaN, or whose largest value is not finite: FKV_TOKEN_BAD_LOGITS into slots.out, and
+     * the slot is IDLE; nothing else changes. rules: host, with suppressed in device memory. */
+    void (*sample)(fkv_device *dev, float *logits, int64_t stride, int n_slots, bool first,
+                   const fkv_slots *slots, const fkv_token_rules *rules, int choice, int vocab);
 
     /* --- timing -------------------------------------------------------------- */
     /* Adds the device's time between the two to seconds[local rank] (n_local <= FKV_MAX_LOCAL_RANKS).

@@ -121,8 +121,8 @@ void cpu_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args);
 void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 
 /* cpu_sample.c */
-void cpu_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
-                const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
+void cpu_sample(fkv_device *dev, float *logits, int64_t stride, int n_slots, bool first,
+                const fkv_slots *slots, const fkv_token_rules *rules, int choice, int vocab);
 
 /* cpu_collective.c */
 fkv_status cpu_world_open(const fkv_group *group, fkv_world **world, fkv_err *err);

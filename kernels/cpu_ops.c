@@ -67,16 +67,24 @@ void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weigh
     cpu_pool_run(dev->pool, (n + j.block - 1) / j.block, 4.0 * (double)n * (double)hidden, norm_task, &j);
 }
 
+static void see(const fkv_device *dev, const int32_t *tokens, int32_t n, uint32_t *seen)
+{
+    memset(seen, 0, (size_t)FKV_SEEN_WORDS(dev->limits.vocab) * sizeof *seen);
+    for (int32_t t = 0; t < n; t++) seen[tokens[t] / 32] |= 1u << tokens[t] % 32;
+}
+
 void cpu_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots)
 {
-    (void)dev;
     for (int i = 0; i < pack->n_segments; i++) {
         const fkv_segment *s = &pack->segments[i];
         slots->pos[s->slot] = slots->prompt_len[s->slot] = s->n_tokens;
         slots->n_new[s->slot] = 0;
         slots->max_new[s->slot] = s->max_new;
         slots->active[s->slot] = FKV_SLOT_FRESH;
-        slots->ordinal[s->slot] = s->ordinal;
+        slots->sampling[s->slot] = s->sampling;
+        if (FKV_SAMPLING_PENALISES(s->sampling))
+            see(dev, pack->dev_tokens + s->row0, s->n_tokens,
+                slots->seen + s->slot * FKV_SEEN_WORDS(dev->limits.vocab));
     }
 }
 

@@ -96,53 +96,73 @@ static int32_t sample_all(const float *x, int n, float max, const fkv_sampling *
     return last;
 }
 
+/* The penalty as HF transformers has it, in float32. */
+static void penalise(float *x, int n, float penalty, const uint32_t *seen)
+{
+    for (int i = 0; i < n; i++)
+        if (seen[i / 32] >> i % 32 & 1) x[i] = x[i] < 0 ? x[i] * penalty : x[i] / penalty;
+}
+
 typedef struct sample_job {
     const fkv_device *dev;
-    const float *logits;
+    float *logits;
     int64_t stride;
     bool first;
     const fkv_slots *slots;
-    const fkv_sampling *p;
+    const fkv_token_rules *rules;
     int vocab;
 } sample_job;
+
+static void adjust(const sample_job *j, const fkv_sampling *p, int64_t slot, float *x)
+{
+    const fkv_token_rules *r = j->rules;
+    if (FKV_SAMPLING_PENALISES(*p))
+        penalise(x, j->vocab, p->repetition_penalty, j->slots->seen + slot * FKV_SEEN_WORDS(j->vocab));
+    for (int i = 0; i < r->n_suppressed; i++) x[r->suppressed[i]] = -INFINITY;
+    if (j->slots->n_new[slot] >= p->min_new) return;
+    for (int i = 0; i < r->n_ends && !p->ignores_ends; i++) x[r->ends[i]] = -INFINITY;
+    if (p->has_end) x[p->end] = -INFINITY;
+}
+
+static int32_t draw(const sample_job *j, const fkv_sampling *p, int64_t slot, const float *x, float max,
+                    int thread)
+{
+    const uint64_t bits = fkv_random_u64(p->seed, p->stream, (uint64_t)j->slots->n_new[slot]);
+    const double u = (double)(bits >> 11) * 0x1p-53;
+    const int64_t mine = (int64_t)thread * j->vocab;
+    if (p->top_k <= 0 && p->top_p >= 1) return sample_all(x, j->vocab, max, p, u);
+    return sample_candidates(x, j->vocab, max, p, u, j->dev->sample_work + mine, j->dev->sample_ids + mine);
+}
 
 static void sample_task(void *ctx, int64_t slot, int thread)
 {
     const sample_job *j = ctx;
     const fkv_slots *s = j->slots;
+    const fkv_sampling *p = &s->sampling[slot];
     s->out[slot] = FKV_TOKEN_NONE;
     if (s->active[slot] != (j->first ? FKV_SLOT_FRESH : FKV_SLOT_DECODING)) return;
-    const float *x = j->logits + slot * j->stride;
+    float *x = j->logits + slot * j->stride;
+    adjust(j, p, slot, x);
     int32_t token = argmax(x, j->vocab);
     if (token == FKV_TOKEN_BAD_LOGITS) {
         s->out[slot] = token;
         s->active[slot] = FKV_SLOT_IDLE;
         return;
     }
-    if (j->p->temperature > 0) {
-        const uint64_t bits = fkv_random_u64(j->p->seed, s->ordinal[slot], (uint64_t)s->n_new[slot]);
-        const double u = (double)(bits >> 11) * 0x1p-53;
-        const float max = x[token];
-        if (j->p->top_k > 0 || j->p->top_p < 1)
-            token =
-                sample_candidates(x, j->vocab, max, j->p, u, j->dev->sample_work + (int64_t)thread * j->vocab,
-                                  j->dev->sample_ids + (int64_t)thread * j->vocab);
-        else
-            token = sample_all(x, j->vocab, max, j->p, u);
-    }
+    if (p->temperature > 0) token = draw(j, p, slot, x, x[token], thread);
     s->out[slot] = token;
     s->token[slot] = token;
     s->n_new[slot]++;
     if (!j->first) s->pos[slot]++;
-    bool stop = s->n_new[slot] >= s->max_new[slot];
-    for (int e = 0; e < j->p->n_eos; e++) stop |= token == j->p->eos[e];
+    if (FKV_SAMPLING_PENALISES(*p)) s->seen[slot * FKV_SEEN_WORDS(j->vocab) + token / 32] |= 1u << token % 32;
+    const bool stop = s->n_new[slot] >= s->max_new[slot] || fkv_sampling_ends(p, j->rules, token);
     s->active[slot] = stop ? FKV_SLOT_IDLE : FKV_SLOT_DECODING;
 }
 
-void cpu_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
-                const fkv_slots *slots, const fkv_sampling *sampling, int vocab)
+void cpu_sample(fkv_device *dev, float *logits, int64_t stride, int n_slots, bool first,
+                const fkv_slots *slots, const fkv_token_rules *rules, int choice, int vocab)
 {
-    sample_job j = {dev, logits, stride, first, slots, sampling, vocab};
-    cpu_pool_run(dev->pool, n_slots, (sampling->temperature > 0 ? 60.0 : 1.0) * n_slots * vocab, sample_task,
+    sample_job j = {dev, logits, stride, first, slots, rules, vocab};
+    cpu_pool_run(dev->pool, n_slots, (choice & FKV_CHOICE_DRAWS ? 60.0 : 1.0) * n_slots * vocab, sample_task,
                  &j);
 }

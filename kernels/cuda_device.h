@@ -28,7 +28,7 @@ enum {
     CUDA_WORTH_ROWS = 1024, /* 95% of the rate of 8k rows, by the products' waves over 132 multiprocessors */
     CUDA_MAX_GROUP = 16,    /* query heads of a KV head */
     CUDA_MAX_SLOTS = 256,
-    CUDA_RECORD_KEYS = 4,
+    CUDA_RECORD_KEYS = FKV_N_CHOICES,
     CUDA_LEAST_SHARED = 99 << 10, /* bytes of shared memory a block that every kernel can do with */
     CUDA_CHUNK_PAGES = 2, /* pages that decode attention folds in one piece; fixed, so that results are */
 };
@@ -233,8 +233,8 @@ void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 void cuda_decode_close(fkv_device *dev);
 
 /* cuda_sample.cu */
-void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
-                 const fkv_slots *slots, const fkv_sampling *sampling, int vocab);
+void cuda_sample(fkv_device *dev, float *logits, int64_t stride, int n_slots, bool first,
+                 const fkv_slots *slots, const fkv_token_rules *rules, int choice, int vocab);
 
 /* cuda_supports.cu */
 fkv_status cuda_supports(const fkv_device_limits *limits, const fkv_group *group, fkv_err *err);

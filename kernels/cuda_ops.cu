@@ -256,13 +256,33 @@ __global__ void start_slots_kernel(const fkv_segment *segments, int n, fkv_slots
     slots.n_new[s.slot] = 0;
     slots.max_new[s.slot] = s.max_new;
     slots.active[s.slot] = FKV_SLOT_FRESH;
-    slots.ordinal[s.slot] = s.ordinal;
+    slots.sampling[s.slot] = s.sampling;
+}
+
+/* The ids of the prompts that need them. A block a segment. */
+__global__ void __launch_bounds__(ROW_THREADS)
+    see_kernel(const fkv_segment *segments, const int32_t *tokens, uint32_t *seen, int64_t words)
+{
+    const fkv_segment &s = segments[blockIdx.x];
+    if (!FKV_SAMPLING_PENALISES(s.sampling)) return;
+    seen += s.slot * words;
+    for (int64_t i = threadIdx.x; i < words; i += ROW_THREADS) seen[i] = 0;
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < s.n_tokens; i += ROW_THREADS) {
+        const int32_t id = tokens[s.row0 + i];
+        atomicOr(&seen[id / 32], 1u << id % 32);
+    }
 }
 
 void cuda_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots)
 {
     const int n = pack->n_segments;
+    bool penalty = false;
+    for (int i = 0; i < n; i++) penalty |= FKV_SAMPLING_PENALISES(pack->segments[i].sampling);
     start_slots_kernel<<<(unsigned)((n + 63) / 64), 64, 0, dev->stream>>>(pack->dev_segments, n, *slots);
+    if (penalty)
+        see_kernel<<<(unsigned)n, ROW_THREADS, 0, dev->stream>>>(
+            pack->dev_segments, pack->dev_tokens, slots->seen, FKV_SEEN_WORDS(dev->limits.vocab));
     CUDA_LAUNCHED(dev);
 }
 

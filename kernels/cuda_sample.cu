@@ -8,9 +8,13 @@
  * total" needs no care about rounding. It differs from the CPU backend's sums in double by
  * less than 2^-29 of the total.
  *
+ * Every slot has a sampling of its own; what no slot at work needs is not launched, and a kernel
+ * leaves at once where its slot needs it not.
+ *
  * A row is cut into parts, a block each, so that few slots keep all multiprocessors busy;
  * the last block of a slot to end does what needs them all. Launches, each bound by reading
  * the logits from L2:
+ * - adjust_kernel: the penalty, and -inf for ids that can't be chosen.
  * - max_kernel: the largest logit and the least. Greedy ends here.
  * - sum_kernel: without top-k and top-p, the sum of all weights, and the token by its id.
  * - weigh_kernel: else the candidates of every bin, counted and weighed. Bins are ranges of
@@ -35,19 +39,17 @@ enum {
     LOADS = 8, /* under way in a thread that does little more */
 };
 
-/* What has been found of a slot, in this order; top-k and top-p where the job has them. */
+/* What has been found of a slot, in this order; top-k and top-p where it has them. */
 enum stage { WEIGHED, TOP_K, TOP_P, DRAWN };
 
 struct sample_params {
-    const float *logits; /* row s for slot s */
+    float *logits; /* row s for slot s */
     int64_t stride;
     int vocab, n_parts;
-    bool first;   /* the fresh slots' sample, else the decoding ones' */
-    bool limited; /* top_k cuts something off */
-    bool single;  /* weights rounded to float32, as the CPU backend's candidates have them */
-    double unit;  /* 2^shift */
+    bool first;  /* the fresh slots' sample, else the decoding ones' */
+    double unit; /* 2^shift */
     fkv_slots s;
-    fkv_sampling p;
+    fkv_token_rules rules;
     cuda_sample_slot *work;
 };
 
@@ -113,8 +115,11 @@ static __device__ int id_of_key(uint64_t key)
 /* The row of a block's slot, and the block's part of it, ids [from, to). */
 struct row_part {
     int slot, from, to;
-    const float *x;
+    float *x;
     cuda_sample_slot *work;
+    fkv_sampling p;
+    bool limited; /* top_k cuts something off */
+    bool single;  /* weights rounded to float32, as the CPU backend's candidates have them */
 };
 
 static __device__ row_part part_of(const sample_params &a)
@@ -123,6 +128,10 @@ static __device__ row_part part_of(const sample_params &a)
     r.slot = (int)blockIdx.y;
     r.x = a.logits + r.slot * a.stride;
     r.work = a.work + r.slot;
+    r.p = a.s.sampling[r.slot];
+    const bool draws = r.p.temperature > 0;
+    r.limited = draws && r.p.top_k > 0 && r.p.top_k < a.vocab;
+    r.single = draws && (r.p.top_k > 0 || r.p.top_p < 1);
     const int each = (a.vocab + a.n_parts - 1) / a.n_parts;
     r.from = (int)blockIdx.x * each < a.vocab ? (int)blockIdx.x * each : a.vocab;
     r.to = r.from + each < a.vocab ? r.from + each : a.vocab;
@@ -155,13 +164,13 @@ struct weights {
     bool single;
 };
 
-static __device__ weights weights_of(const sample_params &a, const cuda_sample_slot *work)
+static __device__ weights weights_of(const sample_params &a, const row_part &r)
 {
     weights w;
-    w.max = (double)logit_of(work->max);
-    w.inverse = 1.0 / (double)a.p.temperature;
+    w.max = (double)logit_of(r.work->max);
+    w.inverse = 1.0 / (double)r.p.temperature;
     w.unit = a.unit;
-    w.single = a.single;
+    w.single = r.single;
     return w;
 }
 
@@ -179,12 +188,12 @@ struct bins {
     float max, range, fine, coarse;
 };
 
-static __device__ bins bins_of(const sample_params &a, const cuda_sample_slot *work)
+static __device__ bins bins_of(const row_part &r)
 {
     bins b;
-    b.max = logit_of(work->max);
-    const float spread = __fsub_rn(b.max, logit_of(work->least));
-    b.range = fminf(FINE_NATS * a.p.temperature, 0.5f * spread);
+    b.max = logit_of(r.work->max);
+    const float spread = __fsub_rn(b.max, logit_of(r.work->least));
+    b.range = fminf(FINE_NATS * r.p.temperature, 0.5f * spread);
     if (!(b.range > 1e-30f)) b.range = 0.0f;
     b.fine = b.range > 0 ? FINE_BINS / b.range : 0.0f;
     b.coarse = spread > b.range ? (BINS - FINE_BINS) / (spread - b.range) : 0.0f;
@@ -309,34 +318,66 @@ static __device__ int find_by_id(shared_sums &sh, int from, int to, uint64_t tar
 /* --- the slot ------------------------------------------------------------------- */
 
 /* u * total with u = the upper 53 bits of the slot's random number / 2^53, rounded down: below total. */
-static __device__ uint64_t drawn(const sample_params &a, int slot, uint64_t total)
+static __device__ uint64_t drawn(const sample_params &a, const row_part &r, uint64_t total)
 {
-    const uint64_t random = random_u64(a.p.seed, a.s.ordinal[slot], (uint64_t)a.s.n_new[slot]);
+    const uint64_t random = random_u64(r.p.seed, r.p.stream, (uint64_t)a.s.n_new[r.slot]);
     return __umul64hi(random >> 11 << 11, total);
 }
 
 /* The running weight that the last candidate that top-p keeps passes: the fewest with top_p of the total. */
-static __device__ uint64_t kept(const sample_params &a, uint64_t total)
+static __device__ uint64_t kept(const row_part &r, uint64_t total)
 {
-    const uint64_t need = __double2ull_ru((double)a.p.top_p * (double)total);
+    const uint64_t need = __double2ull_ru((double)r.p.top_p * (double)total);
     return need > total ? total - 1 : need > 0 ? need - 1 : 0;
 }
 
-/* One thread, when no other block of the slot reads its state any more. */
-static __device__ void finish(const sample_params &a, int slot, int token)
+/* fkv_sampling_ends. */
+static __device__ bool ends(const sample_params &a, const fkv_sampling &p, int token)
 {
+    for (int e = 0; !p.ignores_ends && e < a.rules.n_ends; e++)
+        if (token == a.rules.ends[e]) return true;
+    return p.has_end && token == p.end;
+}
+
+/* One thread, when no other block of the slot reads its state any more. */
+static __device__ void finish(const sample_params &a, const row_part &r, int token)
+{
+    const int slot = r.slot;
     if (token < 0) {
         a.s.out[slot] = token;
         a.s.active[slot] = FKV_SLOT_IDLE;
         return;
     }
     const int32_t n_new = a.s.n_new[slot];
-    bool stop = n_new + 1 >= a.s.max_new[slot];
-    for (int e = 0; e < a.p.n_eos; e++) stop |= token == a.p.eos[e];
+    const bool stop = n_new + 1 >= a.s.max_new[slot] || ends(a, r.p, token);
     a.s.out[slot] = a.s.token[slot] = token;
     a.s.n_new[slot] = n_new + 1;
     if (!a.first) a.s.pos[slot]++;
+    if (FKV_SAMPLING_PENALISES(r.p)) a.s.seen[slot * FKV_SEEN_WORDS(a.vocab) + token / 32] |= 1u << token % 32;
     a.s.active[slot] = stop ? FKV_SLOT_IDLE : FKV_SLOT_DECODING;
+}
+
+/* Logits in place: a block has its part of the row for itself. */
+static __global__ void __launch_bounds__(THREADS) adjust_kernel(const sample_params a)
+{
+    const row_part r = part_of(a);
+    const fkv_token_rules &rules = a.rules;
+    if (!is_sampled(a, r.slot)) return;
+    if (FKV_SAMPLING_PENALISES(r.p)) {
+        const uint32_t *seen = a.s.seen + r.slot * FKV_SEEN_WORDS(a.vocab);
+        for (int i = r.from + (int)threadIdx.x; i < r.to; i += THREADS)
+            if (seen[i / 32] >> i % 32 & 1)
+                r.x[i] = r.x[i] < 0 ? __fmul_rn(r.x[i], r.p.repetition_penalty)
+                                    : __fdiv_rn(r.x[i], r.p.repetition_penalty);
+    }
+    __syncthreads();
+    const auto forbid = [&](int id) {
+        if (id >= r.from && id < r.to) r.x[id] = -INFINITY;
+    };
+    for (int i = (int)threadIdx.x; i < rules.n_suppressed; i += THREADS) forbid(rules.suppressed[i]);
+    if (threadIdx.x || a.s.n_new[r.slot] >= r.p.min_new) return;
+    for (int e = 0; !r.p.ignores_ends && e < rules.n_ends; e++) forbid(rules.ends[e]);
+    if (r.p.has_end) forbid(r.p.end);
 }
 
 /* Largest and least (finite) logit of every active slot; the bins are cleared for what comes next. Grid:
@@ -360,7 +401,7 @@ static __global__ void __launch_bounds__(THREADS) max_kernel(const sample_params
         if (order > lowest_order && order < least) least = order;
     });
     const uint64_t best = block_max(sh, key_of(most, at)), worst = block_max(sh, ~least);
-    if (a.single)
+    if (r.single)
         for (int b = (int)(blockIdx.x * THREADS + threadIdx.x); b < BINS; b += a.n_parts * THREADS) {
             r.work->mass[b] = 0;
             r.work->count[b] = 0;
@@ -381,10 +422,11 @@ static __global__ void __launch_bounds__(THREADS) max_kernel(const sample_params
     r.work->max = order_of_key(key);
     r.work->least = ~low;
     r.work->n_listed = 0;
+    a.s.out[r.slot] = FKV_TOKEN_NONE; /* for a slot that draws, if nothing that draws is launched */
     if (!is_finite(order_of_key(key)))
-        finish(a, r.slot, FKV_TOKEN_BAD_LOGITS);
-    else if (a.p.temperature <= 0)
-        finish(a, r.slot, id_of_key(key));
+        finish(a, r, FKV_TOKEN_BAD_LOGITS);
+    else if (r.p.temperature <= 0)
+        finish(a, r, id_of_key(key));
 }
 
 /* All candidates in order of ids: sums of the parts, and the token by its id. */
@@ -392,8 +434,8 @@ static __global__ void __launch_bounds__(THREADS, 2) sum_kernel(const sample_par
 {
     __shared__ shared_sums sh;
     const row_part r = part_of(a);
-    if (!is_sampled(a, r.slot)) return;
-    const weights w = weights_of(a, r.work);
+    if (!is_sampled(a, r.slot) || r.p.temperature <= 0 || r.single) return;
+    const weights w = weights_of(a, r);
     tally mine = {0, 0}, all;
     for_each<4>(r.x, r.from, r.to, [&](int, float x) { mine.mass += mass_of(w, x); });
     scan(sh, mine, &all);
@@ -401,14 +443,14 @@ static __global__ void __launch_bounds__(THREADS, 2) sum_kernel(const sample_par
     if (!is_last(sh, a, r.work)) return;
     uint64_t total = 0;
     for (int p = 0; p < a.n_parts; p++) total += __ldcg(&r.work->sum[p]);
-    uint64_t target = drawn(a, r.slot, total);
+    uint64_t target = drawn(a, r, total);
     int part = 0;
     for (uint64_t sum; part < a.n_parts - 1 && (sum = __ldcg(&r.work->sum[part])) <= target; part++)
         target -= sum;
     const int each = (a.vocab + a.n_parts - 1) / a.n_parts, from = part * each;
     const int token = find_by_id(sh, from, from + each < a.vocab ? from + each : a.vocab, target,
                                  [&](int i) { return mass_of(w, r.x[i]); });
-    if (threadIdx.x == 0) finish(a, r.slot, token);
+    if (threadIdx.x == 0) finish(a, r, token);
 }
 
 /* Adds to a sum in two halves: shared memory has no fast 64-bit atomics. */
@@ -452,11 +494,11 @@ static __device__ void seek_next(shared_sums &sh, const sample_params &a, const 
     }
     const tally before = scan(sh, mine, &all);
     if (found == WEIGHED) mass = all.mass;
-    if (found == WEIGHED && a.limited)
-        seek(r.work, own, before, true, (uint64_t)a.p.top_k - 1);
+    if (found == WEIGHED && r.limited)
+        seek(r.work, own, before, true, (uint64_t)r.p.top_k - 1);
     else
         seek(r.work, own, before, false,
-             found < TOP_P && a.p.top_p < 1 ? kept(a, mass) : drawn(a, r.slot, mass));
+             found < TOP_P && r.p.top_p < 1 ? kept(r, mass) : drawn(a, r, mass));
 }
 
 /* Count (where top-k asks for it) and weight of the candidates of every bin. */
@@ -465,15 +507,15 @@ static __global__ void __launch_bounds__(THREADS, 2) weigh_kernel(const sample_p
     __shared__ shared_sums sh;
     __shared__ uint32_t low[BINS], high[BINS], count[BINS];
     const row_part r = part_of(a);
-    if (!is_sampled(a, r.slot)) return;
-    const weights w = weights_of(a, r.work);
-    const bins b = bins_of(a, r.work);
+    if (!is_sampled(a, r.slot) || !r.single) return;
+    const weights w = weights_of(a, r);
+    const bins b = bins_of(r);
     for (int i = (int)threadIdx.x; i < BINS; i += THREADS) low[i] = high[i] = count[i] = 0;
     __syncthreads();
     for_each<4>(r.x, r.from, r.to, [&](int, float x) {
         const int i = bin_of(b, x);
         const uint64_t mass = mass_of(w, x);
-        if (a.limited) atomicAdd(&count[i], 1u);
+        if (r.limited) atomicAdd(&count[i], 1u);
         if (mass) add_mass(&low[i], &high[i], mass);
     });
     __syncthreads();
@@ -585,15 +627,20 @@ static __device__ finding find_unlisted(shared_sums &sh, const sample_params &a,
     return finding{id, above.mass + (tied + 1) * one};
 }
 
+static __device__ bool is_sought(const row_part &r, stage sought)
+{
+    return r.single && (sought != TOP_K || r.limited) && (sought != TOP_P || r.p.top_p < 1);
+}
+
 /* What was sought, and what comes next. */
 static __global__ void __launch_bounds__(THREADS, 2) find_kernel(const sample_params a, stage sought)
 {
     __shared__ shared_sums sh;
     __shared__ uint64_t keys[LIST];
     const row_part r = part_of(a);
-    if (!is_sampled(a, r.slot)) return;
-    const weights w = weights_of(a, r.work);
-    const bins b = bins_of(a, r.work);
+    if (!is_sampled(a, r.slot) || !is_sought(r, sought)) return;
+    const weights w = weights_of(a, r);
+    const bins b = bins_of(r);
     const int bin = r.work->bin;
     for_each<LOADS>(r.x, r.from, r.to, [&](int i, float x) {
         if (bin_of(b, x) != bin) return;
@@ -611,7 +658,7 @@ static __global__ void __launch_bounds__(THREADS, 2) find_kernel(const sample_pa
     if (sought != DRAWN)
         seek_next(sh, a, r, sought, before + f.mass);
     else if (threadIdx.x == 0)
-        finish(a, r.slot, f.id);
+        finish(a, r, f.id);
 }
 
 /* Blocks that all can be resident at once, as far as there are parts for them. */
@@ -621,15 +668,14 @@ static int parts_for(const fkv_device *dev, int n_slots)
     return fit < 1 ? 1 : fit < CUDA_SAMPLE_PARTS ? fit : CUDA_SAMPLE_PARTS;
 }
 
-void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
-                 const fkv_slots *slots, const fkv_sampling *sampling, int vocab)
+void cuda_sample(fkv_device *dev, float *logits, int64_t stride, int n_slots, bool first,
+                 const fkv_slots *slots, const fkv_token_rules *rules, int choice, int vocab)
 {
     if (n_slots <= 0) return;
     if (n_slots > dev->limits.n_slots) {
         cuda_fail(dev, "sample: more slots than prepare was told of");
         return;
     }
-    const bool draws = sampling->temperature > 0;
     double unit = 9223372036854775808.0; /* 2^63 */
     for (int64_t all = 1; all < vocab; all *= 2) unit /= 2;
     sample_params a = {};
@@ -638,19 +684,18 @@ void cuda_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slo
     a.vocab = vocab;
     a.n_parts = parts_for(dev, n_slots);
     a.first = first;
-    a.limited = draws && sampling->top_k > 0 && sampling->top_k < vocab;
-    a.single = draws && (sampling->top_k > 0 || sampling->top_p < 1);
     a.unit = unit;
     a.s = *slots;
-    a.p = *sampling;
+    a.rules = *rules;
     a.work = dev->attention->sample;
     const dim3 grid((unsigned)a.n_parts, (unsigned)n_slots);
+    if (choice & FKV_CHOICE_ADJUSTS) adjust_kernel<<<grid, THREADS, 0, dev->stream>>>(a);
     max_kernel<<<grid, THREADS, 0, dev->stream>>>(a);
-    if (draws && !a.single) sum_kernel<<<grid, THREADS, 0, dev->stream>>>(a);
-    if (a.single) {
+    if (choice & FKV_CHOICE_DRAWS) {
+        sum_kernel<<<grid, THREADS, 0, dev->stream>>>(a);
         weigh_kernel<<<grid, THREADS, 0, dev->stream>>>(a);
-        if (a.limited) find_kernel<<<grid, THREADS, 0, dev->stream>>>(a, TOP_K);
-        if (a.p.top_p < 1) find_kernel<<<grid, THREADS, 0, dev->stream>>>(a, TOP_P);
+        find_kernel<<<grid, THREADS, 0, dev->stream>>>(a, TOP_K);
+        find_kernel<<<grid, THREADS, 0, dev->stream>>>(a, TOP_P);
         find_kernel<<<grid, THREADS, 0, dev->stream>>>(a, DRAWN);
     }
     CUDA_LAUNCHED(dev);

@@ -350,11 +350,11 @@ static void metered_decode_attention(fkv_device *dev, const fkv_decode_args *a)
     end(m, OP_DECODE_ATTENTION, known ? fkv_op_cost_decode_attention(&m->info, a, &slots) : (fkv_op_cost){0});
 }
 
-static void metered_sample(fkv_device *dev, const float *logits, int64_t stride, int n_slots, bool first,
-                           const fkv_slots *slots, const fkv_sampling *sampling, int vocab)
+static void metered_sample(fkv_device *dev, float *logits, int64_t stride, int n_slots, bool first,
+                           const fkv_slots *slots, const fkv_token_rules *rules, int choice, int vocab)
 {
     meter *m = begin(dev);
-    in->sample(dev, logits, stride, n_slots, first, slots, sampling, vocab);
+    in->sample(dev, logits, stride, n_slots, first, slots, rules, choice, vocab);
     end(m, OP_SAMPLE, fkv_op_cost_sample(n_slots, vocab));
     m->slots_known = false;
 }

@@ -22,13 +22,15 @@ void fkv_layout_reach(const fkv_setup *s, int64_t prompt, int64_t new_tokens, in
 
 fkv_status fkv_layout_put(const fkv_layout *l, fkv_buf *out, fkv_err *err)
 {
+    const bool dated = l->date[0] != '\0';
     return fkv_buf_printf(out, err,
-                          "\"layout\":{\"replicas\":%d,\"ranks\":%d,\"devices\":%d,\"slots\":%d,"
+                          "\"layout\":{\"replicas\":%d,\"ranks\":%d,\"devices\":%d,\"slots\":%d,%s%s%s"
                           "\n \"max_prompt\":%lld,\"max_tokens\":%lld,"
                           "\n \"largest_record\":{\"positions\":%lld,\"prompt\":%lld,\"pages\":%lld}}",
-                          l->replicas, l->ranks, l->devices, l->slots, (long long)l->max_prompt,
-                          (long long)l->max_tokens, (long long)l->record.positions,
-                          (long long)l->record.prompt, (long long)l->record.pages);
+                          l->replicas, l->ranks, l->devices, l->slots, dated ? "\"date\":\"" : "", l->date,
+                          dated ? "\"," : "", (long long)l->max_prompt, (long long)l->max_tokens,
+                          (long long)l->record.positions, (long long)l->record.prompt,
+                          (long long)l->record.pages);
 }
 
 /* The object o[key]. */
@@ -40,6 +42,18 @@ static fkv_status object_of(const json_t *o, const char *key, const char *path, 
     return fkv_fail_at(err, FKV_E_INPUT, path, 0, key, *out ? "must be an object" : "is missing");
 }
 
+/* The day that the first run began with; a plan for a template that asks for none has none. */
+static fkv_status read_date(const json_t *layout, const char *path, fkv_layout *l, fkv_err *err)
+{
+    const char *date = NULL;
+    fkv_err why = {0};
+    fkv_status st = fkv_json_str_or_null(layout, "date", path, &date, err);
+    if (st || !date) return st;
+    if (fkv_template_check_date(date, &why)) return fkv_fail_at(err, FKV_E_INPUT, path, 0, "date", "%s", why.message);
+    snprintf(l->date, sizeof l->date, "%s", date);
+    return FKV_OK;
+}
+
 fkv_status fkv_layout_read(const char *path, fkv_layout *l, fkv_err *err)
 {
     json_t *root = NULL;
@@ -48,6 +62,7 @@ fkv_status fkv_layout_read(const char *path, fkv_layout *l, fkv_err *err)
     fkv_status st = fkv_json_load(path, MAX_PLAN_BYTES, &root, err);
     if (!st) st = object_of(root, "layout", path, &layout, err);
     if (!st) st = object_of(layout, "largest_record", path, &record, err);
+    if (!st) st = read_date(layout, path, l, err);
     if (!st) st = fkv_json_i64(layout, "max_prompt", 1, MAX_TOKENS, path, &l->max_prompt, err);
     if (!st) st = fkv_json_i64(layout, "max_tokens", l->max_prompt, MAX_TOKENS, path, &l->max_tokens, err);
     if (!st) st = fkv_json_i64(record, "positions", 1, MAX_TOKENS, path, &r->positions, err);

@@ -184,7 +184,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
         fkv_profile_free(p);
         if ((st = fkv_profile_init(p, c->n_layers, c->n_kv_heads, err))) goto out;
     }
-    if ((st = fkv_sample_take(m->setup, &sample, err))) goto out;
+    if ((st = fkv_sample_take(m->setup, &m->p->layout, &sample, err))) goto out;
     if (sample.n_input == 0) {
         st = fkv_setup_no_record(m->setup, "", err);
         goto out;

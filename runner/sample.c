@@ -60,7 +60,7 @@ static int by_ordinal(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_tokenizer_scratch *scratch,
+static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_prompter *prompter,
                        fkv_sample *s, fkv_record *record, fkv_sample_record *next, fkv_err *err)
 {
     const int64_t capacity = setup->job->profile.sample;
@@ -75,8 +75,7 @@ static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_tokenizer
         if (line.error_code || (s->n == capacity && key >= s->records[0].key)) continue;
         if ((st = fkv_record_parse(setup->parser, &line, record, err))) return st;
         if (record->error_code[0]) continue;
-        if ((st = fkv_prompt_prepare(setup->tokenizer, scratch, &setup->limits, record, &next->ids,
-                                     &next->max_new, &truncated, err)))
+        if ((st = fkv_prompter_make(prompter, record, &next->ids, &next->max_new, &truncated, err)))
             return st;
         if (record->error_code[0]) continue;
         next->ordinal = line.ordinal;
@@ -94,11 +93,12 @@ static bool is_interrupted(void *ctx)
     return fkv_interrupt_signal() != 0;
 }
 
-fkv_status fkv_sample_take(const fkv_setup *setup, fkv_sample *s, fkv_err *err)
+fkv_status fkv_sample_take(const fkv_setup *setup, const fkv_layout *layout, fkv_sample *s, fkv_err *err)
 {
     fkv_errs errs = {0};
     fkv_reader *reader = NULL;
-    fkv_tokenizer_scratch *scratch = NULL;
+    const fkv_prompt_source source = fkv_setup_prompts(setup, layout);
+    fkv_prompter *prompter = NULL;
     fkv_record record = {0};
     fkv_sample_record next = {0};
     fkv_status st;
@@ -110,13 +110,13 @@ fkv_status fkv_sample_take(const fkv_setup *setup, fkv_sample *s, fkv_err *err)
         goto out;
     }
     fkv_reader_watch(reader, is_interrupted, NULL);
-    if ((st = fkv_tokenizer_scratch_new(setup->tokenizer, &scratch, err))) goto out;
-    if ((st = take(setup, reader, scratch, s, &record, &next, err))) goto out;
+    if ((st = fkv_prompter_open(&source, &prompter, err))) goto out;
+    if ((st = take(setup, reader, prompter, s, &record, &next, err))) goto out;
     qsort(s->records, (size_t)s->n, sizeof *s->records, by_ordinal);
 out:
     fkv_ids_free(&next.ids);
     fkv_record_free(&record);
-    fkv_tokenizer_scratch_free(scratch);
+    fkv_prompter_close(prompter);
     fkv_reader_close(reader);
     fkv_errs_free(&errs);
     return st;

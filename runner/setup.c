@@ -3,10 +3,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/memory.h"
 #include "engine/plan/budget.h"
 #include "runner/base/file.h"
+#include "runner/base/json.h"
 #include "runner/base/log.h"
 #include "runner/base/machine.h"
 #include "runner/base/mem.h"
@@ -205,6 +207,56 @@ static void check_against_model(fkv_setup *s, fkv_errs *errs)
                 (long long)j->model.max_prompt_tokens, c->max_positions);
 }
 
+/* What a new line is as a token: LongBench's samsum ends with it. */
+static fkv_status find_newline(fkv_setup *s, fkv_err *err)
+{
+    fkv_tokenizer_scratch *scratch = NULL;
+    fkv_ids ids = {0};
+    fkv_status st = fkv_tokenizer_scratch_new(s->tokenizer, &scratch, err);
+    if (!st) st = fkv_tokenizer_encode(s->tokenizer, scratch, "\n", 1, false, &ids, NULL, NULL, err);
+    if (!st && ids.len) s->newline = ids.data[ids.len - 1];
+    fkv_ids_free(&ids);
+    fkv_tokenizer_scratch_free(scratch);
+    return st;
+}
+
+static fkv_status open_template(fkv_setup *s, fkv_err *err)
+{
+    const fkv_job *j = s->job;
+    const char *from = j->model.chat_template;
+    json_t *tokens = NULL;
+    json_error_t why;
+    fkv_status st = FKV_OK;
+    if (j->model.template_vars) {
+        const char *text = j->model.template_vars;
+        s->template_vars = fkv_json_parse(text, strlen(text), JSON_ALLOW_NUL, &why);
+        if (!s->template_vars) return fkv_fail_memory(err); /* the job was parsed */
+    }
+    if (!strcmp(from, "none")) return FKV_OK;
+    if (!strcmp(from, "auto")) return fkv_template_open_model(j->model.path, &s->template, err);
+    st = fkv_template_tokens(j->model.path, &tokens, err);
+    if (!st) st = fkv_template_open_file(from, tokens, &s->template, err);
+    json_decref(tokens);
+    return st;
+}
+
+/* How prompts are made and tokens chosen. */
+static void open_manners(fkv_setup *s, bool have_config, fkv_errs *errs)
+{
+    const fkv_job *j = s->job;
+    fkv_err err = {0};
+    s->newline = -1;
+    s->generation = (fkv_generation){.repetition_penalty = 1};
+    if (have_config && j->sampling.generation_config == FKV_GENERATION_MODEL &&
+        fkv_generation_read(j->model.path, s->config.vocab, &s->generation, &err))
+        add_error(errs, &err);
+    if (s->tokenizer && find_newline(s, &err)) add_error(errs, &err);
+    if (open_template(s, &err)) add_error(errs, &err);
+    for (size_t i = 0; i < j->sampling.n_stop; i++)
+        if (fkv_buf_append(&s->stops, j->sampling.stop[i], strlen(j->sampling.stop[i]) + 1, &err))
+            add_error(errs, &err);
+}
+
 static void open_model(fkv_setup *s, fkv_errs *errs)
 {
     const fkv_job *j = s->job;
@@ -227,6 +279,7 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
         fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.backend", "%s %s", name, fkv_backend_why(name));
         add_error(errs, &err);
     }
+    open_manners(s, have_config, errs);
     if (have_config) check_against_model(s, errs);
     if (have_config) check_budgets(s, errs);
 }
@@ -279,6 +332,9 @@ void fkv_setup_load(fkv_setup *s, fkv_errs *errs)
 
 void fkv_setup_close(fkv_setup *s)
 {
+    fkv_buf_free(&s->stops);
+    json_decref(s->template_vars);
+    fkv_template_close(s->template);
     fkv_tokenizer_close(s->tokenizer);
     fkv_safetensors_close(s->weights);
     fkv_record_parser_close(s->parser);
@@ -301,20 +357,34 @@ void fkv_setup_log_sharing(const fkv_setup *s)
             s->n_ranks, s->n_devices, s->n_devices == 1 ? "device" : "devices", s->n_devices);
 }
 
+/* The first run's day, in UTC, where the job doesn't say it. */
+static void set_date(const fkv_setup *s, fkv_layout *layout)
+{
+    const time_t now = time(NULL);
+    struct tm day;
+    if (!s->template || !fkv_template_is_dated(s->template)) return;
+    if (s->job->model.date)
+        snprintf(layout->date, sizeof layout->date, "%s", s->job->model.date);
+    else
+        strftime(layout->date, sizeof layout->date, "%Y-%m-%d", gmtime_r(&now, &day));
+}
+
 fkv_layout fkv_setup_layout(const fkv_setup *s)
 {
-    return (fkv_layout){.replicas = 1,
-                        .ranks = s->n_ranks,
-                        .devices = s->n_devices,
-                        .slots = s->n_slots,
-                        .max_prompt = fkv_prompt_limit(&s->limits, 1),
-                        .max_tokens = s->config.max_positions};
+    fkv_layout layout = {.replicas = 1,
+                         .ranks = s->n_ranks,
+                         .devices = s->n_devices,
+                         .slots = s->n_slots,
+                         .max_prompt = fkv_prompt_limit(&s->limits, 1),
+                         .max_tokens = s->config.max_positions};
+    set_date(s, &layout);
+    return layout;
 }
 
 fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout *layout)
 {
     const fkv_job *j = s->job;
-    fkv_engine_options o = {.backend = s->backend,
+    return (fkv_engine_options){.backend = s->backend,
                             .n_ranks = layout->ranks,
                             .n_devices = layout->devices,
                             .n_slots = layout->slots,
@@ -323,13 +393,26 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
                             .window = (int)j->profile.window,
                             .kernel = (int)j->profile.kernel,
                             .n_threads = fkv_setup_threads(s),
-                            .sampling = {.temperature = (float)j->sampling.temperature,
-                                         .top_p = (float)j->sampling.top_p,
-                                         .top_k = (int)j->sampling.top_k,
-                                         .seed = j->job.seed,
-                                         .n_eos = s->config.n_eos}};
-    memcpy(o.sampling.eos, s->config.eos, sizeof o.sampling.eos);
-    return o;
+                            .rules = fkv_setup_rules(s)};
+}
+
+fkv_token_rules fkv_setup_rules(const fkv_setup *s)
+{
+    fkv_token_rules rules = {.n_ends = s->config.n_eos,
+                             .suppressed = s->generation.suppressed,
+                             .n_suppressed = s->generation.n_suppressed};
+    _Static_assert((int)FKV_MAX_EOS <= (int)FKV_MAX_ENDS, "all ends fit");
+    memcpy(rules.ends, s->config.eos, (size_t)s->config.n_eos * sizeof *rules.ends);
+    return rules;
+}
+
+fkv_prompt_source fkv_setup_prompts(const fkv_setup *s, const fkv_layout *layout)
+{
+    return (fkv_prompt_source){.tokenizer = s->tokenizer,
+                               .template = s->template,
+                               .variables = s->template_vars,
+                               .date = layout->date,
+                               .limits = s->limits};
 }
 
 fkv_plan_mode fkv_setup_mode(const fkv_setup *s)

@@ -6,6 +6,7 @@
 #define FKV_RUNNER_SETUP_H
 
 #include "engine/engine.h"
+#include "engine/model/generation.h"
 #include "engine/plan/record_limit.h"
 #include "jobs/job.h"
 #include "jobs/record.h"
@@ -17,7 +18,12 @@ typedef struct fkv_setup {
     fkv_record_parser *parser;
     fkv_config config;
     fkv_safetensors *weights;
+    fkv_generation generation; /* nothing where the job ignores it */
     fkv_tokenizer *tokenizer;
+    int32_t newline;        /* last token of "\n"; -1: there is none */
+    fkv_template *template; /* NULL: the model has none, or the job wants none */
+    json_t *template_vars;  /* or NULL */
+    fkv_buf stops;          /* the job's, as in fkv_stops */
     const fkv_backend *backend;
     bool auto_ranks, auto_slots;     /* planning decides */
     int n_ranks, n_devices, n_slots; /* as the job says; auto: a rank for every device, 1 slot */
@@ -31,6 +37,7 @@ typedef struct fkv_layout {
     int64_t max_prompt;      /* tokens that the prefill buffers hold; longer prompts make them grow */
     int64_t max_tokens;      /* of a record, prompt and new ones, that the page table holds; the same */
     fkv_record_limit record; /* larger ones are too_large; 0 pages: not known yet */
+    char date[16];           /* the chat template's today; empty: it does not ask */
 } fkv_layout;
 
 /* Parses argv ("JOB.ini [-s section.key=value]..."; argv[0] is the subcommand's
@@ -51,6 +58,12 @@ void fkv_setup_log_sharing(const fkv_setup *setup);
 /* The layout before planning: it profiles, and stands for what the job says. */
 fkv_layout fkv_setup_layout(const fkv_setup *setup);
 fkv_engine_options fkv_setup_engine_options(const fkv_setup *setup, const fkv_layout *layout);
+
+/* Ids that mean the same in all records; suppressed ones are borrowed from the setup. */
+fkv_token_rules fkv_setup_rules(const fkv_setup *setup);
+
+/* What prompts are made with in a layout; borrows from both. */
+fkv_prompt_source fkv_setup_prompts(const fkv_setup *setup, const fkv_layout *layout);
 
 /* The plan's mode that the job asks for. */
 fkv_plan_mode fkv_setup_mode(const fkv_setup *setup);

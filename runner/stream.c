@@ -28,6 +28,7 @@ typedef struct item {
     int64_t max_new, truncated;
     fkv_ids out; /* answer */
     fkv_answer_watch watch;
+    fkv_answer_ends ends;
     fkv_finish why;
 } item;
 
@@ -82,6 +83,8 @@ static void recycle(stream *s, item *it)
     trim(&it->record.dataset);
     trim(&it->record.fields);
     trim(&it->record.prompt);
+    trim(&it->record.prefix);
+    trim(&it->record.sampling.stop);
     trim_ids(&it->ids);
     trim_ids(&it->out);
     fkv_queue_push(s->idle, it);
@@ -100,26 +103,27 @@ static void check_size(const stream *s, item *it)
         fkv_record_set_error(&it->record, "too_large", "%s", why.message);
 }
 
-static fkv_status read_one(stream *s, const fkv_line *line, fkv_tokenizer_scratch *scratch, fkv_err *err)
+static fkv_status read_one(stream *s, const fkv_line *line, fkv_prompter *prompter, fkv_err *err)
 {
     bool ended;
     item *it = fkv_queue_pop(s->idle, -1, &ended);
     if (!it) return FKV_END;
     fkv_status st = fkv_record_parse(s->setup->parser, line, &it->record, err);
     if (!st && !it->record.error_code[0])
-        st = fkv_prompt_prepare(s->setup->tokenizer, scratch, &s->setup->limits, &it->record, &it->ids,
-                                &it->max_new, &it->truncated, err);
+        st = fkv_prompter_make(prompter, &it->record, &it->ids, &it->max_new, &it->truncated, err);
     if (st) return st;
     if (!it->record.error_code[0]) check_size(s, it);
+    it->ends = (fkv_answer_ends){fkv_sampling_of(s->setup, &it->record), fkv_stops_of(s->setup, &it->record)};
     trim(&it->record.prompt);
     return fkv_queue_push(it->record.error_code[0] ? s->done : s->ready, it) ? FKV_OK : FKV_END;
 }
 
 static fkv_status read_all(stream *s, fkv_err *err)
 {
-    fkv_tokenizer_scratch *scratch = NULL;
+    const fkv_prompt_source source = fkv_setup_prompts(s->setup, &s->planning->layout);
+    fkv_prompter *prompter = NULL;
     fkv_line line;
-    fkv_status st = fkv_tokenizer_scratch_new(s->setup->tokenizer, &scratch, err);
+    fkv_status st = fkv_prompter_open(&source, &prompter, err);
     while (!st && !(st = fkv_reader_next(s->reader, &line, err))) {
         int64_t done, all;
         fkv_reader_progress(s->reader, &done, &all);
@@ -127,9 +131,9 @@ static fkv_status read_all(stream *s, fkv_err *err)
         atomic_store(&s->all_bytes, all);
         atomic_store(&s->n_input, line.ordinal + 1);
         if (atomic_load(&s->failed)) break;
-        if (fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, scratch, err);
+        if (fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, prompter, err);
     }
-    fkv_tokenizer_scratch_free(scratch);
+    fkv_prompter_close(prompter);
     return st == FKV_END || st == FKV_E_INTERRUPTED ? FKV_OK : st;
 }
 
@@ -158,8 +162,8 @@ static fkv_status write_one(stream *s, item *it, fkv_answer_maker *maker, fkv_bu
     fkv_buf_clear(row);
     if (!is_error) {
         bool stopped;
-        if ((st = fkv_answer_text(maker, it->out.data, it->out.len, &answer.text, &answer.n_text, &stopped,
-                                  err)))
+        if ((st = fkv_answer_text(maker, &it->ends, it->out.data, it->out.len, &answer.text, &answer.n_text,
+                                  &stopped, err)))
             return st;
         answer.finish_reason = stopped || it->why == FKV_FINISH_STOP ? "stop" : "length";
         answer.prompt_tokens = (int64_t)it->ids.len;
@@ -267,7 +271,12 @@ static fkv_status next_request(void *ctx, bool wait, fkv_request *request, fkv_e
         s->held = it;
         return FKV_END;
     }
-    *request = (fkv_request){it->record.ordinal, it->ids.data, (int64_t)it->ids.len, it->max_new, it};
+    *request = (fkv_request){.ordinal = it->record.ordinal,
+                             .ids = it->ids.data,
+                             .n_ids = (int64_t)it->ids.len,
+                             .max_new = it->max_new,
+                             .sampling = it->ends.sampling,
+                             .user = it};
     return FKV_OK;
 }
 
@@ -275,7 +284,7 @@ static bool on_token(void *ctx, const fkv_request *request, const int32_t *ids, 
 {
     stream *s = ctx;
     item *it = request->user;
-    return fkv_answer_stops(&s->maker, &it->watch, ids, (size_t)n);
+    return fkv_answer_stops(&s->maker, &it->ends.stops, &it->watch, ids, (size_t)n);
 }
 
 static fkv_stopping stopping(void *ctx)

@@ -23,6 +23,7 @@ struct fkv_template {
     fkv_trun run; /* owns the syntax; nothing runs in it any more */
     fkv_tsyntax syntax;
     json_t *tokens;
+    bool dated;
 };
 
 struct fkv_template_scratch {
@@ -47,6 +48,7 @@ fkv_status fkv_template_open(const char *text, size_t n, const char *name, json_
     t->run.steps = FKV_TEMPLATE_STEPS;
     t->run.arena.limit = SYNTAX_MAX_BYTES;
     t->tokens = json_incref(tokens);
+    t->dated = memmem(text, n, "strftime_now", strlen("strftime_now")) != NULL;
     fkv_status st = fkv_tparse(&t->run, text, n, &t->syntax);
     t->run.err = NULL;
     t->run.file = NULL;
@@ -74,6 +76,11 @@ void fkv_template_close(fkv_template *t)
     fkv_tarena_free(&t->run.arena);
     json_decref(t->tokens);
     free(t);
+}
+
+bool fkv_template_is_dated(const fkv_template *t)
+{
+    return t->dated;
 }
 
 fkv_status fkv_template_scratch_new(fkv_template_scratch **out, fkv_err *err)

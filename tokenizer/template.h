@@ -40,6 +40,9 @@ fkv_status fkv_template_tokens(const char *dir, json_t **out, fkv_err *err);
 
 void fkv_template_close(fkv_template *t);
 
+/* Whether it names strftime_now, so that its text may depend on the day. */
+bool fkv_template_is_dated(const fkv_template *t);
+
 /* *out is NULL after a failure. */
 fkv_status fkv_template_scratch_new(fkv_template_scratch **out, fkv_err *err);
 void fkv_template_scratch_free(fkv_template_scratch *scratch);

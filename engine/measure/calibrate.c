@@ -183,8 +183,7 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
                                         .window = 32,
                                         .kernel = 7,
                                         .n_threads = t->n_threads,
-                                        .solo = s->solo,
-                                        .sampling = {.top_p = 1}};
+                                        .solo = s->solo};
     if ((st = fkv_engine_open(c, s->weights, &options, &s->engine, err))) return st;
     const fkv_engine_kv_limits limits = fkv_measure_limits(&s->plan, s->budgets, s->prompt, BURST + 1);
     if ((st = fkv_engine_set_plan(s->engine, s->weights, s->budgets, &s->plan, &limits, err))) return st;

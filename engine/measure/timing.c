@@ -60,9 +60,10 @@ static fkv_status set_slots_on(void *ctx, int device, fkv_err *err)
     fill(d, d->slots.active, FKV_SLOT_DECODING);
     for (int s = 0; s < t->e->options.n_slots; s++) {
         const int32_t token = 1 + s % 7;
-        const uint64_t ordinal = (uint64_t)s;
         b->upload(d->dev, d->slots.token + s, &token, sizeof token);
-        b->upload(d->dev, d->slots.ordinal + s, &ordinal, sizeof ordinal);
+        fkv_sampling sampling = t->e->options.measured;
+        sampling.stream = (uint64_t)s;
+        b->upload(d->dev, d->slots.sampling + s, &sampling, sizeof sampling);
     }
     return b->sync(d->dev, err);
 }
@@ -104,6 +105,7 @@ static fkv_status fill_slots(fkv_engine *e, int64_t n_tokens, int n_steps, fkv_e
     for (int s = 0; !st && s < e->options.n_slots; s++) st = put(e, s, n_tokens, n_steps + 1, err);
     if (st) return st;
     t.edits = fkv_kv_edits(&e->kv, &t.n_edits);
+    e->choice = fkv_sampling_choice(&e->options.measured, &e->options.rules);
     return fkv_team_run(e->team, set_slots_on, &t, err);
 }
 
@@ -215,7 +217,7 @@ bool fkv_measure_segments(fkv_engine *e, double *seconds)
     for (int i = 0, first = 0; all && i < o->n_devices; i++) {
         const fkv_engine_device *d = &e->devices[i];
         const int n = n_layers * d->n_ranks;
-        all = o->backend->recorded_spans(d->dev, 0, one, n) == n;
+        all = o->backend->recorded_spans(d->dev, e->choice, one, n) == n;
         for (int l = 0; l < n_layers; l++)
             for (int r = 0; r < d->n_ranks; r++) seconds[l * n_ranks + first + r] = one[l * d->n_ranks + r];
         first += d->n_ranks;

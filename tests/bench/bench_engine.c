@@ -240,7 +240,12 @@ static fkv_status next_request(void *ctx, bool wait, fkv_request *q, fkv_err *er
     requests *r = ctx;
     (void)wait, (void)err;
     if (r->given == r->a->slots) return FKV_END;
-    *q = (fkv_request){r->given++, r->ids, r->a->prompt, r->a->steps + 1, NULL};
+    *q = (fkv_request){.ordinal = r->given++,
+                       .ids = r->ids,
+                       .n_ids = r->a->prompt,
+                       .max_new = r->a->steps + 1,
+                       .sampling = r->a->sampling};
+    q->sampling.stream = (uint64_t)q->ordinal;
     return FKV_OK;
 }
 
@@ -360,7 +365,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
                                   .max_prompt = a->prefill > a->prompt ? a->prefill : a->prompt,
                                   .window = 32,
                                   .kernel = 7,
-                                  .sampling = a->sampling};
+                                  .measured = a->sampling};
     if (!o.backend) die("no such backend here", NULL);
     fkv_cost_tokens(p, tokens);
     const fkv_cost cost = constants(a, o.backend, c, tokens);

@@ -177,7 +177,6 @@ int main(int argc, char **argv)
                                           .max_prompt = longest,
                                           .window = 32,
                                           .kernel = 7,
-                                          .sampling = {.top_p = 1},
                                           .solo = true,
                                           .solo_rank = r};
             if (fkv_engine_open(&shape, w, &o, &e, &err)) die("open", &err);

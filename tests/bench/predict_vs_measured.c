@@ -78,7 +78,8 @@ static fkv_status next(void *ctx, bool wait, fkv_request *q, fkv_err *err)
     const bench *b = r->b;
     (void)wait, (void)err;
     if (r->next == b->n_slots) return FKV_END;
-    *q = (fkv_request){r->next, b->ids, b->profile.prompt_tokens[r->next], NEW, NULL};
+    *q = (fkv_request){
+        .ordinal = r->next, .ids = b->ids, .n_ids = b->profile.prompt_tokens[r->next], .max_new = NEW};
     r->next++;
     return FKV_OK;
 }
@@ -187,8 +188,7 @@ static void decode(const bench *b, const fkv_plan plans[3], parts out[3])
                                   .n_slots = b->n_slots,
                                   .max_prompt = MAX_PROMPT,
                                   .window = WINDOW,
-                                  .kernel = 7,
-                                  .sampling = {.top_p = 1}};
+                                  .kernel = 7};
     turns t = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, {false}};
     pthread_t threads[3];
     mode_run runs[3];

@@ -55,8 +55,7 @@ int main(int argc, char **argv)
                                   .n_slots = n_prompts,
                                   .max_prompt = n_tokens,
                                   .window = 32,
-                                  .kernel = 7,
-                                  .sampling = {.top_p = 1}};
+                                  .kernel = 7};
     if (!o.backend) die("no such backend", NULL);
     if (fkv_engine_open(&c, w, &o, &e, &err)) die("open", &err);
     if (fkv_profile_init(&p, c.n_layers, c.n_kv_heads, &err)) die("profile", &err);

@@ -241,7 +241,7 @@ static inline void pack_prompts(packed *p, const int64_t *lengths, const int *sl
                                        .tile0 = (int32_t)p->pack.n_tiles,
                                        .slot = slots ? slots[i] : i,
                                        .max_new = 100 + i,
-                                       .ordinal = 1000 + (uint64_t)i};
+                                       .sampling = {.stream = 1000 + (uint64_t)i}};
         p->pack.n_rows += lengths[i];
         p->pack.n_tiles += (lengths[i] + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS;
     }

@@ -12,12 +12,12 @@
 
 struct answering {
     struct opened o;
-    fkv_job job;
     fkv_setup setup;
+    fkv_answer_ends ends;
     fkv_answer_maker maker;
 };
 
-static void open_answering(struct answering *a, const char *layout, char **stops, size_t n_stops)
+static void open_answering(struct answering *a, const char *layout, const char *stops, size_t n_stops)
 {
     char path[512];
     json_error_t why;
@@ -27,9 +27,7 @@ static void open_answering(struct answering *a, const char *layout, char **stops
     assert_non_null(golden);
     assert_int_equal(open_json(json_object_get(golden, "tokenizer"), &a->o), FKV_OK);
     json_decref(golden);
-    a->job.sampling.stop = stops;
-    a->job.sampling.n_stop = n_stops;
-    a->setup.job = &a->job;
+    a->ends.stops = (fkv_stops){stops, n_stops};
     a->setup.tokenizer = a->o.t;
     fkv_answer_maker_open(&a->maker, &a->setup);
 }
@@ -46,9 +44,9 @@ static bool holds_stop(struct answering *a, const int32_t *ids, size_t n)
     fkv_buf text = {0};
     bool found = false;
     assert_int_equal(fkv_tokenizer_decode(a->o.t, ids, n, true, &text, &a->o.err), FKV_OK);
-    for (size_t i = 0; text.len && i < a->job.sampling.n_stop; i++)
-        found =
-            found || memmem(text.data, text.len, a->job.sampling.stop[i], strlen(a->job.sampling.stop[i]));
+    const char *stop = a->ends.stops.text;
+    for (size_t i = 0; text.len && i < a->ends.stops.n; i++, stop += strlen(stop) + 1)
+        found = found || memmem(text.data, text.len, stop, strlen(stop));
     fkv_buf_free(&text);
     return found;
 }
@@ -57,10 +55,8 @@ static void a_stop_string_ends_with_its_token(void **state)
 {
     static const char *const layouts[] = {"llama-2", "gemma-layout", "llama-3", "replace-regex",
                                           "metaspace-always"};
-    static char *stops[] = {"\n\n", " ab", "\xf0\x9f\x98\x80",
-                            "\xef\xbf\xbd"
-                            "c",
-                            "end of it"};
+    static const char stops[] = "\n\n\0 ab\0\xf0\x9f\x98\x80\0\xef\xbf\xbd"
+                                "c\0end of it";
     static const char *const texts[] = {"  ab",
                                         "a ab",
                                         "x\n\ny",
@@ -71,7 +67,7 @@ static void a_stop_string_ends_with_its_token(void **state)
     for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++) {
         struct answering a;
         fkv_answer_watch watch = {0};
-        open_answering(&a, layouts[k], stops, sizeof stops / sizeof *stops);
+        open_answering(&a, layouts[k], stops, 5);
         for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
             encode(&a.o, texts[i], strlen(texts[i]), false);
             const int32_t *ids = a.o.ids.data;
@@ -79,7 +75,7 @@ static void a_stop_string_ends_with_its_token(void **state)
             for (int pass = 0; pass < 2; pass++)
                 for (size_t n = 1; n <= a.o.ids.len; n++) {
                     const bool want = holds_stop(&a, ids, n);
-                    assert_int_equal(fkv_answer_stops(&a.maker, &watch, ids, n), want);
+                    assert_int_equal(fkv_answer_stops(&a.maker, &a.ends.stops, &watch, ids, n), want);
                     if (want) break;
                 }
         }
@@ -89,7 +85,7 @@ static void a_stop_string_ends_with_its_token(void **state)
             for (size_t n = 1; n <= 40; n++) {
                 ids[n - 1] = (int32_t)(seed * 7919u * (unsigned)n * (unsigned)n % 263u);
                 const bool want = holds_stop(&a, ids, n);
-                assert_int_equal(fkv_answer_stops(&a.maker, &watch, ids, n), want);
+                assert_int_equal(fkv_answer_stops(&a.maker, &a.ends.stops, &watch, ids, n), want);
                 if (want) break;
             }
         }
@@ -100,7 +96,7 @@ static void a_stop_string_ends_with_its_token(void **state)
 
 static void the_text_is_cut_at_the_first_stop_string(void **state)
 {
-    static char *stops[] = {"of it", "end"};
+    static const char stops[] = "of it\0end";
     struct answering a;
     fkv_err err = {0};
     const char *text;
@@ -109,7 +105,7 @@ static void the_text_is_cut_at_the_first_stop_string(void **state)
     (void)state;
     open_answering(&a, "llama-2", stops, 2);
     encode(&a.o, "the end of it", 13, false);
-    assert_int_equal(fkv_answer_text(&a.maker, a.o.ids.data, a.o.ids.len, &text, &n, &stopped, &err), FKV_OK);
+    assert_int_equal(fkv_answer_text(&a.maker, &a.ends, a.o.ids.data, a.o.ids.len, &text, &n, &stopped, &err), FKV_OK);
     assert_true(stopped);
     assert_int_equal(n, 4);
     assert_memory_equal(text, "the ", 4);

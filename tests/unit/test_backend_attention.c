@@ -309,7 +309,6 @@ static void fill_arena(const decode_trial *t)
 static fkv_slots put_slots(const decode_trial *t)
 {
     int32_t pos[SLOTS], prompt[SLOTS], active[SLOTS], zeros[SLOTS] = {0};
-    uint64_t ordinals[SLOTS] = {0};
     for (int s = 0; s < SLOTS; s++) {
         const slot_content *c = &contents[t->order[s]];
         prompt[s] = c->prompt;
@@ -322,7 +321,6 @@ static fkv_slots put_slots(const decode_trial *t)
                        .n_new = device_memory(sizeof zeros, zeros),
                        .max_new = device_memory(sizeof zeros, zeros),
                        .active = device_memory(sizeof active, active),
-                       .ordinal = device_memory(sizeof ordinals, ordinals),
                        .out = device_memory(sizeof zeros, zeros)};
 }
 

@@ -221,8 +221,9 @@ static void a_head_of_a_layer_with_a_window_keeps_its_last_tokens(void **state)
 typedef struct sampling_state {
     fkv_slots slots;
     int32_t ints[7][SLOTS];
-    uint64_t ordinals[SLOTS];
 } sampling_state;
+
+static const fkv_token_rules no_rules;
 
 static sampling_state new_slots(void)
 {
@@ -233,11 +234,24 @@ static sampling_state new_slots(void)
         s.ints[1][i] = s.ints[2][i] = 10;
         s.ints[4][i] = 100;
         s.ints[5][i] = 1;
-        s.ordinals[i] = (uint64_t)i;
     }
     for (int i = 0; i < 7; i++) *p[i] = device_memory(sizeof s.ints[i], s.ints[i]);
-    s.slots.ordinal = device_memory(sizeof s.ordinals, s.ordinals);
+    s.slots.sampling = device_memory(SLOTS * sizeof *s.slots.sampling, NULL);
     return s;
+}
+
+/* All slots choose alike, with the streams from stream on. */
+static void sample(const sampling_state *s, float *logits, int64_t stride, bool first, const fkv_sampling *p,
+                   uint64_t stream, int vocab)
+{
+    fkv_sampling all[SLOTS];
+    for (int i = 0; i < SLOTS; i++) {
+        all[i] = *p;
+        all[i].stream = stream + (uint64_t)i;
+    }
+    b->upload(dev, s->slots.sampling, all, sizeof all);
+    b->sample(dev, logits, stride, SLOTS, first, &s->slots, &no_rules, fkv_sampling_choice(p, &no_rules),
+              vocab);
 }
 
 static void greedy_takes_the_lowest_of_equal_tokens_and_stops(void **state)
@@ -245,7 +259,8 @@ static void greedy_takes_the_lowest_of_equal_tokens_and_stops(void **state)
     (void)state;
     sampling_state s = new_slots();
     float logits[SLOTS][VOCAB];
-    const fkv_sampling p = {.top_p = 1, .eos = {7, 9}, .n_eos = 2};
+    const fkv_sampling p[SLOTS] = {{0}};
+    const fkv_token_rules rules = {.ends = {7, 9}, .n_ends = 2};
     const int32_t one = 1, zero = 0;
     for (int i = 0; i < SLOTS; i++)
         for (int j = 0; j < VOCAB; j++) logits[i][j] = -(float)j;
@@ -254,7 +269,8 @@ static void greedy_takes_the_lowest_of_equal_tokens_and_stops(void **state)
     b->upload(dev, s.slots.max_new + 2, &one, sizeof one); /* its last token */
     b->upload(dev, s.slots.active + 3, &zero, sizeof zero);
     float *dl = device_memory(sizeof logits, logits);
-    b->sample(dev, dl, VOCAB, SLOTS, false, &s.slots, &p, VOCAB);
+    b->upload(dev, s.slots.sampling, p, sizeof p);
+    b->sample(dev, dl, VOCAB, SLOTS, false, &s.slots, &rules, 0, VOCAB);
     int32_t out[SLOTS], active[SLOTS], pos[SLOTS];
     fetch(out, s.slots.out, sizeof out);
     fetch(active, s.slots.active, sizeof active);
@@ -275,11 +291,8 @@ static void check_draws(const fkv_sampling *sampling, const float *logits, const
     float *dl = device_memory(sizeof all, all);
     for (int i = 0; i < DRAWS / SLOTS; i++) {
         int32_t out[SLOTS], zeros[SLOTS] = {0};
-        uint64_t ordinals[SLOTS];
-        for (int k = 0; k < SLOTS; k++) ordinals[k] = (uint64_t)(i * SLOTS + k);
-        b->upload(dev, s.slots.ordinal, ordinals, sizeof ordinals);
         b->upload(dev, s.slots.n_new, zeros, sizeof zeros);
-        b->sample(dev, dl, VOCAB, SLOTS, false, &s.slots, sampling, VOCAB);
+        sample(&s, dl, VOCAB, false, sampling, (uint64_t)i * SLOTS, VOCAB);
         fetch(out, s.slots.out, sizeof out);
         for (int k = 0; k < SLOTS; k++) count[out[k]]++;
     }
@@ -342,7 +355,7 @@ static void check_bad_rows(const fkv_sampling *sampling, bool first)
             const int32_t working = first ? FKV_SLOT_FRESH : FKV_SLOT_DECODING;
             const int32_t active[SLOTS] = {working, working, working, zero};
             b->upload(dev, s.slots.active, active, sizeof active);
-            b->sample(dev, dl, WIDE, SLOTS, first, &s.slots, sampling, VOCAB);
+            sample(&s, dl, WIDE, first, sampling, 0, VOCAB);
             const int32_t *from[] = {s.slots.token,   s.slots.pos,    s.slots.prompt_len, s.slots.n_new,
                                      s.slots.max_new, s.slots.active, s.slots.out};
             for (int i = 0; i < 7; i++) fetch(after.ints[i], from[i], sizeof after.ints[i]);
@@ -400,12 +413,94 @@ static void draw_all(const float *logits, int vocab, int32_t (*tokens)[SLOTS])
     for (int k = 0; k < KINDS; k++) {
         for (int round = 0; round < ROUNDS; round++) {
             sampling_state s = new_slots();
-            uint64_t ordinals[SLOTS];
-            for (int i = 0; i < SLOTS; i++) ordinals[i] = (uint64_t)(round * SLOTS + i);
-            b->upload(dev, s.slots.ordinal, ordinals, sizeof ordinals);
-            b->sample(dev, dl, vocab, SLOTS, false, &s.slots, &kinds[k], vocab);
+            sample(&s, dl, vocab, false, &kinds[k], (uint64_t)round * SLOTS, vocab);
             fetch(tokens[k * ROUNDS + round], s.slots.out, sizeof *tokens);
         }
+    }
+}
+
+/* A penalty, ids that can't be chosen, and ends that may not come yet, of every slot its own. */
+static void logits_are_adjusted_as_each_slot_asks(void **state)
+{
+    (void)state;
+    const int32_t never[] = {11, 12}, lengths[] = {4, 3, 2, 2}, prompts[] = {1, 5, 5, 9, 5, 6, 7, 30, 31, 5, 6};
+    const int64_t prompt_lengths[] = {4, 3, 2, 2};
+    float logits[SLOTS][VOCAB], got[SLOTS][VOCAB], want[SLOTS][VOCAB];
+    const fkv_sampling p[SLOTS] = {{.repetition_penalty = 1.7f},
+                                   {.repetition_penalty = 0.6f, .min_new = 1, .has_end = 1, .end = 3},
+                                   {.min_new = 2, .ignores_ends = 1, .has_end = 1, .end = 4},
+                                   {.repetition_penalty = 1}};
+    const fkv_token_rules rules = {.ends = {7, 9},
+                                   .n_ends = 2,
+                                   .suppressed = device_memory(sizeof never, never),
+                                   .n_suppressed = 2};
+    sampling_state s = new_slots();
+    packed pack;
+    pack_prompts(&pack, prompt_lengths, NULL, SLOTS);
+    for (int i = 0; i < SLOTS; i++) pack.segments[i].sampling = p[i];
+    b->upload(dev, (void *)pack.pack.dev_segments, pack.segments, SLOTS * sizeof *pack.segments);
+    pack.pack.dev_tokens = device_memory(sizeof prompts, prompts);
+    s.slots.seen = device_memory(SLOTS * FKV_SEEN_WORDS(VOCAB) * sizeof(uint32_t), NULL);
+    b->start_slots(dev, &pack.pack, &s.slots);
+    bool seen[SLOTS][VOCAB] = {{0}};
+    for (int i = 0, at = 0; i < SLOTS; i++)
+        for (int k = 0; k < lengths[i]; k++) seen[i][prompts[at++]] = true;
+    for (int step = 0; step < 3; step++) {
+        for (int i = 0; i < SLOTS; i++)
+            for (int j = 0; j < VOCAB; j++) {
+                const float x = logits[i][j] = (float)((j * 7 + i + 5 * step) % VOCAB) / 8 - 3;
+                const float penalty = p[i].repetition_penalty > 0 ? p[i].repetition_penalty : 1;
+                const bool ends = (!p[i].ignores_ends && (j == 7 || j == 9)) || (p[i].has_end && j == p[i].end);
+                want[i][j] = !seen[i][j] ? x : x < 0 ? x * penalty : x / penalty;
+                if (j == 11 || j == 12 || (ends && step < p[i].min_new)) want[i][j] = -INFINITY;
+            }
+        float *dl = device_memory(sizeof logits, logits);
+        int32_t out[SLOTS];
+        const int32_t working[SLOTS] = {step ? 1 : 2, step ? 1 : 2, step ? 1 : 2, step ? 1 : 2};
+        b->upload(dev, s.slots.active, working, sizeof working);
+        b->sample(dev, dl, VOCAB, SLOTS, step == 0, &s.slots, &rules, FKV_CHOICE_ADJUSTS, VOCAB);
+        fetch(got, dl, sizeof got);
+        fetch(out, s.slots.out, sizeof out);
+        assert_memory_equal(got, want, sizeof got);
+        for (int i = 0; i < SLOTS; i++) {
+            int best = 0;
+            for (int j = 0; j < VOCAB; j++)
+                if (want[i][j] > want[i][best]) best = j;
+            assert_int_equal(out[i], best);
+            seen[i][best] = true;
+        }
+    }
+}
+
+/* Slots that choose each in its own way choose as they would all alike. */
+static void slots_choose_each_in_its_own_way(void **state)
+{
+    (void)state;
+    const fkv_sampling kinds[SLOTS] = {{0},
+                                       {.temperature = 1, .top_p = 1, .seed = 1},
+                                       {.temperature = 1.5f, .top_p = 1, .top_k = 40, .seed = 3},
+                                       {.temperature = 0.7f, .top_p = 0.9f, .seed = 2}};
+    float logits[SLOTS][VOCAB];
+    for (int round = 0; round < 50; round++) {
+        int32_t want[SLOTS], alike[SLOTS], got[SLOTS];
+        fkv_sampling all[SLOTS];
+        for (int i = 0; i < SLOTS; i++)
+            for (int j = 0; j < VOCAB; j++) logits[i][j] = (float)((j * 7 + i + round) % VOCAB) / 8;
+        float *dl = device_memory(sizeof logits, logits);
+        for (int k = 0; k < SLOTS; k++) {
+            sampling_state s = new_slots();
+            sample(&s, dl, VOCAB, false, &kinds[k], (uint64_t)round, VOCAB);
+            fetch(alike, s.slots.out, sizeof alike);
+            want[k] = alike[k];
+            all[k] = kinds[k];
+            all[k].stream = (uint64_t)(round + k);
+        }
+        sampling_state s = new_slots();
+        b->upload(dev, s.slots.sampling, all, sizeof all);
+        b->sample(dev, dl, VOCAB, SLOTS, false, &s.slots, &no_rules, FKV_CHOICE_DRAWS | FKV_CHOICE_ADJUSTS,
+                  VOCAB);
+        fetch(got, s.slots.out, sizeof got);
+        assert_memory_equal(got, want, sizeof got);
     }
 }
 
@@ -462,6 +557,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(sampling_follows_temperature_top_k_and_top_p),
         cmocka_unit_test(rows_of_logits_without_a_finite_maximum_give_no_token),
         cmocka_unit_test(a_top_p_below_float32_takes_the_best_token),
+        cmocka_unit_test(logits_are_adjusted_as_each_slot_asks),
+        cmocka_unit_test(slots_choose_each_in_its_own_way),
         cmocka_unit_test(large_vocabularies_are_sampled_as_the_cpu_backend_does),
     };
     const int skipped = choose_backend(argc, argv);

@@ -234,12 +234,13 @@ static void slots_start_fresh(void **state)
     int32_t *ints[7], host[4];
     fkv_slots s;
     int32_t **fields[] = {&s.token, &s.pos, &s.prompt_len, &s.n_new, &s.max_new, &s.active, &s.out};
-    uint64_t ordinals[4];
+    fkv_sampling samplings[4];
     const int32_t sevens[4] = {7, 7, 7, 7};
-    const uint64_t wide[4] = {7, 7, 7, 7};
+    const fkv_sampling wide[4] = {{.stream = 7}, {.stream = 7}, {.stream = 7}, {.stream = 7}};
+    const uint64_t streams[] = {7, 1001, 7, 1000};
     packed p;
     for (int i = 0; i < 7; i++) *fields[i] = ints[i] = device_memory(sizeof sevens, sevens);
-    s.ordinal = device_memory(sizeof wide, wide);
+    s.sampling = device_memory(sizeof wide, wide);
     pack_prompts(&p, lengths, where, 2);
     b->start_slots(dev, &p.pack, &s);
     fetch(host, s.pos, sizeof host);
@@ -252,8 +253,8 @@ static void slots_start_fresh(void **state)
     assert_memory_equal(host, ((int32_t[]){7, 101, 7, 100}), sizeof host);
     fetch(host, s.active, sizeof host);
     assert_memory_equal(host, ((int32_t[]){7, FKV_SLOT_FRESH, 7, FKV_SLOT_FRESH}), sizeof host);
-    fetch(ordinals, s.ordinal, sizeof ordinals);
-    assert_memory_equal(ordinals, ((uint64_t[]){7, 1001, 7, 1000}), sizeof ordinals);
+    fetch(samplings, s.sampling, sizeof samplings);
+    for (int i = 0; i < 4; i++) assert_int_equal(samplings[i].stream, streams[i]);
 }
 
 static void edits_set_what_they_name(void **state)

@@ -43,6 +43,7 @@ typedef struct trial {
     float *first;        /* logits of the first tokens, [N_PROMPTS][vocab]; or NULL */
     bool tight;          /* arenas with room for one of the largest records, whose answers are long */
     bool async;          /* tokens are read a command late, whatever the backend says of itself */
+    bool mixed;          /* every record has a sampling of its own */
     bool beside;         /* another engine may be at work, on the devices from first_device on */
     int first_device;
     int next;
@@ -53,6 +54,21 @@ typedef struct trial {
     fkv_engine_stats stats;
 } trial;
 
+static const int32_t suppressed[] = {300, 5};
+
+/* Of every kind that there is, one beside the other. */
+static void mix(fkv_sampling *s, int i)
+{
+    if (i % 2) s->temperature = 0.9f;
+    if (i % 4 == 3) s->top_k = 5;
+    if (i % 5 == 1) s->top_p = 0.8f;
+    if (i % 3 == 0) s->repetition_penalty = 1.3f;
+    if (i % 4 == 0) s->min_new = 3;
+    if (i % 7 == 2) s->ignores_ends = 1;
+    s->has_end = i % 6 == 0;
+    s->end = 40;
+}
+
 static fkv_status next_prompt(void *ctx, bool wait, fkv_request *q, fkv_err *err)
 {
     trial *t = ctx;
@@ -61,7 +77,15 @@ static fkv_status next_prompt(void *ctx, bool wait, fkv_request *q, fkv_err *err
     if (t->next == t->n) return FKV_END;
     const int i = t->order[t->next++];
     const int64_t limit = t->tight ? LONG_NEW - 40 * (i % 3) : MAX_NEW - i % 3;
-    *q = (fkv_request){i, model.prompts[i].ids.data, (int64_t)model.prompts[i].ids.len, limit, NULL};
+    *q = (fkv_request){.ordinal = i,
+                       .ids = model.prompts[i].ids.data,
+                       .n_ids = (int64_t)model.prompts[i].ids.len,
+                       .max_new = limit,
+                       .sampling = {.temperature = t->temperature,
+                                    .top_p = 1,
+                                    .seed = t->seed,
+                                    .stream = (uint64_t)i}};
+    if (t->mixed) mix(&q->sampling, i);
     return FKV_OK;
 }
 
@@ -173,11 +197,10 @@ static void run_trial(trial *t)
                                   .max_prompt = t->first_slots ? 700 : 1024,
                                   .window = 32,
                                   .kernel = 7,
-                                  .sampling = {.temperature = t->temperature,
-                                               .top_p = 1,
-                                               .seed = t->seed,
-                                               .eos = {1},
-                                               .n_eos = t->tight ? 0 : 1}};
+                                  .rules = {.ends = {1},
+                                            .n_ends = t->tight ? 0 : 1,
+                                            .suppressed = t->mixed ? suppressed : NULL,
+                                            .n_suppressed = t->mixed ? 2 : 0}};
     if (fkv_engine_open(&model.config, model.weights, &o, &engine, &err)) fixture_die("engine", &err);
     if (t->first_slots) work_and_resize(engine, t, &o);
     if (fkv_profile_init(&profile, model.config.n_layers, model.config.n_kv_heads, &err))
@@ -206,7 +229,7 @@ static void run_trial(trial *t)
     } else {
         if (st) fixture_die("set_plan", &err);
         if (fkv_engine_run(engine, &io, &err)) fixture_die("run", &err);
-        if (!t->beside) all_hash = fkv_hash(t->all_logits, sizeof t->all_logits, all_hash);
+        if (!t->beside && !t->mixed) all_hash = fkv_hash(t->all_logits, sizeof t->all_logits, all_hash);
     }
     fkv_engine_stats_get(engine, &t->stats);
     fkv_engine_close(engine);
@@ -281,6 +304,33 @@ static void logits_do_not_depend_on_a_resume(void **state)
         other->n = N_PROMPTS - cut;
         run_trial(other);
         assert_same(reference, other, "a resume");
+    }
+    free(reference);
+    free(other);
+}
+
+static void a_sampling_of_its_own_does_not_depend_on_its_neighbours(void **state)
+{
+    (void)state;
+    trial *reference = calloc(1, sizeof *reference), *other = calloc(1, sizeof *other);
+    *reference = base();
+    reference->mixed = true;
+    run_trial(reference);
+    for (int i = 0; i < N_PROMPTS; i++)
+        for (int k = 0; k < reference->n_ids[i] && k < MAX_NEW; k++)
+            for (int j = 0; j < 2; j++) assert_int_not_equal(reference->ids[i][k], suppressed[j]);
+    for (int way = 0; way < 3; way++) {
+        *other = *reference;
+        memset(other->n_ids, 0, sizeof other->n_ids);
+        if (way == 0) other->order = reversed;
+        if (way == 1) other->order = in_order + 3, other->n = N_PROMPTS - 3;
+        if (way == 2) {
+            other->devices = 2;
+            other->async = true;
+            other->mode = FKV_PLAN_FAIR_COPYING;
+        }
+        run_trial(other);
+        assert_same(reference, other, "its neighbours");
     }
     free(reference);
     free(other);
@@ -583,6 +633,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(more_ranks_than_heads_are_refused),
         cmocka_unit_test(an_engine_resized_is_one_opened_so),
         cmocka_unit_test(copies_out_of_reach_are_refused),
+        cmocka_unit_test(a_sampling_of_its_own_does_not_depend_on_its_neighbours),
     };
     const char *name = argc > 1 ? argv[1] : "cpu";
     /* Where there is one GPU two devices share it: kernels that wait for others run beside

@@ -230,7 +230,7 @@ static fkv_status next(void *ctx, bool wait, fkv_request *q, fkv_err *err)
     (void)wait, (void)err;
     if (a->asked) return FKV_END;
     a->asked = true;
-    *q = (fkv_request){0, a->prompt, PROMPT - NEW, NEW, NULL};
+    *q = (fkv_request){.ids = a->prompt, .n_ids = PROMPT - NEW, .max_new = NEW};
     return FKV_OK;
 }
 
@@ -284,8 +284,7 @@ static void run(const fkv_safetensors *weights, int ranks, answer *a)
                                   .n_slots = 2,
                                   .max_prompt = PROMPT,
                                   .window = 4,
-                                  .kernel = 3,
-                                  .sampling = {.top_p = 1}};
+                                  .kernel = 3};
     const fkv_plan_problem problem = {LAYERS, KV_HEADS, ranks, 2, tokens, fkv_cost_cpu(&config), -1, 0};
     const fkv_engine_kv_limits limits = {0};
     const fkv_engine_io io = {a, next, token, finish, reject, stopping, logits};

@@ -12,7 +12,6 @@
 #include "runner/queue.h"
 
 static fkv_tokenizer *tokenizer;
-static fkv_tokenizer_scratch *scratch;
 
 /* ids of text with limits; returns the error code. */
 static const char *prepare(const char *text, fkv_prompt_limits limits, int64_t own_limit, fkv_ids *ids,
@@ -24,8 +23,11 @@ static const char *prepare(const char *text, fkv_prompt_limits limits, int64_t o
     record.max_new_tokens = own_limit;
     fkv_buf_clear(&record.prompt);
     assert_int_equal(fkv_buf_puts(&record.prompt, text, &err), FKV_OK);
-    assert_int_equal(fkv_prompt_prepare(tokenizer, scratch, &limits, &record, ids, max_new, truncated, &err),
-                     FKV_OK);
+    const fkv_prompt_source source = {.tokenizer = tokenizer, .limits = limits};
+    fkv_prompter *p;
+    assert_int_equal(fkv_prompter_open(&source, &p, &err), FKV_OK);
+    assert_int_equal(fkv_prompter_make(p, &record, ids, max_new, truncated, &err), FKV_OK);
+    fkv_prompter_close(p);
     return record.error_code;
 }
 
@@ -112,9 +114,7 @@ int main(void)
         cmocka_unit_test(a_queue_hands_over_everything_in_order),
     };
     if (fkv_tokenizer_open(FKV_TEST_DIR "/data/needle-tiny", &tokenizer, &err)) return 1;
-    if (fkv_tokenizer_scratch_new(tokenizer, &scratch, &err)) return 1;
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    fkv_tokenizer_scratch_free(scratch);
     fkv_tokenizer_close(tokenizer);
     return failed;
 }

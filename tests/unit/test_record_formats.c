@@ -2,7 +2,6 @@
  * itself: prompts, prefixes, limits, sampling, every refusal by its field's name. */
 #include "record_fixture.h"
 
-static bool plain_only;
 
 static int make_dir(void **state)
 {
@@ -18,7 +17,6 @@ static void parse(fkv_format format, const char *archive, const char *member, co
     char *plain[] = {(char *)"trec", (char *)"samsum"};
     fkv_job job = {0};
     job.input.format = format;
-    job.input.plain_only = plain_only;
     job.input.prompts = prompts_path;
     job.input.max_new_tokens_by = limits_path;
     job.input.plain_datasets = (fkv_words){plain, 2};
@@ -379,27 +377,6 @@ static void bad_fields_of_all_formats_are_named(void **state)
     expect_text(&record.dataset, "vt");
 }
 
-static void what_is_not_built_is_an_error_row(void **state)
-{
-    static const struct {
-        const char *text, *word;
-    } cases[] = {
-        {"{\"input\":\"x\",\"outputs\":[]}", "the format ruler are not supported"},
-        {"{\"context\":\"x\",\"question\":\"y\"}", "the format qa are not"},
-        {"{\"url\":\"/v1/completions\",\"body\":{\"prompt\":\"p\"}}", "the format openai"},
-        {"{" MESSAGES "}", "messages in a record: not supported"},
-        {"{\"prompt\":\"x\",\"seed\":0}", "seed in a record"},
-        {"{\"prompt\":\"x\",\"stop\":\"s\"}", "stop in a record"},
-    };
-    (void)state;
-    plain_only = true;
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        expect_error(FKV_FORMAT_AUTO, cases[i].text, "bad_field", cases[i].word);
-    expect_fine(FKV_FORMAT_AUTO, "qasper.jsonl", "{\"context\":\"x\",\"input\":\"y\"}");
-    expect_fine(FKV_FORMAT_AUTO, "qasper.jsonl", "{\"prompt\":\"x\",\"max_completion_tokens\":3}");
-    plain_only = false;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -413,7 +390,6 @@ int main(void)
         cmocka_unit_test(openai_requests_are_taken),
         cmocka_unit_test(openai_fields_that_ask_for_more_are_refused),
         cmocka_unit_test(bad_fields_of_all_formats_are_named),
-        cmocka_unit_test(what_is_not_built_is_an_error_row),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

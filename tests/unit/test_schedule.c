@@ -194,7 +194,7 @@ static void execute(sim *s, const fkv_command *c)
             assert_int_equal(g->row0, rows);
             rows += g->n_tokens;
             assert_false(s->slots[g->slot].active);
-            s->slots[g->slot] = (sim_slot){true, (int)g->ordinal, g->n_tokens, 0, g->max_new};
+            s->slots[g->slot] = (sim_slot){true, (int)g->sampling.stream, g->n_tokens, 0, g->max_new};
             write_pages(s, g->slot, 0, true);
             sample(s, g->slot, out);
         }
@@ -232,7 +232,10 @@ static void take_records(sim *s)
     fkv_err err = {0};
     while (s->n_taken < s->n_records && fkv_schedule_room(s->schedule)) {
         const record *r = &s->records[s->n_taken];
-        const fkv_request q = {s->n_taken, NULL, r->n_tokens, r->limit, NULL};
+        const fkv_request q = {.ordinal = s->n_taken,
+                               .n_ids = r->n_tokens,
+                               .max_new = r->limit,
+                               .sampling = {.stream = (uint64_t)s->n_taken}};
         if (fkv_schedule_add(s->schedule, &q, &err)) fail_msg("record %d: %s", s->n_taken, err.message);
         s->n_taken++;
     }
@@ -422,8 +425,9 @@ static void too_large_records_are_refused_whatever_the_slot(void **state)
     one_rank(&s, 4, 8, 256);
     open_sim(&s, 2048, 4 * 5, 800, NULL, 0);
     /* 256 kept and 384 more are 5 pages of each of 4 heads */
-    const fkv_request fits = {0, NULL, 800, 384, NULL}, not = {1, NULL, 800, 385, NULL},
-                      positions = {2, NULL, 1, 2048, NULL};
+    const fkv_request fits = {.ordinal = 0, .n_ids = 800, .max_new = 384},
+                      not = {.ordinal = 1, .n_ids = 800, .max_new = 385},
+                      positions = {.ordinal = 2, .n_ids = 1, .max_new = 2048};
     assert_int_equal(fkv_schedule_add(s.schedule, &fits, &err), FKV_OK);
     assert_int_equal(fkv_schedule_add(s.schedule, &not, &err), FKV_E_INPUT);
     assert_non_null(
