@@ -121,6 +121,10 @@ static fkv_status run_job(run *r, fkv_err *err)
 {
     int64_t n_input = 0;
     fkv_setup_log_sharing(&r->setup);
+    if (r->setup.generation.untaken[0])
+        fkv_log("the model's generation_config.json says %s, which is not taken: how much chance there is in "
+                "choosing is for [sampling] and the records to say",
+                r->setup.generation.untaken);
     fkv_status st = fkv_planning_make(&r->setup, r->output, &r->engine, &r->planning, err);
     if (st) return st;
     if ((st = load(r, err))) return st;

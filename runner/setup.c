@@ -411,7 +411,7 @@ fkv_prompt_source fkv_setup_prompts(const fkv_setup *s, const fkv_layout *layout
     return (fkv_prompt_source){.tokenizer = s->tokenizer,
                                .template = s->template,
                                .variables = s->template_vars,
-                               .date = layout->date,
+                               .date = layout->date[0] ? layout->date : NULL,
                                .limits = s->limits};
 }
 
