@@ -137,7 +137,8 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
     fkv_layer_finish(d, c->n_layers - 1, n_slots, n_slots, d->step_att, d->step_x, d->step_xn);
     fkv_layer_logits(d, d->step_xn);
     int choice = 0;
-    for (int i = 0; i < p->n_segments; i++) choice |= fkv_sampling_choice(&p->segments[i].sampling, &d->rules);
+    for (int i = 0; i < p->n_segments; i++)
+        choice |= fkv_sampling_choice(&p->segments[i].sampling, &d->rules);
     b->sample(d->dev, d->logits, c->vocab, n_slots, true, &d->slots, &d->rules, choice, c->vocab);
 }
 

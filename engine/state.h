@@ -72,10 +72,10 @@ struct fkv_engine_device {
     fkv_edit *edits;                   /* [FKV_EDITS] */
     fkv_slots slots;
     fkv_token_rules rules; /* of the options, on the device */
-    int64_t tickets[2];   /* of commands, by number */
-    int32_t *table;       /* page table, [n_slots][kv.slot_stride] */
-    int64_t arena_budget; /* bytes that this device's KV arenas may take */
-    bool watched;         /* a step that the stopwatch sees is under way */
+    int64_t tickets[2];    /* of commands, by number */
+    int32_t *table;        /* page table, [n_slots][kv.slot_stride] */
+    int64_t arena_budget;  /* bytes that this device's KV arenas may take */
+    bool watched;          /* a step that the stopwatch sees is under way */
 };
 
 /* Where a step is that is enqueued op by op, with everything before it enqueued. */

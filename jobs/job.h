@@ -77,8 +77,8 @@ typedef struct fkv_job {
         fkv_words members; /* patterns; '*' also matches '/' */
         fkv_format format;
         fkv_words plain_datasets; /* LongBench's that no chat template goes around */
-        char *prompts;   /* path or NULL */
-        char *max_new_tokens_by; /* path or NULL */
+        char *prompts;            /* path or NULL */
+        char *max_new_tokens_by;  /* path or NULL */
         int64_t max_record_bytes;
         int64_t part, n_parts; /* this process does the shards j with j mod n_parts == part */
     } input;

@@ -133,10 +133,10 @@ typedef struct fkv_sampling {
     /* Logits of the ids of prompt and answer, each once: above 0 divided by it, others times it
      * (CTRL, arXiv 1909.05858). 0 or 1: none. */
     float repetition_penalty;
-    int32_t top_k;        /* 0: all */
-    int32_t min_new;      /* ids that end the answer can't be chosen before so many others */
-    int32_t ignores_ends; /* the run's ids that end an answer don't end this one */
-    int32_t has_end, end; /* an id of its own that ends it, too */
+    int32_t top_k;         /* 0: all */
+    int32_t min_new;       /* ids that end the answer can't be chosen before so many others */
+    int32_t ignores_ends;  /* the run's ids that end an answer don't end this one */
+    int32_t has_end, end;  /* an id of its own that ends it, too */
     uint64_t seed, stream; /* key of its random numbers; the third part is the token's number */
 } fkv_sampling;
 
@@ -161,7 +161,8 @@ enum { FKV_MAX_ENDS = 32 };
 typedef struct fkv_token_rules {
     int32_t ends[FKV_MAX_ENDS]; /* they end an answer */
     int n_ends;
-    const int32_t *suppressed; /* [n_suppressed] never chosen; where the rules are a backend's, device memory */
+    const int32_t
+        *suppressed; /* [n_suppressed] never chosen; where the rules are a backend's, device memory */
     int n_suppressed;
 } fkv_token_rules;
 

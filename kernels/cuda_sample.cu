@@ -353,7 +353,8 @@ static __device__ void finish(const sample_params &a, const row_part &r, int tok
     a.s.out[slot] = a.s.token[slot] = token;
     a.s.n_new[slot] = n_new + 1;
     if (!a.first) a.s.pos[slot]++;
-    if (FKV_SAMPLING_PENALISES(r.p)) a.s.seen[slot * FKV_SEEN_WORDS(a.vocab) + token / 32] |= 1u << token % 32;
+    if (FKV_SAMPLING_PENALISES(r.p))
+        a.s.seen[slot * FKV_SEEN_WORDS(a.vocab) + token / 32] |= 1u << token % 32;
     a.s.active[slot] = stop ? FKV_SLOT_IDLE : FKV_SLOT_DECODING;
 }
 
@@ -497,8 +498,7 @@ static __device__ void seek_next(shared_sums &sh, const sample_params &a, const 
     if (found == WEIGHED && r.limited)
         seek(r.work, own, before, true, (uint64_t)r.p.top_k - 1);
     else
-        seek(r.work, own, before, false,
-             found < TOP_P && r.p.top_p < 1 ? kept(r, mass) : drawn(a, r, mass));
+        seek(r.work, own, before, false, found < TOP_P && r.p.top_p < 1 ? kept(r, mass) : drawn(a, r, mass));
 }
 
 /* Count (where top-k asks for it) and weight of the candidates of every bin. */

@@ -49,7 +49,8 @@ static fkv_status read_date(const json_t *layout, const char *path, fkv_layout *
     fkv_err why = {0};
     fkv_status st = fkv_json_str_or_null(layout, "date", path, &date, err);
     if (st || !date) return st;
-    if (fkv_template_check_date(date, &why)) return fkv_fail_at(err, FKV_E_INPUT, path, 0, "date", "%s", why.message);
+    if (fkv_template_check_date(date, &why))
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "date", "%s", why.message);
     snprintf(l->date, sizeof l->date, "%s", date);
     return FKV_OK;
 }

@@ -245,7 +245,8 @@ static void refuse_length(const fkv_prompter *p, fkv_record *record, int64_t lim
                              "model.max_prompt_tokens %lld leaves no room beside the %zu tokens that stay",
                              (long long)limit, fixed);
     else
-        fkv_record_set_error(record, "too_long", "%lld new tokens leave no room for a prompt in %lld positions",
+        fkv_record_set_error(record, "too_long",
+                             "%lld new tokens leave no room for a prompt in %lld positions",
                              (long long)max_new, (long long)l->max_positions);
 }
 
@@ -273,8 +274,8 @@ static fkv_status fit(fkv_prompter *p, fkv_record *record, int64_t limit, int64_
             return FKV_OK;
         }
         *truncated = (int64_t)ids->len - limit;
-        cut(ids, (size_t)limit, prefix, suffix, l->truncate == FKV_TRUNCATE_LONGBENCH ? FKV_TRUNCATE_MIDDLE
-                                                                                      : l->truncate);
+        cut(ids, (size_t)limit, prefix, suffix,
+            l->truncate == FKV_TRUNCATE_LONGBENCH ? FKV_TRUNCATE_MIDDLE : l->truncate);
     }
     return st;
 }
@@ -325,8 +326,7 @@ static fkv_status make_as_longbench(fkv_prompter *p, fkv_record *record, int64_t
         if (st || record->error_code[0] || (int64_t)ids->len <= room) goto out;
         most = (most < (int64_t)all.len ? most : (int64_t)all.len) - ((int64_t)ids->len - room);
     }
-    if (!st && !record->error_code[0])
-        refuse_length(p, record, room, prefix + suffix, max_new);
+    if (!st && !record->error_code[0]) refuse_length(p, record, room, prefix + suffix, max_new);
 out:
     fkv_buf_free(&left);
     fkv_ids_free(&all);

@@ -60,8 +60,8 @@ static int by_ordinal(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_prompter *prompter,
-                       fkv_sample *s, fkv_record *record, fkv_sample_record *next, fkv_err *err)
+static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_prompter *prompter, fkv_sample *s,
+                       fkv_record *record, fkv_sample_record *next, fkv_err *err)
 {
     const int64_t capacity = setup->job->profile.sample;
     fkv_line line;

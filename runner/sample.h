@@ -27,7 +27,8 @@ typedef struct fkv_sample {
  * profile.sample usable ones with the smallest keys. So a record whose key is too
  * large is never parsed, and what is usable is judged only where it matters.
  * FKV_E_INTERRUPTED when a signal came. */
-fkv_status fkv_sample_take(const fkv_setup *setup, const fkv_layout *layout, fkv_sample *sample, fkv_err *err);
+fkv_status fkv_sample_take(const fkv_setup *setup, const fkv_layout *layout, fkv_sample *sample,
+                           fkv_err *err);
 void fkv_sample_free(fkv_sample *sample);
 
 /* Tokens that the input's longest prompt is expected to have before it is cut: the sample's

@@ -385,15 +385,15 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
 {
     const fkv_job *j = s->job;
     return (fkv_engine_options){.backend = s->backend,
-                            .n_ranks = layout->ranks,
-                            .n_devices = layout->devices,
-                            .n_slots = layout->slots,
-                            .max_prompt = layout->max_prompt,
-                            .max_tokens = layout->max_tokens,
-                            .window = (int)j->profile.window,
-                            .kernel = (int)j->profile.kernel,
-                            .n_threads = fkv_setup_threads(s),
-                            .rules = fkv_setup_rules(s)};
+                                .n_ranks = layout->ranks,
+                                .n_devices = layout->devices,
+                                .n_slots = layout->slots,
+                                .max_prompt = layout->max_prompt,
+                                .max_tokens = layout->max_tokens,
+                                .window = (int)j->profile.window,
+                                .kernel = (int)j->profile.kernel,
+                                .n_threads = fkv_setup_threads(s),
+                                .rules = fkv_setup_rules(s)};
 }
 
 fkv_token_rules fkv_setup_rules(const fkv_setup *s)

@@ -81,8 +81,8 @@ static void note_untaken(const json_t *o, fkv_generation *g)
         char value[32] = "true";
         if (fkv_json_is_neutral(o, untaken[i].name, untaken[i].neutral)) continue;
         if (json_is_number(v)) snprintf(value, sizeof value, "%.6g", json_number_value(v));
-        const int k = snprintf(g->untaken + n, sizeof g->untaken - n, "%s%s %s", n ? ", " : "",
-                               untaken[i].name, value);
+        const int k =
+            snprintf(g->untaken + n, sizeof g->untaken - n, "%s%s %s", n ? ", " : "", untaken[i].name, value);
         if (k > 0) n += (size_t)k;
         if (n >= sizeof g->untaken) return;
     }
@@ -95,7 +95,8 @@ fkv_status fkv_generation_read(const char *dir, int vocab, fkv_generation *gener
     fkv_generation g = {.repetition_penalty = 1};
     fkv_status st = path ? FKV_OK : fkv_fail_memory(err);
     if (!st && fkv_file_exists(path)) st = fkv_json_load(path, MAX_BYTES, &o, err);
-    if (!st && o && !json_is_object(o)) st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "must be an object");
+    if (!st && o && !json_is_object(o))
+        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "must be an object");
     if (!st && o &&
         ((st = refuse(o, path, err)) ||
          (st = fkv_json_f64_or(o, "repetition_penalty", 1e-3, 1e3, 1, path, &g.repetition_penalty, err)) ||

@@ -88,6 +88,7 @@ def calibrated(name):
         "engine.slots=2",
         "output.records_per_shard=3",
         "plan.calibration=" + path,
+        "model.chat_template=" + cli.write("dated.jinja", "{{ strftime_now('%Y') }}{{ messages[0].content }}"),
     )
     return job, path
 

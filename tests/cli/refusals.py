@@ -103,7 +103,7 @@ def simple(name, words, *settings):
 # The job file.
 simple("unknown_key", ["engine.slotz: unknown key"], "engine.slotz=4")
 simple("out_of_range", ["sampling.top_p: 7 is outside"], "sampling.top_p=7")
-simple("not_yet_built", ["input.format: openai is not supported"], "input.format=openai")
+simple("not_yet_built", ["engine.data_parallel: more than 1 is not supported"], "engine.data_parallel=2")
 simple("no_threads", ["engine.threads: 0 is outside"], "engine.threads=0")
 simple("even_kernel", ["profile.kernel: must be odd"], "profile.kernel=4")
 

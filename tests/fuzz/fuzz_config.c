@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "engine/model/config.h"
+#include "engine/model/generation.h"
 #include "runner/base/file.h"
 #include "tests/fuzz/folder.h"
 
@@ -57,6 +58,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (c.head_dim < 8 || c.head_dim > 256 || c.head_dim % 8 || c.n_eos > FKV_MAX_EOS) abort();
     for (int i = 0; i < c.n_eos; i++)
         if (c.eos[i] < 0 || c.eos[i] >= c.vocab) abort();
+    static fkv_generation g;
+    if (fkv_generation_read(fuzz_folder, c.vocab, &g, &err)) {
+        if (!err.message[0]) abort();
+    } else {
+        if (!(g.repetition_penalty > 0) || g.min_new < 0 || g.n_suppressed > FKV_MAX_SUPPRESSED) abort();
+        for (int i = 0; i < g.n_suppressed; i++)
+            if (g.suppressed[i] < 0 || g.suppressed[i] >= c.vocab) abort();
+        if (!memchr(g.untaken, 0, sizeof g.untaken)) abort();
+    }
     float f[128];
     fkv_rope_frequencies(&c.rope, c.head_dim, f);
     for (int i = 0; i < c.head_dim / 2; i++)

@@ -105,7 +105,8 @@ static void the_text_is_cut_at_the_first_stop_string(void **state)
     (void)state;
     open_answering(&a, "llama-2", stops, 2);
     encode(&a.o, "the end of it", 13, false);
-    assert_int_equal(fkv_answer_text(&a.maker, &a.ends, a.o.ids.data, a.o.ids.len, &text, &n, &stopped, &err), FKV_OK);
+    assert_int_equal(fkv_answer_text(&a.maker, &a.ends, a.o.ids.data, a.o.ids.len, &text, &n, &stopped, &err),
+                     FKV_OK);
     assert_true(stopped);
     assert_int_equal(n, 4);
     assert_memory_equal(text, "the ", 4);

@@ -423,17 +423,16 @@ static void draw_all(const float *logits, int vocab, int32_t (*tokens)[SLOTS])
 static void logits_are_adjusted_as_each_slot_asks(void **state)
 {
     (void)state;
-    const int32_t never[] = {11, 12}, lengths[] = {4, 3, 2, 2}, prompts[] = {1, 5, 5, 9, 5, 6, 7, 30, 31, 5, 6};
+    const int32_t never[] = {11, 12}, lengths[] = {4, 3, 2, 2},
+                  prompts[] = {1, 5, 5, 9, 5, 6, 7, 30, 31, 5, 6};
     const int64_t prompt_lengths[] = {4, 3, 2, 2};
     float logits[SLOTS][VOCAB], got[SLOTS][VOCAB], want[SLOTS][VOCAB];
     const fkv_sampling p[SLOTS] = {{.repetition_penalty = 1.7f},
                                    {.repetition_penalty = 0.6f, .min_new = 1, .has_end = 1, .end = 3},
                                    {.min_new = 2, .ignores_ends = 1, .has_end = 1, .end = 4},
                                    {.repetition_penalty = 1}};
-    const fkv_token_rules rules = {.ends = {7, 9},
-                                   .n_ends = 2,
-                                   .suppressed = device_memory(sizeof never, never),
-                                   .n_suppressed = 2};
+    const fkv_token_rules rules = {
+        .ends = {7, 9}, .n_ends = 2, .suppressed = device_memory(sizeof never, never), .n_suppressed = 2};
     sampling_state s = new_slots();
     packed pack;
     pack_prompts(&pack, prompt_lengths, NULL, SLOTS);
@@ -450,7 +449,8 @@ static void logits_are_adjusted_as_each_slot_asks(void **state)
             for (int j = 0; j < VOCAB; j++) {
                 const float x = logits[i][j] = (float)((j * 7 + i + 5 * step) % VOCAB) / 8 - 3;
                 const float penalty = p[i].repetition_penalty > 0 ? p[i].repetition_penalty : 1;
-                const bool ends = (!p[i].ignores_ends && (j == 7 || j == 9)) || (p[i].has_end && j == p[i].end);
+                const bool ends =
+                    (!p[i].ignores_ends && (j == 7 || j == 9)) || (p[i].has_end && j == p[i].end);
                 want[i][j] = !seen[i][j] ? x : x < 0 ? x * penalty : x / penalty;
                 if (j == 11 || j == 12 || (ends && step < p[i].min_new)) want[i][j] = -INFINITY;
             }

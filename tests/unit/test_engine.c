@@ -77,14 +77,12 @@ static fkv_status next_prompt(void *ctx, bool wait, fkv_request *q, fkv_err *err
     if (t->next == t->n) return FKV_END;
     const int i = t->order[t->next++];
     const int64_t limit = t->tight ? LONG_NEW - 40 * (i % 3) : MAX_NEW - i % 3;
-    *q = (fkv_request){.ordinal = i,
-                       .ids = model.prompts[i].ids.data,
-                       .n_ids = (int64_t)model.prompts[i].ids.len,
-                       .max_new = limit,
-                       .sampling = {.temperature = t->temperature,
-                                    .top_p = 1,
-                                    .seed = t->seed,
-                                    .stream = (uint64_t)i}};
+    *q = (fkv_request){
+        .ordinal = i,
+        .ids = model.prompts[i].ids.data,
+        .n_ids = (int64_t)model.prompts[i].ids.len,
+        .max_new = limit,
+        .sampling = {.temperature = t->temperature, .top_p = 1, .seed = t->seed, .stream = (uint64_t)i}};
     if (t->mixed) mix(&q->sampling, i);
     return FKV_OK;
 }

@@ -2,7 +2,6 @@
  * itself: prompts, prefixes, limits, sampling, every refusal by its field's name. */
 #include "record_fixture.h"
 
-
 static int make_dir(void **state)
 {
     (void)state;
