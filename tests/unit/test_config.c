@@ -386,13 +386,13 @@ static void test_rope_frequencies_of_llama3(void **state)
                   {36, 7.78465546e-05},
                   {40, 3.42810235e-05},
                   {63, 3.06892588e-07}};
-    float f[64];
+    float f[64], scale[64];
     fkv_config c = {.head_dim = 128, .rope = {.theta = 500000, .type = FKV_ROPE_LLAMA3}};
     c.rope.factor = 8;
     c.rope.low_freq = 1;
     c.rope.high_freq = 4;
     c.rope.original_positions = 8192;
-    fkv_rope_frequencies(&c.rope, c.head_dim, f);
+    fkv_rope_frequencies(&c.rope, c.head_dim, false, f, scale);
     for (size_t i = 0; i < sizeof golden / sizeof *golden; i++)
         assert_float_equal(f[golden[i].i] / golden[i].value, 1, 1e-6);
 }
@@ -437,7 +437,7 @@ static void test_windows(void **state)
 static void test_rope_frequencies_of_yarn(void **state)
 {
     (void)state;
-    float f[8];
+    float f[8], scale[8];
     const fkv_config c =
         accepted("{\"hidden_size\":64,\"num_attention_heads\":4,\"num_key_value_heads\":4,"
                  "\"head_dim\":16,\"rope_theta\":10000.0,\"rope_scaling\":{\"rope_type\":\"yarn\","
@@ -450,22 +450,22 @@ static void test_rope_frequencies_of_yarn(void **state)
                            0.000790569466,
                            0.000250000012,
                            7.90569466e-05};
-    fkv_rope_frequencies(&c.rope, 16, f);
+    fkv_rope_frequencies(&c.rope, 16, false, f, scale);
     for (int i = 0; i < 8; i++) assert_true(fabs(f[i] / want[i] - 1) < 1e-5);
-    assert_true(fabs(c.rope.attention_factor - 1.13862944) < 1e-7);
+    for (int i = 0; i < 8; i++) assert_true(fabs(scale[i] - 1.13862944) < 1e-7);
     assert_int_equal(c.max_positions, 4096); /* as stated, which is more than 4 * 128 */
-    fkv_attention_spec *specs = fkv_config_layers(&c);
-    assert_true(fabs(specs[0].scale - 0.25 * 1.13862944 * 1.13862944) < 1e-6);
-    free(specs);
 }
 
 static void test_rope_frequencies_of_default(void **state)
 {
     (void)state;
-    float f[4];
+    float f[4], scale[4];
     const fkv_config c = {.head_dim = 8, .rope = {.theta = 10000}};
-    fkv_rope_frequencies(&c.rope, c.head_dim, f);
-    for (int i = 0; i < 4; i++) assert_float_equal(f[i], pow(10, -i), 1e-7 * pow(10, -i));
+    fkv_rope_frequencies(&c.rope, c.head_dim, false, f, scale);
+    for (int i = 0; i < 4; i++) {
+        assert_float_equal(f[i], pow(10, -i), 1e-7 * pow(10, -i));
+        assert_true(scale[i] == 1);
+    }
 }
 
 static int make_dir(void **state)
