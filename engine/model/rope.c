@@ -24,12 +24,13 @@ static fkv_status read_f64(const json_t *o, const char *key, double lo, double h
     return fkv_json_f64_or(o, key, lo, hi, 0, path, out, err);
 }
 
-static fkv_status read_positions(const json_t *o, const char *path, int64_t fallback, int *out, fkv_err *err)
+static fkv_status read_original(const json_t *rope, const char *path, int64_t fallback, int *out,
+                                fkv_err *err)
 {
     int64_t v = 0;
     const char *key = "original_max_position_embeddings";
-    const fkv_status st = fallback ? fkv_json_i64_or(o, key, 2, MAX_POSITIONS, fallback, path, &v, err)
-                                   : fkv_json_i64(o, key, 1, MAX_POSITIONS, path, &v, err);
+    const fkv_status st = fallback ? fkv_json_i64_or(rope, key, 1, MAX_POSITIONS, fallback, path, &v, err)
+                                   : fkv_json_i64(rope, key, 1, MAX_POSITIONS, path, &v, err);
     if (!st) *out = (int)v;
     return st;
 }
@@ -129,7 +130,7 @@ static fkv_status read_llama3(const json_t *rope, const char *path, fkv_rope *r,
     if ((st = read_f64(rope, "factor", 1, 1e6, path, &r->factor, err)) ||
         (st = read_f64(rope, "low_freq_factor", 1e-6, 1e6, path, &r->low_freq, err)) ||
         (st = read_f64(rope, "high_freq_factor", 1e-6, 1e6, path, &r->high_freq, err)) ||
-        (st = read_positions(rope, path, 0, &r->original_positions, err)))
+        (st = read_original(rope, path, 0, &r->original_positions, err)))
         return st;
     if (r->low_freq >= r->high_freq)
         return refuse(err, path, "high_freq_factor", "must be greater than low_freq_factor");
@@ -146,7 +147,7 @@ static fkv_status read_yarn(const json_t *rope, const char *path, int positions,
 {
     fkv_status st;
     double mscale = 0, mscale_all = 0;
-    if ((st = read_positions(rope, path, positions, &r->original_positions, err)) ||
+    if ((st = read_original(rope, path, positions, &r->original_positions, err)) ||
         (st = fkv_json_f64_or(rope, "factor", 1, 1e6, (double)positions / r->original_positions, path,
                               &r->factor, err)) ||
         (st = fkv_json_f64_or(rope, "beta_fast", 1e-6, 1e6, 32, path, &r->beta_fast, err)) ||
@@ -184,18 +185,30 @@ static fkv_status read_factors(const json_t *rope, const char *key, const fkv_ro
     return FKV_OK;
 }
 
-/* HF's Phi-3 takes the positions of training from beside the object alone; the same number inside is
- * what others write. */
+/* Of longrope: HF's Phi-3 reads them beside the object alone, and takes a number of its own where they are
+ * not there; the one inside, too, is read here. */
+static fkv_status read_trained(const json_t *o, const json_t *rope, const char *path, int *out, fkv_err *err)
+{
+    enum { PHI_POSITIONS = 4096 };
+    static const char key[] = "original_max_position_embeddings";
+    int64_t outer = 0, inner = 0;
+    fkv_status st = fkv_json_i64_or(o, key, 2, MAX_POSITIONS, 0, path, &outer, err);
+    if (!st) st = fkv_json_i64_or(rope, key, 2, MAX_POSITIONS, outer, path, &inner, err);
+    if (st) return st;
+    if (outer && inner != outer)
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, key, "is given twice, as %lld and as %lld",
+                           (long long)outer, (long long)inner);
+    *out = inner ? (int)inner : PHI_POSITIONS;
+    return FKV_OK;
+}
+
 static fkv_status read_longrope(const json_t *o, const json_t *rope, const fkv_rope_place *p, fkv_rope *r,
                                 fkv_err *err)
 {
-    enum { PHI_POSITIONS = 4096 }; /* of a config that does not say them */
-    const char *path = p->path, *key = "original_max_position_embeddings";
-    fkv_status st;
-    double original = 0, factor = 0;
-    if ((st = read_twice(o, rope, key, key, 2, MAX_POSITIONS, path, &original, err)) ||
-        (st = read_positions(json_object_get(o, key) ? o : rope, path, PHI_POSITIONS, &r->original_positions,
-                             err)) ||
+    const char *path = p->path;
+    double factor = 0;
+    fkv_status st = read_trained(o, rope, path, &r->original_positions, err);
+    if (st ||
         (st = fkv_json_f64_or(rope, "factor", 1e-6, 1e6, (double)p->positions / r->original_positions, path,
                               &factor, err)) ||
         (st = fkv_json_f64_or(rope, "attention_factor", 1e-3, 1e3, 0, path, &r->attention_factor, err)) ||
