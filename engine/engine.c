@@ -69,7 +69,7 @@ static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
                                       [FKV_BUFFER_ATT] = &d->att,
                                       [FKV_BUFFER_SCORES] = &d->scores,
                                       [FKV_BUFFER_TOKENS] = &d->tokens,
-                                      [FKV_BUFFER_POSITIONS] = &d->positions,
+                                      [FKV_BUFFER_ROPE_ROWS] = &d->rope_rows,
                                       [FKV_BUFFER_SEGMENTS] = &d->segments,
                                       [FKV_BUFFER_EDITS] = &d->edits,
                                       [FKV_BUFFER_Y] = &d->y,
@@ -82,6 +82,7 @@ static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
                                       [FKV_BUFFER_DEVICE_OF] = &d->device_of,
                                       [FKV_BUFFER_SLOT_TOKEN] = &d->slots.token,
                                       [FKV_BUFFER_SLOT_POS] = &d->slots.pos,
+                                      [FKV_BUFFER_SLOT_ROPE0] = &d->slots.rope0,
                                       [FKV_BUFFER_SLOT_PROMPT_LEN] = &d->slots.prompt_len,
                                       [FKV_BUFFER_SLOT_N_NEW] = &d->slots.n_new,
                                       [FKV_BUFFER_SLOT_ACTIVE] = &d->slots.active,
@@ -200,9 +201,10 @@ static fkv_status size_device(void *ctx, int index, fkv_err *err)
     const fkv_backend *b = e->options.backend;
     const fkv_memory_shape shape = fkv_engine_memory_shape(e);
     fkv_device_limits limits = fkv_memory_device_limits(&shape);
-    float inv_freq[512];
-    fkv_config_rope_frequencies(&e->config, inv_freq);
+    float inv_freq[512], rope_scale[512];
+    fkv_config_rope_frequencies(&e->config, inv_freq, rope_scale);
     limits.inv_freq = inv_freq;
+    limits.rope_scale = rope_scale;
     limits.layers = e->specs;
     b->release(d->dev, d->home);
     fkv_status st = b->prepare(d->dev, &limits, err);
@@ -219,10 +221,10 @@ static fkv_status size_engine(fkv_engine *e, fkv_err *err)
     open_args args = {e, NULL, NULL};
     e->max_rows = fkv_memory_max_rows(&shape);
     free(e->pack_tokens);
-    free(e->pack_positions);
+    free(e->pack_rope_rows);
     e->pack_tokens = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_tokens);
-    e->pack_positions = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_positions);
-    if (!e->pack_tokens || !e->pack_positions) return fkv_fail_memory(err);
+    e->pack_rope_rows = fkv_calloc((size_t)e->max_rows, sizeof *e->pack_rope_rows);
+    if (!e->pack_tokens || !e->pack_rope_rows) return fkv_fail_memory(err);
     const fkv_status st = fkv_team_run(e->team, size_device, &args, err);
     if (!st) e->options.backend->info(e->devices[0].dev, &e->info); /* all devices read it meanwhile */
     return st;
@@ -585,7 +587,7 @@ void fkv_engine_close(fkv_engine *e)
     if (e->world) e->options.backend->world_close(e->world);
     free(e->devices);
     free(e->pack_tokens);
-    free(e->pack_positions);
+    free(e->pack_rope_rows);
     free(e->rank_seconds);
     free(e->specs);
     free(e->hidden_cols);

@@ -117,9 +117,10 @@ fkv_status fkv_engine_resize(fkv_engine *engine, int n_slots, int64_t max_prompt
                              fkv_err *err);
 
 /* Adds the Ada-KV counts of one prompt longer than b and the window (tokens) to
- * sums[n_layers][n_kv_heads] (fkv_budget_ada_count); after a failure they are as they were. */
-fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_ids, int64_t b, double alpha,
-                              double *sums, fkv_err *err);
+ * sums[n_layers][n_kv_heads] (fkv_budget_ada_count); after a failure they are as they were. max_new: its
+ * record's, which may say by which rope it turns (rope.h). */
+fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_ids, int64_t max_new,
+                              int64_t b, double alpha, double *sums, fkv_err *err);
 
 typedef struct fkv_engine_kv_limits {
     fkv_record_limit record; /* the largest one that is accepted; 0 pages: what the buffers were made for */

@@ -47,7 +47,7 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
     out[FKV_BUFFER_QKV] = (fkv_buffer_size){t, (int64_t)home * fkv_head_rows(c->group) * c->head_dim, act};
     out[FKV_BUFFER_ATT] = (fkv_buffer_size){t, att, act};
     out[FKV_BUFFER_SCORES] = (fkv_buffer_size){t, home, f32};
-    out[FKV_BUFFER_TOKENS] = out[FKV_BUFFER_POSITIONS] = (fkv_buffer_size){t, 1, sizeof(int32_t)};
+    out[FKV_BUFFER_TOKENS] = out[FKV_BUFFER_ROPE_ROWS] = (fkv_buffer_size){t, 1, sizeof(int32_t)};
     out[FKV_BUFFER_SEGMENTS] = (fkv_buffer_size){slots, 1, sizeof(fkv_segment)};
     out[FKV_BUFFER_EDITS] = (fkv_buffer_size){FKV_EDITS, 1, sizeof(fkv_edit)};
     out[FKV_BUFFER_Y] = (fkv_buffer_size){rows, c->hidden, act};

@@ -6,6 +6,8 @@
  * go to their slots' places among the rows of a decode step, and the rest of the pass
  * has a step's shape, whatever was packed.
  */
+#include <string.h>
+
 #include "engine/state.h"
 
 /* Arguments of the prefill ops of one rank's home heads. */
@@ -99,7 +101,7 @@ static void upload_pack(fkv_engine_device *d, const fkv_prefill *p)
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
     b->upload(d->dev, d->tokens, e->pack_tokens, (size_t)p->n_rows * sizeof *d->tokens);
-    b->upload(d->dev, d->positions, e->pack_positions, (size_t)p->n_rows * sizeof *d->positions);
+    b->upload(d->dev, d->rope_rows, e->pack_rope_rows, (size_t)p->n_rows * sizeof *d->rope_rows);
     b->upload(d->dev, d->segments, p->segments, (size_t)p->n_segments * sizeof *d->segments);
 }
 
@@ -116,7 +118,7 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
                            .n_tiles = p->n_tiles,
                            .segments = p->segments,
                            .dev_segments = d->segments,
-                           .dev_positions = d->positions,
+                           .dev_rope_rows = d->rope_rows,
                            .dev_tokens = d->tokens};
     upload_pack(d, p);
     if (fills) b->start_slots(d->dev, &pack, &d->slots);
@@ -142,14 +144,18 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
     b->sample(d->dev, d->logits, c->vocab, n_slots, true, &d->slots, &d->rules, choice, c->vocab);
 }
 
+void fkv_prefill_put(fkv_engine *e, const int32_t *ids, const fkv_segment *s)
+{
+    const int32_t rope0 = fkv_engine_rope0(e, s->n_tokens, s->max_new);
+    memcpy(e->pack_tokens + s->row0, ids, (size_t)s->n_tokens * sizeof *ids);
+    for (int32_t t = 0; t < s->n_tokens; t++) e->pack_rope_rows[s->row0 + t] = rope0 + t;
+}
+
 fkv_prefill fkv_prefill_one(fkv_engine *e, const int32_t *ids, int64_t n_ids, fkv_segment *segment)
 {
-    for (int64_t i = 0; i < n_ids; i++) {
-        e->pack_tokens[i] = ids[i];
-        e->pack_positions[i] = (int32_t)i;
-    }
     segment->row0 = segment->tile0 = 0;
     segment->n_tokens = (int32_t)n_ids;
+    fkv_prefill_put(e, ids, segment);
     return (fkv_prefill){.segments = segment,
                          .n_segments = 1,
                          .n_rows = n_ids,

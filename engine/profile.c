@@ -17,8 +17,8 @@ static fkv_status prefill_on(void *ctx, int device, fkv_err *err)
     return a->e->options.backend->sync(d->dev, err);
 }
 
-fkv_status fkv_engine_profile(fkv_engine *e, const int32_t *ids, int64_t n_ids, int64_t b, double alpha,
-                              double *sums, fkv_err *err)
+fkv_status fkv_engine_profile(fkv_engine *e, const int32_t *ids, int64_t n_ids, int64_t max_new, int64_t b,
+                              double alpha, double *sums, fkv_err *err)
 {
     const fkv_config *c = &e->config;
     const int64_t n = n_ids - e->options.window;
@@ -31,7 +31,7 @@ fkv_status fkv_engine_profile(fkv_engine *e, const int32_t *ids, int64_t n_ids, 
     float *scores = fkv_calloc(all, sizeof *scores), *work = fkv_calloc(per_layer, sizeof *work);
     fkv_status st = scores && work ? FKV_OK : fkv_fail_memory(err);
     if (!st) {
-        fkv_segment segment = {.slot = -1};
+        fkv_segment segment = {.slot = -1, .max_new = (int32_t)max_new};
         profiling a = {e, fkv_prefill_one(e, ids, n_ids, &segment)};
         a.p.host_scores = scores;
         st = fkv_team_run(e->team, prefill_on, &a, err);

@@ -30,15 +30,10 @@ typedef struct run {
 /* What every device reads of a command beside the command itself. */
 static void prepare(run *r, const fkv_command *c)
 {
-    fkv_engine *e = r->e;
     for (int i = 0; i < c->n_stopped; i++) r->idle[i] = (fkv_edit){c->stopped[i], FKV_SLOT_IDLE};
     if (c->kind != FKV_COMMAND_PREFILL) return;
-    for (int i = 0; i < c->n_segments; i++) {
-        const fkv_segment *s = &c->segments[i];
-        memcpy(e->pack_tokens + s->row0, c->prompts[i]->request.ids,
-               (size_t)s->n_tokens * sizeof *e->pack_tokens);
-        for (int32_t t = 0; t < s->n_tokens; t++) e->pack_positions[s->row0 + t] = t;
-    }
+    for (int i = 0; i < c->n_segments; i++)
+        fkv_prefill_put(r->e, c->prompts[i]->request.ids, &c->segments[i]);
 }
 
 static void enqueue(run *r, fkv_engine_device *d)

@@ -67,7 +67,7 @@ struct fkv_engine_device {
     void *step_x, *step_xn, *step_att; /* decode: [n_slots, hidden], [n_slots, n_heads * hd] */
     float *logits;                     /* [n_slots, vocab] */
     uint8_t *device_of;                /* of the engine, on the device */
-    int32_t *tokens, *positions;       /* [T] of a pack */
+    int32_t *tokens, *rope_rows;       /* [T] of a pack */
     fkv_segment *segments;             /* [n_slots] of a pack */
     fkv_edit *edits;                   /* [FKV_EDITS] */
     fkv_slots slots;
@@ -109,7 +109,7 @@ struct fkv_engine {
     int64_t *head_cols;                    /* attention columns of each device's home heads */
     int tile;                              /* rows of a prefill tile */
     int64_t max_rows;                      /* of a pack */
-    int32_t *pack_tokens, *pack_positions; /* [max_rows] of the pack to be enqueued */
+    int32_t *pack_tokens, *pack_rope_rows; /* [max_rows] of the pack to be enqueued */
 
     /* with the plan */
     fkv_kv kv;
@@ -131,6 +131,12 @@ struct fkv_engine {
 
 /* engine.c */
 fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e);
+
+/* Of a record: fkv_slots. */
+static inline int32_t fkv_engine_rope0(const fkv_engine *e, int64_t n_prompt, int64_t max_new)
+{
+    return fkv_config_record_rope(&e->config, n_prompt, max_new) * (int32_t)e->options.max_tokens;
+}
 
 static inline fkv_qk_norm fkv_layer_qk_norm(const fkv_engine_device *d, int layer)
 {
@@ -155,8 +161,8 @@ fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *st
 fkv_status fkv_weights_load_copies(fkv_engine_device *d, const fkv_safetensors *st, const fkv_plan *plan,
                                    fkv_err *err);
 
-/* A pack to be prefilled; its tokens and positions are the engine's pack_tokens and
- * pack_positions. */
+/* A pack to be prefilled; its tokens and rows of RoPE tables are the engine's pack_tokens and
+ * pack_rope_rows. */
 typedef struct fkv_prefill {
     const fkv_segment *segments;
     int n_segments;
@@ -165,7 +171,9 @@ typedef struct fkv_prefill {
     float *host_scores; /* one segment of slot -1: [n_layers][n_kv_heads][T - window], host */
 } fkv_prefill;
 
-/* A pack of one prompt in slot; sets the engine's pack_tokens and pack_positions. */
+/* Puts the prompt of a segment with its place and limit into the engine's pack_tokens and pack_rope_rows. */
+void fkv_prefill_put(fkv_engine *e, const int32_t *ids, const fkv_segment *segment);
+/* A pack of one prompt in segment's slot, with its limit of new tokens; sets the same. */
 fkv_prefill fkv_prefill_one(fkv_engine *e, const int32_t *ids, int64_t n_ids, fkv_segment *segment);
 
 /* prefill.c, decode.c: enqueue on one device; every device calls the same. */

@@ -77,29 +77,55 @@ static fkv_status part_of(const fkv_engine *e, const fkv_safetensors *files, int
     return FKV_OK;
 }
 
-/* Rows of the heads listed of one of Q, K and V, every third of parts, with their bias. *k: what is
- * summed over. */
-static fkv_status head_rows_of(const fkv_engine *e, const fkv_safetensors *files, int layer, fkv_tensor t,
-                               fkv_tensor t_bias, const int *heads, int n, fkv_rows *parts, int64_t *k,
-                               fkv_err *err)
+/* One of Q, K and V in the files, with its bias. */
+typedef struct projection {
+    fkv_st_tensor weight, bias; /* bias.data NULL: none */
+    int64_t per, k;             /* rows of a KV head, and what is summed over */
+    bool turns;                 /* by RoPE */
+} projection;
+
+static fkv_status find_projection(const fkv_engine *e, const fkv_safetensors *files, int layer, fkv_tensor t,
+                                  fkv_tensor t_bias, projection *out, fkv_err *err)
 {
     const fkv_config *c = &e->config;
     int64_t rows;
-    fkv_st_tensor found, bias = {.data = NULL};
-    fkv_status st = fkv_tensor_get(c, files, layer, t, &found, err);
-    if (!st && fkv_tensor_is_wanted(c, t_bias)) st = fkv_tensor_get(c, files, layer, t_bias, &bias, err);
+    fkv_st_tensor *bias = &out->bias;
+    *out = (projection){.turns = t != FKV_TENSOR_V};
+    fkv_status st = fkv_tensor_get(c, files, layer, t, &out->weight, err);
+    if (!st && fkv_tensor_is_wanted(c, t_bias)) st = fkv_tensor_get(c, files, layer, t_bias, bias, err);
     if (st) return st;
-    if (bias.data && bias.dtype != found.dtype)
-        return fkv_fail_at(err, FKV_E_INPUT, bias.file, 0, bias.name, "its dtype is not that of %s",
-                           found.name);
-    fkv_tensor_shape(c, t, &rows, k);
-    const int64_t per = rows / c->n_kv_heads;
-    for (int i = 0; i < n; i++) {
-        const int64_t from = heads[i] * per;
-        parts[3 * i] = rows_of(&found, from, from + per, 0, *k);
-        if (bias.data) parts[3 * i].bias = rows_of(&bias, from, from + per, 0, 1).data;
-    }
+    if (bias->data && bias->dtype != out->weight.dtype)
+        return fkv_fail_at(err, FKV_E_INPUT, bias->file, 0, bias->name, "its dtype is not that of %s",
+                           out->weight.name);
+    fkv_tensor_shape(c, t, &rows, &out->k);
+    out->per = rows / c->n_kv_heads;
     return FKV_OK;
+}
+
+/* Rows [from, to) of a projection as one part more. */
+static void add_rows(const projection *p, int64_t from, int64_t to, fkv_rows *parts, int *n)
+{
+    fkv_rows *part = &parts[(*n)++];
+    *part = rows_of(&p->weight, from, to, 0, p->k);
+    if (p->bias.data) part->bias = rows_of(&p->bias, from, to, 0, 1).data;
+}
+
+enum { CUTS = 4 }; /* parts of a vector of which some dimensions don't turn */
+
+/* Rows of one KV head. Kernels turn dimension i of a vector with i + hd / 2, the model i with i + n / 2 of
+ * its first n. Where n is less than hd, half of those that don't turn go behind each half of those that do:
+ * in queries and keys alike, so that their products are the same. */
+static void add_head(const fkv_config *c, const projection *p, int head, fkv_rows *parts, int *n_parts)
+{
+    const int64_t hd = c->head_dim, n = fkv_rope_rotary_dim(&c->rope, c->head_dim), middle = (n + hd) / 2;
+    const int64_t cuts[CUTS][2] = {{0, n / 2}, {n, middle}, {n / 2, n}, {middle, hd}};
+    const int64_t from = head * p->per, to = from + p->per;
+    if (!p->turns || n == hd) {
+        add_rows(p, from, to, parts, n_parts);
+        return;
+    }
+    for (int64_t at = from; at < to; at += hd)
+        for (int i = 0; i < CUTS; i++) add_rows(p, at + cuts[i][0], at + cuts[i][1], parts, n_parts);
 }
 
 /* Q, K, V rows of the heads listed as one weight, per head Q, K, V. */
@@ -109,14 +135,17 @@ static fkv_status load_qkv(fkv_engine_device *d, const fkv_safetensors *files, i
     static const fkv_tensor tensors[][2] = {{FKV_TENSOR_Q, FKV_TENSOR_Q_BIAS},
                                             {FKV_TENSOR_K, FKV_TENSOR_K_BIAS},
                                             {FKV_TENSOR_V, FKV_TENSOR_V_BIAS}};
-    int64_t k = 0;
+    const fkv_config *c = &d->engine->config;
+    projection p[3];
+    int n_parts = 0;
     fkv_status st = FKV_OK;
-    fkv_rows *parts = fkv_calloc(3 * (size_t)n, sizeof *parts);
+    fkv_rows *parts = fkv_calloc((size_t)n * (size_t)fkv_head_rows(c->group) * CUTS, sizeof *parts);
     if (!parts) return fkv_fail_memory(err);
     for (int i = 0; !st && i < 3; i++)
-        st =
-            head_rows_of(d->engine, files, layer, tensors[i][0], tensors[i][1], heads, n, parts + i, &k, err);
-    if (!st) st = d->engine->options.backend->weight_load(d->dev, parts, 3 * n, k, out, err);
+        st = find_projection(d->engine, files, layer, tensors[i][0], tensors[i][1], &p[i], err);
+    for (int h = 0; !st && h < n; h++)
+        for (int i = 0; i < 3; i++) add_head(c, &p[i], heads[h], parts, &n_parts);
+    if (!st) st = d->engine->options.backend->weight_load(d->dev, parts, n_parts, p[0].k, out, err);
     free(parts);
     return st;
 }

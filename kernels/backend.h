@@ -76,7 +76,10 @@ typedef struct fkv_mark {
     int64_t n_blocks, n_weights; /* that there were */
 } fkv_mark;
 
-/* RoPE tables of a model. */
+/* RoPE tables of a model. They lie one behind the other, max_positions rows each, so that a position is a row
+ * of a layer's table (fkv_attention_spec), and a record may use the rows of one behind it: its rope0 is
+ * max_positions then, else 0. Row p of a table: cosine and sine of p * inv_freq[i], times scale[i], which
+ * turn elements i and i + hd / 2 of a query or key. */
 enum { FKV_MAX_ROPES = 4 };
 
 /* What fixes a device's workspace, and what its ops will be asked for. Pointers are host memory that
@@ -91,6 +94,7 @@ typedef struct fkv_device_limits {
     int max_rows, max_share;          /* of products with a gate: rows, and columns of a rank */
     int n_ropes;                      /* RoPE tables, at most FKV_MAX_ROPES */
     const float *inv_freq;            /* [n_ropes][head_dim / 2]; for prepare alone */
+    const float *rope_scale;          /* the same; NULL: 1 */
     const fkv_attention_spec *layers; /* [n_layers], of one shape each: that of these limits */
     int n_layers;
     fkv_activation activation; /* of the MLP's gate */
@@ -144,6 +148,7 @@ typedef struct fkv_sampling {
 typedef struct fkv_slots {
     int32_t *token;      /* to be processed next */
     int32_t *pos;        /* its position */
+    int32_t *rope0;      /* its record's: what positions are counted from in RoPE tables */
     int32_t *prompt_len; /* T: tokens of the prompt */
     int32_t *n_new;      /* tokens generated */
     int32_t *max_new;
@@ -204,7 +209,7 @@ typedef struct fkv_pack {
     int64_t n_tiles;                 /* of all segments, each rounded up */
     const fkv_segment *segments;     /* host */
     const fkv_segment *dev_segments; /* the same, device memory */
-    const int32_t *dev_positions;    /* [n_rows] of each row in its prompt */
+    const int32_t *dev_rope_rows;    /* [n_rows] rope0 and the position in its prompt of each row */
     const int32_t *dev_tokens;       /* [n_rows] */
 } fkv_pack;
 
@@ -408,11 +413,11 @@ typedef struct fkv_backend {
                    const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
 
     /* --- prefill of a pack --------------------------------------------------- */
-    /* The segments' slots are FRESH: pos and prompt_len are T, nothing is generated yet; with a
-     * repetition penalty the prompt's ids are seen. */
+    /* The segments' slots are FRESH: pos and prompt_len are T, rope0 is its first row's, nothing is generated
+     * yet; with a repetition penalty the prompt's ids are seen. */
     void (*start_slots)(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
     /* Rows of qkv = rows of x times weight^T (and its bias), per head Q (group * hd), K, V; then the
-     * spec's norm and RoPE on Q and K, at the rows' positions in their prompts. */
+     * spec's norm and RoPE on Q and K, by the pack's dev_rope_rows. */
     void (*prefill_qkv)(fkv_device *dev, const fkv_prefill_args *args);
     /* Causal attention of every prompt's queries over its own keys, into out: a row for each row
      * of the pack, or with last_only for each segment's last row alone, which goes to row `slot`

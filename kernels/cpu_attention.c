@@ -7,7 +7,7 @@ typedef struct finish_job {
     const fkv_device *dev;
     const fkv_prefill_args *a;
     float *qkv;
-    const int32_t *positions;
+    const int32_t *rope_rows;
     int64_t stride;
 } finish_job;
 
@@ -22,7 +22,7 @@ static void finish_task(void *ctx, int64_t index, int thread)
     for (int64_t i = i0; i < end; i++)
         for (int h = 0; h < a->n_heads; h++)
             cpu_finish_head(j->dev, a->spec, &a->norm, j->qkv + i * j->stride + h * (j->stride / a->n_heads),
-                            j->positions[i]);
+                            j->rope_rows[i]);
 }
 
 void cpu_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
@@ -30,14 +30,14 @@ void cpu_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
     const int64_t k = cpu_weight_columns(a->weight, 0).k, n = a->n_rows;
     const int64_t stride = a->n_heads * (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
     float *qkv = (float *)a->qkv + a->row0 * stride;
-    const int32_t *positions = a->pack->dev_positions + a->row0;
+    const int32_t *rope_rows = a->pack->dev_rope_rows + a->row0;
     int64_t last = 0;
     cpu_linear(dev, (const float *)a->x + a->row0 * k, k, n, a->class_rows, a->weight, qkv, stride, false,
                FKV_EPILOGUE_NONE);
     for (int64_t i = 0; i < n; i++)
-        if (positions[i] > last) last = positions[i];
+        if (rope_rows[i] % dev->limits.max_positions > last) last = rope_rows[i] % dev->limits.max_positions;
     cpu_rope_fill(dev, last + 1);
-    finish_job j = {dev, a, qkv, positions, stride};
+    finish_job j = {dev, a, qkv, rope_rows, stride};
     cpu_pool_run(dev->pool, (n + FINISH_ROWS - 1) / FINISH_ROWS, 6.0 * (double)(n * stride), finish_task, &j);
 }
 
@@ -166,7 +166,7 @@ static void decode_qkv_head(fkv_device *dev, const fkv_decode_args *a, int index
         float *row = q + s * width;
         const int64_t pos = a->slots.pos[s], n = a->slots.prompt_len[s];
         cpu_rope_fill(dev, pos + 1);
-        cpu_finish_head(dev, spec, &a->norm, row, pos);
+        cpu_finish_head(dev, spec, &a->norm, row, a->slots.rope0[s] + pos);
         const int64_t at = kept(&a->kv, lh, n) + pos - n;
         float *k = page_at(&a->kv, a->rank, pages_of(&a->kv, lh, s)[at / FKV_PAGE_TOKENS], hd);
         k += at % FKV_PAGE_TOKENS * hd;

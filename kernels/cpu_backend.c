@@ -131,7 +131,7 @@ static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_e
     const fkv_status supported = cpu_supports(l, NULL, err);
     if (supported) return supported;
     dev->limits = *l;
-    dev->limits.inv_freq = NULL; /* the caller's */
+    dev->limits.inv_freq = dev->limits.rope_scale = NULL; /* the caller's */
     dev->limits.layers = NULL;
     dev->rope_filled = 0;
     list_arrays(dev, l, (size_t)cpu_pool_threads(dev->pool), all);
@@ -141,6 +141,7 @@ static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_e
     }
     const size_t n_freq = (size_t)l->n_ropes * (size_t)l->head_dim / 2;
     if (n_freq) memcpy(dev->inv_freq, l->inv_freq, n_freq * sizeof *dev->inv_freq);
+    for (size_t i = 0; i < n_freq; i++) dev->rope_scale[i] = l->rope_scale ? l->rope_scale[i] : 1;
     return FKV_OK;
 }
 

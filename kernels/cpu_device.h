@@ -37,6 +37,7 @@ struct fkv_device {
     const cpu_kernels_table *k;
     fkv_device_limits limits;
     float inv_freq[FKV_MAX_ROPES * CPU_MAX_HEAD_DIM / 2]; /* [n_ropes][head_dim / 2] */
+    float rope_scale[FKV_MAX_ROPES * CPU_MAX_HEAD_DIM / 2];
     float *rope_cos, *rope_sin; /* [n_ropes][max_positions][head_dim / 2], filled up to rope_filled */
     int64_t rope_filled;
     float *packed_keys;   /* [max_local_heads][tokens of a pack's tiles][head_dim] */
@@ -106,9 +107,9 @@ void cpu_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n
 /* Makes the RoPE tables reach [0, n_positions); no allocation. Caller's thread only. */
 void cpu_rope_fill(fkv_device *dev, int64_t n_positions);
 /* What the spec says of the queries and the key of one head's vectors in a row of qkv, in place: norm,
- * then RoPE for the position. */
+ * then RoPE by a row of its tables. */
 void cpu_finish_head(const fkv_device *dev, const fkv_attention_spec *spec, const fkv_qk_norm *norm,
-                     float *head, int64_t pos);
+                     float *head, int64_t rope_row);
 
 /* cpu_attention.c */
 void cpu_prefill_qkv(fkv_device *dev, const fkv_prefill_args *args);

@@ -78,6 +78,7 @@ void cpu_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slo
     for (int i = 0; i < pack->n_segments; i++) {
         const fkv_segment *s = &pack->segments[i];
         slots->pos[s->slot] = slots->prompt_len[s->slot] = s->n_tokens;
+        slots->rope0[s->slot] = pack->dev_rope_rows[s->row0];
         slots->n_new[s->slot] = 0;
         slots->max_new[s->slot] = s->max_new;
         slots->active[s->slot] = FKV_SLOT_FRESH;
@@ -112,8 +113,8 @@ void cpu_rope_fill(fkv_device *dev, int64_t n_positions)
             const int64_t at = ((int64_t)r * dev->limits.max_positions + p) * half;
             for (int i = 0; i < half; i++) {
                 const float angle = (float)p * dev->inv_freq[r * half + i];
-                dev->rope_cos[at + i] = cosf(angle);
-                dev->rope_sin[at + i] = sinf(angle);
+                dev->rope_cos[at + i] = cosf(angle) * dev->rope_scale[r * half + i];
+                dev->rope_sin[at + i] = sinf(angle) * dev->rope_scale[r * half + i];
             }
         }
     }
@@ -130,10 +131,10 @@ static void rotate(float *v, int half, const float *restrict c, const float *res
 }
 
 void cpu_finish_head(const fkv_device *dev, const fkv_attention_spec *spec, const fkv_qk_norm *norm,
-                     float *head, int64_t pos)
+                     float *head, int64_t rope_row)
 {
     const int hd = spec->head_dim, half = hd / 2;
-    const int64_t at = ((int64_t)spec->rope * dev->limits.max_positions + pos) * half;
+    const int64_t at = ((int64_t)spec->rope * dev->limits.max_positions + rope_row) * half;
     for (int i = 0; i <= spec->group; i++, head += hd) { /* the key comes behind the queries */
         if (spec->qk_norm)
             dev->k->add_rmsnorm(head, NULL, i < spec->group ? norm->q : norm->k, norm->eps, hd, head);

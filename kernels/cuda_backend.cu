@@ -117,10 +117,10 @@ static fkv_status backend_prepare(fkv_device *dev, const fkv_device_limits *l, f
     const fkv_status st = cuda_supports(l, cuda_world_group(dev->world), err);
     if (st) return st;
     dev->limits = *l;
-    dev->limits.inv_freq = NULL; /* the caller's */
+    dev->limits.inv_freq = dev->limits.rope_scale = NULL; /* the caller's */
     dev->limits.layers = NULL;
     cuda_gemm_forget(dev); /* products of other limits are not this run's */
-    return cuda_attention_prepare(dev, l->inv_freq, err);
+    return cuda_attention_prepare(dev, l->inv_freq, l->rope_scale, err);
 }
 
 bool fkv_backend_cuda_found(void)

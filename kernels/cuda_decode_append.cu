@@ -149,7 +149,7 @@ static __device__ __forceinline__ float sum1(const float *part, int64_t stride, 
 struct append_place {
     const float *parts;
     bf16 *q, *k, *v;
-    int pos;
+    int rope_row;
 };
 
 static __device__ __forceinline__ append_place find_place(const append_params &a, const cuda_decode_head &h,
@@ -162,7 +162,7 @@ static __device__ __forceinline__ append_place find_place(const append_params &a
     p.q = a.q + (placement * a.n_slots + slot) * fkv_head_rows(a.group) * a.hd;
     p.k = a.arena + (page * 2 * FKV_PAGE_TOKENS + at % FKV_PAGE_TOKENS) * a.hd;
     p.v = p.k + FKV_PAGE_TOKENS * a.hd;
-    p.pos = a.slots.pos[slot];
+    p.rope_row = a.slots.rope0[slot] + a.slots.pos[slot];
     return p;
 }
 
@@ -171,7 +171,7 @@ static __device__ __forceinline__ void append_plain(const append_params &a, cons
 {
     const int64_t stride = a.split_stride;
     const int half = a.hd / 2;
-    const float2 *rope = a.finish.rope + (int64_t)to.pos * half;
+    const float2 *rope = a.finish.rope + (int64_t)to.rope_row * half;
     const int pieces = half / 8, n_rope = (a.group + 1) * pieces, n_all = n_rope + a.hd / 8;
     for (int i = lane; i < n_all; i += APPEND_LANES) {
         if (i >= n_rope) {
@@ -208,7 +208,7 @@ static __device__ __forceinline__ void append_any(const append_params &a, const 
         }
         if (!value)
             finish_vector(v, half, vector < a.group ? f.q_norm : f.k_norm, f.eps,
-                          f.rope ? f.rope + (int64_t)to.pos * half : NULL, lane);
+                          f.rope ? f.rope + (int64_t)to.rope_row * half : NULL, lane);
         store_vector(value ? to.v : vector == a.group ? to.k : to.q + at, v, half, lane);
     }
 }

@@ -214,7 +214,8 @@ void cuda_gate_mul(fkv_device *dev, fkv_activation g, const bf16 *in, int64_t n,
 /* cuda_prefill.cu. prepare fills the RoPE table and allocates what attention and compression need, by
  * dev->limits; called by the table's prepare, again after a release. */
 int64_t cuda_workspace_bytes(const fkv_device_limits *limits, int n_threads);
-fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, fkv_err *err);
+fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, const float *rope_scale,
+                                  fkv_err *err);
 void cuda_prefill_qkv(fkv_device *dev, const fkv_prefill_args *args);
 void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *args);
 /* A device's table of the spec's RoPE; NULL: it has none. */

@@ -247,12 +247,14 @@ void cuda_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_
 }
 
 /* A thread a segment. */
-__global__ void start_slots_kernel(const fkv_segment *segments, int n, fkv_slots slots)
+__global__ void start_slots_kernel(const fkv_segment *segments, int n, const int32_t *rope_rows,
+                                   fkv_slots slots)
 {
     const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= n) return;
     const fkv_segment s = segments[i];
     slots.pos[s.slot] = slots.prompt_len[s.slot] = s.n_tokens;
+    slots.rope0[s.slot] = rope_rows[s.row0];
     slots.n_new[s.slot] = 0;
     slots.max_new[s.slot] = s.max_new;
     slots.active[s.slot] = FKV_SLOT_FRESH;
@@ -279,7 +281,8 @@ void cuda_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *sl
     const int n = pack->n_segments;
     bool penalty = false;
     for (int i = 0; i < n; i++) penalty |= FKV_SAMPLING_PENALISES(pack->segments[i].sampling);
-    start_slots_kernel<<<(unsigned)((n + 63) / 64), 64, 0, dev->stream>>>(pack->dev_segments, n, *slots);
+    start_slots_kernel<<<(unsigned)((n + 63) / 64), 64, 0, dev->stream>>>(pack->dev_segments, n,
+                                                                          pack->dev_rope_rows, *slots);
     if (penalty)
         see_kernel<<<(unsigned)n, ROW_THREADS, 0, dev->stream>>>(
             pack->dev_segments, pack->dev_tokens, slots->seen, FKV_SEEN_WORDS(dev->limits.vocab));

@@ -18,17 +18,17 @@ extern "C" {
 enum { ROPE_THREADS = 256, ATT_ROWS = FKV_TILE_TOKENS, ATT_THREADS = 256 };
 
 struct rope_frequencies {
-    float of[CUDA_MAX_HEAD_DIM / 2];
+    float of[CUDA_MAX_HEAD_DIM / 2], scale[CUDA_MAX_HEAD_DIM / 2];
 };
 
-/* table[n_positions][half] = cos, sin of the float32 product position * frequency. One thread an
+/* table[n_positions][half] = cos, sin of the float32 product position * frequency, scaled. One thread an
  * element; runs once a table. */
 static __global__ void rope_table_kernel(float2 *table, int64_t n_positions, int half, rope_frequencies f)
 {
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n_positions * half) return;
-    const float angle = __fmul_rn((float)(i / half), f.of[i % half]);
-    table[i] = make_float2(cosf(angle), sinf(angle));
+    const float angle = __fmul_rn((float)(i / half), f.of[i % half]), scale = f.scale[i % half];
+    table[i] = make_float2(cosf(angle) * scale, sinf(angle) * scale);
 }
 
 static fkv_status alloc_array(fkv_device *dev, int64_t a, int64_t b, int64_t c, size_t size, void *out,
@@ -106,7 +106,8 @@ int64_t cuda_workspace_bytes(const fkv_device_limits *l, int n_threads)
     return bytes < 0x1p50 ? (int64_t)bytes : (int64_t)1 << 50;
 }
 
-fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, fkv_err *err)
+fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, const float *rope_scale,
+                                  fkv_err *err)
 {
     const fkv_device_limits *l = &dev->limits;
     workspace_array all[N_ARRAYS];
@@ -122,7 +123,10 @@ fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, fkv_er
     const int64_t n = (int64_t)l->max_positions * half;
     for (int r = 0; r < l->n_ropes; r++) {
         rope_frequencies f = {};
-        for (int i = 0; i < half; i++) f.of[i] = inv_freq[r * half + i];
+        for (int i = 0; i < half; i++) {
+            f.of[i] = inv_freq[r * half + i];
+            f.scale[i] = rope_scale ? rope_scale[r * half + i] : 1.0f;
+        }
         rope_table_kernel<<<(unsigned)((n + 255) / 256), 256, 0, dev->stream>>>(dev->rope + r * n,
                                                                                 l->max_positions, half, f);
         CUDA_LAUNCHED(dev);
@@ -139,7 +143,7 @@ const float2 *cuda_rope_table(const fkv_device *dev, const fkv_attention_spec *s
 
 /* RoPE in place on Q and K of qkv[n][n_heads * head_rows * hd]. One thread rotates eight pairs (two
  * 16-byte pieces); bound by memory. */
-static __global__ void rope_kernel(bf16 *qkv, int64_t n, const int32_t *positions, int n_heads, int group,
+static __global__ void rope_kernel(bf16 *qkv, int64_t n, const int32_t *rope_rows, int n_heads, int group,
                                    int hd, const float2 *table)
 {
     const int pieces = hd / 16, vectors = group + 1;
@@ -151,14 +155,14 @@ static __global__ void rope_kernel(bf16 *qkv, int64_t n, const int32_t *position
     bf16 *x = qkv + row * n_heads * fkv_head_rows(group) * hd + (int64_t)h * fkv_head_rows(group) * hd +
               v * hd + p * 8;
     uint4 lo = *(uint4 *)x, hi = *(uint4 *)(x + hd / 2);
-    rope8(lo, hi, table + (int64_t)positions[row] * (hd / 2) + p * 8);
+    rope8(lo, hi, table + (int64_t)rope_rows[row] * (hd / 2) + p * 8);
     *(uint4 *)x = lo;
     *(uint4 *)(x + hd / 2) = hi;
 }
 
 /* Norm and RoPE in place on Q and K of qkv[n][n_heads * head_rows * hd]. A warp a vector; bound by memory. */
 static __global__ void __launch_bounds__(ROPE_THREADS)
-    finish_kernel(bf16 *qkv, int64_t n, const int32_t *positions, int n_heads, int group, int hd,
+    finish_kernel(bf16 *qkv, int64_t n, const int32_t *rope_rows, int n_heads, int group, int hd,
                   const cuda_finish f)
 {
     const int64_t i = ((int64_t)blockIdx.x * ROPE_THREADS + threadIdx.x) / 32;
@@ -176,7 +180,7 @@ static __global__ void __launch_bounds__(ROPE_THREADS)
         v.hi[j] = __bfloat162float(x[e + half]);
     }
     finish_vector(v, half, at < group ? f.q_norm : f.k_norm, f.eps,
-                  f.rope ? f.rope + (int64_t)positions[head / n_heads] * half : NULL, lane);
+                  f.rope ? f.rope + (int64_t)rope_rows[head / n_heads] * half : NULL, lane);
     store_vector(x, v, half, lane);
 }
 
@@ -197,12 +201,12 @@ static void finish(fkv_device *dev, const fkv_prefill_args *a, bf16 *qkv)
     const int64_t vectors = a->n_rows * a->n_heads * (group + 1);
     const int64_t threads = vectors * (a->spec->qk_norm ? 32 : hd / 16);
     const unsigned blocks = (unsigned)((threads + ROPE_THREADS - 1) / ROPE_THREADS);
-    const int32_t *positions = a->pack->dev_positions + a->row0;
+    const int32_t *rope_rows = a->pack->dev_rope_rows + a->row0;
     if (a->spec->qk_norm)
-        finish_kernel<<<blocks, ROPE_THREADS, 0, dev->stream>>>(qkv, a->n_rows, positions, a->n_heads, group,
+        finish_kernel<<<blocks, ROPE_THREADS, 0, dev->stream>>>(qkv, a->n_rows, rope_rows, a->n_heads, group,
                                                                 hd, cuda_finish_of(dev, a->spec, &a->norm));
     else
-        rope_kernel<<<blocks, ROPE_THREADS, 0, dev->stream>>>(qkv, a->n_rows, positions, a->n_heads, group,
+        rope_kernel<<<blocks, ROPE_THREADS, 0, dev->stream>>>(qkv, a->n_rows, rope_rows, a->n_heads, group,
                                                               hd, cuda_rope_table(dev, a->spec));
     CUDA_LAUNCHED(dev);
 }

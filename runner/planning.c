@@ -49,12 +49,12 @@ static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fk
     if (!sums) return fkv_fail_memory(err);
     st = fkv_layout_engine(s, &m->p->layout, m->engine, err);
     for (int64_t i = 0; !st && i < sample->n; i++) {
-        const fkv_ids *ids = &sample->records[i].ids;
+        const fkv_sample_record *r = &sample->records[i];
         fkv_hold("profile", i, NULL, NULL);
         if (fkv_interrupt_signal()) st = fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
-        if (st || (int64_t)ids->len <= b) continue;
-        st =
-            fkv_engine_profile(*m->engine, ids->data, (int64_t)ids->len, b, s->job->profile.floor, sums, err);
+        if (st || (int64_t)r->ids.len <= b) continue;
+        st = fkv_engine_profile(*m->engine, r->ids.data, (int64_t)r->ids.len, r->max_new, b,
+                                s->job->profile.floor, sums, err);
         measured++;
     }
     if (!st) fkv_budget_from_counts(&m->p->profile, sums, measured, b);

@@ -55,6 +55,7 @@ static fkv_status set_slots_on(void *ctx, int device, fkv_err *err)
     fkv_edits_enqueue(d, d->table, t->edits, t->n_edits);
     fill(d, d->slots.pos, (int32_t)t->n_tokens);
     fill(d, d->slots.prompt_len, (int32_t)t->n_tokens);
+    fill(d, d->slots.rope0, fkv_engine_rope0(t->e, t->n_tokens, t->max_new));
     fill(d, d->slots.n_new, 0);
     fill(d, d->slots.max_new, t->max_new);
     fill(d, d->slots.active, FKV_SLOT_DECODING);

@@ -38,7 +38,6 @@ static const struct {
     {"mlp_bias", NAN},
     {"qkv_bias", NAN},
     {"use_bias", NAN},
-    {"partial_rotary_factor", 1},
     {"rotary_pct", 1},
     {"rope_interleaved", NAN},
     {"no_rope_layers", NAN},
@@ -131,22 +130,35 @@ static fkv_status check_foreign_keys(const json_t *o, const char *path, const fk
 
 static fkv_status read_gemma(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
 {
-    double caps[2] = {0}, local = 0;
+    double caps[2] = {0};
     fkv_status st;
     if (!c->family->gemma) return FKV_OK;
     if ((st = fkv_json_f64_or(o, "query_pre_attn_scalar", 1e-3, 1e6, 256, path, &c->query_scalar, err)) ||
         (st = fkv_json_f64_or(o, "attn_logit_softcapping", 1e-3, 1e6, 0, path, &caps[0], err)) ||
-        (st = fkv_json_f64_or(o, "final_logit_softcapping", 1e-3, 1e6, 0, path, &caps[1], err)) ||
-        (st = fkv_json_f64_or(o, "rope_local_base_freq", 1, 1e15, c->family->qk_norm ? 10000 : 0, path,
-                              &local, err)))
+        (st = fkv_json_f64_or(o, "final_logit_softcapping", 1e-3, 1e6, 0, path, &caps[1], err)))
         return st;
     c->attention_softcap = (float)caps[0];
     c->logit_softcap = (float)caps[1];
-    if (local > 0 && !c->has_local_rope) {
-        c->has_local_rope = true;
-        c->local_rope = (fkv_rope){.theta = local, .factor = 1};
-    }
     return FKV_OK;
+}
+
+static fkv_status read_ropes(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
+{
+    const fkv_family *f = c->family;
+    const bool two = f->local_theta > 0;
+    fkv_rope_place place = {.path = path,
+                            .positions = c->max_positions,
+                            .head_dim = c->head_dim,
+                            .phi = f->phi_rope,
+                            .layer_type = two ? "full_attention" : NULL,
+                            .theta_key = "rope_theta",
+                            .theta = f->theta > 0 ? f->theta : 10000};
+    const fkv_status st = fkv_rope_read(o, &place, &c->rope, err);
+    if (st || !two) return st;
+    place.layer_type = "sliding_attention";
+    place.theta_key = "rope_local_base_freq";
+    place.theta = f->local_theta;
+    return fkv_rope_read(o, &place, &c->local_rope, err);
 }
 
 /* The names that config files have for an activation, the usual one first. */
@@ -339,8 +351,7 @@ static fkv_status read_text(const json_t *o, const json_t *text, const char *pat
         (st = check_dtype(text, path, err)) ||
         (st = fkv_json_bool_or(o, "tie_word_embeddings", c->family->tied, path, &outer, err)) ||
         (st = read_shape(text, outer, path, c, err)) || (st = read_window(text, path, c, err)) ||
-        (st = read_window_layers(text, path, c, err)) ||
-        (st = fkv_rope_read(text, path, c->max_positions, &c->rope, err)) ||
+        (st = read_window_layers(text, path, c, err)) || (st = read_ropes(text, path, c, err)) ||
         (st = read_gemma(text, path, c, err)))
         return st;
     /* Models are published with the positions of training, and the key that stretches them to be added. */
@@ -393,23 +404,28 @@ int fkv_config_window(const fkv_config *c, int layer)
     return c->windowed[layer / 8] >> layer % 8 & 1 ? c->window : 0;
 }
 
+static bool has_local_rope(const fkv_config *c)
+{
+    return fkv_config_family(c)->local_theta > 0;
+}
+
 int fkv_config_n_ropes(const fkv_config *c)
 {
-    return c->has_local_rope ? 2 : 1;
+    return has_local_rope(c) || c->rope.type == FKV_ROPE_LONGROPE ? 2 : 1;
 }
 
-void fkv_config_rope_frequencies(const fkv_config *c, float *inv_freq)
+void fkv_config_rope_frequencies(const fkv_config *c, float *inv_freq, float *scale)
 {
-    fkv_rope_frequencies(&c->rope, c->head_dim, inv_freq);
-    if (c->has_local_rope) fkv_rope_frequencies(&c->local_rope, c->head_dim, inv_freq + c->head_dim / 2);
+    const int half = c->head_dim / 2;
+    fkv_rope_frequencies(&c->rope, c->head_dim, false, inv_freq, scale);
+    if (fkv_config_n_ropes(c) == 1) return;
+    fkv_rope_frequencies(has_local_rope(c) ? &c->local_rope : &c->rope, c->head_dim, true, inv_freq + half,
+                         scale + half);
 }
 
-static float scale_of(const fkv_config *c, const fkv_rope *rope)
+int fkv_config_record_rope(const fkv_config *c, int64_t n_prompt, int64_t max_new)
 {
-    const double factor = fkv_rope_score_factor(rope);
-    float scale = fkv_attention_scale(c->head_dim);
-    if (c->query_scalar > 0) scale = (float)(1 / sqrt(c->query_scalar));
-    return factor > 1 || factor < 1 ? (float)(scale * factor) : scale;
+    return fkv_rope_is_long(&c->rope, n_prompt, max_new);
 }
 
 fkv_attention_spec *fkv_config_layers(const fkv_config *c)
@@ -418,13 +434,14 @@ fkv_attention_spec *fkv_config_layers(const fkv_config *c)
     fkv_attention_spec *specs = fkv_calloc((size_t)c->n_layers, sizeof *specs);
     for (int l = 0; specs && l < c->n_layers; l++) {
         /* whether its queries see all or not, such a layer has the rope of its kind */
-        const bool local = c->has_local_rope && c->windowed[l / 8] >> l % 8 & 1;
+        const bool local = has_local_rope(c) && c->windowed[l / 8] >> l % 8 & 1;
         specs[l] = (fkv_attention_spec){.n_kv_heads = c->n_kv_heads,
                                         .group = c->group,
                                         .head_dim = c->head_dim,
                                         .rope = local,
                                         .window = fkv_config_window(c, l),
-                                        .scale = scale_of(c, local ? &c->local_rope : &c->rope),
+                                        .scale = c->query_scalar > 0 ? (float)(1 / sqrt(c->query_scalar))
+                                                                     : fkv_attention_scale(c->head_dim),
                                         .softcap = c->attention_softcap,
                                         .qkv_bias = f->qkv_bias,
                                         .qk_norm = f->qk_norm};

@@ -24,8 +24,7 @@ typedef struct fkv_config {
     float rms_eps;
     bool tied; /* the output projection is the embedding */
     fkv_rope rope;
-    bool has_local_rope;
-    fkv_rope local_rope;                    /* of layers with a window, where they have their own */
+    fkv_rope local_rope;                    /* of layers with a window, where the family has one of theirs */
     int window;                             /* of layers that have one; 0: no layer has */
     uint8_t windowed[FKV_MAX_LAYERS / 8];   /* a bit a layer: whether it has */
     double query_scalar;                    /* scores are divided by its root; 0: head_dim */
@@ -46,9 +45,11 @@ fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_con
 const fkv_family *fkv_config_family(const fkv_config *config);
 /* Tokens that layer l's queries see; 0: all. */
 int fkv_config_window(const fkv_config *config, int layer);
-/* RoPE tables of the model, and their inverse frequencies: [n_ropes][head_dim / 2]. */
+/* RoPE tables of the model, and their inverse frequencies and scales: [n_ropes][head_dim / 2] (rope.h). */
 int fkv_config_n_ropes(const fkv_config *config);
-void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq);
+void fkv_config_rope_frequencies(const fkv_config *config, float *inv_freq, float *scale);
+/* How many tables behind its layers' own a record uses: 1 where it is long for its rope, else 0. */
+int fkv_config_record_rope(const fkv_config *config, int64_t n_prompt, int64_t max_new);
 /* How every layer attends: malloc'd [n_layers], the caller's to free; NULL without memory. */
 fkv_attention_spec *fkv_config_layers(const fkv_config *config);
 

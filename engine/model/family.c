@@ -15,6 +15,9 @@ static const char qkv[] = "model.layers.%d.self_attn.qkv_proj.weight",
     .names = {[FKV_TENSOR_ATTENTION_OUT_NORM] = "model.layers.%d.post_attention_layernorm.weight",           \
               [FKV_TENSOR_MLP_NORM] = "model.layers.%d.pre_feedforward_layernorm.weight"}
 
+/* What Gemma 3's have in common beside that. */
+#define GEMMA3 .qk_norm = true, .theta = 1000000, .local_theta = 10000, .full_every = 6, GEMMA
+
 static const fkv_family families[] = {
     {.architecture = "LlamaForCausalLM", .model_type = "llama"},
     {.architecture = "MistralForCausalLM",
@@ -47,6 +50,7 @@ static const fkv_family families[] = {
      .window_layers = FKV_WINDOW_LAYERS_ALL},
     {.architecture = "Phi3ForCausalLM",
      .model_type = "phi3",
+     .phi_rope = true,
      .window_flag = FKV_WINDOW_WITHOUT,
      .window_layers = FKV_WINDOW_LAYERS_ALL,
      .names = {[FKV_TENSOR_Q] = qkv,
@@ -55,18 +59,12 @@ static const fkv_family families[] = {
                [FKV_TENSOR_GATE] = gate_up,
                [FKV_TENSOR_UP] = gate_up}},
     {.architecture = "Gemma2ForCausalLM", .model_type = "gemma2", .full_every = 2, GEMMA},
-    {.architecture = "Gemma3ForCausalLM",
-     .model_type = "gemma3_text",
-     .qk_norm = true,
-     .full_every = 6,
-     GEMMA},
+    {.architecture = "Gemma3ForCausalLM", .model_type = "gemma3_text", GEMMA3},
     {.architecture = "Gemma3ForConditionalGeneration",
      .model_type = "gemma3",
      .inner = "text_config",
      .prefix = "language_model.",
-     .qk_norm = true,
-     .full_every = 6,
-     GEMMA},
+     GEMMA3},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 

@@ -40,12 +40,16 @@ typedef struct fkv_family {
     bool norms_from_one;    /* files hold norms less 1 */
     bool scaled_embedding;  /* by the root of hidden */
     bool tied;              /* of a config without tie_word_embeddings */
-    bool gemma;             /* query_pre_attn_scalar, soft caps and rope_local_base_freq are read */
+    bool gemma;             /* query_pre_attn_scalar and soft caps are read */
+    bool phi_rope;          /* longrope or none, and partial_rotary_factor (rope.h); not with qk_norm */
     bool must_say_kv_heads; /* num_key_value_heads may not be left out */
     int default_window;     /* of a config without sliding_window; 0: none */
     fkv_window_flag window_flag;
     fkv_window_layers window_layers;
-    int full_every;       /* FKV_WINDOW_LAYERS_BUT, without sliding_window_pattern */
+    double theta;       /* of a config without rope_theta; 0: 10000 */
+    double local_theta; /* layers with a window have a rope of their own, with this theta where a config says
+                           none; 0: they have not */
+    int full_every;     /* FKV_WINDOW_LAYERS_BUT, without sliding_window_pattern */
     int default_head_dim; /* of a config without head_dim; 0: hidden_size over the heads */
 } fkv_family;
 

@@ -7,7 +7,7 @@
  *
  * Formula. With q, k and v as projected (plus their bias) at position p:
  *   q, k  <- q / rms(q) * q_norm, k / rms(k) * k_norm      where qk_norm; rms over hd
- *   q, k  <- rotated by the angles p * inv_freq[rope]       where rope >= 0
+ *   q, k  <- rotated by the angles p * inv_freq, times scale where rope >= 0 (backend.h)
  *   s_j   =  scale * q . k_j                               for keys j <= p, j > p - window
  *   s_j   <- softcap * tanh(s_j / softcap)                  where softcap > 0
  *   out   =  sum of softmax(s)_j v_j */

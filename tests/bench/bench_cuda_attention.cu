@@ -244,6 +244,7 @@ static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::v
     a->heads = c->heads.data();
     a->n_heads_served = heads;
     a->slots.pos = to_device(c->pos);
+    a->slots.rope0 = to_device(std::vector<int32_t>((size_t)n_slots, 0));
     a->slots.prompt_len = to_device(c->prompt);
     a->slots.active = to_device(c->active);
     a->kv = fkv_kv_view{&c->arena, to_device(c->table), stride, c->offset.data(), c->budgets.data()};

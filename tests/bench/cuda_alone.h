@@ -232,7 +232,7 @@ static void open_device(fkv_device *dev, int hd, int group, int n_kv_heads, int 
     dev->limits.window = window;
     dev->limits.n_ropes = 1;
     fkv_err err = {};
-    if (cuda_attention_prepare(dev, inv_freq, &err)) {
+    if (cuda_attention_prepare(dev, inv_freq, NULL, &err)) {
         fprintf(stderr, "%s\n", err.message);
         exit(1);
     }

@@ -9,14 +9,14 @@ import json
 import os
 import struct
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, VOCAB = 64, 3, 4, 2, 64, 96, 1024
+LAYERS, KV_HEADS, INTERMEDIATE, VOCAB = 3, 2, 96, 1024
 
 _SHAPE = {
-    "hidden_size": HIDDEN,
+    "hidden_size": 64,
     "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
+    "num_attention_heads": 4,
     "num_key_value_heads": KV_HEADS,
-    "head_dim": HEAD_DIM,
+    "head_dim": 64,
     "intermediate_size": INTERMEDIATE,
     "vocab_size": VOCAB,
     "max_position_embeddings": 512,
@@ -35,6 +35,21 @@ def _config(architecture, model_type, **changes):
 
 def _old_rope(kind, **values):
     return {"rope_scaling": dict(values, rope_type=kind)}
+
+
+# Of n pairs, for texts within the positions of training and for longer ones.
+def short_factors(n):
+    return [1 + i / 64 for i in range(n)]
+
+
+def long_factors(n):
+    return [1.25 + i * i / 32 for i in range(n)]
+
+
+def _phi(heads, **changes):
+    """HF checks Phi-3's lists by hidden_size, not by head_dim."""
+    changes = {"hidden_size": 64 * heads, "num_attention_heads": heads, "head_dim": None, **changes}
+    return _config("Phi3ForCausalLM", "phi3", sliding_window=None, pad_token_id=2, **changes)
 
 
 # The configs as the models' files have them, in the form of today (rope_parameters) or of before.
@@ -67,6 +82,28 @@ CONFIGS = {
     "phi4": _config(
         "Phi3ForCausalLM", "phi3", partial_rotary_factor=1.0, rope_scaling=None, sliding_window=None, pad_token_id=2
     ),
+    "phi3-longrope": _phi(
+        2,
+        original_max_position_embeddings=112,
+        rope_scaling={
+            "type": "su",
+            "short_factor": short_factors(32),
+            "long_factor": long_factors(32),
+            "original_max_position_embeddings": 112,
+        },
+    ),
+    "phi3-partial": _phi(
+        2,
+        rope_theta=None,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    ),
+    "phi4-mini": _phi(
+        4,
+        tie_word_embeddings=True,
+        partial_rotary_factor=0.75,
+        original_max_position_embeddings=112,
+        rope_scaling={"type": "longrope", "short_factor": short_factors(24), "long_factor": long_factors(24)},
+    ),
     "mistral-window": _config("MistralForCausalLM", "mistral", sliding_window=24),
     "qwen2-window": _config(
         "Qwen2ForCausalLM", "qwen2", use_sliding_window=True, sliding_window=20, max_window_layers=1
@@ -95,6 +132,22 @@ CONFIGS = {
         sliding_window=28,
         sliding_window_pattern=2,
     ),
+    "gemma3-nested": _config(
+        "Gemma3ForCausalLM",
+        "gemma3_text",
+        hidden_act=None,
+        hidden_activation="gelu_pytorch_tanh",
+        tie_word_embeddings=True,
+        head_dim=256,
+        query_pre_attn_scalar=256,
+        rope_theta=None,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2000.0},
+        },
+        sliding_window=28,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
     "mistral3": {
         "architectures": ["Mistral3ForConditionalGeneration"],
         "model_type": "mistral3",
@@ -116,37 +169,39 @@ CONFIGS = {
 }
 
 
-def _fused(at, name, parts):
+def _fused(at, name, hidden, parts):
     """The projections to parts, as one tensor where it has a name."""
     if name:
-        return [(at + name + "_proj.weight", (sum(n for _, n in parts), HIDDEN))]
-    return [(at + part + "_proj.weight", (n, HIDDEN)) for part, n in parts]
+        return [(at + name + "_proj.weight", (sum(n for _, n in parts), hidden))]
+    return [(at + part + "_proj.weight", (n, hidden)) for part, n in parts]
 
 
 def tensors(name):
     """(name, shape) of every tensor of the model, in the order in which they are drawn."""
     config = CONFIGS[name].get("text_config", CONFIGS[name])
-    q, kv = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    head_dim = config["head_dim"] or hidden // heads
+    q, kv = heads * head_dim, KV_HEADS * head_dim
     fused = config["model_type"] == "phi3"
-    out = [("model.embed_tokens.weight", (VOCAB, HIDDEN)), ("model.norm.weight", (HIDDEN,))]
+    out = [("model.embed_tokens.weight", (VOCAB, hidden)), ("model.norm.weight", (hidden,))]
     if not config["tie_word_embeddings"]:
-        out.append(("lm_head.weight", (VOCAB, HIDDEN)))
+        out.append(("lm_head.weight", (VOCAB, hidden)))
     for layer in range(LAYERS):
         at = "model.layers.%d." % layer
         out += [
-            (at + "input_layernorm.weight", (HIDDEN,)),
-            *_fused(at + "self_attn.", "qkv" if fused else "", [("q", q), ("k", kv), ("v", kv)]),
-            (at + "self_attn.o_proj.weight", (HIDDEN, q)),
-            (at + "post_attention_layernorm.weight", (HIDDEN,)),
-            *_fused(at + "mlp.", "gate_up" if fused else "", [("gate", INTERMEDIATE), ("up", INTERMEDIATE)]),
-            (at + "mlp.down_proj.weight", (HIDDEN, INTERMEDIATE)),
+            (at + "input_layernorm.weight", (hidden,)),
+            *_fused(at + "self_attn.", "qkv" if fused else "", hidden, [("q", q), ("k", kv), ("v", kv)]),
+            (at + "self_attn.o_proj.weight", (hidden, q)),
+            (at + "post_attention_layernorm.weight", (hidden,)),
+            *_fused(at + "mlp.", "gate_up" if fused else "", hidden, [("gate", INTERMEDIATE), ("up", INTERMEDIATE)]),
+            (at + "mlp.down_proj.weight", (hidden, INTERMEDIATE)),
         ]
         if config["model_type"] == "qwen2":
             out += [(at + "self_attn.%s_proj.bias" % p, (n,)) for p, n in (("q", q), ("k", kv), ("v", kv))]
         if config["model_type"].startswith("gemma"):
-            out += [(at + "%s_feedforward_layernorm.weight" % p, (HIDDEN,)) for p in ("pre", "post")]
+            out += [(at + "%s_feedforward_layernorm.weight" % p, (hidden,)) for p in ("pre", "post")]
         if config["model_type"] in ("qwen3", "gemma3_text"):
-            out += [(at + "self_attn.%s_norm.weight" % p, (HEAD_DIM,)) for p in "qk"]
+            out += [(at + "self_attn.%s_norm.weight" % p, (head_dim,)) for p in "qk"]
     prefix = "language_model." if "text_config" in CONFIGS[name] else ""
     return [(prefix + tensor, shape) for tensor, shape in out]
 

@@ -1,6 +1,7 @@
 """Models of other families against HF transformers' answers (tests/golden/families.json), on every
 number of ranks."""
 
+import functools
 import json
 import os
 
@@ -9,6 +10,7 @@ import cli
 from cli import PromptJob, test
 
 
+@functools.lru_cache(maxsize=None)
 def folder(name):
     tokenizer = os.path.join(cli.TINY, "tokenizer.json")
     model = checkpoints.write(name, os.path.join(cli.WORK, "model-" + name), tokenizer)

@@ -67,9 +67,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             if (g.suppressed[i] < 0 || g.suppressed[i] >= c.vocab) abort();
         if (!memchr(g.untaken, 0, sizeof g.untaken)) abort();
     }
-    float f[128];
-    fkv_rope_frequencies(&c.rope, c.head_dim, f);
-    for (int i = 0; i < c.head_dim / 2; i++)
-        if (!(f[i] >= 0 && f[i] <= 1)) abort();
+    float f[256], scale[256];
+    fkv_config_rope_frequencies(&c, f, scale);
+    for (int i = 0; i < fkv_config_n_ropes(&c) * c.head_dim / 2; i++)
+        if (!(f[i] >= 0 && f[i] <= (c.rope.type == FKV_ROPE_LONGROPE ? 1e6f : 1) && scale[i] > 0)) abort();
     return 0;
 }

@@ -31,6 +31,8 @@ static fkv_device_info info;
 enum { FIXTURE_ROPES = 2 };
 enum { FIXTURE_HEAD_DIM = 256 };                             /* the largest */
 static float inv_freq[FIXTURE_ROPES * FIXTURE_HEAD_DIM / 2]; /* [FIXTURE_ROPES][hd / 2] */
+static float rope_scale[FIXTURE_ROPES * FIXTURE_HEAD_DIM / 2];
+static int64_t n_rope_rows; /* of a table */
 static uint64_t counter;
 
 /* 77, with the reason printed, where the backend can't be used; else 0. FKV_TEST_SKIP: a pattern of tests to
@@ -65,10 +67,17 @@ static inline void device_open(fkv_device_limits limits)
         plain_spec(limits.head_dim, limits.n_heads / limits.n_kv_heads, limits.n_kv_heads);
     const int half = limits.head_dim / 2;
     fkv_err err = {0};
-    for (int r = 0; r < FIXTURE_ROPES; r++)
-        for (int i = 0; i < half; i++) inv_freq[r * half + i] = powf(thetas[r], -(float)i / (float)half);
+    for (int i = 0; i < half; i++) { /* the second table scales, and does not turn the last pairs */
+        const bool turns = i < (half + 3) / 4 * 3;
+        inv_freq[i] = powf(thetas[0], -(float)i / (float)half);
+        rope_scale[i] = 1;
+        inv_freq[half + i] = turns ? powf(thetas[1], -(float)i / (float)half) : 0;
+        rope_scale[half + i] = turns ? 1.25f : 1;
+    }
+    n_rope_rows = limits.max_positions;
     limits.n_ropes = FIXTURE_ROPES;
     limits.inv_freq = inv_freq;
+    limits.rope_scale = rope_scale;
     if (!limits.layers) {
         limits.layers = &plain;
         limits.n_layers = 1;
@@ -226,13 +235,14 @@ static inline fkv_weight *load_weight(const float *w, int64_t n, int64_t k)
 
 enum { FIXTURE_SEGMENTS = 40 };
 
-/* A pack of prompts of those lengths; prompt i fills slots[i] (NULL: slot i). */
+/* A pack of prompts of those lengths; prompt i fills slots[i] (NULL: slot i). rope0s: theirs (NULL: 0). */
 typedef struct packed {
     fkv_pack pack;
     fkv_segment segments[FIXTURE_SEGMENTS];
 } packed;
 
-static inline void pack_prompts(packed *p, const int64_t *lengths, const int *slots, int n)
+static inline void pack_prompts_from(packed *p, const int64_t *lengths, const int *slots,
+                                     const int32_t *rope0s, int n)
 {
     memset(p, 0, sizeof *p);
     for (int i = 0; i < n; i++) {
@@ -245,15 +255,20 @@ static inline void pack_prompts(packed *p, const int64_t *lengths, const int *sl
         p->pack.n_rows += lengths[i];
         p->pack.n_tiles += (lengths[i] + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS;
     }
-    int32_t *positions = calloc((size_t)p->pack.n_rows, sizeof *positions);
-    assert_non_null(positions);
+    int32_t *rows = calloc((size_t)p->pack.n_rows, sizeof *rows);
+    assert_non_null(rows);
     for (int i = 0; i < n; i++)
-        for (int32_t t = 0; t < lengths[i]; t++) positions[p->segments[i].row0 + t] = t;
+        for (int32_t t = 0; t < lengths[i]; t++) rows[p->segments[i].row0 + t] = (rope0s ? rope0s[i] : 0) + t;
     p->pack.n_segments = n;
     p->pack.segments = p->segments;
     p->pack.dev_segments = device_memory((size_t)n * sizeof *p->segments, p->segments);
-    p->pack.dev_positions = device_memory((size_t)p->pack.n_rows * sizeof *positions, positions);
-    free(positions);
+    p->pack.dev_rope_rows = device_memory((size_t)p->pack.n_rows * sizeof *rows, rows);
+    free(rows);
+}
+
+static inline void pack_prompts(packed *p, const int64_t *lengths, const int *slots, int n)
+{
+    pack_prompts_from(p, lengths, slots, NULL, n);
 }
 
 static inline double dot(const float *x, const float *y, int64_t n)
@@ -271,13 +286,14 @@ static inline void assert_near(double got, double want, double absolute, double 
         fail_msg("%s [%lld, %lld]: %.9g, should be %.9g", what, (long long)i, (long long)j, got, want);
 }
 
-/* RoPE in place on a vector of hd, in double, by the spec's table; none where it has none. */
-static inline void reference_rope(const fkv_attention_spec *spec, double *v, int64_t pos)
+/* RoPE in place on a vector of hd, in double, by a row of the spec's table and those behind it; none where
+ * it has none. */
+static inline void reference_rope(const fkv_attention_spec *spec, double *v, int64_t rope_row)
 {
-    const int half = spec->head_dim / 2;
+    const int half = spec->head_dim / 2, table = spec->rope + (int)(rope_row / n_rope_rows);
     for (int i = 0; i < half && spec->rope >= 0; i++) {
-        const double angle = (double)((float)pos * inv_freq[spec->rope * half + i]), c = cos(angle),
-                     s = sin(angle);
+        const double angle = (double)((float)(rope_row % n_rope_rows) * inv_freq[table * half + i]),
+                     by = (double)rope_scale[table * half + i], c = by * cos(angle), s = by * sin(angle);
         const double x = v[i], y = v[i + half];
         v[i] = x * c - y * s;
         v[i + half] = y * c + x * s;

@@ -12,11 +12,14 @@ typedef struct trait {
     int rope, window;
     float scale, softcap;
     bool bias, norm;
+    bool both; /* some records use the rows of the table behind the layer's */
 } trait;
 
 static const trait plain = {.name = "plain"};
 static const trait traits[] = {{.name = "another RoPE table", .rope = 1},
                                {.name = "no RoPE", .rope = -1},
+                               {.name = "records of two RoPE tables", .both = true},
+                               {.name = "norms, and records of two RoPE tables", .norm = true, .both = true},
                                {.name = "a bias", .bias = true},
                                {.name = "norms", .norm = true},
                                {.name = "a scale", .scale = 0.5f},
@@ -27,8 +30,8 @@ static const trait traits[] = {{.name = "another RoPE table", .rope = 1},
                                {.name = "a window of 200", .window = 200},
                                {.name = "a window of 257", .window = 257},
                                {.name = "a window of all", .window = 5000},
-                               {"a bias and norms", 0, 0, 0, 0, true, true},
-                               {"all", 1, 131, 0.25f, 2, true, true}};
+                               {"a bias and norms", 0, 0, 0, 0, true, true, false},
+                               {"all", 1, 131, 0.25f, 2, true, true, false}};
 
 typedef struct shape {
     int hd, group;
@@ -54,6 +57,12 @@ static shape case_of(int i)
     shape s = bases[(i < N_TRAITS ? i : i - N_TRAITS) % N_BASES];
     s.trait = &traits[i < N_TRAITS ? i : N_TRAITS - 1];
     return s;
+}
+
+/* Of the i-th record. */
+static int32_t rope0_of(shape s, int64_t i)
+{
+    return s.trait->both && i % 2 ? POSITIONS : 0;
 }
 
 static fkv_attention_spec spec_of(shape s, int n_kv_heads)
@@ -103,14 +112,14 @@ static fkv_qk_norm put_norm(shape s)
 }
 
 /* What a query (key false) or a key becomes behind its projection. */
-static void reference_finish(const fkv_attention_spec *spec, bool key, int64_t pos, double *v)
+static void reference_finish(const fkv_attention_spec *spec, bool key, int64_t rope_row, double *v)
 {
     const float *w = norm_weights() + (key ? FIXTURE_HEAD_DIM : 0);
     double sum = 0;
     for (int i = 0; i < spec->head_dim; i++) sum += v[i] * v[i];
     for (int i = 0; i < spec->head_dim && spec->qk_norm; i++)
         v[i] *= (double)w[i] / sqrt(sum / spec->head_dim + 1e-5);
-    reference_rope(spec, v, pos);
+    reference_rope(spec, v, rope_row);
 }
 
 /* --- prefill ---------------------------------------------------------------------- */
@@ -129,7 +138,7 @@ static void check_qkv(shape s, const float *x, const float *w, const float *bias
                 for (int i = 0; i < s.hd; i++)
                     v[i] = dot(x + t * HIDDEN, w + (at + i) * HIDDEN, HIDDEN) +
                            (s.trait->bias ? (double)bias[at + i] : 0);
-                if (part <= s.group) reference_finish(&spec, part == s.group, t, v);
+                if (part <= s.group) reference_finish(&spec, part == s.group, rope0_of(s, n) + t, v);
                 for (int i = 0; i < s.hd; i++)
                     assert_near(got[t * width + at + i], v[i], is_half() ? 2e-2 : 1e-4, 0, s.trait->name, t,
                                 at + i);
@@ -176,8 +185,9 @@ static void check_prefill(shape s, const projection *w, int64_t n)
     fill_uniform(x, (size_t)(n * HIDDEN), 1);
     void *dqkv = activations(NULL, n_qkv), *dout = activations(NULL, n_out);
     poison(dqkv, n_qkv * (size_t)info.act_bytes);
+    const int32_t rope0 = rope0_of(s, n);
     packed p;
-    pack_prompts(&p, &n, NULL, 1);
+    pack_prompts_from(&p, &n, NULL, &rope0, 1);
     fkv_prefill_args args = {.pack = &p.pack,
                              .spec = &spec,
                              .n_heads = PREFILL_HEADS,
@@ -308,15 +318,17 @@ static void fill_arena(const decode_trial *t)
 
 static fkv_slots put_slots(const decode_trial *t)
 {
-    int32_t pos[SLOTS], prompt[SLOTS], active[SLOTS], zeros[SLOTS] = {0};
+    int32_t pos[SLOTS], rope0[SLOTS], prompt[SLOTS], active[SLOTS], zeros[SLOTS] = {0};
     for (int s = 0; s < SLOTS; s++) {
         const slot_content *c = &contents[t->order[s]];
         prompt[s] = c->prompt;
         pos[s] = c->prompt + c->made;
+        rope0[s] = rope0_of(t->s, t->order[s]);
         active[s] = c->active;
     }
     return (fkv_slots){.token = device_memory(sizeof zeros, zeros),
                        .pos = device_memory(sizeof pos, pos),
+                       .rope0 = device_memory(sizeof rope0, rope0),
                        .prompt_len = device_memory(sizeof prompt, prompt),
                        .n_new = device_memory(sizeof zeros, zeros),
                        .max_new = device_memory(sizeof zeros, zeros),
@@ -382,7 +394,8 @@ static void reference_qkv(const decode_trial *t, int slot, int head, double *qkv
         qkv[i] = dot(t->x + c * HIDDEN, w + (size_t)i * HIDDEN, HIDDEN) +
                  (t->s.trait->bias ? (double)t->bias[head * n + i] : 0);
     for (int g = 0; g <= t->s.group; g++)
-        reference_finish(&spec, g == t->s.group, contents[c].prompt + contents[c].made, qkv + g * hd);
+        reference_finish(&spec, g == t->s.group, rope0_of(t->s, c) + contents[c].prompt + contents[c].made,
+                         qkv + g * hd);
 }
 
 static void check_row(const decode_trial *t, int slot, int head)

@@ -220,7 +220,7 @@ static void a_head_of_a_layer_with_a_window_keeps_its_last_tokens(void **state)
 
 typedef struct sampling_state {
     fkv_slots slots;
-    int32_t ints[7][SLOTS];
+    int32_t ints[8][SLOTS];
 } sampling_state;
 
 static const fkv_token_rules no_rules;
@@ -229,13 +229,13 @@ static sampling_state new_slots(void)
 {
     sampling_state s = {0};
     int32_t **p[] = {&s.slots.token,   &s.slots.pos,    &s.slots.prompt_len, &s.slots.n_new,
-                     &s.slots.max_new, &s.slots.active, &s.slots.out};
+                     &s.slots.max_new, &s.slots.active, &s.slots.out,        &s.slots.rope0};
     for (int i = 0; i < SLOTS; i++) {
         s.ints[1][i] = s.ints[2][i] = 10;
         s.ints[4][i] = 100;
         s.ints[5][i] = 1;
     }
-    for (int i = 0; i < 7; i++) *p[i] = device_memory(sizeof s.ints[i], s.ints[i]);
+    for (int i = 0; i < 8; i++) *p[i] = device_memory(sizeof s.ints[i], s.ints[i]);
     s.slots.sampling = device_memory(SLOTS * sizeof *s.slots.sampling, NULL);
     return s;
 }

@@ -386,13 +386,13 @@ static void test_rope_frequencies_of_llama3(void **state)
                   {36, 7.78465546e-05},
                   {40, 3.42810235e-05},
                   {63, 3.06892588e-07}};
-    float f[64];
+    float f[64], scale[64];
     fkv_config c = {.head_dim = 128, .rope = {.theta = 500000, .type = FKV_ROPE_LLAMA3}};
     c.rope.factor = 8;
     c.rope.low_freq = 1;
     c.rope.high_freq = 4;
     c.rope.original_positions = 8192;
-    fkv_rope_frequencies(&c.rope, c.head_dim, f);
+    fkv_rope_frequencies(&c.rope, c.head_dim, false, f, scale);
     for (size_t i = 0; i < sizeof golden / sizeof *golden; i++)
         assert_float_equal(f[golden[i].i] / golden[i].value, 1, 1e-6);
 }
@@ -437,7 +437,7 @@ static void test_windows(void **state)
 static void test_rope_frequencies_of_yarn(void **state)
 {
     (void)state;
-    float f[8];
+    float f[8], scale[8];
     const fkv_config c =
         accepted("{\"hidden_size\":64,\"num_attention_heads\":4,\"num_key_value_heads\":4,"
                  "\"head_dim\":16,\"rope_theta\":10000.0,\"rope_scaling\":{\"rope_type\":\"yarn\","
@@ -450,22 +450,177 @@ static void test_rope_frequencies_of_yarn(void **state)
                            0.000790569466,
                            0.000250000012,
                            7.90569466e-05};
-    fkv_rope_frequencies(&c.rope, 16, f);
+    fkv_rope_frequencies(&c.rope, 16, false, f, scale);
     for (int i = 0; i < 8; i++) assert_true(fabs(f[i] / want[i] - 1) < 1e-5);
-    assert_true(fabs(c.rope.attention_factor - 1.13862944) < 1e-7);
+    for (int i = 0; i < 8; i++) assert_true(fabs(scale[i] - 1.13862944) < 1e-7);
     assert_int_equal(c.max_positions, 4096); /* as stated, which is more than 4 * 128 */
+}
+
+/* A Phi-3 of heads of 32, of which 24 turn, as published, with the keys of extra. */
+#define SHORT "[1.0,1.05,1.1,1.15,1.2,1.25,1.3,1.35,1.4,1.45,1.5,1.55]"
+#define LONG  "[1.1,1.5,2.0,3.0,4.5,6.0,8.0,11.0,16.0,23.0,32.0,64.0]"
+#define PHI3                                                                                                 \
+    "{\"architectures\":[\"Phi3ForCausalLM\"],\"model_type\":\"phi3\",\"rope_theta\":10000.0,"               \
+    "\"max_position_embeddings\":2048,"
+#define LISTS    "\"short_factor\":" SHORT ",\"long_factor\":" LONG
+#define LONGROPE "\"rope_scaling\":{\"type\":\"longrope\"," LISTS "}"
+#define PARTIAL  "\"partial_rotary_factor\":0.75"
+#define TRAINED  "\"original_max_position_embeddings\":512"
+
+/* HF transformers 5.24's, in float32. */
+static void is_longrope_of_hf(const char *patch, double attention_factor)
+{
+    static const double want[2][12] = {
+        {1, 0.442056119, 0.195857689, 0.0869565234, 0.0386799015, 0.0172354784, 0.0076923077, 0.00343821454,
+         0.00153888157, 0.000689655193, 0.000309439318, 0.000138995762},
+        {0.909090877, 0.309439272, 0.107721724, 0.0333333351, 0.0103146406, 0.0035907249, 0.00124999997,
+         0.000421962701, 0.000134652146, 4.34782596e-05, 1.45049671e-05, 3.36630342e-06}};
+    const fkv_config c = accepted(patch);
+    float f[2 * 16], scale[2 * 16];
+    assert_int_equal(c.rope.type, FKV_ROPE_LONGROPE);
+    assert_int_equal(fkv_config_n_ropes(&c), 2);
+    fkv_config_rope_frequencies(&c, f, scale);
+    for (int i = 0; i < 2 * 16; i++) {
+        const bool turns = i % 16 < 12;
+        if (turns) assert_true(fabs(f[i] / want[i / 16][i % 16] - 1) < 1e-6);
+        if (turns) assert_true(fabs(scale[i] / attention_factor - 1) < 1e-6);
+        if (!turns) assert_true(f[i] == 0 && scale[i] == 1);
+    }
+    assert_int_equal(fkv_config_record_rope(&c, 500, 12), 0);
+    assert_int_equal(fkv_config_record_rope(&c, 500, 13), 1);
+    assert_int_equal(fkv_config_record_rope(&c, 512, 0), 0);
+    assert_int_equal(fkv_config_record_rope(&c, 513, 0), 1);
+}
+
+static void test_longrope_in_every_spelling(void **state)
+{
+    (void)state;
+    const double factor = 1.1055415967851334; /* 2048 over 512 */
+    is_longrope_of_hf(PHI3 PARTIAL "," TRAINED "," LONGROPE "}", factor);
+    is_longrope_of_hf(PHI3 PARTIAL "," TRAINED ",\"rope_scaling\":{\"type\":\"su\"," LISTS "}}", factor);
+    is_longrope_of_hf(PHI3 PARTIAL "," TRAINED ",\"rope_scaling\":{\"type\":\"yarn\"," LISTS "}}", factor);
+    is_longrope_of_hf(PHI3 "\"rope_scaling\":{\"type\":\"su\",\"rope_type\":\"longrope\"," PARTIAL "," TRAINED
+                           "," LISTS "}}",
+                      factor);
+    is_longrope_of_hf(PHI3 TRAINED ",\"rope_scaling\":\"drop\",\"rope_theta\":\"drop\",\"rope_parameters\":"
+                                   "{\"rope_type\":\"longrope\",\"rope_theta\":10000.0," PARTIAL "," TRAINED
+                                   "," LISTS "}}",
+                      factor);
+    is_longrope_of_hf(PHI3 PARTIAL "," TRAINED ",\"rope_scaling\":{\"type\":\"su\",\"factor\":16.0," LISTS
+                                   "}}",
+                      sqrt(1 + log(16) / log(512)));
+    is_longrope_of_hf(PHI3 PARTIAL "," TRAINED
+                                   ",\"rope_scaling\":{\"type\":\"su\",\"attention_factor\":1.5," LISTS "}}",
+                      1.5);
+    /* HF's default, which is more than these positions */
+    const fkv_config c = accepted(PHI3 PARTIAL "," LONGROPE "}");
+    assert_int_equal(c.rope.original_positions, 4096);
+    assert_true(c.rope.attention_factor == 1);
+}
+
+static void test_partial_rotary(void **state)
+{
+    (void)state;
+    float f[16], scale[16];
+    fkv_config c = accepted(PHI3 "\"partial_rotary_factor\":0.5}");
+    fkv_config_rope_frequencies(&c, f, scale);
+    assert_int_equal(fkv_config_n_ropes(&c), 1);
+    for (int i = 0; i < 16; i++) assert_float_equal(f[i], i < 8 ? pow(10000, -i / 8.0) : 0, 1e-7);
+    c = accepted(PHI3 "\"rope_scaling\":{\"type\":\"default\",\"partial_rotary_factor\":0.7}}");
+    assert_int_equal(c.rope.rotary_dim, 22); /* int(22.4) */
+    assert_int_equal(accepted(PHI3 "\"partial_rotary_factor\":1.0}").rope.rotary_dim, 32);
+    refused(PHI3 "\"partial_rotary_factor\":0.72}", "partial_rotary_factor", "even"); /* 23 */
+    refused(PHI3 "\"partial_rotary_factor\":0.01}", "partial_rotary_factor", "even");
+    refused(PHI3 "\"partial_rotary_factor\":1.5}", "partial_rotary_factor", "outside");
+    refused(PHI3 PARTIAL ",\"rope_scaling\":{\"type\":\"default\",\"partial_rotary_factor\":0.5}}",
+            "partial_rotary_factor", "twice");
+}
+
+static void test_longrope_is_checked(void **state)
+{
+    (void)state;
+#define BAD(list) PHI3 PARTIAL ",\"rope_scaling\":{\"type\":\"su\",\"short_factor\":" SHORT "," list "}}"
+    refused(BAD("\"factor\":2.0"), "long_factor", "missing");
+    refused(BAD("\"long_factor\":null"), "long_factor", "missing");
+    refused(BAD("\"long_factor\":2.0"), "long_factor", "list of 12 numbers");
+    refused(BAD("\"long_factor\":[1,2,3,4,5,6,7,8,9,10,11]"), "long_factor", "list of 12 numbers");
+    refused(BAD("\"long_factor\":[1,2,3,4,5,6,7,8,9,10,11,12,13]"), "long_factor", "list of 12 numbers");
+    refused(BAD("\"long_factor\":[1,2,3,4,5,6,7,8,9,10,11,0]"), "long_factor", "number 12");
+    refused(BAD("\"long_factor\":[1,-2,3,4,5,6,7,8,9,10,11,12]"), "long_factor", "number 2");
+    refused(BAD("\"long_factor\":[1,2,1e300,4,5,6,7,8,9,10,11,12]"), "long_factor", "number 3");
+    refused(BAD("\"long_factor\":[1,2,3,\"4\",5,6,7,8,9,10,11,12]"), "long_factor", "number 4");
+    refused(BAD("\"attention_factor\":-1.0,\"long_factor\":" LONG), "attention_factor", "outside");
+#undef BAD
+    refused(PHI3 LONGROPE "}", "short_factor", "list of 16 numbers"); /* all dimensions turn */
+    refused(PHI3 PARTIAL ",\"original_max_position_embeddings\":1," LONGROPE "}",
+            "original_max_position_embeddings", "outside");
+    refused(PHI3 PARTIAL "," TRAINED ",\"rope_scaling\":{\"type\":\"su\","
+                         "\"original_max_position_embeddings\":1024," LISTS "}}",
+            "original_max_position_embeddings", "twice");
+    refused(PHI3 "\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}}", "rope_scaling", "support");
+    refused(PHI3 "\"rope_scaling\":{\"type\":\"longrope\",\"rope_type\":\"default\"}}", "rope_scaling",
+            "disagree");
+}
+
+#define GEMMA3                                                                                               \
+    "{\"architectures\":[\"Gemma3ForCausalLM\"],\"model_type\":\"gemma3_text\",\"head_dim\":256,"            \
+    "\"hidden_act\":\"drop\",\"rope_theta\":\"drop\",\"sliding_window\":512"
+#define FULL    "\"full_attention\":{\"rope_type\":\"linear\",\"factor\":8.0,\"rope_theta\":500000.0}"
+#define SLIDING "\"sliding_attention\":{\"rope_type\":\"default\",\"rope_theta\":20000.0}"
+
+static void gemma3_is(const char *patch, double theta, double factor, double local_theta)
+{
+    const fkv_config c = accepted(patch);
+    float f[2 * 128], scale[2 * 128];
+    assert_int_equal(fkv_config_n_ropes(&c), 2);
+    fkv_config_rope_frequencies(&c, f, scale);
+    for (int i = 0; i < 128; i++) {
+        assert_true(fabs(f[i] * factor * pow(theta, i / 128.0) - 1) < 1e-6);
+        assert_true(fabs(f[128 + i] * pow(local_theta, i / 128.0) - 1) < 1e-6);
+        assert_true(scale[i] == 1 && scale[128 + i] == 1);
+    }
     fkv_attention_spec *specs = fkv_config_layers(&c);
-    assert_true(fabs(specs[0].scale - 0.25 * 1.13862944 * 1.13862944) < 1e-6);
+    assert_non_null(specs);
+    assert_int_equal(specs[0].rope, 1);
+    assert_int_equal(specs[2].rope, 0);
     free(specs);
+}
+
+static void test_a_rope_for_each_type_of_layer(void **state)
+{
+    (void)state;
+#define TYPES ",\"layer_types\":[\"sliding_attention\",\"sliding_attention\",\"full_attention\"]"
+    gemma3_is(GEMMA3 TYPES "}", 1e6, 1, 1e4); /* HF's defaults */
+    gemma3_is(GEMMA3 TYPES ",\"rope_parameters\":{" FULL "," SLIDING "}}", 500000, 8, 20000);
+    gemma3_is(GEMMA3 TYPES ",\"rope_parameters\":{" SLIDING "}}", 1e6, 1, 20000);
+    gemma3_is(GEMMA3 TYPES ",\"rope_parameters\":{\"sliding_attention\":null," FULL "}}", 500000, 8, 1e4);
+    gemma3_is(GEMMA3 TYPES ",\"rope_parameters\":{},\"rope_local_base_freq\":7000.0}", 1e6, 1, 7000);
+    gemma3_is(GEMMA3 TYPES ",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8.0}}", 1e6, 8, 1e4);
+    /* HF looks at neither of these */
+    refused(GEMMA3 TYPES ",\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":8.0}}", "rope_parameters",
+            "rope_type is not supported");
+    refused(GEMMA3 TYPES ",\"rope_parameters\":{" FULL ",\"chunked_attention\":{}}}", "rope_parameters",
+            "chunked_attention is not supported");
+    refused(GEMMA3 TYPES ",\"rope_parameters\":{\"full_attention\":5}}", "full_attention", "object");
+    refused(GEMMA3 TYPES ",\"rope_parameters\":{" FULL "," SLIDING "},\"rope_local_base_freq\":7000.0}",
+            "rope_local_base_freq", "twice");
+    refused(GEMMA3 TYPES ",\"rope_parameters\":{" FULL "},\"rope_scaling\":{\"rope_type\":\"default\"}}",
+            "rope_scaling", "contradicts");
+    refused(GEMMA3 TYPES ",\"rope_parameters\":{\"sliding_attention\":{\"partial_rotary_factor\":0.5}}}",
+            "partial_rotary_factor", "support");
+#undef TYPES
 }
 
 static void test_rope_frequencies_of_default(void **state)
 {
     (void)state;
-    float f[4];
+    float f[4], scale[4];
     const fkv_config c = {.head_dim = 8, .rope = {.theta = 10000}};
-    fkv_rope_frequencies(&c.rope, c.head_dim, f);
-    for (int i = 0; i < 4; i++) assert_float_equal(f[i], pow(10, -i), 1e-7 * pow(10, -i));
+    fkv_rope_frequencies(&c.rope, c.head_dim, false, f, scale);
+    for (int i = 0; i < 4; i++) {
+        assert_float_equal(f[i], pow(10, -i), 1e-7 * pow(10, -i));
+        assert_true(scale[i] == 1);
+    }
 }
 
 static int make_dir(void **state)
@@ -502,6 +657,10 @@ int main(void)
         cmocka_unit_test(test_windows),
         cmocka_unit_test(test_rope_frequencies_of_yarn),
         cmocka_unit_test(test_rope_frequencies_of_default),
+        cmocka_unit_test(test_longrope_in_every_spelling),
+        cmocka_unit_test(test_partial_rotary),
+        cmocka_unit_test(test_longrope_is_checked),
+        cmocka_unit_test(test_a_rope_for_each_type_of_layer),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

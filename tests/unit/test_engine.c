@@ -148,7 +148,7 @@ static void work_and_resize(fkv_engine *engine, const trial *t, const fkv_engine
                                       fkv_cost_cpu(&model.config),
                                       -1,
                                       0};
-    if (fkv_engine_profile(engine, model.prompts[0].ids.data, (int64_t)model.prompts[0].ids.len, 64, 0.5,
+    if (fkv_engine_profile(engine, model.prompts[0].ids.data, (int64_t)model.prompts[0].ids.len, 1, 64, 0.5,
                            sums, &err))
         fixture_die("profile", &err);
     if (fkv_plan_solve(&problem, FKV_PLAN_STANDARD, &plan, &err)) fixture_die("plan", &err);

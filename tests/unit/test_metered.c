@@ -69,6 +69,7 @@ static void a_steps_slots_are_read_anew(void **state)
         .heads = heads,
         .n_heads_served = HEADS,
         .slots = {.pos = dev_pos,
+                  .rope0 = device_memory(sizeof prompt, (int32_t[SLOTS]){0}),
                   .prompt_len = device_memory(sizeof prompt, prompt),
                   .active = device_memory(sizeof active, active)},
         .kv = {&arena, device_memory(sizeof table, table), HEADS * PAGES, offset, budgets},
