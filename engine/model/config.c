@@ -73,11 +73,13 @@ static fkv_status refuse(fkv_err *err, const char *path, const char *key, const 
     return fkv_fail_at(err, FKV_E_INPUT, path, 0, key, "%s", why);
 }
 
-static fkv_status read_dim(const json_t *o, const char *key, int64_t hi, const char *path, int *out,
-                           fkv_err *err)
+/* fallback: where o does not say it; 0: it must. */
+static fkv_status read_dim(const json_t *o, const char *key, int64_t hi, int fallback, const char *path,
+                           int *out, fkv_err *err)
 {
     int64_t v = 0;
-    const fkv_status st = fkv_json_i64(o, key, 1, hi, path, &v, err);
+    const fkv_status st = fallback ? fkv_json_i64_or(o, key, 1, hi, fallback, path, &v, err)
+                                   : fkv_json_i64(o, key, 1, hi, path, &v, err);
     if (!st) *out = (int)v;
     return st;
 }
@@ -263,18 +265,22 @@ static fkv_status read_shape(const json_t *o, bool tied, const char *path, fkv_c
 {
     fkv_status st;
     int64_t v = 0;
-    if ((st = read_dim(o, "num_hidden_layers", MAX_LAYERS, path, &c->n_layers, err)) ||
-        (st = read_dim(o, "hidden_size", MAX_HIDDEN, path, &c->hidden, err)) ||
-        (st = read_dim(o, "intermediate_size", MAX_INTERMEDIATE, path, &c->intermediate, err)) ||
-        (st = read_dim(o, "vocab_size", MAX_VOCAB, path, &c->vocab, err)) ||
-        (st = read_dim(o, "max_position_embeddings", MAX_POSITIONS, path, &c->max_positions, err)) ||
-        (st = read_dim(o, "num_attention_heads", MAX_HEADS, path, &c->n_heads, err)))
+    const fkv_family_sizes *sizes = &c->family->sizes;
+    if ((st = read_dim(o, "num_hidden_layers", MAX_LAYERS, 0, path, &c->n_layers, err)) ||
+        (st = read_dim(o, "hidden_size", MAX_HIDDEN, 0, path, &c->hidden, err)) ||
+        (st = read_dim(o, "intermediate_size", MAX_INTERMEDIATE, 0, path, &c->intermediate, err)) ||
+        (st = read_dim(o, "vocab_size", MAX_VOCAB, sizes->vocab, path, &c->vocab, err)) ||
+        (st = read_dim(o, "max_position_embeddings", MAX_POSITIONS, sizes->positions, path, &c->max_positions,
+                       err)) ||
+        (st = read_dim(o, "num_attention_heads", MAX_HEADS, sizes->heads, path, &c->n_heads, err)))
         return st;
 
     /* Null always means one KV head per head; absent does only for some. */
-    if (c->family->must_say_kv_heads && !json_object_get(o, "num_key_value_heads"))
+    const bool says_kv_heads = json_object_get(o, "num_key_value_heads") != NULL;
+    if (c->family->must_say_kv_heads && !sizes->kv_heads && !says_kv_heads)
         return refuse(err, path, "num_key_value_heads", "is missing");
-    if ((st = fkv_json_i64_or(o, "num_key_value_heads", 1, MAX_HEADS, c->n_heads, path, &v, err))) return st;
+    const int64_t kv_heads = says_kv_heads || !sizes->kv_heads ? c->n_heads : sizes->kv_heads;
+    if ((st = fkv_json_i64_or(o, "num_key_value_heads", 1, MAX_HEADS, kv_heads, path, &v, err))) return st;
     c->n_kv_heads = (int)v;
     if (c->n_heads % c->n_kv_heads)
         return fkv_fail_at(err, FKV_E_INPUT, path, 0, "num_key_value_heads",

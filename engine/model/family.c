@@ -16,7 +16,10 @@ static const char qkv[] = "model.layers.%d.self_attn.qkv_proj.weight",
               [FKV_TENSOR_MLP_NORM] = "model.layers.%d.pre_feedforward_layernorm.weight"}
 
 /* What Gemma 3's have in common beside that. */
-#define GEMMA3 .qk_norm = true, .theta = 1000000, .local_theta = 10000, .full_every = 6, GEMMA
+/* The sizes are those that the published 4B, 12B and 27B leave out. */
+#define GEMMA3                                                                                               \
+    .qk_norm = true, .theta = 1000000, .local_theta = 10000, .full_every = 6,                                \
+    .sizes = {.heads = 8, .kv_heads = 4, .vocab = 262208, .positions = 131072}, GEMMA
 
 static const fkv_family families[] = {
     {.architecture = "LlamaForCausalLM", .model_type = "llama"},

@@ -27,6 +27,11 @@ typedef enum fkv_window_layers {
     FKV_WINDOW_LAYERS_BUT   /* all but every full_every-th */
 } fkv_window_layers;
 
+/* What a config means that leaves them out; 0: it may not. */
+typedef struct fkv_family_sizes {
+    int heads, kv_heads, vocab, positions;
+} fkv_family_sizes;
+
 typedef struct fkv_family {
     const char *architecture, *model_type; /* of config.json */
     const char *inner;  /* the object of config.json that describes the text model; NULL: all */
@@ -42,7 +47,8 @@ typedef struct fkv_family {
     bool tied;              /* of a config without tie_word_embeddings */
     bool gemma;             /* query_pre_attn_scalar and soft caps are read */
     bool phi_rope;          /* longrope or none, and partial_rotary_factor (rope.h); not with qk_norm */
-    bool must_say_kv_heads; /* num_key_value_heads may not be left out */
+    bool must_say_kv_heads; /* num_key_value_heads may not be left out, where sizes doesn't say it either */
+    fkv_family_sizes sizes;
     int default_window;     /* of a config without sliding_window; 0: none */
     fkv_window_flag window_flag;
     fkv_window_layers window_layers;

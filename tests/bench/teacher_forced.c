@@ -1,10 +1,11 @@
 /* Top-1 tokens of a model under teacher forcing, for comparing with another
- * implementation (hf_top1.py): every prompt's first tokens are prefilled, the rest is
+ * implementation (hf_top1.py) or backend (family_logits.py): every prompt's first tokens are prefilled, the rest is
  * fed token by token through the decode path, whatever the model would have said.
  *
- * usage: teacher_forced BACKEND MODEL_DIR IDS OUT N_PROMPTS N_TOKENS N_PREFILL [RANKS]
+ * usage: teacher_forced BACKEND MODEL_DIR IDS OUT N_PROMPTS N_TOKENS N_PREFILL [RANKS [LOGITS]]
  *   IDS: int32 [N_PROMPTS][N_TOKENS]   OUT: int32 [N_PROMPTS][N_TOKENS - N_PREFILL + 1],
  *   the top-1 token behind positions N_PREFILL - 1 ... N_TOKENS - 1 (ties: lower id).
+ *   LOGITS: float32 [N_TOKENS - N_PREFILL + 1][N_PROMPTS][vocab], what they were taken from.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,7 @@ int main(int argc, char **argv)
     if (argc < 8) die("see the head of teacher_forced.c", NULL);
     const int n_prompts = atoi(argv[5]), n_tokens = atoi(argv[6]), n_prefill = atoi(argv[7]);
     const int ranks = argc > 8 ? atoi(argv[8]) : 1, n_out = n_tokens - n_prefill + 1;
+    FILE *all = argc > 9 ? fopen(argv[9], "wb") : NULL;
     fkv_err err = {0};
     fkv_config c;
     fkv_safetensors *w;
@@ -83,6 +85,8 @@ int main(int argc, char **argv)
     for (int t = n_prefill; t <= n_tokens; t++) {
         o.backend->download(d->dev, logits, d->logits, (size_t)n_prompts * (size_t)c.vocab * sizeof *logits);
         if (o.backend->sync(d->dev, &err)) die("sync", &err);
+        if (all && fwrite(logits, sizeof *logits, (size_t)n_prompts * (size_t)c.vocab, all) == 0)
+            die("logits", NULL);
         for (int i = 0; i < n_prompts; i++) {
             top[i * n_out + t - n_prefill] = argmax(logits + (int64_t)i * c.vocab, c.vocab);
             if (t < n_tokens)
@@ -95,6 +99,7 @@ int main(int argc, char **argv)
         fwrite(top, sizeof *top, (size_t)n_prompts * (size_t)n_out, f) != (size_t)n_prompts * (size_t)n_out ||
         fclose(f))
         die("out", NULL);
+    if (all && fclose(all)) die("logits", NULL);
     fkv_engine_close(e);
     fkv_safetensors_close(w);
     fkv_plan_free(&plan);

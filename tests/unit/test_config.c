@@ -589,6 +589,14 @@ static void gemma3_is(const char *patch, double theta, double factor, double loc
 static void test_a_rope_for_each_type_of_layer(void **state)
 {
     (void)state;
+    /* As the 4B's text_config: what HF's class means is left out. */
+    const fkv_config small = accepted(
+        GEMMA3 ",\"vocab_size\":\"drop\",\"max_position_embeddings\":\"drop\",\"num_attention_heads\":"
+               "\"drop\",\"num_key_value_heads\":\"drop\"}");
+    assert_int_equal(small.vocab, 262208);
+    assert_int_equal(small.max_positions, 131072);
+    assert_int_equal(small.n_heads, 8);
+    assert_int_equal(small.n_kv_heads, 4);
 #define TYPES ",\"layer_types\":[\"sliding_attention\",\"sliding_attention\",\"full_attention\"]"
     gemma3_is(GEMMA3 TYPES "}", 1e6, 1, 1e4); /* HF's defaults */
     gemma3_is(GEMMA3 TYPES ",\"rope_parameters\":{" FULL "," SLIDING "}}", 500000, 8, 20000);
