@@ -4,8 +4,8 @@ compared, those behind the prompts and those of each step.
 usage: family_logits.py TEACHER_FORCED [BACKEND [REFERENCE]]     default: cuda against cpu
 
 Prints, by family, number of ranks and length of the prompts, the root mean square of the difference over that of
-the logits, and how often both have the same first token. Exits 1 above 5%: rounding to bf16 gives some 1%, a part
-of a family that is left out far more (tests/golden/make_families.py). Python's standard library alone.
+the logits, and how often both have the same first token. Exits 1 above 5%: rounding to bf16 gives some 2%, a part
+of a family that is left out 20% and more. Python's standard library alone.
 """
 
 import array
@@ -43,7 +43,9 @@ def main():
     worst = 0.0
     with tempfile.TemporaryDirectory() as work:
         for name in checkpoints.CONFIGS:
-            model = checkpoints.write(name, os.path.join(work, name), TOKENIZER)
+            # Where nothing bounds the scores, attention to one token alone makes much of little rounding.
+            gentle = not checkpoints.CONFIGS[name]["model_type"].startswith("gemma")
+            model = checkpoints.write(name, os.path.join(work, name), TOKENIZER, gentle=gentle)
             for ranks, n in ((1, 40), (2, 40), (checkpoints.KV_HEADS, 300)):
                 ids = array.array("i", (draw.randrange(2, checkpoints.VOCAB) for _ in range(PROMPTS * (n + STEPS))))
                 got, want = (logits(program, b, model, ids, n, ranks, work) for b in (backend, reference))

@@ -226,8 +226,9 @@ def _scale(name, shape, gemma):
     return 0.75, 0.25 if gemma else 1.25  # Gemma's files hold norms less 1
 
 
-def write(name, folder, tokenizer, without=None):
-    """Writes the model folder. without: tensors whose name holds this word are neutral (biases 0, norms 1)."""
+def write(name, folder, tokenizer, without=None, gentle=False):
+    """Writes the model folder. without: tensors whose name holds this word are neutral (biases 0, norms 1).
+    gentle: queries and keys a quarter as large, so that rounding does not grow from layer to layer."""
     os.makedirs(folder, exist_ok=True)
     gemma = CONFIGS[name]["model_type"].startswith("gemma")
     header, data, at, state = {}, [], 0, 0x9E3779B97F4A7C15
@@ -236,6 +237,8 @@ def write(name, folder, tokenizer, without=None):
         values, state = _values(n, *_scale(tensor, shape, gemma), state)
         if without and without in tensor:
             values = array.array("f", [0.0 if gemma or tensor.endswith(".bias") else 1.0] * n)
+        if gentle and any(part in tensor for part in ("q_proj.weight", "k_proj.weight", "qkv_proj")):
+            values = array.array("f", (x / 4 for x in values))
         header[tensor] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + 4 * n]}
         data.append(values.tobytes())
         at += 4 * n

@@ -9,6 +9,7 @@ import checkpoints
 import cli
 from cli import Job, PromptJob, codes_of, test
 
+IS_CPU = os.environ.get("FKV_TEST_BACKEND", "cpu") == "cpu"
 GOLDEN = cli.load(os.path.join(cli.TESTS, "golden", "generation.json"))
 BACKEND = "engine.backend=" + os.environ.get("FKV_TEST_BACKEND", "cpu")
 CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}answer: "
@@ -50,8 +51,14 @@ def chat_job(name, records, *settings):
     return job(name, records, "model.chat_template=" + template, *settings)
 
 
+def needs_float32():
+    if not IS_CPU:
+        raise cli.Skip("HF's ids are of float32")
+
+
 @test
 def a_generation_config_is_applied_as_hf_does():
+    needs_float32()
     records = [
         {"id": i, "prompt": prompt, "max_tokens": checkpoints.NEW_TOKENS}
         for i, prompt in enumerate(checkpoints.PROMPTS)
@@ -70,6 +77,7 @@ def a_generation_config_is_applied_as_hf_does():
 
 @test
 def a_request_overrides_the_generation_config():
+    needs_float32()
     case = GOLDEN["cases"][0]
     records = [
         {"id": i, "prompt": prompt, "max_tokens": checkpoints.NEW_TOKENS, "repetition_penalty": p}
@@ -104,7 +112,8 @@ def chance_is_never_the_model_s_to_say_and_the_log_says_so_once():
     run = job("chance", [{"prompt": p} for p in checkpoints.PROMPTS], "model.path=" + model)
     text = run.command("run").must(0, said).text
     assert text.count(said) == 1
-    assert [row["ids"] for row in run.rows()] == [ids[:12] for ids in GOLDEN["plain"]]
+    if IS_CPU:
+        assert [row["ids"] for row in run.rows()] == [ids[:12] for ids in GOLDEN["plain"]]
 
 
 @test
@@ -305,16 +314,11 @@ def samsum_ends_at_a_new_line_behind_one_token_at_least():
             "sampling.temperature=30",  # any id, a new line among them
             BACKEND,
         )
-        made[dataset] = [row["ids"] for row in drawn.run()]
-    ends = 0
-    for samsum, other in zip(made["samsum"], made["other"]):
-        assert samsum[0] != newline
-        if newline not in other and other[0] == samsum[0]:
-            assert samsum == other
-        elif other[0] == samsum[0]:  # two ids less to draw the first one from may make it another
-            ends += 1
-            assert samsum == other[: other.index(newline) + 1]
-    assert ends > 3
+        made[dataset] = [(row["ids"], row["finish_reason"]) for row in drawn.run()]
+    for ids, reason in made["samsum"]:
+        assert ids[0] != newline and newline not in ids[:-1] and (ids[-1] != newline or reason == "stop")
+    assert sum(ids[-1] == newline for ids, _ in made["samsum"]) > 3
+    assert sum(newline in ids[:-1] for ids, _ in made["other"]) > 3
 
 
 cli.main()
