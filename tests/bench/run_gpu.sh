@@ -2,12 +2,12 @@
 # Everything that needs a GPU, in one call: correctness first, then speed; a short
 # table last. Full logs go to $OUT (default: build/gpu).
 #
-# usage: run_gpu.sh BUILD_DIR [STEP]...     steps: ops small engine attention speed conformance sanitize
+# usage: run_gpu.sh BUILD_DIR [STEP]...     steps: ops small engine families attention speed conformance sanitize
 #   BUILD_DIR  holds runner/fairkv-batch and tests/ as CMake built them with FKV_CUDA=ON
 #   SHARED     (environment) the folder with conformance/, models/, prompts/, profiles/
 set -u
 build=$1; shift
-steps=${*:-ops small engine attention speed conformance sanitize}
+steps=${*:-ops small engine families attention speed conformance sanitize}
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-build/gpu}
 mkdir -p "$out"
@@ -31,6 +31,10 @@ if wants small; then # as on a GPU with little shared memory and no code made fo
   done
 fi
 wants engine && step engine 120 "$build/tests/test_engine" cuda
+if wants families; then
+  step families 250 python3 -B "$here/family_logits.py" "$build/tests/teacher_forced"
+  tail -n 1 "$out/families.log" | tee -a "$summary"
+fi
 if wants attention; then
   step attention 120 "$build/tests/bench_cuda_attention"
   tail -n 30 "$out/attention.log" | tee -a "$summary"

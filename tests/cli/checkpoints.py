@@ -253,6 +253,40 @@ def write(name, folder, tokenizer, without=None, gentle=False):
     return folder
 
 
+def other_layout(config):
+    """The same config as the other generation of HF transformers writes it: rope_theta, rope_scaling and
+    torch_dtype, or rope_parameters, layer_types and dtype."""
+    if "text_config" in config:
+        return dict(config, text_config=other_layout(config["text_config"]))
+    c = {k: v for k, v in config.items() if v is not None or k == "sliding_window"}
+    new = c.pop("rope_parameters", None)
+    if new:
+        full = dict(new.get("full_attention", new))
+        if "full_attention" in new:
+            c["rope_local_base_freq"] = new["sliding_attention"]["rope_theta"]
+        c["rope_theta"] = full.pop("rope_theta")
+        if "partial_rotary_factor" in full:
+            c["partial_rotary_factor"] = full.pop("partial_rotary_factor")
+        if full["rope_type"] != "default":
+            c["rope_scaling"] = full
+        return dict(c, torch_dtype="float32")
+    rope = dict(c.pop("rope_scaling", None) or {"rope_type": "default"})
+    rope = dict(rope, rope_type=rope.pop("type", rope.get("rope_type")), rope_theta=c.pop("rope_theta"))
+    if "partial_rotary_factor" in c:
+        rope["partial_rotary_factor"] = c.pop("partial_rotary_factor")
+    if "rope_local_base_freq" in c:
+        local = {"rope_type": "default", "rope_theta": c.pop("rope_local_base_freq")}
+        rope = {"full_attention": rope, "sliding_attention": local}
+    every = c.pop("sliding_window_pattern", 2 if c["model_type"] == "gemma2" else None)
+    first = c.pop("max_window_layers", None)
+    if c.get("sliding_window") and c.get("use_sliding_window", True):
+        kinds = ["full_attention", "sliding_attention"]
+        c["layer_types"] = [
+            kinds[(i + 1) % every != 0 if every else first is None or i >= first] for i in range(LAYERS)
+        ]
+    return dict(c, rope_parameters=rope, dtype="float32")
+
+
 # Prompts of a few to some hundred tokens.
 PROMPTS = [
     "The hidden number of Anna is 4821.",
