@@ -16,6 +16,7 @@
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/log.h"
+#include "tokenizer/vocab.h"
 
 #define EXTRA "extra_special_tokens"
 enum { FILE_MAX = 64 << 20 };
@@ -105,7 +106,7 @@ static fkv_status load(const char *dir, const char *name, json_t **out, fkv_err 
     char *path = fkv_path_join(dir, name);
     *out = NULL;
     if (!path) return fkv_fail_memory(err);
-    if (fkv_file_exists(path)) st = fkv_json_load(path, FILE_MAX, out, err);
+    if (fkv_file_exists(path)) st = fkv_json_load_reals(path, FILE_MAX, out, err);
     if (!st && *out && !json_is_object(*out))
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "must be a JSON object");
     if (!st && !*out) *out = json_object();
@@ -290,10 +291,11 @@ static fkv_status number_old(const struct files *f, struct numbers *list, fkv_er
     json_object_foreach(f->old, content, v)
     {
         const bool special = is_special_string(f, content);
-        if (!json_is_integer(v))
+        const double id = json_number_value(v);
+        if (!json_is_number(v) || id < 0 || id > FKV_ID_MAX || (double)(json_int_t)id < id)
             return fkv_fail_at(err, FKV_E_INPUT, "added_tokens.json", 0, content, "must be an id");
-        st = add_number(list, json_integer_value(v),
-                        json_pack("{s:s,s:b}", "content", content, "special", special), err);
+        st = add_number(list, (json_int_t)id, json_pack("{s:s,s:b}", "content", content, "special", special),
+                        err);
         if (st) break;
     }
     return st;

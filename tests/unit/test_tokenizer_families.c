@@ -238,7 +238,8 @@ static void bad_configs_are_refused_by_name(void **state)
         {"{\"eos_token\":{\"content\":5}}", "eos_token"},
         {"{\"extra_special_tokens\":[[]]}", "extra_special_tokens"},
     };
-    static const char *const added[] = {"[]", "{\"<x>\":\"1\"}", "{\"<x>\":null}"};
+    static const char *const added[] = {
+        "[]", "{\"<x>\":\"1\"}", "{\"<x>\":null}", "{\"<x>\":1.5}", "{\"<x>\":-1}", "{\"<x>\":16777216}"};
     (void)state;
     json_t *golden = load(GOLDEN, "llama-2.json");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
