@@ -21,6 +21,17 @@ static void cut(fkv_ids *ids, size_t limit, size_t prefix, size_t suffix, fkv_tr
     ids->len = limit;
 }
 
+/* A tokenizer may have added tokens that the model has no row for. */
+static void check_ids(const fkv_prompt_limits *l, fkv_record *record, const fkv_ids *ids)
+{
+    const size_t at = l->n_ids ? fkv_ids_beyond(ids, l->n_ids) : ids->len;
+    if (record->error_code[0] || at == ids->len) return;
+    fkv_record_set_error(record, "tokenizer",
+                         "token %zu of the prompt's %zu has the id %d, which the model does not have: its %d "
+                         "ids are 0 to %d",
+                         at + 1, ids->len, (int)ids->data[at], (int)l->n_ids, (int)l->n_ids - 1);
+}
+
 fkv_status fkv_prompt_prepare(const fkv_tokenizer *tokenizer, fkv_tokenizer_scratch *scratch,
                               const fkv_prompt_limits *limits, fkv_record *record, fkv_ids *ids,
                               int64_t *max_new, int64_t *truncated, fkv_err *err)
@@ -60,5 +71,6 @@ fkv_status fkv_prompt_prepare(const fkv_tokenizer *tokenizer, fkv_tokenizer_scra
             cut(ids, (size_t)limit, prefix, suffix, limits->truncate);
         }
     }
+    check_ids(limits, record, ids);
     return FKV_OK;
 }

@@ -12,6 +12,7 @@
 
 typedef struct fkv_prompt_limits {
     int64_t max_positions; /* the model's */
+    int32_t n_ids;         /* the model's: 0 to n_ids - 1; 0: not looked at */
     int64_t max_prompt;    /* model.max_prompt_tokens; 0: what the positions leave */
     int64_t max_new;       /* engine.max_new_tokens, where the record has no limit of its own */
     fkv_truncate truncate;
@@ -21,7 +22,7 @@ typedef struct fkv_prompt_limits {
 int64_t fkv_prompt_limit(const fkv_prompt_limits *limits, int64_t max_new);
 
 /* Fills ids, *max_new and *truncated (tokens cut out). What is wrong with the
- * record becomes its error_code ("too_long", "bad_utf8", "empty_prompt",
+ * record becomes its error_code ("too_long", "tokenizer", "bad_utf8", "empty_prompt",
  * "bad_field"); only failures of the system are errors. BOS is kept. */
 fkv_status fkv_prompt_prepare(const fkv_tokenizer *tokenizer, fkv_tokenizer_scratch *scratch,
                               const fkv_prompt_limits *limits, fkv_record *record, fkv_ids *ids,

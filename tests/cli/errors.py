@@ -669,7 +669,7 @@ def hostile_models_are_refused_before_memory_is_taken():
         (
             "far-token",
             model("far-token", tokenizer__json=json.dumps(far)),
-            ["tokenizer.json: has ids up to 16777215, the model only 1024"],
+            ["tokenizer.json: needs 16777216 ids (0 to 16777215), the model has 1024 (0 to 1023)"],
         ),
         (
             "tokenizer-of-brackets",
