@@ -11,7 +11,7 @@ static const char qkv[] = "model.layers.%d.self_attn.qkv_proj.weight",
     .activation = FKV_ACTIVATION_GELU_TANH, .out_norms = true, .norms_from_one = true,                       \
     .scaled_embedding = true, .tied = true, .gemma = true, .must_say_kv_heads = true,                        \
     .default_window = 4096, .window_flag = FKV_WINDOW_WITHOUT, .window_layers = FKV_WINDOW_LAYERS_BUT,       \
-    .default_head_dim = 256,                                                                                 \
+    .default_head_dim = 256, .default_heads = 8, .default_kv_heads = 4,                                      \
     .names = {[FKV_TENSOR_ATTENTION_OUT_NORM] = "model.layers.%d.post_attention_layernorm.weight",           \
               [FKV_TENSOR_MLP_NORM] = "model.layers.%d.pre_feedforward_layernorm.weight"}
 
@@ -27,14 +27,18 @@ static const fkv_family families[] = {
      .model_type = "qwen2",
      .qkv_bias = true,
      .must_say_kv_heads = true,
+     .default_window = 4096,
      .window_flag = FKV_WINDOW_IF_TRUE,
-     .window_layers = FKV_WINDOW_LAYERS_FROM},
+     .window_layers = FKV_WINDOW_LAYERS_FROM,
+     .default_window_from = 28},
     {.architecture = "Qwen3ForCausalLM",
      .model_type = "qwen3",
      .qk_norm = true,
      .must_say_kv_heads = true,
+     .default_window = 4096,
      .window_flag = FKV_WINDOW_IF_TRUE,
      .window_layers = FKV_WINDOW_LAYERS_FROM,
+     .default_window_from = 28,
      .default_head_dim = 128},
     /* The text model alone: images are no prompts here. */
     {.architecture = "Mistral3ForConditionalGeneration",
@@ -54,13 +58,20 @@ static const fkv_family families[] = {
                [FKV_TENSOR_V] = qkv,
                [FKV_TENSOR_GATE] = gate_up,
                [FKV_TENSOR_UP] = gate_up}},
-    {.architecture = "Gemma2ForCausalLM", .model_type = "gemma2", .full_every = 2, GEMMA},
+    {.architecture = "Gemma2ForCausalLM",
+     .default_attention_softcap = 50,
+     .default_logit_softcap = 30,
+     .model_type = "gemma2",
+     .full_every = 2,
+     GEMMA},
     {.architecture = "Gemma3ForCausalLM",
      .model_type = "gemma3_text",
      .qk_norm = true,
      .full_every = 6,
      GEMMA},
-    {.architecture = "Gemma3ForConditionalGeneration",
+    {.architecture = "Gemma3ForConditionalGeneration", /* published with a text_config of few keys */
+     .default_vocab = 262208,
+     .default_positions = 131072,
      .model_type = "gemma3",
      .inner = "text_config",
      .prefix = "language_model.",

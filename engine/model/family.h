@@ -34,6 +34,10 @@ typedef struct fkv_family {
     /* As in tensors.c; NULL: the name that stands there. Tensors of one name (one pointer) are one
      * tensor in the files, in which their rows follow each other in the order of fkv_tensor. */
     const char *names[FKV_N_TENSORS];
+    /* Of a config that leaves them out; 0: it may not, or what its other keys give. */
+    int default_heads, default_kv_heads, default_vocab, default_positions;
+    int default_window_from;                                 /* max_window_layers */
+    double default_attention_softcap, default_logit_softcap; /* left out; null means none */
     fkv_activation activation;
     bool qkv_bias, qk_norm;
     bool out_norms;         /* what attention and the MLP give is normed before it is added */
