@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/memory.h"
+#include "engine/model/model_files.h"
 #include "engine/plan/budget.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
@@ -225,6 +226,11 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
 {
     const fkv_job *j = s->job;
     fkv_err err = {0};
+    /* A folder of another layout says so once, not each of our files that it lacks. */
+    if (fkv_model_files_check(j->model.path, &err)) {
+        add_error(errs, &err);
+        return;
+    }
     const bool have_config = !fkv_config_read(j->model.path, &s->config, &err);
     if (!have_config) add_error(errs, &err);
     if (!j->model.dummy) {
