@@ -2,6 +2,7 @@
 #include "engine/model/model_files.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,6 +53,7 @@ enum { N_FORMATS = sizeof formats / sizeof *formats, NAME = 256 };
 struct listing {
     char shard[NAME];            /* the first by name, "" for none; so all */
     char found[N_FORMATS][NAME]; /* by format */
+    bool snapshots, refs;        /* as in HF's cache */
 };
 
 static bool has_ends(const char *name, const char *begin, const char *end)
@@ -73,11 +75,10 @@ static size_t shard_numbers(const char *name)
     return n - n_like + 1;
 }
 
-/* Mistral's own weights stand beside HF's in its folders; hidden files are macOS's. */
+/* Mistral's own weights stand beside HF's in its folders. */
 static bool is_weights(const char *name)
 {
-    return name[0] != '.' && has_ends(name, "", ".safetensors") &&
-           !has_ends(name, "consolidated", ".safetensors");
+    return has_ends(name, "", ".safetensors") && !has_ends(name, "consolidated", ".safetensors");
 }
 
 static void keep_first(char *first, const char *name)
@@ -85,19 +86,30 @@ static void keep_first(char *first, const char *name)
     if (strlen(name) < NAME && (!*first || strcmp(name, first) < 0)) strcpy(first, name);
 }
 
-/* A folder that can't be read is for those to tell who open its files. */
-static void list(const char *dir, struct listing *out)
+/* Calls fn with the names in a folder, hidden ones left out. One that can't be read is for those to tell who
+ * open its files, unless the system failed. */
+static fkv_status each_name(const char *dir, void (*fn)(void *ctx, const char *name), void *ctx, fkv_err *err)
 {
-    *out = (struct listing){0};
+    errno = 0;
     DIR *d = opendir(dir);
-    for (const struct dirent *e; d && (e = readdir(d));) {
-        size_t k = 0;
-        if (e->d_name[0] == '.') continue;
-        if (is_weights(e->d_name) && shard_numbers(e->d_name)) keep_first(out->shard, e->d_name);
-        while (k < N_FORMATS && !has_ends(e->d_name, formats[k].begin, formats[k].end)) k++;
-        if (k < N_FORMATS) keep_first(out->found[k], e->d_name);
-    }
-    if (d) closedir(d);
+    if (!d) return fkv_errno_is_system(errno) ? fkv_fail_open(err, dir) : FKV_OK;
+    for (const struct dirent *e; errno = 0, (e = readdir(d));)
+        if (e->d_name[0] != '.') fn(ctx, e->d_name);
+    const int failed = errno;
+    closedir(d);
+    errno = failed;
+    return failed ? fkv_fail_errno(err, dir, "readdir") : FKV_OK;
+}
+
+static void take(void *ctx, const char *name)
+{
+    struct listing *out = ctx;
+    size_t k = 0;
+    if (!strcmp(name, "snapshots")) out->snapshots = true;
+    if (!strcmp(name, "refs")) out->refs = true;
+    if (is_weights(name) && shard_numbers(name)) keep_first(out->shard, name);
+    while (k < N_FORMATS && !has_ends(name, formats[k].begin, formats[k].end)) k++;
+    if (k < N_FORMATS) keep_first(out->found[k], name);
 }
 
 /* Whether dir holds it. True without memory, so that whoever opens it tells. */
@@ -137,16 +149,17 @@ static fkv_status refuse_shards(const char *dir, const char *shard, fkv_err *err
 
 fkv_status fkv_model_files_check(const char *dir, fkv_err *err)
 {
-    struct listing files;
+    struct listing files = {0};
     if (holds(dir, "config.json")) return FKV_OK;
     if (has_ends(dir, "", ".gguf") && fkv_file_exists(dir))
         return fkv_fail_at(err, FKV_E_INPUT, dir, 0, NULL,
                            "is GGUF, which is not supported: take the folder of the model in HF's layout "
                            "(config.json, *.safetensors, tokenizer.json)");
-    if (holds(dir, "snapshots") && holds(dir, "refs"))
+    const fkv_status st = each_name(dir, take, &files, err);
+    if (st) return st;
+    if (files.snapshots && files.refs)
         return fkv_fail_at(err, FKV_E_INPUT, dir, 0, NULL,
                            "is a folder of HF's cache: the model is the folder below snapshots/ in it");
-    list(dir, &files);
     for (size_t k = 0; k < N_FORMATS; k++)
         if (formats[k].layout && *files.found[k]) return refuse(dir, &formats[k], files.found[k], err);
     return FKV_OK;
@@ -154,11 +167,12 @@ fkv_status fkv_model_files_check(const char *dir, fkv_err *err)
 
 fkv_status fkv_model_files_weights(const char *dir, char **path, bool *is_index, fkv_err *err)
 {
-    struct listing files;
+    struct listing files = {0};
     *is_index = holds(dir, INDEX);
     *path = NULL;
     if (!*is_index && !holds(dir, SINGLE)) {
-        list(dir, &files);
+        const fkv_status st = each_name(dir, take, &files, err);
+        if (st) return st;
         if (*files.shard) return refuse_shards(dir, files.shard, err);
         for (size_t k = 0; k < N_FORMATS; k++)
             if (*files.found[k]) return refuse(dir, &formats[k], files.found[k], err);
@@ -172,20 +186,34 @@ static int by_text(const void *key, const void *name)
     return strcmp(key, *(const char *const *)name);
 }
 
+/* Those that are a source of weights, and the first file beside them that is one. */
+struct sources {
+    const char *const *names;
+    size_t n;
+    char other[NAME];
+    bool adapter;
+};
+
+static void take_other(void *ctx, const char *name)
+{
+    struct sources *s = ctx;
+    if (!strcmp(name, ADAPTER)) s->adapter = true;
+    if (!is_weights(name) || bsearch(name, s->names, s->n, sizeof *s->names, by_text)) return;
+    if (!strcmp(name, SINGLE)) strcpy(s->other, name); /* before all others: HF takes it */
+    if (strcmp(s->other, SINGLE) != 0) keep_first(s->other, name);
+}
+
 fkv_status fkv_model_files_alone(const char *dir, const char *source, const char *const *names, size_t n,
                                  fkv_err *err)
 {
-    char other[NAME] = "";
-    DIR *d = opendir(dir);
-    for (const struct dirent *e; d && (e = readdir(d));)
-        if (is_weights(e->d_name) && !bsearch(e->d_name, names, n, sizeof *names, by_text))
-            keep_first(other, e->d_name);
-    if (d) closedir(d);
-    if (!bsearch(SINGLE, names, n, sizeof *names, by_text) && holds(dir, SINGLE)) strcpy(other, SINGLE);
+    struct sources s = {.names = names, .n = n};
+    char *other = s.other;
+    const fkv_status st = each_name(dir, take_other, &s, err);
+    if (st) return st;
     /* What an index names and is not there may well lie there under another name. */
     for (size_t i = 0; i < n && *other && strcmp(other, SINGLE) != 0; i++)
         if (!holds(dir, names[i])) *other = '\0';
-    if (!*other && holds(dir, ADAPTER))
+    if (!*other && s.adapter)
         return fkv_fail_at(err, FKV_E_INPUT, dir, 0, NULL,
                            "holds " ADAPTER
                            " beside %s: HF transformers would change the model by the adapter "

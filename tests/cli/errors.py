@@ -514,8 +514,8 @@ def damaged_tokenizers_are_refused():
         ("regexes", dict(whole, pre_tokenizer=split("a" * 70000)), ["regex", "70000 bytes"]),
         (
             "large",
-            dict(whole, added_tokens=[dict(whole["added_tokens"][0], id=5000, content="<far>")]),
-            ["tokenizer.json"],
+            dict(whole, model=dict(whole["model"], vocab=dict(whole["model"]["vocab"], far=5000))),
+            ["needs 5001 ids (0 to 5000)"],
         ),
     ]
     for case, content, words in cases:
