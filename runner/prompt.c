@@ -333,6 +333,17 @@ out:
     return st;
 }
 
+/* A tokenizer may have added tokens that the model has no row for. */
+static void check_ids(const fkv_prompt_limits *l, fkv_record *record, const fkv_ids *ids)
+{
+    const size_t at = l->n_ids ? fkv_ids_beyond(ids, l->n_ids) : ids->len;
+    if (record->error_code[0] || at == ids->len) return;
+    fkv_record_set_error(record, "tokenizer",
+                         "token %zu of the prompt's %zu has the id %d, which the model does not have: its %d "
+                         "ids are 0 to %d",
+                         at + 1, ids->len, (int)ids->data[at], (int)l->n_ids, (int)l->n_ids - 1);
+}
+
 /* --- both ---------------------------------------------------------------------- */
 
 fkv_status fkv_prompter_make(fkv_prompter *p, fkv_record *record, fkv_ids *ids, int64_t *max_new,
@@ -352,5 +363,6 @@ fkv_status fkv_prompter_make(fkv_prompter *p, fkv_record *record, fkv_ids *ids, 
     }
     if (!st && !record->error_code[0] && ids->len == 0)
         fkv_record_set_error(record, "empty_prompt", "the prompt has no tokens");
+    if (!st) check_ids(l, record, ids);
     return st;
 }

@@ -13,6 +13,7 @@
 
 typedef struct fkv_prompt_limits {
     int64_t max_positions; /* the model's */
+    int32_t n_ids;         /* the model's: 0 to n_ids - 1; 0: not looked at */
     int64_t max_prompt;    /* model.max_prompt_tokens; 0: what the positions leave */
     int64_t max_new;       /* engine.max_new_tokens, where the record has no limit of its own */
     fkv_truncate truncate;

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "engine/memory.h"
+#include "engine/model/model_files.h"
 #include "engine/plan/budget.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
@@ -161,6 +162,25 @@ static void check_reach(fkv_setup *s, fkv_errs *errs)
     j->plan.mode = FKV_JOB_STANDARD;
 }
 
+/* Added tokens beyond the model's are allowed: a prompt that has one is an error row (prompt.c). */
+static void check_vocabulary(const fkv_setup *s, fkv_errs *errs)
+{
+    fkv_err err = {0};
+    const int model = s->config.vocab;
+    if (!s->tokenizer) return;
+    const int all = fkv_tokenizer_n_ids(s->tokenizer), needed = fkv_tokenizer_n_needed_ids(s->tokenizer);
+    if (needed > model) {
+        fkv_fail_at(&err, FKV_E_INPUT, s->job->model.path, 0, "tokenizer.json",
+                    "needs %d ids (0 to %d), the model has %d (0 to %d)", needed, needed - 1, model,
+                    model - 1);
+        add_error(errs, &err);
+    } else if (all > model) {
+        fkv_log("tokenizer.json has added tokens that the model does not: %d ids (0 to %d), the model %d (0 "
+                "to %d); a prompt that holds one of them becomes an error row",
+                all, all - 1, model, model - 1);
+    }
+}
+
 /* What needs both the job and the model. */
 static void check_against_model(fkv_setup *s, fkv_errs *errs)
 {
@@ -192,12 +212,9 @@ static void check_against_model(fkv_setup *s, fkv_errs *errs)
                     c->max_positions);
         add_error(errs, &err);
     }
-    if (s->tokenizer && fkv_tokenizer_n_ids(s->tokenizer) > c->vocab) {
-        fkv_fail_at(&err, FKV_E_INPUT, j->model.path, 0, "tokenizer.json",
-                    "has ids up to %d, the model only %d", fkv_tokenizer_n_ids(s->tokenizer) - 1, c->vocab);
-        add_error(errs, &err);
-    }
+    check_vocabulary(s, errs);
     s->limits = (fkv_prompt_limits){.max_positions = c->max_positions,
+                                    .n_ids = c->vocab,
                                     .max_prompt = j->model.max_prompt_tokens,
                                     .max_new = j->engine.max_new_tokens,
                                     .truncate = j->model.truncate};
@@ -261,6 +278,11 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
 {
     const fkv_job *j = s->job;
     fkv_err err = {0};
+    /* A folder of another layout says so once, not each of our files that it lacks. */
+    if (fkv_model_files_check(j->model.path, &err)) {
+        add_error(errs, &err);
+        return;
+    }
     const bool have_config = !fkv_config_read(j->model.path, &s->config, &err);
     if (!have_config) add_error(errs, &err);
     if (!j->model.dummy) {

@@ -178,26 +178,22 @@ static fkv_status add_token(struct loading *l, const json_t *o, bool more, const
     fkv_status st = read_token(o, at, &t, &content, &n, err);
     if (st) return st;
     const int32_t at_token = fkv_vocab_find(&l->seen, content, n);
-    const bool named = json_object_get(o, "named") != NULL; /* as bos_token and so on */
-    if (at_token < 0) {
-        t.special = t.special || named;
-        return add_new(l, o, &t, content, n, at, err);
-    }
+    if (json_object_get(o, "named")) t.special = true; /* as bos_token and so on */
+    if (at_token < 0) return add_new(l, o, &t, content, n, at, err);
     if (!more) return fkv_step_refuse(at, err, "'%.60s' is there twice", content);
     if (json_object_get(o, "if_new")) return FKV_OK;
     struct token *known = &l->added->tokens[at_token];
     if (t.special == known->special && t.single_word == known->single_word && t.lstrip == known->lstrip &&
         t.rstrip == known->rstrip && t.normalized == known->normalized)
         return FKV_OK;
-    fkv_log("tokenizer_config.json has other flags for the token %d than tokenizer.json, and they are taken, "
-            "as in HF",
+    fkv_log("tokenizer.json: the files beside it give the token %d other flags, and they are taken, as in HF",
             (int)known->id);
     known->single_word = t.single_word;
     known->lstrip = t.lstrip;
     known->rstrip = t.rstrip;
     known->normalized = t.normalized;
     /* What was special stays it. */
-    known->special = known->special || t.special || named;
+    known->special = known->special || t.special;
     return FKV_OK;
 }
 
@@ -207,8 +203,7 @@ static fkv_status add_all(struct loading *l, const json_t *list, bool more, fkv_
     for (size_t i = 0; !st && i < json_array_size(list); i++) {
         char key[64];
         const fkv_step_place at = {l->file, key};
-        snprintf(key, sizeof key, more ? "added tokens of tokenizer_config.json[%zu]" : "added_tokens[%zu]",
-                 i);
+        snprintf(key, sizeof key, more ? "added tokens of the files beside it[%zu]" : "added_tokens[%zu]", i);
         st = add_token(l, json_array_get(list, i), more, &at, err);
     }
     return st;

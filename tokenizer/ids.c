@@ -32,6 +32,13 @@ fkv_status fkv_ids_append(fkv_ids *ids, const int32_t *more, size_t n, fkv_err *
     return FKV_OK;
 }
 
+size_t fkv_ids_beyond(const fkv_ids *ids, int32_t n)
+{
+    size_t i = 0;
+    while (i < ids->len && ids->data[i] < n) i++;
+    return i;
+}
+
 void fkv_ids_free(fkv_ids *ids)
 {
     free(ids->data);

@@ -18,4 +18,7 @@ fkv_status fkv_ids_push(fkv_ids *ids, int32_t id, fkv_err *err);
 fkv_status fkv_ids_append(fkv_ids *ids, const int32_t *more, size_t n, fkv_err *err);
 void fkv_ids_free(fkv_ids *ids);
 
+/* The place of the first id that a model of n ids is without; ids->len: none is. */
+size_t fkv_ids_beyond(const fkv_ids *ids, int32_t n);
+
 #endif

@@ -15,7 +15,7 @@ static fkv_status load(const char *dir, const char *name, char **path, json_t **
     *path = fkv_path_join(dir, name);
     if (!*path) return fkv_fail_memory(err);
     if (!fkv_file_exists(*path)) return FKV_OK;
-    fkv_status st = fkv_json_load(*path, CONFIG_MAX_BYTES, out, err);
+    fkv_status st = fkv_json_load_reals(*path, CONFIG_MAX_BYTES, out, err);
     if (!st && !json_is_object(*out)) {
         json_decref(*out);
         *out = NULL;

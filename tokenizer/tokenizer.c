@@ -21,7 +21,8 @@
 enum { FILE_MAX = 64 << 20 };
 
 struct fkv_tokenizer {
-    fkv_vocab vocab; /* added tokens included */
+    fkv_vocab vocab;   /* added tokens included */
+    int32_t n_own_ids; /* largest one without them, plus one */
     fkv_normalizer *normalizer;
     fkv_pretokenizer *pretokenizer;
     fkv_bpe *bpe;
@@ -56,6 +57,7 @@ static fkv_status read_parts(fkv_tokenizer *t, const json_t *root, const json_t 
     if (!st)
         st =
             fkv_bpe_open(model, path, fkv_pretokenizer_gives_bytes(t->pretokenizer), &t->vocab, &t->bpe, err);
+    t->n_own_ids = t->vocab.n_ids;
     if (!st)
         st = fkv_added_open(json_object_get(root, "added_tokens"), more, path, t->normalizer, &t->vocab,
                             &t->added, err);
@@ -63,6 +65,32 @@ static fkv_status read_parts(fkv_tokenizer *t, const json_t *root, const json_t 
         st = fkv_post_processor_read(json_object_get(root, "post_processor"), path, &t->vocab, &t->prefix,
                                      &t->suffix, err);
     return st;
+}
+
+/* A folder without tokenizer.json: by what stands there instead, what to do. FKV_OK: nothing that is known.
+ */
+static fkv_status check_missing(const char *dir, const char *path, fkv_err *err)
+{
+    static const char *const others[][2] = {
+        {"tokenizer.model", "SentencePiece's"},
+        {"vocab.json", "an older form of it"},
+        {"tekken.json", "Mistral's own form"},
+    };
+    if (fkv_file_exists(path)) return FKV_OK;
+    for (size_t k = 0; k < sizeof others / sizeof *others; k++) {
+        char *other = fkv_path_join(dir, others[k][0]);
+        const bool there = other && fkv_file_exists(other);
+        free(other);
+        if (!other) return fkv_fail_memory(err);
+        if (there)
+            return fkv_fail_at(
+                err, FKV_E_INPUT, path, 0, NULL,
+                "is missing; %s, %s, is not read: make it by python3 -c 'from transformers import "
+                "AutoTokenizer as T; T.from_pretrained(\"%s\").save_pretrained(\"%s\")', or take "
+                "it from a model with the same tokenizer",
+                others[k][0], others[k][1], dir, dir);
+    }
+    return FKV_OK;
 }
 
 fkv_status fkv_tokenizer_open(const char *dir, fkv_tokenizer **out, fkv_err *err)
@@ -73,7 +101,7 @@ fkv_status fkv_tokenizer_open(const char *dir, fkv_tokenizer **out, fkv_err *err
     *out = NULL;
     char *path = fkv_path_join(dir, "tokenizer.json");
     if (!path) return fkv_fail_memory(err);
-    if ((st = fkv_json_load(path, FILE_MAX, &root, err))) goto out;
+    if ((st = check_missing(dir, path, err)) || (st = fkv_json_load(path, FILE_MAX, &root, err))) goto out;
     t = calloc(1, sizeof *t);
     if (!t) {
         st = fkv_fail_memory(err);
@@ -112,6 +140,16 @@ void fkv_tokenizer_close(fkv_tokenizer *tokenizer)
 int32_t fkv_tokenizer_n_ids(const fkv_tokenizer *tokenizer)
 {
     return tokenizer->vocab.n_ids;
+}
+
+int32_t fkv_tokenizer_n_needed_ids(const fkv_tokenizer *tokenizer)
+{
+    const fkv_ids *around[] = {&tokenizer->prefix, &tokenizer->suffix};
+    int32_t n = tokenizer->n_own_ids;
+    for (int k = 0; k < 2; k++)
+        for (size_t i = 0; i < around[k]->len; i++)
+            if (around[k]->data[i] >= n) n = around[k]->data[i] + 1;
+    return n;
 }
 
 fkv_status fkv_tokenizer_scratch_new(const fkv_tokenizer *tokenizer, fkv_tokenizer_scratch **out,

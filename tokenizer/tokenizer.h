@@ -30,6 +30,9 @@ void fkv_tokenizer_close(fkv_tokenizer *tokenizer);
 
 /* Largest id plus one. */
 int32_t fkv_tokenizer_n_ids(const fkv_tokenizer *tokenizer);
+/* The same without added tokens, but with those that the post-processor puts around every text: what a
+ * model must have. */
+int32_t fkv_tokenizer_n_needed_ids(const fkv_tokenizer *tokenizer);
 
 /* *out is NULL after a failure. */
 fkv_status fkv_tokenizer_scratch_new(const fkv_tokenizer *tokenizer, fkv_tokenizer_scratch **out,

@@ -4,15 +4,19 @@
  * model_type. The common class takes tokenizer.json as it is and adds tokens; a few build their
  * normalizer, pre-tokenizer, decoder and flags of the model themselves and take only vocabulary,
  * merges and post-processor: they are the rows of a table here. add_bos_token and add_eos_token
- * are left out where there is a tokenizer.json, and so is the cleaning up of spaces. */
+ * are left out where there is a tokenizer.json, and so is the cleaning up of spaces. A file without
+ * added_tokens_decoder is of the old kind: special_tokens_map.json and added_tokens.json count beside it,
+ * which they don't otherwise. */
 #include "tokenizer/tokenizer_config.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/log.h"
+#include "tokenizer/vocab.h"
 
 #define EXTRA "extra_special_tokens"
 enum { FILE_MAX = 64 << 20 };
@@ -88,8 +92,10 @@ struct files {
     json_t *root;
     json_t *config;  /* tokenizer_config.json, empty if it is not there */
     json_t *map;     /* special_tokens_map.json, where it counts */
+    json_t *old;     /* added_tokens.json, where it counts */
     json_t *model;   /* config.json, NULL where it is no JSON object */
-    json_t *decoder; /* "added_tokens_decoder": an array in the order of ids, flags complete; NULL: none */
+    json_t *decoder; /* "added_tokens_decoder", else what counts in its place: an array in the order of ids,
+                      * flags complete */
     const struct class *class; /* NULL: the common one */
     const char *path;
 };
@@ -100,7 +106,7 @@ static fkv_status load(const char *dir, const char *name, json_t **out, fkv_err 
     char *path = fkv_path_join(dir, name);
     *out = NULL;
     if (!path) return fkv_fail_memory(err);
-    if (fkv_file_exists(path)) st = fkv_json_load(path, FILE_MAX, out, err);
+    if (fkv_file_exists(path)) st = fkv_json_load_reals(path, FILE_MAX, out, err);
     if (!st && *out && !json_is_object(*out))
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "must be a JSON object");
     if (!st && !*out) *out = json_object();
@@ -188,64 +194,154 @@ static const char *content_of(const json_t *value)
     return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
 }
 
-/* A token and the id that a file gives it. */
-struct numbered {
-    json_int_t id;
-    const json_t *token;
-};
-
-static int by_id(const void *a, const void *b)
-{
-    const struct numbered *x = a, *y = b;
-    return x->id < y->id ? -1 : x->id > y->id;
-}
-
-/* Appends the tokens in the order of their ids. */
-static fkv_status sort_tokens(struct numbered *list, size_t n, json_t *out, fkv_err *err)
-{
-    qsort(list, n, sizeof *list, by_id);
-    for (size_t i = 0; i < n; i++) {
-        const char *content = content_of(list[i].token);
-        if (content && !*content) continue; /* as HF */
-        if (json_array_append_new(out, token_of(list[i].token, false))) return fkv_fail_memory(err);
-    }
-    return FKV_OK;
-}
-
-static fkv_status read_decoder(struct files *f, fkv_err *err)
-{
-    json_t *o = json_object_get(f->config, "added_tokens_decoder"), *v;
-    const char *key;
-    size_t n = 0;
-    if (!o) return FKV_OK;
-    if (!json_is_object(o))
-        return refuse(f, "added_tokens_decoder", "must be an object of ids and tokens", err);
-    struct numbered *list = calloc(json_object_size(o) + 1, sizeof *list);
-    f->decoder = json_array();
-    fkv_status st = list && f->decoder ? FKV_OK : fkv_fail_memory(err);
-    if (!st) {
-        json_object_foreach(o, key, v)
-        {
-            char *end;
-            list[n++] = (struct numbered){strtoll(key, &end, 10), v};
-            if (*end || !content_of(v) || !json_is_object(v)) {
-                st = refuse(f, "added_tokens_decoder", "must have an id and an object with 'content' each",
-                            err);
-                break;
-            }
-        }
-    }
-    if (!st) st = sort_tokens(list, n, f->decoder, err);
-    free(list);
-    return st;
-}
-
 /* The value of a named token: special_tokens_map.json's, tokenizer_config.json's, the class's; NULL: none. */
 static const json_t *named_value(const struct files *f, const char *name)
 {
     const json_t *v = json_object_get(f->map, name);
     if (!v) v = json_object_get(f->config, name);
     return json_is_null(v) ? NULL : v;
+}
+
+/* A token and the id that a file gives it. */
+struct numbered {
+    json_int_t id;
+    size_t place;
+    json_t *token; /* counted */
+};
+
+struct numbers {
+    struct numbered *at;
+    size_t n;
+};
+
+static int by_id(const void *a, const void *b)
+{
+    const struct numbered *x = a, *y = b;
+    if (x->id != y->id) return x->id < y->id ? -1 : 1;
+    return x->place < y->place ? -1 : x->place > y->place;
+}
+
+/* Takes the token, which is NULL without memory. */
+static fkv_status add_number(struct numbers *list, json_int_t id, json_t *token, fkv_err *err)
+{
+    if (!token) return fkv_fail_memory(err);
+    list->at[list->n] = (struct numbered){id, list->n, token};
+    list->n++;
+    return FKV_OK;
+}
+
+/* Appends the tokens in the order of their ids; of several with one id the last counts. */
+static fkv_status sort_tokens(struct numbers *list, json_t *out, fkv_err *err)
+{
+    if (list->n) qsort(list->at, list->n, sizeof *list->at, by_id);
+    for (size_t i = 0; i < list->n; i++) {
+        const char *content = content_of(list->at[i].token);
+        if (i + 1 < list->n && list->at[i].id == list->at[i + 1].id) continue;
+        if (content && !*content) continue; /* as HF */
+        json_t *token = token_of(list->at[i].token, false);
+        if (!token || json_object_set_new(token, "id", json_integer(list->at[i].id)) ||
+            json_array_append(out, token)) {
+            json_decref(token);
+            return fkv_fail_memory(err);
+        }
+        json_decref(token);
+    }
+    return FKV_OK;
+}
+
+static fkv_status number_decoder(const struct files *f, json_t *o, struct numbers *list, fkv_err *err)
+{
+    const char *key;
+    json_t *v;
+    fkv_status st = FKV_OK;
+    json_object_foreach(o, key, v)
+    {
+        char *end;
+        const json_int_t id = strtoll(key, &end, 10);
+        if (*end || !content_of(v) || !json_is_object(v))
+            st = refuse(f, "added_tokens_decoder", "must have an id and an object with 'content' each", err);
+        if (st || (st = add_number(list, id, json_incref(v), err))) break;
+    }
+    return st;
+}
+
+/* Whether a string is one of the special tokens by name or a further one. In HF a token of
+ * tokenizer_config.json that is an object is not compared here. */
+static bool is_special_string(const struct files *f, const char *content)
+{
+    const json_t *extra = named_value(f, EXTRA), *v;
+    size_t i;
+    for (int k = 0; k < N_NAMED; k++) {
+        v = named_value(f, named[k]);
+        if (json_is_object(v) && !json_object_get(f->map, named[k])) continue;
+        if (content_of(v) && !strcmp(content_of(v), content)) return true;
+    }
+    if (!json_array_size(extra)) extra = named_value(f, "additional_special_tokens");
+    json_array_foreach((json_t *)extra, i,
+                       v) if (content_of(v) && !strcmp(content_of(v), content)) return true;
+    return false;
+}
+
+/* added_tokens.json: strings and their ids. */
+static fkv_status number_old(const struct files *f, struct numbers *list, fkv_err *err)
+{
+    const char *content;
+    json_t *v;
+    fkv_status st = FKV_OK;
+    json_object_foreach(f->old, content, v)
+    {
+        const bool special = is_special_string(f, content);
+        const double id = json_number_value(v);
+        if (!json_is_number(v) || id < 0 || id > FKV_ID_MAX || (double)(json_int_t)id < id)
+            return fkv_fail_at(err, FKV_E_INPUT, "added_tokens.json", 0, content, "must be an id");
+        st = add_number(list, (json_int_t)id, json_pack("{s:s,s:b}", "content", content, "special", special),
+                        err);
+        if (st) break;
+    }
+    return st;
+}
+
+/* tokenizer.json's own, which count again. */
+static fkv_status number_own(const struct files *f, struct numbers *list, fkv_err *err)
+{
+    json_t *token;
+    size_t i;
+    char key[48];
+    fkv_status st = FKV_OK;
+    json_array_foreach(json_object_get(f->root, "added_tokens"), i, token)
+    {
+        snprintf(key, sizeof key, "added_tokens[%zu]", i);
+        if (!json_is_object(token) || !content_of(token))
+            st = fkv_fail_at(err, FKV_E_INPUT, "tokenizer.json", 0, key, "must be an object with 'content'");
+        if (!st)
+            st = add_number(list, json_integer_value(json_object_get(token, "id")), json_incref(token), err);
+        if (st) break;
+    }
+    return st;
+}
+
+static fkv_status read_decoder(struct files *f, const char *dir, fkv_err *err)
+{
+    json_t *o = json_object_get(f->config, "added_tokens_decoder");
+    struct numbers list = {0};
+    fkv_status st = FKV_OK;
+    if (o && !json_is_object(o))
+        return refuse(f, "added_tokens_decoder", "must be an object of ids and tokens", err);
+    if (!o) st = load(dir, "special_tokens_map.json", &f->map, err);
+    if (!st && !o) st = load(dir, "added_tokens.json", &f->old, err);
+    if (st) return st;
+    list.at = calloc(json_object_size(o) + json_object_size(f->old) +
+                         json_array_size(json_object_get(f->root, "added_tokens")) + 1,
+                     sizeof *list.at);
+    f->decoder = json_array();
+    st = list.at && f->decoder ? FKV_OK : fkv_fail_memory(err);
+    if (!st && o) st = number_decoder(f, o, &list, err);
+    if (!st && !o) st = number_old(f, &list, err);
+    if (!st && !o) st = number_own(f, &list, err);
+    if (!st) st = sort_tokens(&list, f->decoder, err);
+    for (size_t i = 0; i < list.n; i++) json_decref(list.at[i].token);
+    free(list.at);
+    return st;
 }
 
 /* Appends a special token, unless a token of its name is added anyway (fkv_added_open knows). */
@@ -335,7 +431,6 @@ static fkv_status mark_all_named(const struct files *f, json_t *more, fkv_err *e
     json_t *names = json_object();
     fkv_status st = names ? each_special(f, add_name, false, names, err) : fkv_fail_memory(err);
     if (!st) st = mark_named(more, names, err);
-    if (!st && f->class) st = mark_named(json_object_get(f->root, "added_tokens"), names, err);
     json_decref(names);
     return st;
 }
@@ -408,28 +503,6 @@ static json_t *unprepending(const struct files *f, json_t *decoder)
     return decoder;
 }
 
-/* The tokens that a class adds anew: tokenizer_config.json's, else tokenizer.json's. */
-static fkv_status set_added(const struct files *f, fkv_err *err)
-{
-    const json_t *old = json_object_get(f->root, "added_tokens");
-    json_t *list = f->decoder ? json_incref(f->decoder) : json_array();
-    const size_t n = f->decoder ? 0 : json_array_size(old);
-    struct numbered *numbered = calloc(n + 1, sizeof *numbered);
-    fkv_status st = list && numbered ? FKV_OK : fkv_fail_memory(err);
-    for (size_t i = 0; !st && i < n; i++) {
-        const json_t *token = json_array_get(old, i);
-        numbered[i] = (struct numbered){json_integer_value(json_object_get(token, "id")), token};
-        if (!content_of(token))
-            st = fkv_fail_at(err, FKV_E_INPUT, "tokenizer.json", 0, "added_tokens",
-                             "a token has no 'content'");
-    }
-    if (!st && !f->decoder) st = sort_tokens(numbered, n, list, err);
-    if (!st && json_object_set(f->root, "added_tokens", list)) st = fkv_fail_memory(err);
-    json_decref(list);
-    free(numbered);
-    return st;
-}
-
 static fkv_status build_class(const struct files *f, fkv_err *err)
 {
     const struct class *c = f->class;
@@ -449,7 +522,9 @@ static fkv_status build_class(const struct files *f, fkv_err *err)
         if (!st && c->unk && string && json_object_set_new(model, "unk_token", json_string(string)))
             st = fkv_fail_memory(err);
     }
-    return st ? st : set_added(f, err);
+    /* Its tokens are added anew. */
+    if (!st && json_object_set_new(f->root, "added_tokens", json_array())) st = fkv_fail_memory(err);
+    return st;
 }
 
 /* --- the rest ------------------------------------------------------------------- */
@@ -498,14 +573,12 @@ static fkv_status read_all(struct files *f, const char *dir, json_t **more, fkv_
     st = load(dir, "config.json", &f->model, &ignored);
     if (st == FKV_E_SYSTEM) *err = ignored;
     if (st == FKV_E_INPUT) st = FKV_OK;
-    if (!st) st = read_decoder(f, err);
-    if (!st && !f->decoder) st = load(dir, "special_tokens_map.json", &f->map, err);
+    if (!st) st = read_decoder(f, dir, err);
     if (st) return st;
     choose_class(f);
     if ((st = check_settings(f, err))) return st;
     if (f->class && (st = build_class(f, err))) return st;
-    *more = f->decoder && !f->class ? json_incref(f->decoder) : json_array();
-    if (!*more) return fkv_fail_memory(err);
+    *more = json_incref(f->decoder);
     st = mark_all_named(f, *more, err);
     if (!st) st = each_special(f, add_special, false, *more, err);
     if (!st && f->class && f->class->specials_again) st = each_special(f, add_special, true, *more, err);
@@ -526,6 +599,7 @@ fkv_status fkv_tokenizer_config_read(const char *dir, json_t *root, json_t **mor
     }
     json_decref(f.config);
     json_decref(f.map);
+    json_decref(f.old);
     json_decref(f.model);
     json_decref(f.decoder);
     free(path);

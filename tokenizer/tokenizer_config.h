@@ -1,5 +1,5 @@
-/* tokenizer_config.json and special_tokens_map.json beside tokenizer.json: what HF transformers
- * 5 takes from them for a BPE tokenizer. Each contradiction is logged. Owns nothing beyond what
+/* tokenizer_config.json, special_tokens_map.json and added_tokens.json beside tokenizer.json: what HF
+ * transformers 5 takes from them for a BPE tokenizer. Each contradiction is logged. Owns nothing beyond what
  * it gives. Not for: chat templates. */
 #ifndef FKV_TOKENIZER_TOKENIZER_CONFIG_H
 #define FKV_TOKENIZER_TOKENIZER_CONFIG_H

@@ -13,6 +13,7 @@
 
 #include "runner/base/file.h"
 #include "runner/base/json.h"
+#include "runner/base/log.h"
 #include "runner/base/mem.h"
 
 enum {
@@ -32,8 +33,7 @@ static const struct {
     const char *key;
     double neutral;
 } foreign_keys[] = {
-    {"quantization_config", NAN},
-    {"compression_config", NAN},
+    {"transformers_weights", NAN},
     {"attention_bias", NAN},
     {"mlp_bias", NAN},
     {"qkv_bias", NAN},
@@ -111,6 +111,23 @@ static fkv_status find_family(const json_t *o, const char *path, const fkv_famil
     if (!(*family = fkv_family_find(NULL, type)))
         return fkv_fail_at(err, FKV_E_INPUT, path, 0, "model_type", "%.80s is not supported (%s are)", type,
                            known);
+    return FKV_OK;
+}
+
+/* Quantised weights need scales that are nowhere read; the key stands outside the text model's object or in
+ * it. */
+static fkv_status check_quantised(const json_t *o, const char *path, fkv_err *err)
+{
+    static const char *const keys[] = {"quantization_config", "compression_config"};
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *v = json_object_get(o, keys[i]);
+        const char *method = json_string_value(json_object_get(v, "quant_method"));
+        if (fkv_json_is_neutral(o, keys[i], NAN)) continue;
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, keys[i],
+                           "the weights are quantised (%.40s), which is not supported: take the model in "
+                           "bfloat16, float16 or float32",
+                           method ? method : "no quant_method is stated");
+    }
     return FKV_OK;
 }
 
@@ -235,7 +252,9 @@ static fkv_status read_window_layers(const json_t *o, const char *path, fkv_conf
     const fkv_family *f = c->family;
     const json_t *types = json_object_get(o, "layer_types");
     int64_t from = 0, every = 0;
-    fkv_status st = fkv_json_i64_or(o, "max_window_layers", 0, MAX_LAYERS, c->n_layers, path, &from, err);
+    fkv_status st =
+        fkv_json_i64_or(o, "max_window_layers", 0, MAX_LAYERS,
+                        f->default_window_from ? f->default_window_from : c->n_layers, path, &from, err);
     if (!st)
         st = fkv_json_i64_or(o, "sliding_window_pattern", 1, MAX_LAYERS, f->full_every ? f->full_every : 1,
                              path, &every, err);
@@ -347,12 +366,47 @@ static fkv_status find_text(const json_t *o, const char *path, const fkv_family 
     return json_is_object(*text) ? FKV_OK : refuse(err, path, family->inner, "must be an object");
 }
 
+/* Soft caps of a config that does not mention them: null means none. */
+static void set_default_softcaps(const json_t *o, fkv_config *c)
+{
+    if (!json_object_get(o, "attn_logit_softcapping"))
+        c->attention_softcap = (float)c->family->default_attention_softcap;
+    if (!json_object_get(o, "final_logit_softcapping"))
+        c->logit_softcap = (float)c->family->default_logit_softcap;
+}
+
+/* Keys that say how far a model reaches, beside max_position_embeddings.
+ *
+ * max_sequence_length: Vicuna's, of the positions with its linear rope, while max_position_embeddings are
+ * those without. dual_chunk_attention_config: Qwen2.5-1M's, of an attention (arXiv 2402.17463) that HF
+ * transformers does not know; a text of one chunk has plain attention in it, so that far the model goes. */
+static fkv_status read_reach(const json_t *o, const char *path, fkv_config *c, fkv_err *err)
+{
+    static const char dual[] = "dual_chunk_attention_config";
+    const json_t *chunks = json_object_get(o, dual);
+    int64_t length = 0, chunk = 0, local = 0;
+    fkv_status st = fkv_json_i64_or(o, "max_sequence_length", 1, MAX_POSITIONS, 0, path, &length, err);
+    if (!st && c->rope.type == FKV_ROPE_LINEAR && length > c->max_positions) c->max_positions = (int)length;
+    if (st || !chunks || json_is_null(chunks)) return st;
+    if (!json_is_object(chunks)) return refuse(err, path, dual, "must be an object");
+    if ((st = fkv_json_i64(chunks, "chunk_size", 1, MAX_POSITIONS, path, &chunk, err)) ||
+        (st = fkv_json_i64(chunks, "local_size", 0, MAX_POSITIONS, path, &local, err)))
+        return st;
+    if (local >= chunk) return refuse(err, path, dual, "its local_size must be below its chunk_size");
+    if (chunk - local >= c->max_positions) return FKV_OK;
+    fkv_log("%s: %s is not supported beyond a chunk: %lld positions of %d are used", path, dual,
+            (long long)(chunk - local), c->max_positions);
+    c->max_positions = (int)(chunk - local);
+    return FKV_OK;
+}
+
 static fkv_status read_text(const json_t *o, const json_t *text, const char *path, fkv_config *c,
                             fkv_err *err)
 {
     fkv_status st;
     bool outer = false;
-    if ((st = check_foreign_keys(text, path, c->family, err)) ||
+    if ((st = check_quantised(o, path, err)) || (st = check_quantised(text, path, err)) ||
+        (st = check_foreign_keys(text, path, c->family, err)) ||
         (st = check_activation(text, path, c->family, err)) || (st = check_dtype(o, path, err)) ||
         (st = check_dtype(text, path, err)) ||
         (st = fkv_json_bool_or(o, "tie_word_embeddings", c->family->tied, path, &outer, err)) ||
@@ -360,11 +414,12 @@ static fkv_status read_text(const json_t *o, const json_t *text, const char *pat
         (st = read_window_layers(text, path, c, err)) || (st = read_ropes(text, path, c, err)) ||
         (st = read_gemma(text, path, c, err)))
         return st;
+    set_default_softcaps(text, c);
     /* Models are published with the positions of training, and the key that stretches them to be added. */
     const double stretched = c->rope.factor * c->rope.original_positions;
     if (c->rope.type == FKV_ROPE_YARN && stretched > c->max_positions && stretched <= MAX_POSITIONS)
         c->max_positions = (int)stretched;
-    return FKV_OK;
+    return read_reach(text, path, c, err);
 }
 
 fkv_status fkv_config_read_as(const fkv_family *family, const char *dir, fkv_config *config, fkv_err *err)

@@ -11,15 +11,14 @@ static const char qkv[] = "model.layers.%d.self_attn.qkv_proj.weight",
     .activation = FKV_ACTIVATION_GELU_TANH, .out_norms = true, .norms_from_one = true,                       \
     .scaled_embedding = true, .tied = true, .gemma = true, .must_say_kv_heads = true,                        \
     .default_window = 4096, .window_flag = FKV_WINDOW_WITHOUT, .window_layers = FKV_WINDOW_LAYERS_BUT,       \
-    .default_head_dim = 256,                                                                                 \
+    .default_head_dim = 256, .sizes.heads = 8, .sizes.kv_heads = 4,                                          \
     .names = {[FKV_TENSOR_ATTENTION_OUT_NORM] = "model.layers.%d.post_attention_layernorm.weight",           \
               [FKV_TENSOR_MLP_NORM] = "model.layers.%d.pre_feedforward_layernorm.weight"}
 
-/* What Gemma 3's have in common beside that. */
-/* The sizes are those that the published 4B, 12B and 27B leave out. */
+/* What Gemma 3's have in common beside that; the published 4B, 12B and 27B leave sizes out. */
 #define GEMMA3                                                                                               \
-    .qk_norm = true, .theta = 1000000, .local_theta = 10000, .full_every = 6,                                \
-    .sizes = {.heads = 8, .kv_heads = 4, .vocab = 262208, .positions = 131072}, GEMMA
+    .qk_norm = true, .theta = 1000000, .local_theta = 10000, .full_every = 6, .sizes.vocab = 262208,         \
+    .sizes.positions = 131072, GEMMA
 
 static const fkv_family families[] = {
     {.architecture = "LlamaForCausalLM", .model_type = "llama"},
@@ -33,14 +32,18 @@ static const fkv_family families[] = {
      .model_type = "qwen2",
      .qkv_bias = true,
      .must_say_kv_heads = true,
+     .default_window = 4096,
      .window_flag = FKV_WINDOW_IF_TRUE,
-     .window_layers = FKV_WINDOW_LAYERS_FROM},
+     .window_layers = FKV_WINDOW_LAYERS_FROM,
+     .default_window_from = 28},
     {.architecture = "Qwen3ForCausalLM",
      .model_type = "qwen3",
      .qk_norm = true,
      .must_say_kv_heads = true,
+     .default_window = 4096,
      .window_flag = FKV_WINDOW_IF_TRUE,
      .window_layers = FKV_WINDOW_LAYERS_FROM,
+     .default_window_from = 28,
      .default_head_dim = 128},
     /* The text model alone: images are no prompts here. */
     {.architecture = "Mistral3ForConditionalGeneration",
@@ -61,7 +64,12 @@ static const fkv_family families[] = {
                [FKV_TENSOR_V] = qkv,
                [FKV_TENSOR_GATE] = gate_up,
                [FKV_TENSOR_UP] = gate_up}},
-    {.architecture = "Gemma2ForCausalLM", .model_type = "gemma2", .full_every = 2, GEMMA},
+    {.architecture = "Gemma2ForCausalLM",
+     .model_type = "gemma2",
+     .default_attention_softcap = 50,
+     .default_logit_softcap = 30,
+     .full_every = 2,
+     GEMMA},
     {.architecture = "Gemma3ForCausalLM", .model_type = "gemma3_text", GEMMA3},
     {.architecture = "Gemma3ForConditionalGeneration",
      .model_type = "gemma3",

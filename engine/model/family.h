@@ -39,6 +39,9 @@ typedef struct fkv_family {
     /* As in tensors.c; NULL: the name that stands there. Tensors of one name (one pointer) are one
      * tensor in the files, in which their rows follow each other in the order of fkv_tensor. */
     const char *names[FKV_N_TENSORS];
+    /* Of a config that leaves them out; 0: it may not, or what its other keys give. */
+    int default_window_from;                                 /* max_window_layers */
+    double default_attention_softcap, default_logit_softcap; /* left out; null means none */
     fkv_activation activation;
     bool qkv_bias, qk_norm;
     bool out_norms;         /* what attention and the MLP give is normed before it is added */
@@ -49,7 +52,7 @@ typedef struct fkv_family {
     bool phi_rope;          /* longrope or none, and partial_rotary_factor (rope.h); not with qk_norm */
     bool must_say_kv_heads; /* num_key_value_heads may not be left out, where sizes doesn't say it either */
     fkv_family_sizes sizes;
-    int default_window;     /* of a config without sliding_window; 0: none */
+    int default_window; /* of a config without sliding_window; 0: none */
     fkv_window_flag window_flag;
     fkv_window_layers window_layers;
     double theta;       /* of a config without rope_theta; 0: 10000 */

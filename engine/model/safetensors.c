@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "engine/model/dummy_weights.h"
+#include "engine/model/model_files.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
@@ -296,6 +297,12 @@ static fkv_status list_files(const char *index, json_t *map, const char ***out, 
     return FKV_OK;
 }
 
+static const char *base_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
 static fkv_status open_index(fkv_safetensors *s, const char *dir, fkv_err *err)
 {
     json_t *index = NULL;
@@ -309,7 +316,9 @@ static fkv_status open_index(fkv_safetensors *s, const char *dir, fkv_err *err)
         st = fkv_fail_at(err, FKV_E_INPUT, s->source, 0, "weight_map", "must be an object");
         goto out;
     }
-    if ((st = list_files(s->source, map, &names, &n, err))) goto out;
+    if ((st = list_files(s->source, map, &names, &n, err)) ||
+        (st = fkv_model_files_alone(dir, base_of(s->source), names, n, err)))
+        goto out;
     s->files = fkv_calloc(n, sizeof *s->files);
     if (!s->files) {
         st = fkv_fail_memory(err);
@@ -335,27 +344,22 @@ out:
 
 static fkv_status open_single(fkv_safetensors *s, const char *dir, fkv_err *err)
 {
+    const char *name = base_of(s->source);
     s->files = fkv_calloc(1, sizeof *s->files);
     if (!s->files) return fkv_fail_memory(err);
-    const fkv_status st = add_file(s, dir, "model.safetensors", err);
+    fkv_status st = fkv_model_files_alone(dir, name, &name, 1, err);
+    if (!st) st = add_file(s, dir, name, err);
     return st ? st : sort_entries(s, err);
 }
 
 fkv_status fkv_safetensors_open(const char *dir, fkv_safetensors **out, fkv_err *err)
 {
     *out = NULL;
-    fkv_status st = FKV_OK;
+    bool is_index = false;
     fkv_safetensors *s = calloc(1, sizeof *s);
     if (!s) return fkv_fail_memory(err);
-    s->source = fkv_path_join(dir, "model.safetensors.index.json");
-    if (s->source && fkv_file_exists(s->source)) {
-        st = open_index(s, dir, err);
-    } else if (s->source) {
-        free(s->source);
-        s->source = fkv_path_join(dir, "model.safetensors");
-        if (s->source) st = open_single(s, dir, err);
-    }
-    if (!s->source) st = fkv_fail_memory(err);
+    fkv_status st = fkv_model_files_weights(dir, &s->source, &is_index, err);
+    if (!st) st = is_index ? open_index(s, dir, err) : open_single(s, dir, err);
     if (st)
         fkv_safetensors_close(s);
     else
@@ -416,6 +420,13 @@ static void put_shape(char *out, size_t size, const int64_t *shape, int n_dims)
         if (n < 0) return;
         at += (size_t)n;
     }
+}
+
+bool fkv_safetensors_find(const fkv_safetensors *s, const char *name, fkv_st_tensor *out)
+{
+    const entry *e = find(s, name);
+    if (e) *out = e->t;
+    return e != NULL;
 }
 
 fkv_status fkv_safetensors_get(const fkv_safetensors *s, const char *name, const int64_t *shape, int n_dims,

@@ -14,6 +14,7 @@
 #ifndef FKV_ENGINE_SAFETENSORS_H
 #define FKV_ENGINE_SAFETENSORS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,14 +35,18 @@ typedef struct fkv_st_tensor {
 typedef struct fkv_safetensors fkv_safetensors;
 
 /* Opens dir/model.safetensors.index.json and the files that it names, or
- * dir/model.safetensors. The index must agree with the files: each tensor in
- * the file that it names, none in two files. */
+ * dir/model.safetensors; other weights beside them are refused (model_files.h). The index must agree with the
+ * files: each tensor in the file that it names, none in two files. */
 fkv_status fkv_safetensors_open(const char *dir, fkv_safetensors **out, fkv_err *err);
 /* Random weights instead of files, for benchmarks: every tensor of at most max_tensor
  * elements (a norm: max_vector) is there, whatever its name and shape. */
 fkv_status fkv_safetensors_open_dummy(uint64_t seed, size_t max_tensor, size_t max_vector,
                                       fkv_safetensors **out, fkv_err *err);
 void fkv_safetensors_close(fkv_safetensors *st);
+
+/* Whether there is a tensor of that name; of any shape and dtype. Dummy weights have none that is not asked
+ * for. */
+bool fkv_safetensors_find(const fkv_safetensors *st, const char *name, fkv_st_tensor *out);
 
 /* The tensor of that name with exactly these dimensions and dtype BF16, F16 or
  * F32; anything else is FKV_E_INPUT naming file and tensor. What out points at

@@ -135,6 +135,28 @@ fkv_status fkv_tensor_get(const fkv_config *c, const fkv_safetensors *weights, i
     return FKV_OK;
 }
 
+/* A tied model is not asked for its output, but a file may have one all the same: equal, as torch saves it,
+ * or of its own, as HF transformers 5 then takes it whatever the config says (earlier ones took the
+ * embedding). Equal tensors are read to their ends, at the pace of the disk. */
+static fkv_status check_tied(const fkv_config *c, const fkv_safetensors *weights, fkv_err *err)
+{
+    char name[160], embedding_name[160];
+    fkv_st_tensor output, embedding;
+    fkv_tensor_name(c, -1, FKV_TENSOR_OUTPUT, name, sizeof name);
+    fkv_tensor_name(c, -1, FKV_TENSOR_EMBEDDING, embedding_name, sizeof embedding_name);
+    if (!c->tied || !fkv_safetensors_find(weights, name, &output) ||
+        !fkv_safetensors_find(weights, embedding_name, &embedding))
+        return FKV_OK;
+    if (output.dtype == embedding.dtype && output.n_bytes == embedding.n_bytes &&
+        !memcmp(output.data, embedding.data, output.n_bytes))
+        return FKV_OK;
+    return fkv_fail_at(
+        err, FKV_E_INPUT, output.file, 0, name,
+        "differs from %s, but the model is tied (tie_word_embeddings), so that they are one: set "
+        "tie_word_embeddings to false in config.json, or leave %s out",
+        embedding_name, name);
+}
+
 fkv_status fkv_tensors_check(const fkv_config *c, const fkv_safetensors *weights, fkv_err *err)
 {
     fkv_st_tensor found;
@@ -146,7 +168,7 @@ fkv_status fkv_tensors_check(const fkv_config *c, const fkv_safetensors *weights
             if (fkv_tensor_is_wanted(c, (fkv_tensor)t))
                 st = fkv_tensor_get(c, weights, l, (fkv_tensor)t, &found, err);
     }
-    return st;
+    return st ? st : check_tied(c, weights, err);
 }
 
 fkv_status fkv_tensors_open_dummy(const fkv_config *c, uint64_t seed, fkv_safetensors **out, fkv_err *err)

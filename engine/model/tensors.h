@@ -60,7 +60,8 @@ void fkv_tensor_shape(const struct fkv_config *config, fkv_tensor t, int64_t *ro
 void fkv_tensor_name(const struct fkv_config *config, int layer, fkv_tensor t, char *out, size_t size);
 fkv_status fkv_tensor_get(const struct fkv_config *config, const fkv_safetensors *weights, int layer,
                           fkv_tensor t, fkv_st_tensor *out, fkv_err *err);
-/* Whether the files hold every tensor that the config asks for, in its shape. */
+/* Whether the files hold every tensor that the config asks for, in its shape, and no output that contradicts
+ * a tied embedding. */
 fkv_status fkv_tensors_check(const struct fkv_config *config, const fkv_safetensors *weights, fkv_err *err);
 /* Random weights for every tensor of the model: for benchmarks. The caller closes them; after a failure
  * *out is NULL. */

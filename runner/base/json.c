@@ -66,7 +66,7 @@ json_t *fkv_json_parse(const char *text, size_t n, size_t flags, json_error_t *j
     return NULL;
 }
 
-fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_err *err)
+static fkv_status load(const char *path, size_t max_bytes, size_t flags, json_t **out, fkv_err *err)
 {
     fkv_buf text = {0};
     json_error_t je;
@@ -78,7 +78,7 @@ fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_e
                          max_bytes / BYTES_PER_MARK);
         goto out;
     }
-    *out = fkv_json_parse(text.data, text.len, JSON_REJECT_DUPLICATES, &je);
+    *out = fkv_json_parse(text.data, text.len, JSON_REJECT_DUPLICATES | flags, &je);
     if (!*out && json_error_code(&je) == json_error_out_of_memory)
         st = fkv_fail_at(err, FKV_E_SYSTEM, path, 0, NULL, "%s", je.text);
     else if (!*out)
@@ -87,6 +87,16 @@ fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_e
 out:
     fkv_buf_free(&text);
     return st;
+}
+
+fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_err *err)
+{
+    return load(path, max_bytes, 0, out, err);
+}
+
+fkv_status fkv_json_load_reals(const char *path, size_t max_bytes, json_t **out, fkv_err *err)
+{
+    return load(path, max_bytes, JSON_DECODE_INT_AS_REAL, out, err);
 }
 
 static fkv_status missing(fkv_err *err, const char *where, const char *key)

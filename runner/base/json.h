@@ -17,6 +17,9 @@
  * more than max_bytes / 16 values, whose parsed form could take fifty times its
  * size. Errors: FKV_E_INPUT with file and line. */
 fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_err *err);
+/* The same with every number as a real, so that no integer is too big: HF writes 10^30 where it knows no
+ * limit. */
+fkv_status fkv_json_load_reals(const char *path, size_t max_bytes, json_t **out, fkv_err *err);
 
 /* Commas, colons and opening brackets outside strings: the text has at most one
  * value more than that. jansson's form of a value takes some 100 bytes, so this

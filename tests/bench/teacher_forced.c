@@ -1,6 +1,6 @@
 /* Top-1 tokens of a model under teacher forcing, for comparing with another
- * implementation (hf_top1.py) or backend (family_logits.py): every prompt's first tokens are prefilled, the rest is
- * fed token by token through the decode path, whatever the model would have said.
+ * implementation (hf_top1.py) or backend (family_logits.py): every prompt's first tokens are prefilled, the
+ * rest is fed token by token through the decode path, whatever the model would have said.
  *
  * usage: teacher_forced BACKEND MODEL_DIR IDS OUT N_PROMPTS N_TOKENS N_PREFILL [RANKS [LOGITS]]
  *   IDS: int32 [N_PROMPTS][N_TOKENS]   OUT: int32 [N_PROMPTS][N_TOKENS - N_PREFILL + 1],

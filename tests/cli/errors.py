@@ -509,8 +509,8 @@ def damaged_tokenizers_are_refused():
         ("regexes", dict(whole, pre_tokenizer=split("a" * 70000)), ["regex", "70000 bytes"]),
         (
             "large",
-            dict(whole, added_tokens=[dict(whole["added_tokens"][0], id=5000, content="<far>")]),
-            ["tokenizer.json"],
+            dict(whole, model=dict(whole["model"], vocab=dict(whole["model"]["vocab"], far=5000))),
+            ["needs 5001 ids (0 to 5000)"],
         ),
     ]
     for case, content, words in cases:
@@ -664,7 +664,7 @@ def hostile_models_are_refused_before_memory_is_taken():
         (
             "far-token",
             model("far-token", tokenizer__json=json.dumps(far)),
-            ["tokenizer.json: has ids up to 16777215, the model only 1024"],
+            ["tokenizer.json: needs 16777216 ids (0 to 16777215), the model has 1024 (0 to 1023)"],
         ),
         (
             "tokenizer-of-brackets",

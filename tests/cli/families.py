@@ -19,6 +19,8 @@ def folder(name, other=False):
     config = os.path.join(model, "config.json")
     values = checkpoints.other_layout(cli.load(config)) if other else cli.load(config)
     del values["model_type"]
+    if name == "mistral-window":  # HF's Mistral does not look at this flag: the same ids
+        values["use_sliding_window"] = False
     with open(config, "w") as f:
         json.dump(values, f)
     return model

@@ -36,9 +36,9 @@ static void make_folder(void)
 /* The path of a file in the folder, valid until the program ends; a target has a few. */
 static const char *in_folder(const char *name)
 {
-    static char paths[4][96];
+    static char paths[8][96];
     static size_t n;
-    if (n == 4) abort();
+    if (n == 8) abort();
     char *path = paths[n++];
     if ((size_t)snprintf(path, sizeof paths[0], "%s/%s", fuzz_folder, name) >= sizeof paths[0]) abort();
     return path;

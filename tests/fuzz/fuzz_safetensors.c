@@ -83,6 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!single_path) set_up();
     const int is_index = size && data[0] == '#';
     unlink(index_path);
+    unlink(single_path); /* or there would be two sources of weights */
     put_file(is_index ? index_path : single_path, data + is_index, size - (size_t)is_index);
 
     fkv_safetensors *s;

@@ -13,9 +13,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { N_BESIDE = 3 };
+enum { N_BESIDE = 4 };
 static const char *const beside_names[N_BESIDE] = {"tokenizer_config.json", "config.json",
-                                                   "special_tokens_map.json"};
+                                                   "special_tokens_map.json", "added_tokens.json"};
 static const char *beside_paths[N_BESIDE];
 
 static void put_beside(const uint8_t *data, size_t size)

@@ -25,7 +25,7 @@ def typed(content, **flags):
     return {"__type": "AddedToken", **token(content, **flags)}
 
 
-# name, tokenizer, config.json, tokenizer_config.json, special_tokens_map.json
+# name, tokenizer, config.json, tokenizer_config.json, special_tokens_map.json, perhaps added_tokens.json
 CASES = [
     ("nothing", "llama-2", LLAMA, {}, None),
     ("llama class", "llama-2", LLAMA, {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": False}, None),
@@ -65,17 +65,33 @@ CASES = [
     ("other flags, then special", "gemma-layout", LLAMA, {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "\n\n", "pad_token": "\n\n\n",
      "added_tokens_decoder": {"1": token("\n\n", special=False, normalized=True), "2": token("\t\t", special=True, normalized=True),
                               "3": token("<table>", special=False, normalized=True)}}, None),
+    ("not special and named", "gemma-layout", LLAMA, {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "\n\n"}, None),
+    ("added_tokens.json", "gpt-2", LLAMA, {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<p>"}, {"bos_token": token("<b>", lstrip=True)},
+     {"<n2>": 3000, "<n1>": 2999, "<p>": 2998, "<b>": 2997, "he": 3}),
+    ("added_tokens.json, extra ones", "gpt-2", LLAMA, {"tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": ["<x>"],
+     "eos_token": typed("<e>", rstrip=True)}, None, {"<e>": 2500, "<y>": 2501, "<x>": 2502}),
+    ("added_tokens.json, known ones", "gemma-layout", LLAMA, {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}, None,
+     {"\n\n": 5000, "<table>": 3, "<more>": 2, "\t\t": 1}),
+    ("added_tokens.json is left out", "gpt-2", LLAMA, {"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": {}}, None, {"<n1>": 2999}),
+    ("added_tokens.json, llama class", "llama-2", LLAMA, {"tokenizer_class": "LlamaTokenizer", "legacy": False, "pad_token": "<pad>"}, None,
+     {"<pad>": 1180, "<new>": 1179}),
+    ("added_tokens.json, qwen class", "qwen-2.5", {"model_type": "qwen2"}, {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"}, None,
+     {"<|im_end|>": 4000, "<other>": 4001}),
+    ("tokens that tokenizer.json lacks", "llama-2", LLAMA, {"tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": ["<x>", "<y>"],
+     "added_tokens_decoder": {"0": token("<unk>"), "1": token("<s>"), "2": token("</s>"), "9000": token("<far>", special=False), "1000": token("<near>")}}, None),
 ]
 
 
 def main():
     out = []
-    for name, base, config, tokenizer_config, special_map in CASES:
+    for name, base, config, tokenizer_config, special_map, *added in CASES:
         with open(os.path.join(HERE, "tokenizers", base + ".json"), encoding="utf-8") as f:
             golden = json.load(f)
         files = {"config.json": config, "tokenizer_config.json": tokenizer_config}
         if special_map is not None:
             files["special_tokens_map.json"] = special_map
+        if added:
+            files["added_tokens.json"] = added[0]
         with tempfile.TemporaryDirectory() as folder:
             for file, value in {**files, "tokenizer.json": golden["tokenizer"]}.items():
                 with open(os.path.join(folder, file), "w", encoding="utf-8") as f:

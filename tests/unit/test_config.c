@@ -176,6 +176,13 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
         {"{\"architectures\":[\"Qwen3MoeForCausalLM\"]}", "architectures"},
         {"{\"architectures\":[\"LlamaForCausalLM\",\"MadeUp\"]}", "architectures"},
         {"{\"model_type\":\"granite\"}", "model_type"},
+        {"{\"architectures\":[\"Glm4ForCausalLM\"]}", "architectures"},
+        {"{\"architectures\":[\"Olmo2ForCausalLM\"]}", "architectures"},
+        {"{\"architectures\":[\"GraniteForCausalLM\"]}", "architectures"},
+        {"{\"architectures\":[\"SmolLM3ForCausalLM\"]}", "architectures"},
+        {"{\"architectures\":[\"DeepseekV3ForCausalLM\"]}", "architectures"},
+        {"{\"architectures\":[\"Llama4ForConditionalGeneration\"]}", "architectures"},
+        {"{\"architectures\":[\"PhiMoEForCausalLM\"]}", "architectures"},
         {"{\"torch_dtype\":\"float8_e4m3fn\"}", "torch_dtype"},
         {"{\"dtype\":\"int8\"}", "dtype"},
         {"{\"rope_scaling\":{\"rope_type\":\"longrope\"}}", "rope_scaling"},
@@ -191,6 +198,21 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
     };
     for (size_t i = 0; i < sizeof patches / sizeof *patches; i++)
         refused(patches[i][0], patches[i][1], "support");
+    static const char *const methods[] = {"gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors",
+                                          "mxfp4"};
+    char patch[128];
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        snprintf(patch, sizeof patch, "{\"quantization_config\":{\"quant_method\":\"%s\"}}", methods[i]);
+        refused(patch, "quantization_config", methods[i]);
+    }
+    refused("{\"quantization_config\":{\"bits\":4}}", "quantization_config", "no quant_method");
+    refused("{\"compression_config\":{\"quant_method\":\"compressed-tensors\"}}", "compression_config",
+            "quantised");
+    /* Outside the text model's object. */
+    refused("{\"architectures\":[\"Mistral3ForConditionalGeneration\"],\"model_type\":\"mistral3\","
+            "\"text_config\":{},\"quantization_config\":{\"quant_method\":\"fp8\"}}",
+            "quantization_config", "fp8");
+    refused("{\"transformers_weights\":\"other.safetensors\"}", "transformers_weights", "support");
     refused("{\"num_hidden_layers\":1,\"layer_types\":[\"sliding_attention\"]}", "layer_types",
             "sliding_attention");
 }
@@ -433,6 +455,84 @@ static void test_windows(void **state)
 #undef MODEL
 }
 
+/* What HF's classes have for keys that a config leaves out. */
+static void test_defaults_of_families(void **state)
+{
+    (void)state;
+#define MODEL(class, type)                                                                                   \
+    "{\"architectures\":[\"" class "ForCausalLM\"],\"model_type\":\"" type "\",\"num_hidden_layers\":30,"    \
+                                   "\"max_position_embeddings\":8192,"
+    windows_are(MODEL("Qwen2", "qwen2") "\"use_sliding_window\":true}", 4096,
+                "............................ww");
+    windows_are(MODEL("Qwen3", "qwen3") "\"use_sliding_window\":true,\"max_window_layers\":29}", 4096,
+                ".............................w");
+#define GELU "\"hidden_act\":\"gelu_pytorch_tanh\""
+    fkv_config c = accepted(MODEL("Gemma2", "gemma2") GELU "}");
+    assert_true(c.attention_softcap == 50 && c.logit_softcap == 30);
+    c = accepted(MODEL("Gemma2", "gemma2") GELU
+                 ",\"attn_logit_softcapping\":null,\"final_logit_softcapping\":20.0}");
+    assert_true(c.attention_softcap == 0 && c.logit_softcap == 20);
+    c = accepted(MODEL("Gemma3", "gemma3_text") GELU
+                 ",\"num_attention_heads\":\"drop\",\"num_key_value_heads\":\"drop\"}");
+    assert_true(c.attention_softcap == 0 && c.logit_softcap == 0);
+    assert_int_equal(c.n_heads, 8);
+    assert_int_equal(c.n_kv_heads, 4);
+    assert_int_equal(c.head_dim, 256);
+#undef MODEL
+}
+
+/* Vicuna's linear rope stretches the positions to max_sequence_length. */
+static void test_positions_are_those_that_the_model_reaches(void **state)
+{
+    (void)state;
+#define LINEAR "\"rope_scaling\":{\"type\":\"linear\",\"factor\":4.0}"
+    assert_int_equal(accepted("{" LINEAR ",\"max_sequence_length\":16384}").max_positions, 16384);
+    assert_int_equal(accepted("{" LINEAR ",\"max_sequence_length\":1024}").max_positions, 4096);
+    assert_int_equal(accepted("{" LINEAR "}").max_positions, 4096);
+    assert_int_equal(accepted("{\"max_sequence_length\":16384}").max_positions, 4096);
+    /* A text of one chunk has plain attention in it. */
+#define CHUNKS(chunk, local)                                                                                 \
+    "{\"dual_chunk_attention_config\":{\"chunk_size\":" chunk ",\"local_size\":" local "}}"
+    assert_int_equal(accepted(CHUNKS("3072", "1024")).max_positions, 2048);
+    assert_int_equal(accepted(CHUNKS("8192", "1024")).max_positions, 4096);
+    refused(CHUNKS("1024", "1024"), "dual_chunk_attention_config", "below");
+    refused(CHUNKS("0", "0"), "chunk_size", "outside");
+    refused("{\"dual_chunk_attention_config\":4096}", "dual_chunk_attention_config", "object");
+    refused("{\"dual_chunk_attention_config\":{}}", "chunk_size", "missing");
+}
+
+/* Configs as their publishers have them: what is read of each, or the name by which it is refused. */
+static void test_published_configs(void **state)
+{
+    (void)state;
+    json_error_t why;
+    json_t *all = json_load_file(FKV_TEST_DIR "/data/configs.json", 0, &why), *o;
+    size_t i;
+    assert_true(json_array_size(all) > 60);
+    json_array_foreach(all, i, o)
+    {
+        fkv_config c;
+        fkv_err err = {0};
+        const char *name = json_string_value(json_object_get(o, "name")),
+                   *word = json_string_value(json_object_get(o, "refused"));
+        char *text = json_dumps(json_object_get(o, "config"), 0);
+        int windowed = 0;
+        put("config.json", text);
+        free(text);
+        const fkv_status st = fkv_config_read(dir, &c, &err);
+        if (word ? st != FKV_E_INPUT || !strstr(err.message, word) : st != FKV_OK)
+            fail_msg("%s: status %d: %s: %s", name, st, err.key, err.message);
+        if (word) continue;
+        for (int l = 0; l < c.n_layers; l++) windowed += fkv_config_window(&c, l) > 0;
+        if (c.max_positions != json_integer_value(json_object_get(o, "positions")) ||
+            windowed != json_integer_value(json_object_get(o, "windowed")) ||
+            (windowed && c.window != json_integer_value(json_object_get(o, "window"))))
+            fail_msg("%s: %d positions, a window of %d in %d layers", name, c.max_positions, c.window,
+                     windowed);
+    }
+    json_decref(all);
+}
+
 /* HF transformers 5.24's, in float32: base 10000, factor 4, trained on 128 positions, 16 dimensions. */
 static void test_rope_frequencies_of_yarn(void **state)
 {
@@ -663,6 +763,9 @@ int main(void)
         cmocka_unit_test(test_needle_tiny),
         cmocka_unit_test(test_rope_frequencies_of_llama3),
         cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_defaults_of_families),
+        cmocka_unit_test(test_positions_are_those_that_the_model_reaches),
+        cmocka_unit_test(test_published_configs),
         cmocka_unit_test(test_rope_frequencies_of_yarn),
         cmocka_unit_test(test_rope_frequencies_of_default),
         cmocka_unit_test(test_longrope_in_every_spelling),

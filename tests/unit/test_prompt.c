@@ -299,6 +299,28 @@ static void new_tokens_need_room_beside_the_prompt(void **state)
     fkv_ids_free(&ids);
 }
 
+/* Added tokens may be more than a model's rows; what is cut out needs none. */
+static void an_id_beyond_the_model_is_an_error_of_the_record(void **state)
+{
+    (void)state;
+    fkv_ids ids = {0};
+    int64_t max_new, cut;
+    int32_t largest = 0;
+    fkv_prompt_limits limits = {.max_positions = 1000, .max_new = 10, .truncate = FKV_TRUNCATE_RIGHT};
+    assert_string_equal(prepare(text, limits, 0, &ids, &max_new, &cut), "");
+    for (size_t i = 0; i < ids.len; i++) largest = ids.data[i] > largest ? ids.data[i] : largest;
+    const size_t at = fkv_ids_beyond(&ids, largest);
+    assert_int_equal(ids.data[at], largest);
+    assert_int_equal(fkv_ids_beyond(&ids, largest + 1), ids.len);
+    limits.n_ids = largest + 1;
+    assert_string_equal(prepare(text, limits, 0, &ids, &max_new, &cut), "");
+    limits.n_ids = largest;
+    assert_string_equal(prepare(text, limits, 0, &ids, &max_new, &cut), "tokenizer");
+    limits.max_prompt = (int64_t)at;
+    assert_string_equal(prepare(text, limits, 0, &ids, &max_new, &cut), "");
+    fkv_ids_free(&ids);
+}
+
 static void *push_all(void *arg)
 {
     for (intptr_t i = 1; i <= 1000; i++) fkv_queue_push(arg, (void *)i);
@@ -336,6 +358,7 @@ int main(void)
         cmocka_unit_test(cutting_keeps_the_chat_template_whole),
         cmocka_unit_test(a_plain_prompt_is_never_wrapped),
         cmocka_unit_test(what_no_template_can_render_is_the_record_s_error),
+        cmocka_unit_test(an_id_beyond_the_model_is_an_error_of_the_record),
         cmocka_unit_test(a_queue_hands_over_everything_in_order),
     };
     if (fkv_tokenizer_open(FKV_TEST_DIR "/data/needle-tiny", &tokenizer, &err)) return 1;

@@ -238,6 +238,8 @@ static void bad_configs_are_refused_by_name(void **state)
         {"{\"eos_token\":{\"content\":5}}", "eos_token"},
         {"{\"extra_special_tokens\":[[]]}", "extra_special_tokens"},
     };
+    static const char *const added[] = {
+        "[]", "{\"<x>\":\"1\"}", "{\"<x>\":null}", "{\"<x>\":1.5}", "{\"<x>\":-1}", "{\"<x>\":16777216}"};
     (void)state;
     json_t *golden = load(GOLDEN, "llama-2.json");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -250,6 +252,14 @@ static void bad_configs_are_refused_by_name(void **state)
         fkv_err_format(&o.err, text, sizeof text);
         if (!strstr(text, "tokenizer_config.json") || !strstr(text, cases[i].word))
             fail_msg("%s: '%s' does not say '%s'", cases[i].config, text, cases[i].word);
+        json_decref(files);
+        close_all(&o);
+    }
+    for (size_t i = 0; i < sizeof added / sizeof *added; i++) {
+        struct opened o;
+        json_t *files = json_pack("{s:o}", "added_tokens.json", json_loads(added[i], 0, NULL));
+        assert_int_equal(open_files(json_object_get(golden, "tokenizer"), files, &o), FKV_E_INPUT);
+        assert_non_null(strstr(o.err.file, "added_tokens.json"));
         json_decref(files);
         close_all(&o);
     }
