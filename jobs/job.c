@@ -7,9 +7,11 @@
  * owns all its strings; the parser's own memory ends with fkv_job_parse.
  *
  * Decisions: a key given twice is an error (an override may repeat; the last one
- * wins). "${NAME}" is replaced after the lines are joined; "$${" stands for
- * "${"; a "$" elsewhere is plain. An override is checked in place of the file's
- * value, not beside it.
+ * wins). "${NAME}" is replaced after the lines are joined; "$$" before a name or
+ * "{" stands for "$"; a "$" elsewhere is plain. An override is checked in place of
+ * the file's value, not beside it. A value stands as it is: what would be a quote, a
+ * home folder, a comment or a variable in other languages and is none here is
+ * refused with what to write, but in JSON.
  */
 #include "jobs/job.h"
 
@@ -17,6 +19,7 @@
 #include <ini.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "jobs/job_keys.h"
 #include "runner/base/file.h"
@@ -226,7 +229,7 @@ static int handle(void *user, const char *section, const char *name, const char 
 static fkv_status read_job_file(parser *p, fkv_err *err)
 {
     fkv_buf text = {0};
-    fkv_status st = fkv_file_read(p->path, JOB_FILE_MAX, &text, err);
+    fkv_status st = fkv_file_read_any(p->path, JOB_FILE_MAX, &text, err);
     if (st) goto out;
     p->next = text.data;
     p->end = text.data + text.len;
@@ -274,17 +277,31 @@ static void take_override(parser *p, const char *text)
     if (fkv_buf_puts(&s->text, equals + 1, &err)) report(p, &err);
 }
 
+static bool is_json(const fkv_key *key)
+{
+    return key->type == FKV_KEY_STOP || key->type == FKV_KEY_OBJECT;
+}
+
+static bool begins_name(char c)
+{
+    return isalpha((unsigned char)c) || c == '_';
+}
+
 /* text with ${NAME} replaced, into out. */
 static fkv_status expand(const fkv_key *key, const fkv_place *place, const char *text, fkv_buf *out,
                          fkv_err *err)
 {
     fkv_status st = FKV_OK;
     while (*text && !st) {
-        if (strncmp(text, "$${", 3) == 0) {
-            st = fkv_buf_puts(out, "${", err);
+        if (text[0] == '$' && text[1] == '$' && (text[2] == '{' || begins_name(text[2]))) {
+            st = fkv_buf_append(out, text + 1, 2, err);
             text += 3;
             continue;
         }
+        if (text[0] == '$' && begins_name(text[1]) && !is_json(key))
+            return fkv_key_fail(
+                key, place, err,
+                "\"%.40s\": write ${NAME} for a variable, or $$ for a plain \"$\" before a name", text);
         if (strncmp(text, "${", 2) != 0) {
             const size_t n = 1 + strcspn(text + 1, "$");
             st = fkv_buf_append(out, text, n, err);
@@ -306,6 +323,26 @@ static fkv_status expand(const fkv_key *key, const fkv_place *place, const char 
     return st;
 }
 
+/* What people are used to from elsewhere and means nothing here. */
+static fkv_status check_habits(const fkv_key *key, const fkv_place *place, const char *text, fkv_err *err)
+{
+    const bool many = key->type == FKV_KEY_ARCHIVES || key->type == FKV_KEY_MEMBERS;
+    bool begins = true; /* the value, or a word of a list */
+    for (const char *p = text; *p; p++) {
+        const bool blank = fkv_is_blank(*p), escaped = p > text && p[-1] == '\\';
+        if (begins && (*p == '"' || *p == '\''))
+            return fkv_key_fail(key, place, err, "begins with a quote, and values are written without%s",
+                                many ? " (a backslash makes the next character plain, a blank too)" : "");
+        if (begins && *p == '~' && (many || key->type == FKV_KEY_PATH || key->type == FKV_KEY_FILE))
+            return fkv_key_fail(key, place, err,
+                                "\"~\" stands for itself: write ${HOME} for the home folder");
+        if (*p == '#' && p > text && fkv_is_blank(p[-1]) && (p < text + 2 || p[-2] != '\\'))
+            return fkv_key_fail(key, place, err, "a '#' behind white space is no comment: write ';'");
+        begins = (begins && blank) || (many && blank && !escaped);
+    }
+    return FKV_OK;
+}
+
 /* What could not be written back to job.ini or into a row is refused. */
 static fkv_status check_text(const fkv_key *key, const fkv_place *place, const char *text, fkv_err *err)
 {
@@ -315,10 +352,10 @@ static fkv_status check_text(const fkv_key *key, const fkv_place *place, const c
         const unsigned char c = (unsigned char)text[i];
         if ((c < ' ' && c != '\n' && c != '\t') || c == 0x7f)
             return fkv_key_fail(key, place, err, "holds a control character");
-        if (key->type != FKV_KEY_STOP && key->type != FKV_KEY_OBJECT && fkv_is_comment(text, i))
+        if (!is_json(key) && fkv_is_comment(text, i))
             return fkv_key_fail(key, place, err, "a ';' behind white space would start a comment");
     }
-    return FKV_OK;
+    return is_json(key) ? FKV_OK : check_habits(key, place, text, err);
 }
 
 static void parse_setting(parser *p, size_t i, fkv_job *job)
@@ -408,8 +445,11 @@ static void check_across(parser *p, const fkv_job *job)
 
 static fkv_status parser_open(parser *p, const char *path, fkv_errs *errs, fkv_job *job, fkv_err *err)
 {
+    struct stat sb;
     *p = (parser){.path = path, .errs = errs, .key = -1};
-    p->dir = fkv_path_dir(path);
+    /* Of a pipe's folder, such as /dev/fd, nobody thinks. */
+    const bool is_pipe = !stat(path, &sb) && !S_ISREG(sb.st_mode);
+    p->dir = is_pipe ? strdup("") : fkv_path_dir(path);
     p->settings = fkv_calloc(fkv_n_keys, sizeof *p->settings);
     job->path = strdup(path);
     if (!p->dir || !p->settings || !job->path) return fkv_fail_memory(err);

@@ -1,5 +1,6 @@
 /* The job written out: as an INI file, as an identity, as help. All three walk
  * the key table. Owns no memory. Not for: what a value means (job_value.c). */
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@ enum { PIECE_MAX = 140 };
 
 /* Whether a line may end before text[n] and the next begin there: inih strips
  * blanks at both ends, takes ';' and '#' for comments, and a piece must not look
- * like a key of its own. Lines are checked one by one, so characters stay whole, and "$${" too. */
+ * like a key of its own. Lines are checked one by one, so characters stay whole, and "$$" too. */
 static bool may_cut(const char *section, const char *text, size_t n)
 {
     const bool inside = ((unsigned char)text[n] & 0xc0) == 0x80; /* of a character */
@@ -44,13 +45,19 @@ static fkv_status put_pieces(const char *section, const char *text, const char *
     return st;
 }
 
-/* text as a scalar value: "${" would be taken for a variable. */
+/* Whether "$" at p would be taken for a variable's. */
+static bool needs_dollar(const char *p)
+{
+    return p[0] == '$' && (p[1] == '{' || p[1] == '_' || isalpha((unsigned char)p[1]));
+}
+
+/* text as a scalar value. */
 static fkv_status put_scalar(const char *section, const char *text, fkv_buf *out, fkv_err *err)
 {
     fkv_buf plain = {0};
     fkv_status st = FKV_OK;
     for (const char *p = text; *p && !st; p++) {
-        if (p[0] == '$' && p[1] == '{') st = fkv_buf_puts(&plain, "$", err);
+        if (needs_dollar(p)) st = fkv_buf_puts(&plain, "$", err);
         if (!st) st = fkv_buf_append(&plain, p, 1, err);
     }
     if (!st) st = put_pieces(section, plain.data ? plain.data : "", "", out, err);
@@ -137,7 +144,7 @@ static fkv_status put_words(const fkv_key *key, const fkv_words *words, fkv_buf 
         if (!st && (strchr(";#", pattern[0]) || fkv_key_looks_like_one(key->section, pattern)))
             st = fkv_buf_puts(&word, "\\", err);
         for (const char *p = pattern; *p && !st; p++) {
-            if (p[0] == '$' && p[1] == '{') st = fkv_buf_puts(&word, "$", err);
+            if (needs_dollar(p)) st = fkv_buf_puts(&word, "$", err);
             /* After an escaped blank it would begin a comment. */
             if (!st && *p == ';' && p > pattern && fkv_is_blank(p[-1])) st = fkv_buf_puts(&word, "\\", err);
             if (!st) st = fkv_buf_append(&word, p, 1, err);

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "runner/base/utf8.h"
 #include "runner/commands.h"
 #include "runner/preflight.h"
 
@@ -16,7 +17,10 @@ static void print_input(const fkv_setup *s, const fkv_preflight *found)
            (long long)fkv_prompt_limit(&s->limits, s->limits.max_new));
     for (const char *line = found->input.data; line && *line;) {
         const int n = (int)strcspn(line, "\n");
-        printf("; %.*s\n", n, line);
+        char said[4096], shown[2 * sizeof said];
+        snprintf(said, sizeof said, "%.*s", n, line);
+        fkv_utf8_show(said, shown, sizeof shown);
+        printf("; %s\n", shown);
         line += n;
         line += *line == '\n';
     }

@@ -47,6 +47,33 @@ out:
     return st;
 }
 
+/* What fd still gives. */
+static fkv_status read_stream(int fd, const char *path, size_t max_bytes, fkv_buf *out, fkv_err *err)
+{
+    char some[4096];
+    ssize_t n;
+    while ((n = read(fd, some, sizeof some)) != 0) {
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return fkv_fail_errno(err, path, "read");
+        if ((size_t)n > max_bytes - out->len)
+            return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "more than the %zu bytes allowed", max_bytes);
+        const fkv_status st = fkv_buf_append(out, some, (size_t)n, err);
+        if (st) return st;
+    }
+    return fkv_buf_reserve(out, 0, err);
+}
+
+fkv_status fkv_file_read_any(const char *path, size_t max_bytes, fkv_buf *out, fkv_err *err)
+{
+    struct stat sb;
+    if (stat(path, &sb) || !S_ISFIFO(sb.st_mode)) return fkv_file_read(path, max_bytes, out, err);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fkv_fail_open(err, path);
+    const fkv_status st = read_stream(fd, path, max_bytes, out, err);
+    close(fd);
+    return st;
+}
+
 fkv_status fkv_write_all(int fd, const void *bytes, size_t n, const char *path, fkv_err *err)
 {
     const char *p = bytes;

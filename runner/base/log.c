@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "runner/base/utf8.h"
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static FILE *file;
 static bool to_stderr = true;
@@ -38,15 +40,16 @@ void fkv_log_set_stderr(bool on)
 
 void fkv_log(const char *fmt, ...)
 {
-    char line[2048], when[32];
+    char said[2048], line[2 * sizeof said], when[32];
     const time_t now = time(NULL);
     struct tm tm;
     gmtime_r(&now, &tm);
     strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &tm);
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(line, sizeof line, fmt, ap);
+    vsnprintf(said, sizeof said, fmt, ap);
     va_end(ap);
+    fkv_utf8_show(said, line, sizeof line); /* names and texts from the input may be in it */
     pthread_mutex_lock(&lock);
     if (to_stderr) fprintf(stderr, "%s\n", line);
     if (file) {

@@ -14,6 +14,7 @@ fkv_status fkv_log_open(const char *path, fkv_err *err);
 void fkv_log_close(void);
 /* Whether lines also go to standard error (default: yes). */
 void fkv_log_set_stderr(bool on);
+/* One line: control characters in it are escaped. */
 void fkv_log(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -63,3 +63,41 @@ fkv_status fkv_utf8_append_clean(fkv_buf *out, const char *text, size_t n, fkv_e
     }
     return st;
 }
+
+/* Whether the well-formed character at s, of so many bytes, only shows itself. */
+static bool is_shown(const unsigned char *s, size_t len)
+{
+    if (len == 1) return s[0] >= ' ' && s[0] != 0x7f;
+    if (len == 2) {
+        const unsigned c = (s[0] & 0x1fu) << 6 | (s[1] & 0x3fu);
+        return c >= 0xa0 && c != 0x61c; /* C1 controls; the Arabic letter mark */
+    }
+    if (len != 3) return true;
+    const unsigned c = (s[0] & 0xfu) << 12 | (s[1] & 0x3fu) << 6 | (s[2] & 0x3fu);
+    /* marks, line ends and embeddings of direction; the byte order mark */
+    return !(c >= 0x200e && c <= 0x200f) && !(c >= 0x2028 && c <= 0x202e) && !(c >= 0x2066 && c <= 0x2069) &&
+           c != 0xfeff;
+}
+
+void fkv_utf8_show(const char *text, char *out, size_t size)
+{
+    static const char digits[] = "0123456789abcdef";
+    const unsigned char *s = (const unsigned char *)text;
+    size_t left = strlen(text), at = 0;
+    while (left) {
+        const size_t whole = *s < 0x80 ? 1 : char_bytes(s, left), len = whole ? whole : 1;
+        const bool shown = whole && is_shown(s, len);
+        if (at + (shown ? len : 4 * len) >= size) break;
+        for (size_t i = 0; i < len; i++) {
+            if (!shown) {
+                out[at++] = '\\';
+                out[at++] = 'x';
+                out[at++] = digits[s[i] >> 4];
+            }
+            out[at++] = shown ? (char)s[i] : digits[s[i] & 15];
+        }
+        s += len;
+        left -= len;
+    }
+    if (size) out[at] = '\0';
+}

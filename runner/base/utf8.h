@@ -11,6 +11,10 @@
 /* How many of the n bytes, from the first on, are well-formed. */
 size_t fkv_utf8_span(const char *text, size_t n);
 
+/* text as a line on a terminal may show it: what would move the cursor, turn the direction or is no
+ * character stands as "\xNN", a byte each. Cut to size with its NUL, at a character. */
+void fkv_utf8_show(const char *text, char *out, size_t size);
+
 /* Appends text with every malformed byte replaced by U+FFFD. */
 fkv_status fkv_utf8_append_clean(fkv_buf *out, const char *text, size_t n, fkv_err *err);
 
