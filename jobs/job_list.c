@@ -3,7 +3,7 @@
  *
  * In a word a backslash makes the next character plain (a blank, a wildcard); at
  * the end of a line it joins the word with the next, continued line. What is
- * stored belongs to the fkv_job. Not for: matching member names (archive.c).
+ * stored belongs to the fkv_job. Not for: matching member names (members.c).
  */
 #include <ctype.h>
 #include <dirent.h>
