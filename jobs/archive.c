@@ -107,8 +107,8 @@ static void close_archive(fkv_reader *r)
     const char *name = r->job->input.files[r->file].name;
     const int64_t n = fkv_members_resources(r->members);
     if (n && !r->looking)
-        fkv_log("%s: left out %lld resource file%s of macOS (__MACOSX/, ._*, .AppleDouble/)", name, (long long)n,
-                n == 1 ? "" : "s");
+        fkv_log("%s: left out %lld resource file%s of macOS (__MACOSX/, ._*, .AppleDouble/)", name,
+                (long long)n, n == 1 ? "" : "s");
     fkv_members_close(r->members);
     r->members = NULL;
     r->in_member = false;

@@ -1,7 +1,10 @@
 /* Lines and elements: see lines.h. */
 #include "jobs/lines.h"
 
+#include <stdio.h>
 #include <string.h>
+
+#include "runner/base/utf8.h"
 
 static const char mark[] = "\xef\xbb\xbf"; /* U+FEFF */
 enum { MARK_BYTES = 3 };
@@ -36,7 +39,7 @@ static void bad_piece(fkv_lines *l, fkv_piece *piece, const char *code, const ch
     l->line++;
     l->carry_lent = true;
     piece->error_code = code;
-    piece->error_message = what;
+    snprintf(piece->error_message, sizeof piece->error_message, "%s", what);
 }
 
 static bool is_blank(char c)
@@ -51,42 +54,21 @@ static void skip_space(fkv_lines *l)
 
 /* --- the beginning -------------------------------------------------------------------- */
 
-/* What a text that begins so is encoded in, if it is none of UTF-8: by its mark, or since
- * JSON begins with a character of ASCII. */
-static const char *other_encoding(const char *p, size_t n)
-{
-    static const struct {
-        const char *bytes, *what;
-        size_t n;
-    } marks[] = {
-        {"\xff\xfe\0\0", "the text is UTF-32 (little-endian), which is not read: save it as UTF-8", 4},
-        {"\0\0\xfe\xff", "the text is UTF-32 (big-endian), which is not read: save it as UTF-8", 4},
-        {"\xff\xfe", "the text is UTF-16 (little-endian), which is not read: save it as UTF-8", 2},
-        {"\xfe\xff", "the text is UTF-16 (big-endian), which is not read: save it as UTF-8", 2},
-        {"{\0", "the text is UTF-16 (little-endian), which is not read: save it as UTF-8", 2},
-        {"[\0", "the text is UTF-16 (little-endian), which is not read: save it as UTF-8", 2},
-        {"\0{", "the text is UTF-16 (big-endian), which is not read: save it as UTF-8", 2},
-        {"\0[", "the text is UTF-16 (big-endian), which is not read: save it as UTF-8", 2},
-    };
-    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
-        if (n >= marks[i].n && memcmp(p, marks[i].bytes, marks[i].n) == 0) return marks[i].what;
-    }
-    return NULL;
-}
-
 /* Looks at the first block for the array's beginning, and passes it. */
 static void begin(fkv_lines *l, fkv_piece *piece)
 {
     const char *first = l->p;
-    const char *encoding = other_encoding(l->p, (size_t)(l->end - l->p));
+    const char *encoding = fkv_utf8_other(l->p, (size_t)(l->end - l->p));
     l->state = FKV_LINES_LINES;
     if (encoding && !l->line) {
         l->state = FKV_LINES_OVER;
-        bad_piece(l, piece, "bad_utf8", encoding);
+        bad_piece(l, piece, "bad_utf8", "");
+        snprintf(piece->error_message, sizeof piece->error_message,
+                 "the text is %s, which is not read: save it as UTF-8", encoding);
         return;
     }
     if (!l->may_be_array) return;
-    if (l->end - l->p >= MARK_BYTES && memcmp(l->p, mark, MARK_BYTES) == 0) l->p += MARK_BYTES;
+    l->p += fkv_utf8_mark(l->p, (size_t)(l->end - l->p));
     skip_space(l);
     if (l->p < l->end && *l->p == '[') {
         l->state = FKV_LINES_ARRAY;
@@ -121,7 +103,7 @@ static const char *find_mark(const char *text, size_t n)
 static void take_line(fkv_lines *l, const char *text, size_t n, fkv_piece *piece)
 {
     l->line++;
-    while (n >= MARK_BYTES && memcmp(text, mark, MARK_BYTES) == 0) {
+    while (fkv_utf8_mark(text, n)) {
         text += MARK_BYTES;
         n -= MARK_BYTES;
     }
@@ -301,5 +283,6 @@ fkv_step fkv_lines_next(fkv_lines *l, const fkv_lines_source *source, fkv_piece 
         if (got == FKV_STEP_OK && l->state == FKV_LINES_BEGIN && l->p < l->end) begin(l, piece);
         return got;
     }
-    return l->state == FKV_LINES_LINES ? next_line(l, source, piece, err) : next_element(l, source, piece, err);
+    return l->state == FKV_LINES_LINES ? next_line(l, source, piece, err)
+                                       : next_element(l, source, piece, err);
 }

@@ -26,9 +26,9 @@ typedef struct fkv_lines {
     size_t most_bytes; /* of a line */
     bool may_be_array; /* by its name */
     fkv_lines_state state;
-    int64_t line;       /* lines, or elements, so far */
+    int64_t line;        /* lines, or elements, so far */
     int64_t array_began; /* of the elements before this array */
-    int64_t depth;      /* in an element: open brackets */
+    int64_t depth;       /* in an element: open brackets */
     bool in_string, escaped;
     unsigned mark;      /* bytes of a byte order mark that were seen behind an array */
     const char *p;      /* what is left of the block */
@@ -45,7 +45,7 @@ typedef struct fkv_piece {
     const char *text; /* borrowed until the next call; NULL: error_code is set, or there is none yet */
     size_t n;
     const char *error_code; /* "too_large", "bad_json", "bad_utf8" */
-    const char *error_message;
+    char error_message[96];
 } fkv_piece;
 
 /* Where the bytes come from: as fkv_members_read. */

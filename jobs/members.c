@@ -99,15 +99,19 @@ static fkv_status open_file(fkv_members *m, fkv_err *err)
     if (m->fd < 0) return fkv_fail_open(err, path);
     if (fstat(m->fd, &sb)) return fkv_fail_errno(err, path, "stat");
     if (!S_ISREG(sb.st_mode)) return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "not a regular file");
-    m->file = (fkv_file_source){
-        .fd = m->fd, .size = sb.st_size, .block = malloc(BLOCK_BYTES), .n_block = BLOCK_BYTES, .watch = m->watch};
+    m->file = (fkv_file_source){.fd = m->fd,
+                                .size = sb.st_size,
+                                .block = malloc(BLOCK_BYTES),
+                                .n_block = BLOCK_BYTES,
+                                .watch = m->watch};
     return m->file.block ? start_walk(m, err) : fkv_fail_memory(err);
 }
 
 fkv_status fkv_members_open(const fkv_job *job, const fkv_input_file *input, const fkv_watch *watch,
                             fkv_members **out, fkv_err *err)
 {
-    fkv_members *m = *out = calloc(1, sizeof *m);
+    fkv_members *m = calloc(1, sizeof *m);
+    *out = NULL; /* until it is open: the watch is asked meanwhile */
     if (!m) return fkv_fail_memory(err);
     m->job = job;
     m->input = input;
@@ -115,9 +119,10 @@ fkv_status fkv_members_open(const fkv_job *job, const fkv_input_file *input, con
     m->fd = -1;
     m->shown = "";
     const fkv_status st = open_file(m, err);
-    if (!st) return FKV_OK;
-    fkv_members_close(m);
-    *out = NULL;
+    if (!st)
+        *out = m;
+    else
+        fkv_members_close(m);
     return st;
 }
 
@@ -249,7 +254,8 @@ static fkv_step begin_data(fkv_members *m)
     size_t n = fkv_walk_look(m->from, &head);
     const char *form = fkv_unpack_form(head, n);
     if (form) {
-        if (fkv_unpack_open((fkv_source){fkv_walk_read, m->from}, form, m->job->input.max_window, &m->inner, NULL))
+        if (fkv_unpack_open((fkv_source){fkv_walk_read, m->from}, form, m->job->input.max_window, &m->inner,
+                            NULL))
             return fail_memory(m);
         m->inner_peek = (fkv_peek){.from = {fkv_unpack_read, m->inner}};
         head = m->inner_peek.head;
@@ -290,9 +296,10 @@ static fkv_step open_target(fkv_members *m, const fkv_member *link)
     fkv_buf_free(&name);
     if (!same) return unreadable_link(m, link, ", which is no member of the archive");
     if (member->size > m->file.size - m->linked_bytes)
-        return unreadable_link(m, link,
-                               ": the links would be read for more bytes than the archive has; pack their data "
-                               "(tar -h --hard-dereference)");
+        return unreadable_link(
+            m, link,
+            ": the links would be read for more bytes than the archive has; pack their data "
+            "(tar -h --hard-dereference)");
     m->linked_bytes += member->size;
     m->from = m->linked;
     return begin_data(m);
@@ -322,13 +329,14 @@ static fkv_step follow(fkv_members *m, const fkv_member *link)
     if (step != FKV_STEP_OK) return step;
     if (fkv_links_name(link->name, link->target, symbolic, &m->target, NULL)) return fail_memory(m);
     if (!fkv_links_find(m->links, &m->target, symbolic, link->at, &m->link_file.at, &kind)) {
-        const bool itself = !fkv_links_name(link->name, NULL, false, &own, NULL) && own.len == m->target.len &&
-                            memcmp(own.data, m->target.data, own.len) == 0;
+        const bool itself = !fkv_links_name(link->name, NULL, false, &own, NULL) &&
+                            own.len == m->target.len && memcmp(own.data, m->target.data, own.len) == 0;
         fkv_buf_free(&own);
         return unreadable_link(m, link,
-                               itself                          ? ", which is itself"
-                               : fkv_links_are_cut(m->links) ? ", which is none of the archive's first 1,048,576 members"
-                                                             : ", which is no member of the archive");
+                               itself ? ", which is itself"
+                               : fkv_links_are_cut(m->links)
+                                   ? ", which is none of the archive's first 1,048,576 members"
+                                   : ", which is no member of the archive");
     }
     if (kind == FKV_MEMBER_FILE) return open_target(m, link);
     return unreadable_link(m, link,
@@ -386,8 +394,8 @@ fkv_step fkv_members_next(fkv_members *m)
 fkv_step fkv_members_read(fkv_members *m, const char **bytes, size_t *n)
 {
     const void *block;
-    const ssize_t got =
-        m->inner ? fkv_peek_read(&m->inner_peek, &block, &m->fault) : fkv_walk_read(m->from, &block, &m->fault);
+    const ssize_t got = m->inner ? fkv_peek_read(&m->inner_peek, &block, &m->fault)
+                                 : fkv_walk_read(m->from, &block, &m->fault);
     if (got > 0) {
         *bytes = block;
         *n = (size_t)got;

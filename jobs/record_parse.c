@@ -6,12 +6,14 @@
  */
 #include "jobs/record.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "jobs/pattern.h"
 #include "jobs/record_json.h"
 #include "jobs/record_request.h"
+#include "jobs/unpack.h"
 #include "runner/base/json.h"
 
 enum { TABLE_MAX_BYTES = 16 << 20 };
@@ -41,6 +43,17 @@ static const struct {
                [FKV_FORMAT_QA] = {"qa", FKV_RECORD_OTHER},
                [FKV_FORMAT_RULER] = {"ruler", FKV_RECORD_INDEX}};
 
+/* A limit such as 2.0 is 2. */
+static bool make_whole(json_t *table, const char *dataset, json_t **value)
+{
+    const double x = json_is_real(*value) ? json_real_value(*value) : 0;
+    if (!(x >= 1 && x <= INT32_MAX) || x - floor(x) > 0) return false;
+    json_t *whole = json_integer((json_int_t)x);
+    if (json_object_set_new(table, dataset, whole)) return false;
+    *value = whole;
+    return true;
+}
+
 /* Loads an object of strings, or of positive integers; all errors go to errs. */
 static json_t *load_table(const char *path, bool strings, fkv_errs *errs)
 {
@@ -63,8 +76,9 @@ static json_t *load_table(const char *path, bool strings, fkv_errs *errs)
             fkv_fail_at(&err, FKV_E_INPUT, path, 0, dataset, "must be a string, the dataset's template");
             fkv_errs_add(errs, &err);
         }
-        if (!strings && (!json_is_integer(value) || json_integer_value(value) < 1 ||
-                         json_integer_value(value) > INT32_MAX)) {
+        if (!strings && !make_whole(table, dataset, &value) &&
+            (!json_is_integer(value) || json_integer_value(value) < 1 ||
+             json_integer_value(value) > INT32_MAX)) {
             fkv_fail_at(&err, FKV_E_INPUT, path, 0, dataset, "must be a whole number from 1 to %d",
                         INT32_MAX);
             fkv_errs_add(errs, &err);
@@ -275,7 +289,7 @@ static const json_t *find_dataset(const fkv_record_parser *parser, const fkv_rec
     const size_t n_suffix = sizeof suffix - 1;
     const char *slash = strrchr(record->member, '/');
     const char *base = slash ? slash + 1 : record->member;
-    size_t n = strlen(base);
+    size_t n = fkv_unpack_bare(base, strlen(base));
     if (n > n_suffix && memcmp(base + n - n_suffix, suffix, n_suffix) == 0) n -= n_suffix;
     const json_t *template = try_dataset(parser, base, n, record, st, err);
     if (!template && n > 2 && memcmp(base + n - 2, "_e", 2) == 0)

@@ -2,6 +2,7 @@
  * is rounded on its way through a double. Owns nothing. */
 #include "jobs/record_request.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "runner/base/json.h"
@@ -71,6 +72,22 @@ static bool read_whole(const fkv_record_field *field, bool *negative, uint64_t *
     return end > field->value + *negative;
 }
 
+/* The same of a number with a fraction or an exponent, such as 2.0. */
+static bool read_whole_real(const json_t *value, bool *negative, uint64_t *size)
+{
+    const double most = 9007199254740992.0; /* up to it every whole number is a double */
+    const double x = json_is_number(value) ? json_number_value(value) : NAN;
+    if (!(fabs(x) <= most) || fabs(x) - floor(fabs(x)) > 0) return false;
+    *negative = x < 0;
+    *size = (uint64_t)fabs(x);
+    return true;
+}
+
+static bool read_number(const fkv_record_object *o, fkv_record_key key, bool *negative, uint64_t *size)
+{
+    return read_whole(o->known[key], negative, size) || read_whole_real(o->values[key], negative, size);
+}
+
 /* The whole number from lo to hi under key. False: there is none, or it is the record's error. */
 static bool take_whole(const fkv_record_object *o, fkv_record_key key, int32_t lo, int32_t hi, int64_t *out,
                        fkv_record *record)
@@ -78,7 +95,7 @@ static bool take_whole(const fkv_record_object *o, fkv_record_key key, int32_t l
     bool negative;
     uint64_t size;
     if (!is_given(o, key) || record->error_code[0]) return false;
-    if (read_whole(o->known[key], &negative, &size) && size <= INT32_MAX) {
+    if (read_number(o, key, &negative, &size) && size <= INT32_MAX) {
         *out = negative ? -(int64_t)size : (int64_t)size;
         if (*out >= lo && *out <= hi) return true;
     }
@@ -123,8 +140,7 @@ static bool take_seed(const fkv_record_object *o, uint64_t *seed, fkv_record *re
 {
     bool negative;
     if (!is_given(o, FKV_RECORD_SEED) || record->error_code[0]) return false;
-    if (read_whole(o->known[FKV_RECORD_SEED], &negative, seed) &&
-        (!negative || *seed <= (uint64_t)INT64_MAX + 1)) {
+    if (read_number(o, FKV_RECORD_SEED, &negative, seed) && (!negative || *seed <= (uint64_t)INT64_MAX + 1)) {
         if (negative) *seed = 0 - *seed;
         return true;
     }

@@ -46,9 +46,14 @@ const char *fkv_unpack_form(const void *head, size_t n)
     const uint8_t *h = head;
     if (begins(h, n, "\x1f\x8b\x08", 3) && n >= 4 && !(h[3] & 0xe0)) return "gzip";
     if (fkv_unzstd_begins(h, n)) return "zstd";
-    if (begins(h, n, "\xfd" "7zXZ\0", 6)) return "xz";
+    if (begins(h, n,
+               "\xfd"
+               "7zXZ\0",
+               6))
+        return "xz";
     if (begins(h, n, "BZh", 3) && n >= 10 && h[3] >= '1' && h[3] <= '9' &&
-        (begins(h + 4, n - 4, "\x31\x41\x59\x26\x53\x59", 6) || begins(h + 4, n - 4, "\x17\x72\x45\x38\x50\x90", 6)))
+        (begins(h + 4, n - 4, "\x31\x41\x59\x26\x53\x59", 6) ||
+         begins(h + 4, n - 4, "\x17\x72\x45\x38\x50\x90", 6)))
         return "bzip2";
     return NULL;
 }
@@ -176,8 +181,8 @@ static ssize_t read_zstd(fkv_unpack *u)
             if (!u->failed) fail(u, "cut short");
             break;
         }
-        if (!fkv_unzstd_step(u->zstd, u->in + u->at, u->end - u->at, &taken, u->out + n, OUT_BYTES - n, &given,
-                             &u->fault))
+        if (!fkv_unzstd_step(u->zstd, u->in + u->at, u->end - u->at, &taken, u->out + n, OUT_BYTES - n,
+                             &given, &u->fault))
             u->failed = true;
         u->at += taken;
         n += given;

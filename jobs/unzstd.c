@@ -30,7 +30,8 @@ static bool is_frame(const uint8_t *head)
 
 bool fkv_unzstd_begins(const void *head, size_t n)
 {
-    return n >= 4 && (is_frame(head) || (read_le(head, 4) & ZSTD_MAGIC_SKIPPABLE_MASK) == ZSTD_MAGIC_SKIPPABLE_START);
+    return n >= 4 &&
+           (is_frame(head) || (read_le(head, 4) & ZSTD_MAGIC_SKIPPABLE_MASK) == ZSTD_MAGIC_SKIPPABLE_START);
 }
 
 /* The frame's window in bytes; 0 where the header is cut, which its decoder will say. */
@@ -69,14 +70,16 @@ static bool check_window(const fkv_unzstd *u, const uint8_t *in, size_t n, fkv_f
     in_words(w, false, window);
     in_words((uint64_t)u->max_window, false, most);
     if (w <= (uint64_t)1 << WINDOW_LOG_MOST)
-        fkv_fault_set(fault, 0,
-                      "zstd: a window of %s, more than input.max_window, %s: set input.max_window = %s, which may "
-                      "take so much memory, or compress the data anew without --long",
-                      window, most, in_words(w, true, key));
+        fkv_fault_set(
+            fault, 0,
+            "zstd: a window of %s, more than input.max_window, %s: set input.max_window = %s, which may "
+            "take so much memory, or compress the data anew without --long",
+            window, most, in_words(w, true, key));
     else
-        fkv_fault_set(fault, 0,
-                      "zstd: a window of %s, more than input.max_window, %s, and than the 2 GiB that can be read",
-                      window, most);
+        fkv_fault_set(
+            fault, 0,
+            "zstd: a window of %s, more than input.max_window, %s, and than the 2 GiB that can be read",
+            window, most);
     return false;
 }
 

@@ -194,7 +194,8 @@ bool fkv_walk_is_tar_header(const void *head, size_t n)
     for (i = 0; i < TAR_BLOCK_BYTES; i++) sum += i - SUM_AT < SUM_BYTES ? ' ' : h[i];
     for (i = SUM_AT; i < SUM_AT + SUM_BYTES && h[i] == ' '; i++) continue;
     const size_t first = i;
-    for (; i < SUM_AT + SUM_BYTES && h[i] >= '0' && h[i] <= '7'; i++) said = said * 8 + (unsigned)(h[i] - '0');
+    for (; i < SUM_AT + SUM_BYTES && h[i] >= '0' && h[i] <= '7'; i++)
+        said = said * 8 + (unsigned)(h[i] - '0');
     return i > first && said == sum;
 }
 
@@ -268,7 +269,8 @@ static fkv_step fail_header(fkv_walk *w, int rc, int64_t before)
                       "more stands behind the tar's end mark, at byte %lld, which is neither zeros nor a tar",
                       (long long)(w->base + now));
     else if (tar && rc == ARCHIVE_RETRY)
-        fkv_fault_set(&w->fault, 0, "the header at byte %lld of the tar is damaged", (long long)(w->base + now));
+        fkv_fault_set(&w->fault, 0, "the header at byte %lld of the tar is damaged",
+                      (long long)(w->base + now));
     else
         keep_fault(w, w->begun ? "the archive is damaged" : "not an archive that can be read");
     return fail(w, FKV_STEP_ARCHIVE_DAMAGED);
@@ -396,7 +398,8 @@ static ssize_t read_data(void *ctx, const void **bytes, fkv_fault *fault)
         }
         if (rc <= ARCHIVE_WARN) keep_fault(w, "the data is damaged");
         if (rc < ARCHIVE_WARN)
-            return fail_data(w, rc == ARCHIVE_FAILED ? FKV_STEP_MEMBER_DAMAGED : FKV_STEP_ARCHIVE_DAMAGED, fault);
+            return fail_data(w, rc == ARCHIVE_FAILED ? FKV_STEP_MEMBER_DAMAGED : FKV_STEP_ARCHIVE_DAMAGED,
+                             fault);
         w->warned = rc == ARCHIVE_WARN; /* a checksum, say: what was decoded is still handed out */
         if (n && offset != w->offset) return fail_sparse(w, fault);
         if (!n && w->warned) return fail_data(w, FKV_STEP_MEMBER_DAMAGED, fault);
