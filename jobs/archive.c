@@ -34,7 +34,7 @@ struct fkv_reader {
     int64_t n_records; /* handed out */
     char message[256];
 
-    bool looking;  /* fkv_input_look: for what follows */
+    bool quiet;
     fkv_buf other; /* the last member that is not wanted, of the archive before */
 };
 
@@ -97,6 +97,11 @@ void fkv_reader_watch(fkv_reader *reader, bool (*stop)(void *ctx), void *ctx)
     reader->watch = (fkv_watch){stop, ctx};
 }
 
+void fkv_reader_quiet(fkv_reader *reader)
+{
+    reader->quiet = true;
+}
+
 static bool is_stopped(const fkv_reader *r)
 {
     return r->watch.stop && r->watch.stop(r->watch.ctx);
@@ -106,7 +111,7 @@ static void close_archive(fkv_reader *r)
 {
     const char *name = r->job->input.files[r->file].name;
     const int64_t n = fkv_members_resources(r->members);
-    if (n && !r->looking)
+    if (n && !r->quiet)
         fkv_log("%s: left out %lld resource file%s of macOS (__MACOSX/, ._*, .AppleDouble/)", name,
                 (long long)n, n == 1 ? "" : "s");
     fkv_members_close(r->members);
@@ -142,7 +147,7 @@ static fkv_step next_member(fkv_reader *r, fkv_err *err)
     fkv_lines_begin(&r->lines, n > k && strncasecmp(name + n - k, array, k) == 0);
     r->in_member = step == FKV_STEP_OK;
     if (step == FKV_STEP_END) {
-        if (!fkv_members_matched(r->members) && !r->looking)
+        if (!fkv_members_matched(r->members) && !r->quiet)
             fkv_log("%s: no member matches input.members", r->job->input.files[r->file].name);
         if (fkv_buf_puts(&r->other, fkv_members_passed(r->members), err)) return FKV_STEP_SYSTEM;
         close_archive(r);
@@ -280,7 +285,7 @@ fkv_status fkv_input_look(const fkv_job *job, const fkv_look *look, fkv_errs *er
     fkv_reader *r = new_reader(job, errs);
     if (!r) return FKV_E_SYSTEM;
     looking l = {r, look};
-    r->looking = true;
+    r->quiet = true;
     fkv_reader_watch(r, has_looked_enough, &l);
     for (size_t i = 0; i < job->input.n_files; i++) {
         const int so_far = errs->n;

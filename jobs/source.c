@@ -71,8 +71,10 @@ ssize_t fkv_file_source_read(void *ctx, const void **bytes, fkv_fault *fault)
     fkv_file_source *s = ctx;
     ssize_t n;
     if (fkv_watch_ends(s->watch, fault)) return -1;
+    /* By the descriptor's own position, which tells others how far a run has read. */
+    if (lseek(s->fd, (off_t)s->at, SEEK_SET) < 0) return fkv_fault_set(fault, errno, "%s", strerror(errno));
     do {
-        n = pread(s->fd, s->block, s->n_block, (off_t)s->at);
+        n = read(s->fd, s->block, s->n_block);
     } while (n < 0 && errno == EINTR);
     if (n < 0) return fkv_fault_set(fault, errno, "%s", strerror(errno));
     s->at += n;

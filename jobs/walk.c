@@ -34,6 +34,7 @@ struct fkv_walk {
     bool broken;  /* fault was there before the first member */
     bool in_data; /* of a member */
     bool begun;   /* there was one */
+    bool tar;     /* it is one; also while archive begins anew */
     fkv_member member;
 
     /* its data */
@@ -103,7 +104,7 @@ static bool stands_at(const fkv_file_source *file, int64_t at, const char *four)
  * does not name would be left out in silence. What unpacks itself begins otherwise. */
 static int64_t bytes_before_zip(const fkv_file_source *file)
 {
-    enum { END_BYTES = 22, COMMENT_MOST = 65535 };
+    enum { END_BYTES = 22, COMMENT_MOST = 65535, ZIP64_LOCATOR_BYTES = 20, ZIP64_END_BYTES = 56 };
     const size_t most = END_BYTES + COMMENT_MOST;
     int64_t before = 0;
     if (!stands_at(file, 0, "PK\3\4") && !stands_at(file, 0, "PK\5\6")) return 0;
@@ -113,12 +114,12 @@ static int64_t bytes_before_zip(const fkv_file_source *file)
     for (size_t i = n - END_BYTES + 1; i-- > 0;) {
         const uint8_t *end = tail + i;
         if (memcmp(end, "PK\5\6", 4) != 0) continue;
-        const int64_t at = file->size - (int64_t)n + (int64_t)i;
+        int64_t at = file->size - (int64_t)n + (int64_t)i;
         const uint32_t bytes = read_le32(end + 12), offset = read_le32(end + 16);
+        if (bytes == UINT32_MAX || offset == UINT32_MAX) break;
+        if (stands_at(file, at - ZIP64_LOCATOR_BYTES, "PK\6\7")) at -= ZIP64_LOCATOR_BYTES + ZIP64_END_BYTES;
         const int64_t start = at - bytes - offset;
-        if (bytes == UINT32_MAX || offset == UINT32_MAX || start <= 0) break;
-        if (!bytes || (stands_at(file, start + offset, "PK\1\2") && !stands_at(file, offset, "PK\1\2")))
-            before = start;
+        if (start > 0 && (!bytes || stands_at(file, start + offset, "PK\1\2"))) before = start;
         break;
     }
 out:
@@ -245,7 +246,7 @@ static fkv_step end(fkv_walk *w, int64_t before)
 {
     const void *bytes;
     ssize_t n;
-    if (is_format(w, ARCHIVE_FORMAT_TAR) && w->begun && taken(w) == before) {
+    if (w->tar && w->begun && taken(w) == before) {
         fkv_fault_set(&w->fault, 0, "the tar is cut short: it has no end mark, so members may be missing");
         return fail(w, FKV_STEP_ARCHIVE_DAMAGED);
     }
@@ -261,7 +262,7 @@ static fkv_step end(fkv_walk *w, int64_t before)
 /* The next header can't be read. */
 static fkv_step fail_header(fkv_walk *w, int rc, int64_t before)
 {
-    const bool tar = is_format(w, ARCHIVE_FORMAT_TAR) && w->begun && !w->source_failed;
+    const bool tar = w->tar && w->begun && !w->source_failed;
     const int64_t now = taken(w) - (rc == ARCHIVE_RETRY ? TAR_BLOCK_BYTES : 0);
     if (tar && rc != ARCHIVE_RETRY && rest_is_zeros(w)) return end(w, before);
     if (tar && now > before && !fkv_errno_is_system(archive_errno(w->archive)))
@@ -308,16 +309,22 @@ static void take_member(fkv_walk *w)
 static fkv_step look_behind_link(fkv_walk *w)
 {
     const uint8_t *head;
+    uint8_t block[TAR_BLOCK_BYTES];
     const char *target = archive_entry_hardlink_utf8(w->entry);
     if (!target) target = archive_entry_hardlink(w->entry);
-    if (!target || w->member.kind != FKV_MEMBER_FILE || !is_format(w, ARCHIVE_FORMAT_TAR)) return FKV_STEP_OK;
+    if (!target || w->member.kind != FKV_MEMBER_FILE || !w->tar) return FKV_STEP_OK;
     const int64_t behind = w->base + taken(w);
-    const size_t n = fkv_walk_look(w, &head);
-    if (!fkv_walk_is_tar_header(head, n)) return FKV_STEP_OK;
     if (!w->file) {
+        const size_t n = fkv_walk_look(w, &head);
+        /* Of less than a header no more is known than that text has no NUL. */
+        const bool none = n < TAR_BLOCK_BYTES ? memchr(head, 0, n) != NULL : fkv_walk_is_tar_header(head, n);
+        if (!none) return FKV_STEP_OK;
         fkv_fault_set(&w->fault, 0, "a hard link says that it has data and has none");
         return FKV_STEP_ARCHIVE_DAMAGED;
     }
+    if (pread(w->file->fd, block, sizeof block, (off_t)behind) != (ssize_t)sizeof block ||
+        !fkv_walk_is_tar_header(block, sizeof block))
+        return FKV_STEP_OK;
     archive_read_free(w->archive);
     w->archive = NULL;
     w->file->at = w->base = behind;
@@ -328,6 +335,19 @@ static fkv_step look_behind_link(fkv_walk *w)
     if (!start(w, NULL)) return FKV_STEP_OK;
     fkv_fault_set(&w->fault, ENOMEM, "read: %s", strerror(ENOMEM));
     return FKV_STEP_SYSTEM;
+}
+
+/* Whether the zip's directory does not name what stands before it. */
+static bool names_half(fkv_walk *w)
+{
+    const int64_t n = w->file && is_format(w, ARCHIVE_FORMAT_ZIP) ? bytes_before_zip(w->file) : 0;
+    if (n)
+        fkv_fault_set(
+            &w->fault, 0,
+            "two zips in one file: the second, from byte %lld on, does not name what is in the first: "
+            "split them",
+            (long long)n);
+    return n != 0;
 }
 
 static ssize_t read_data(void *ctx, const void **bytes, fkv_fault *fault);
@@ -346,19 +366,11 @@ fkv_step fkv_walk_next(fkv_walk *w, const fkv_member **member)
     w->in_data = false;
     const int64_t before = taken(w);
     const int rc = archive_read_next_header2(w->archive, w->entry);
+    if (!w->begun && rc != ARCHIVE_FATAL && names_half(w)) return FKV_STEP_ARCHIVE_DAMAGED;
     if (rc == ARCHIVE_EOF) return end(w, before);
     if (rc < ARCHIVE_WARN || rc == ARCHIVE_RETRY) return fail_header(w, rc, before);
-    if (!w->begun && w->file && is_format(w, ARCHIVE_FORMAT_ZIP)) {
-        const int64_t n = bytes_before_zip(w->file);
-        if (n) {
-            fkv_fault_set(&w->fault, 0,
-                          "two zips in one file: the second, from byte %lld on, does not name what is in the "
-                          "first: split them",
-                          (long long)n);
-            return FKV_STEP_ARCHIVE_DAMAGED;
-        }
-    }
     w->in_data = w->begun = true;
+    w->tar = is_format(w, ARCHIVE_FORMAT_TAR);
     w->offset = 0;
     w->warned = false;
     w->step = FKV_STEP_OK;
@@ -441,7 +453,7 @@ bool fkv_walk_is_7z(const fkv_walk *w)
 
 bool fkv_walk_can_seek(const fkv_walk *w)
 {
-    return w->file && is_format(w, ARCHIVE_FORMAT_TAR);
+    return w->file && w->tar;
 }
 
 int64_t fkv_walk_position(const fkv_walk *w)

@@ -110,6 +110,7 @@ fkv_status fkv_sample_take(const fkv_setup *setup, fkv_sample *s, fkv_err *err)
         goto out;
     }
     fkv_reader_watch(reader, is_interrupted, NULL);
+    fkv_reader_quiet(reader);
     if ((st = fkv_tokenizer_scratch_new(setup->tokenizer, &scratch, err))) goto out;
     if ((st = take(setup, reader, scratch, s, &record, &next, err))) goto out;
     qsort(s->records, (size_t)s->n, sizeof *s->records, by_ordinal);
