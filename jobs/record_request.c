@@ -83,19 +83,17 @@ static bool read_whole_real(const json_t *value, bool *negative, uint64_t *size)
     return true;
 }
 
-static bool read_number(const fkv_record_object *o, fkv_record_key key, bool *negative, uint64_t *size)
-{
-    return read_whole(o->known[key], negative, size) || read_whole_real(o->values[key], negative, size);
-}
-
-/* The whole number from lo to hi under key. False: there is none, or it is the record's error. */
-static bool take_whole(const fkv_record_object *o, fkv_record_key key, int32_t lo, int32_t hi, int64_t *out,
-                       fkv_record *record)
+/* The whole number from lo to hi under key, with reals also one such as 2.0. False: there is none, or it is
+ * the record's error. */
+static bool take_whole(const fkv_record_object *o, fkv_record_key key, bool reals, int32_t lo, int32_t hi,
+                       int64_t *out, fkv_record *record)
 {
     bool negative;
     uint64_t size;
     if (!is_given(o, key) || record->error_code[0]) return false;
-    if (read_number(o, key, &negative, &size) && size <= INT32_MAX) {
+    const bool read = read_whole(o->known[key], &negative, &size) ||
+                      (reals && read_whole_real(o->values[key], &negative, &size));
+    if (read && size <= INT32_MAX) {
         *out = negative ? -(int64_t)size : (int64_t)size;
         if (*out >= lo && *out <= hi) return true;
     }
@@ -110,7 +108,7 @@ void fkv_request_take_limit(const fkv_record_object *o, const fkv_record_key *ke
     fkv_record_key taken = FKV_RECORD_OTHER;
     for (size_t i = 0; i < n_keys; i++) {
         int64_t limit;
-        if (!take_whole(o, keys[i], 1, INT32_MAX, &limit, record)) continue;
+        if (!take_whole(o, keys[i], true, 1, INT32_MAX, &limit, record)) continue;
         if (taken != FKV_RECORD_OTHER && limit != record->max_new_tokens)
             fkv_record_set_error(record, "bad_field", "%s and %s differ", fkv_record_key_names[taken],
                                  fkv_record_key_names[keys[i]]);
@@ -140,7 +138,8 @@ static bool take_seed(const fkv_record_object *o, uint64_t *seed, fkv_record *re
 {
     bool negative;
     if (!is_given(o, FKV_RECORD_SEED) || record->error_code[0]) return false;
-    if (read_number(o, FKV_RECORD_SEED, &negative, seed) && (!negative || *seed <= (uint64_t)INT64_MAX + 1)) {
+    if (read_whole(o->known[FKV_RECORD_SEED], &negative, seed) &&
+        (!negative || *seed <= (uint64_t)INT64_MAX + 1)) {
         if (negative) *seed = 0 - *seed;
         return true;
     }
@@ -183,9 +182,9 @@ fkv_status fkv_request_take_sampling(const fkv_record_object *o, fkv_record *rec
     s->has_top_p = take_real(o, FKV_RECORD_TOP_P, true, 1, &s->top_p, record);
     s->has_repetition_penalty =
         take_real(o, FKV_RECORD_REPETITION_PENALTY, true, 100, &s->repetition_penalty, record);
-    s->has_top_k = take_whole(o, FKV_RECORD_TOP_K, -1, INT32_MAX, &s->top_k, record);
+    s->has_top_k = take_whole(o, FKV_RECORD_TOP_K, false, -1, INT32_MAX, &s->top_k, record);
     if (s->has_top_k && s->top_k < 0) s->top_k = 0;
-    s->has_min_tokens = take_whole(o, FKV_RECORD_MIN_TOKENS, 0, INT32_MAX, &s->min_tokens, record);
+    s->has_min_tokens = take_whole(o, FKV_RECORD_MIN_TOKENS, false, 0, INT32_MAX, &s->min_tokens, record);
     s->has_seed = take_seed(o, &s->seed, record);
     s->has_ignore_eos = is_given(o, FKV_RECORD_IGNORE_EOS);
     s->ignore_eos = json_is_true(ignore_eos);

@@ -375,12 +375,12 @@ def a_folder_stands_for_the_files_in_it():
         assert job.rows()[0]["source"]["archive"] == source.split()[-1].split("/")[0].replace("tr*e", "tree") + "/B.jsonl"
     # The output, which lies in the folder, is none of its input: the same command resumes.
     cli.command("run", job.path, "-s", "job.restart=no", cwd=cli.WORK).must(0)
-    os.makedirs(os.path.join(cli.WORK, "bare", "deeper"))
-    for source in ("bare", "tree/out", "w*y"):
+    os.makedirs(os.path.join(cli.WORK, "hollow", "deeper"))
+    for source in ("hollow", "tree/out", "w*y"):
         job = PromptJob("no-tree", os.path.join(cli.WORK, source))
         job.command("check").must(2, "matches no file, only folders without one")
-    os.symlink("nowhere", os.path.join(cli.WORK, "bare", "dangling.jsonl"))
-    PromptJob("dangling", os.path.join(cli.WORK, "bare")).command("check").must(2, "dangling.jsonl", "No such file")
+    os.symlink("nowhere", os.path.join(cli.WORK, "hollow", "dangling.jsonl"))
+    PromptJob("dangling", os.path.join(cli.WORK, "hollow")).command("check").must(2, "dangling.jsonl", "No such file")
 
 
 MARK = b"\xef\xbb\xbf"
