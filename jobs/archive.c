@@ -164,9 +164,11 @@ static fkv_step advance(fkv_reader *r, fkv_piece *piece, fkv_err *err)
     if (!r->members) {
         fkv_buf_clear(&r->name);
         fkv_lines_begin(&r->lines, false);
-        return fkv_members_open(r->job, &r->job->input.files[r->file], &r->watch, &r->members, err)
-                   ? FKV_STEP_SYSTEM
-                   : FKV_STEP_OK;
+        fkv_err why = {0};
+        if (!fkv_members_open(r->job, &r->job->input.files[r->file], &r->watch, &r->members, &why))
+            return FKV_STEP_OK;
+        if (err && !err->status && !is_stopped(r)) *err = why;
+        return FKV_STEP_SYSTEM;
     }
     if (r->in_member) {
         step = fkv_lines_next(&r->lines, &source, piece, err);

@@ -121,15 +121,17 @@ static bool is_manifest(const char *name)
     return strncmp(name, "manifest", 8) == 0 && n >= 8 + k && strcmp(name + n - k, ".json") == 0;
 }
 
-/* Whether the file in the folder is a manifest that we wrote. */
+/* Whether the file in the folder is a manifest that we wrote. errno: 0, or why it can't be read. */
 static bool is_ours(int folder, const char *name)
 {
     static const char format[] = "\"fairkv-manifest/";
     char head[128] = "";
     const int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return false;
-    const ssize_t n = read(fd, head, sizeof head - 1);
-    close(fd);
+    ssize_t n = -1;
+    while (fd >= 0 && (n = read(fd, head, sizeof head - 1)) < 0 && errno == EINTR) continue;
+    const int number = n < 0 ? errno : 0;
+    if (fd >= 0) close(fd);
+    errno = number;
     return n > 0 && memmem(head, (size_t)n, format, sizeof format - 1);
 }
 
@@ -154,7 +156,8 @@ static fkv_status list_folder(folder_walk *w, fkv_words *names, fkv_err *err)
         if (!e || st) break;
         if (e->d_name[0] == '.') continue;
         ours = is_manifest(e->d_name) && is_ours(dirfd(d), e->d_name);
-        if (ours) break;
+        if (fkv_errno_is_system(errno)) st = fail_folder(w, err);
+        if (ours || st) break;
         char **more = (names->n & (names->n - 1)) == 0
                           ? fkv_realloc(names->at, names->n ? 2 * names->n : 1, sizeof *more)
                           : names->at;

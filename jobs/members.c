@@ -78,6 +78,8 @@ static fkv_status start_walk(fkv_members *m, fkv_err *err)
         fkv_peek *peek = &m->peeks[m->n_layers];
         peek->from = source;
         const size_t n_head = fkv_peek_look(peek);
+        if (!m->n_layers && peek->failed)
+            return fkv_fail_at(err, FKV_E_SYSTEM, m->input->path, 0, NULL, "read: %s", peek->fault.why);
         const char *form = fkv_unpack_form(peek->head, n_head);
         source = (fkv_source){fkv_peek_read, peek};
         if (!form || m->n_layers == LAYERS_MOST) break;

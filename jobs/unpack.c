@@ -178,7 +178,7 @@ static ssize_t read_zstd(fkv_unpack *u)
                 break;
             }
         } else if ((u->at == u->end || idle) && !fill(u) && idle) {
-            if (!u->failed) fail(u, "cut short");
+            if (!u->failed) fail(u, "truncated: a frame is cut short");
             break;
         }
         if (!fkv_unzstd_step(u->zstd, u->in + u->at, u->end - u->at, &taken, u->out + n, OUT_BYTES - n,

@@ -94,32 +94,54 @@ static uint32_t read_le32(const uint8_t *p)
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-static bool stands_at(const fkv_file_source *file, int64_t at, const char *four)
+/* Reads the n bytes of the file at an offset, beside what libarchive reads. False: there are
+ * fewer, or none can be read, which is kept as the source's failure. */
+static bool read_at(fkv_walk *w, int64_t at, void *bytes, size_t n)
+{
+    ssize_t got;
+    if (at < 0 || at > w->file->size) return false;
+    do {
+        got = pread(w->file->fd, bytes, n, (off_t)at);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0) {
+        fkv_fault_set(&w->source_fault, errno, "%s", strerror(errno));
+        w->source_failed = true;
+    }
+    return got == (ssize_t)n;
+}
+
+static bool stands_at(fkv_walk *w, int64_t at, const char *four)
 {
     char bytes[4];
-    return at >= 0 && pread(file->fd, bytes, 4, (off_t)at) == 4 && memcmp(bytes, four, 4) == 0;
+    return read_at(w, at, bytes, sizeof bytes) && memcmp(bytes, four, sizeof bytes) == 0;
 }
 
 /* How many bytes stand before a zip that begin as one, too. What its directory, at the end,
  * does not name would be left out in silence. What unpacks itself begins otherwise. */
-static int64_t bytes_before_zip(const fkv_file_source *file)
+static int64_t bytes_before_zip(fkv_walk *w)
 {
     enum { END_BYTES = 22, COMMENT_MOST = 65535, ZIP64_LOCATOR_BYTES = 20, ZIP64_END_BYTES = 56 };
     const size_t most = END_BYTES + COMMENT_MOST;
     int64_t before = 0;
-    if (!stands_at(file, 0, "PK\3\4") && !stands_at(file, 0, "PK\5\6")) return 0;
-    const size_t n = file->size < (int64_t)most ? (size_t)file->size : most;
-    uint8_t *tail = n < END_BYTES ? NULL : malloc(n);
-    if (!tail || pread(file->fd, tail, n, (off_t)(file->size - (int64_t)n)) != (ssize_t)n) goto out;
+    const int64_t size = w->file->size;
+    if (!stands_at(w, 0, "PK\3\4") && !stands_at(w, 0, "PK\5\6")) return 0;
+    const size_t n = size < (int64_t)most ? (size_t)size : most;
+    if (n < END_BYTES) return 0;
+    uint8_t *tail = malloc(n);
+    if (!tail) {
+        fkv_fault_set(&w->source_fault, ENOMEM, "%s", strerror(ENOMEM));
+        w->source_failed = true;
+    }
+    if (!tail || !read_at(w, size - (int64_t)n, tail, n)) goto out;
     for (size_t i = n - END_BYTES + 1; i-- > 0;) {
         const uint8_t *end = tail + i;
         if (memcmp(end, "PK\5\6", 4) != 0) continue;
-        int64_t at = file->size - (int64_t)n + (int64_t)i;
+        int64_t at = size - (int64_t)n + (int64_t)i;
         const uint32_t bytes = read_le32(end + 12), offset = read_le32(end + 16);
         if (bytes == UINT32_MAX || offset == UINT32_MAX) break;
-        if (stands_at(file, at - ZIP64_LOCATOR_BYTES, "PK\6\7")) at -= ZIP64_LOCATOR_BYTES + ZIP64_END_BYTES;
+        if (stands_at(w, at - ZIP64_LOCATOR_BYTES, "PK\6\7")) at -= ZIP64_LOCATOR_BYTES + ZIP64_END_BYTES;
         const int64_t start = at - bytes - offset;
-        if (start > 0 && (!bytes || stands_at(file, start + offset, "PK\1\2"))) before = start;
+        if (start > 0 && (!bytes || stands_at(w, start + offset, "PK\1\2"))) before = start;
         break;
     }
 out:
@@ -228,6 +250,12 @@ static fkv_step fail(fkv_walk *w, fkv_step otherwise)
     return FKV_STEP_SYSTEM;
 }
 
+static fkv_step fail_source(fkv_walk *w)
+{
+    w->fault = w->source_fault;
+    return fail(w, FKV_STEP_ARCHIVE_DAMAGED);
+}
+
 /* Whether what is left, less than a tar's block, are zeros. */
 static bool rest_is_zeros(const fkv_walk *w)
 {
@@ -253,8 +281,7 @@ static fkv_step end(fkv_walk *w, int64_t before)
     /* What is left of the source: a checksum, above all. */
     while (!w->file && (n = give(w->archive, w, &bytes)) != 0) {
         if (n > 0) continue;
-        w->fault = w->source_fault;
-        return fail(w, FKV_STEP_ARCHIVE_DAMAGED);
+        return fail_source(w);
     }
     return FKV_STEP_END;
 }
@@ -322,9 +349,10 @@ static fkv_step look_behind_link(fkv_walk *w)
         fkv_fault_set(&w->fault, 0, "a hard link says that it has data and has none");
         return FKV_STEP_ARCHIVE_DAMAGED;
     }
-    if (pread(w->file->fd, block, sizeof block, (off_t)behind) != (ssize_t)sizeof block ||
-        !fkv_walk_is_tar_header(block, sizeof block))
-        return FKV_STEP_OK;
+    const bool is_header =
+        read_at(w, behind, block, sizeof block) && fkv_walk_is_tar_header(block, sizeof block);
+    if (w->source_failed) return fail_source(w);
+    if (!is_header) return FKV_STEP_OK;
     archive_read_free(w->archive);
     w->archive = NULL;
     w->file->at = w->base = behind;
@@ -337,17 +365,18 @@ static fkv_step look_behind_link(fkv_walk *w)
     return FKV_STEP_SYSTEM;
 }
 
-/* Whether the zip's directory does not name what stands before it. */
-static bool names_half(fkv_walk *w)
+/* A zip's directory must name what stands before it, too. */
+static fkv_step look_before_zip(fkv_walk *w)
 {
-    const int64_t n = w->file && is_format(w, ARCHIVE_FORMAT_ZIP) ? bytes_before_zip(w->file) : 0;
+    const int64_t n = w->file && is_format(w, ARCHIVE_FORMAT_ZIP) ? bytes_before_zip(w) : 0;
+    if (w->source_failed) return fail_source(w);
     if (n)
         fkv_fault_set(
             &w->fault, 0,
             "two zips in one file: the second, from byte %lld on, does not name what is in the first: "
             "split them",
             (long long)n);
-    return n != 0;
+    return n ? FKV_STEP_ARCHIVE_DAMAGED : FKV_STEP_OK;
 }
 
 static ssize_t read_data(void *ctx, const void **bytes, fkv_fault *fault);
@@ -366,7 +395,10 @@ fkv_step fkv_walk_next(fkv_walk *w, const fkv_member **member)
     w->in_data = false;
     const int64_t before = taken(w);
     const int rc = archive_read_next_header2(w->archive, w->entry);
-    if (!w->begun && rc != ARCHIVE_FATAL && names_half(w)) return FKV_STEP_ARCHIVE_DAMAGED;
+    if (!w->begun && rc != ARCHIVE_FATAL) {
+        const fkv_step step = look_before_zip(w);
+        if (step != FKV_STEP_OK) return step;
+    }
     if (rc == ARCHIVE_EOF) return end(w, before);
     if (rc < ARCHIVE_WARN || rc == ARCHIVE_RETRY) return fail_header(w, rc, before);
     w->in_data = w->begun = true;
