@@ -38,21 +38,6 @@ struct fkv_reader {
     fkv_buf other; /* the last member that is not wanted, of the archive before */
 };
 
-/* Opens a file of the input; what is wrong with it goes to errs. */
-static void check_file(fkv_reader *r, size_t i, fkv_errs *errs)
-{
-    const fkv_input_file *file = &r->job->input.files[i];
-    static const fkv_watch never = {NULL, NULL};
-    fkv_members *m = NULL;
-    fkv_err err = {0};
-    if (!fkv_members_open(r->job, file, &never, &m, &err)) {
-        r->total_bytes += r->file_bytes[i] = fkv_members_file_bytes(m);
-        fkv_members_check(m, &err);
-    }
-    fkv_members_close(m);
-    if (err.status) fkv_errs_add(errs, &err);
-}
-
 static fkv_reader *new_reader(const fkv_job *job, fkv_errs *errs)
 {
     fkv_err err = {0};
@@ -78,6 +63,29 @@ static fkv_status status_since(const fkv_errs *errs, int before)
     return before < FKV_ERRS_MAX ? errs->at[before].status : FKV_E_INPUT;
 }
 
+static bool is_stopped(const fkv_reader *r)
+{
+    return r->watch.stop && r->watch.stop(r->watch.ctx);
+}
+
+/* Opens a file of the input; what is wrong with it goes to errs. */
+static void check_file(fkv_reader *r, size_t i, fkv_errs *errs)
+{
+    const fkv_input_file *file = &r->job->input.files[i];
+    fkv_members *m = NULL;
+    fkv_err err = {0};
+    if (!fkv_members_open(r->job, file, &r->watch, &m, &err)) {
+        r->total_bytes += r->file_bytes[i] = fkv_members_file_bytes(m);
+        fkv_members_check(m, &err);
+    }
+    fkv_members_close(m);
+    if (err.status && is_stopped(r)) {
+        err = (fkv_err){0};
+        fkv_fail(&err, FKV_E_INTERRUPTED, "interrupted");
+    }
+    if (err.status) fkv_errs_add(errs, &err);
+}
+
 fkv_status fkv_reader_open(const fkv_job *job, fkv_reader **reader, fkv_errs *errs)
 {
     const int before = errs->n;
@@ -100,11 +108,6 @@ void fkv_reader_watch(fkv_reader *reader, bool (*stop)(void *ctx), void *ctx)
 void fkv_reader_quiet(fkv_reader *reader)
 {
     reader->quiet = true;
-}
-
-static bool is_stopped(const fkv_reader *r)
-{
-    return r->watch.stop && r->watch.stop(r->watch.ctx);
 }
 
 static void close_archive(fkv_reader *r)
@@ -297,7 +300,7 @@ fkv_status fkv_input_look(const fkv_job *job, const fkv_look *look, fkv_errs *er
         uselocale(old);
         if (errs->n == so_far && !look_at(r, i, look, &err)) fkv_errs_add(errs, &err);
         if (r->members) close_archive(r);
-        if (err.status == FKV_E_INTERRUPTED) break;
+        if (look->stop && look->stop(look->ctx)) break;
     }
     fkv_reader_close(r);
     return status_since(errs, before);

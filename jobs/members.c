@@ -281,9 +281,15 @@ static fkv_step open_target(fkv_members *m, const fkv_member *link)
 {
     const fkv_member *member;
     fkv_buf name = {0};
+    static const char too_many_bytes[] = ": the links would be read for more bytes than the archive has; "
+                                         "pack their data (tar -h --hard-dereference)";
+    const int64_t from = m->link_file.at;
+    if (m->linked_bytes >= m->file.size) return unreadable_link(m, link, too_many_bytes);
     if (fkv_walk_open(&m->link_file, (fkv_source){0}, m->watch, FKV_WALK_TAR, &m->linked, NULL))
         return fail_memory(m);
     const fkv_step step = fkv_walk_next(m->linked, &member);
+    /* Headers count, too: there may be any number of zeros before them. */
+    m->linked_bytes += fkv_walk_position(m->linked) - from;
     if (step == FKV_STEP_SYSTEM) {
         m->fault = *fkv_walk_fault(m->linked);
         return step;
@@ -297,11 +303,7 @@ static fkv_step open_target(fkv_members *m, const fkv_member *link)
                       memcmp(name.data, m->target.data, name.len) == 0;
     fkv_buf_free(&name);
     if (!same) return unreadable_link(m, link, ", which is no member of the archive");
-    if (member->size > m->file.size - m->linked_bytes)
-        return unreadable_link(
-            m, link,
-            ": the links would be read for more bytes than the archive has; pack their data "
-            "(tar -h --hard-dereference)");
+    if (member->size > m->file.size - m->linked_bytes) return unreadable_link(m, link, too_many_bytes);
     m->linked_bytes += member->size;
     m->from = m->linked;
     return begin_data(m);
