@@ -383,6 +383,28 @@ def a_folder_stands_for_the_files_in_it():
     PromptJob("dangling", os.path.join(cli.WORK, "hollow")).command("check").must(2, "dangling.jsonl", "No such file")
 
 
+@test
+def a_template_that_nothing_goes_into_is_refused_by_check():
+    line = jsonl([{"_id": 1, "context": "c", "input": "i", "n": 3}])
+    for i, (template, words) in enumerate(
+        (
+            ("The access code for oak is", ["qa", "names neither {context} nor {input}"]),
+            ("{} {a b} {", ["qa", "names neither {context} nor {input}"]),
+            ("{context} {question}", None),
+            ("{n}", None),
+            ("{context} {question}", ["qasper", "names {question}, which the first record, line 1 of data/qasper.jsonl"]),
+            ("{context} {n} {0} {} {'code'}", None),
+        )
+    ):
+        dataset = "qa" if i < 4 else "qasper"
+        prompts = cli.write("templates/%d.json" % i, {dataset: template, "of-nothing": "x"})
+        path = cli.write("templates/%d.zip" % i, zip_of(("data/%s.jsonl" % dataset, line)))
+        settings = ("input.members=*.jsonl", "input.format=longbench", "input.prompts=" + prompts)
+        job = PromptJob("template-%d" % i, path, *settings)
+        ended = job.command("check").must(2 if words else 0, *(words or []))
+        assert not words or prompts in ended.text, ended.text
+
+
 MARK = b"\xef\xbb\xbf"
 
 
