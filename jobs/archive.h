@@ -1,11 +1,11 @@
 /* The input as one stream of lines, whatever the archives are.
  *
- * Reads tar, zip, 7z and plain files, gz, zst, xz or bz2 on top, through
- * libarchive, in constant memory. Nothing is ever extracted: member names are
- * just names. Lines end in "\n" ("\r\n" too); blank ones are skipped but counted. Of a
- * member named .json that begins with '[' the array's elements stand for lines.
- * A reader owns its files and buffers and borrows the job. Not for: what a line means
- * (record.h).
+ * Reads tar, zip, 7z and plain files, gz, zst, xz or bz2 on top, in constant memory. Nothing is
+ * ever extracted: member names are just names. From below: source.h (bytes of a file),
+ * unpack.h and unzstd.h (what they are compressed by), walk.h (an archive's members, through
+ * libarchive), links.h (what a link leads to), members.h (those that are wanted), lines.h (their
+ * lines), and here: archive after archive, counted. A reader owns its files and buffers and
+ * borrows the job. Not for: what a line means (record.h).
  */
 #ifndef FKV_JOBS_ARCHIVE_H
 #define FKV_JOBS_ARCHIVE_H
@@ -23,8 +23,9 @@ typedef struct fkv_line {
     int64_t line;        /* from 1; of an array: the element */
     const char *text;    /* without the line's end (an element may hold some); NULL when error_code is set */
     size_t n;
-    const char *error_code;    /* "too_large" (over max_record_bytes), "damaged_archive", "bad_json" (an
-                                * array's, not an element's), or NULL */
+    const char *error_code; /* "too_large" (over max_record_bytes), "damaged_archive", "unreadable_member" (a
+                             * link, an archive), "bad_json" (an array's, not an element's), "bad_utf8" (a
+                             * whole member's), or NULL */
     const char *error_message; /* with it */
 } fkv_line;
 
@@ -36,6 +37,9 @@ fkv_status fkv_reader_open(const fkv_job *job, fkv_reader **reader, fkv_errs *er
 /* stop(ctx) is asked at every block that is read, since a single line may take minutes
  * to pass over; once it says yes, fkv_reader_next returns FKV_E_INTERRUPTED. */
 void fkv_reader_watch(fkv_reader *reader, bool (*stop)(void *ctx), void *ctx);
+
+/* Says nothing in the log of members that are left out: another reader of the job does. */
+void fkv_reader_quiet(fkv_reader *reader);
 
 /* The next record; FKV_END at the end or after job.limit records. A damaged
  * archive gives one line with error_code and reading goes on with the next

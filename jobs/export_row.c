@@ -11,7 +11,7 @@ static const char *const members[N_MEMBERS] = {"id",    "dataset", "fields", "te
                                                "usage", "error"};
 
 /* Errors that are not the request's. */
-static const char *const not_theirs[] = {"\"damaged_archive\"", "\"bad_logits\""};
+static const char *const not_theirs[] = {"\"damaged_archive\"", "\"unreadable_member\"", "\"bad_logits\""};
 
 static bool is_span(const fkv_span *v, const char *text)
 {
@@ -141,7 +141,9 @@ static fkv_status put_failure(const fkv_span *v, int64_t ordinal, fkv_buf *b, fk
     fkv_span e[2];
     fkv_status st = find(&v[ERROR], keys, e, 2, err);
     if (st) return st;
-    const bool theirs = !is_span(&e[0], not_theirs[0]) && !is_span(&e[0], not_theirs[1]);
+    bool theirs = true;
+    for (size_t i = 0; i < sizeof not_theirs / sizeof *not_theirs; i++)
+        theirs &= !is_span(&e[0], not_theirs[i]);
     if (!theirs) {
         st = put(b, "null,\"error\":{\"code\":", &e[0], "null", err);
         if (!st) st = put(b, ",\"message\":", &e[1], "\"\"", err);

@@ -80,6 +80,7 @@ typedef struct fkv_job {
         char *prompts;            /* path or NULL */
         char *max_new_tokens_by;  /* path or NULL */
         int64_t max_record_bytes;
+        int64_t max_window;    /* bytes that a zst stream's decoder may hold */
         int64_t part, n_parts; /* this process does the shards j with j mod n_parts == part */
     } input;
     struct {

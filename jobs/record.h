@@ -46,6 +46,9 @@ typedef struct fkv_record {
     fkv_wrap wrap;     /* what goes around prompt */
     fkv_buf prefix;    /* UTF-8; begins the answer, behind the template; may be empty */
     bool newline_ends; /* samsum: also the token of a new line ends the answer, behind one token at least */
+    bool by_template;  /* prompt is the dataset's template */
+    size_t n_filled;   /* fields that it was filled with */
+    char unfilled[64]; /* of LongBench's own datasets: the first that it names and the record lacks */
     int64_t max_new_tokens; /* the record's own, else its dataset's, else 0 */
     fkv_record_sampling sampling;
     char error_code[32]; /* not empty: this record becomes an error row */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runner/base/json.h"
+#include "runner/base/utf8.h"
 
 /* Commas, colons and brackets of one record: what jansson makes of them stays
  * below some 200 MB, where max_record_bytes of "{},{}," would take gigabytes. */
@@ -66,9 +67,12 @@ static fkv_status complain(const cursor *c, const json_error_t *je, fkv_record *
 {
     const enum json_error_code code = json_error_code(je);
     if (code == json_error_out_of_memory) return fkv_fail_memory(err);
-    const size_t where = (size_t)(c->p - c->start) + (je->position > 0 ? (size_t)je->position : 0);
-    fkv_record_set_error(record, code == json_error_invalid_utf8 ? "bad_utf8" : "bad_json", "byte %zu: %s",
-                         where, je->text);
+    const bool utf8 = code == json_error_invalid_utf8;
+    const size_t n = (size_t)(c->end - c->start), before = (size_t)(c->p - c->start);
+    const size_t where = utf8 ? fkv_utf8_span(c->start, n) + 1 /* jansson counts the sound ones */
+                         : je->position > 0 ? before + (size_t)je->position
+                                            : before;
+    fkv_record_set_error(record, utf8 ? "bad_utf8" : "bad_json", "byte %zu: %s", where, je->text);
     return FKV_OK;
 }
 

@@ -6,12 +6,14 @@
  */
 #include "jobs/record.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "jobs/pattern.h"
 #include "jobs/record_json.h"
 #include "jobs/record_request.h"
+#include "jobs/unpack.h"
 #include "runner/base/json.h"
 
 enum { TABLE_MAX_BYTES = 16 << 20 };
@@ -29,11 +31,45 @@ static const struct {
     int64_t limit;
 } ruler_limits[] = {{"niah*", 128}, {"vt", 30}, {"cwe", 120}, {"fwe", 50}, {"qa*", 32}};
 
+/* LongBench's datasets: braces in their templates are meant to be filled. */
+static const char *const longbench_datasets[] = {"narrativeqa",
+                                                 "qasper",
+                                                 "multifieldqa_en",
+                                                 "multifieldqa_zh",
+                                                 "hotpotqa",
+                                                 "2wikimqa",
+                                                 "musique",
+                                                 "dureader",
+                                                 "gov_report",
+                                                 "qmsum",
+                                                 "multi_news",
+                                                 "vcsum",
+                                                 "trec",
+                                                 "triviaqa",
+                                                 "samsum",
+                                                 "lsht",
+                                                 "passage_count",
+                                                 "passage_retrieval_en",
+                                                 "passage_retrieval_zh",
+                                                 "lcc",
+                                                 "repobench-p"};
+
 /* By format: the key of the id (OTHER: the one there is). */
 static const fkv_record_key id_keys[] = {
     [FKV_FORMAT_AUTO] = FKV_RECORD_OTHER, [FKV_FORMAT_LONGBENCH] = FKV_RECORD_UNDERSCORED,
     [FKV_FORMAT_PROMPT] = FKV_RECORD_ID,  [FKV_FORMAT_OPENAI] = FKV_RECORD_CUSTOM_ID,
     [FKV_FORMAT_QA] = FKV_RECORD_OTHER,   [FKV_FORMAT_RULER] = FKV_RECORD_INDEX};
+
+/* A limit such as 2.0 is 2. */
+static bool make_whole(json_t *table, const char *dataset, json_t **value)
+{
+    const double x = json_is_real(*value) ? json_real_value(*value) : 0;
+    if (!(x >= 1 && x <= INT32_MAX) || x - floor(x) > 0) return false;
+    json_t *whole = json_integer((json_int_t)x);
+    if (json_object_set_new(table, dataset, whole)) return false;
+    *value = whole;
+    return true;
+}
 
 /* Loads an object of strings, or of positive integers; all errors go to errs. */
 static json_t *load_table(const char *path, bool strings, fkv_errs *errs)
@@ -57,8 +93,9 @@ static json_t *load_table(const char *path, bool strings, fkv_errs *errs)
             fkv_fail_at(&err, FKV_E_INPUT, path, 0, dataset, "must be a string, the dataset's template");
             fkv_errs_add(errs, &err);
         }
-        if (!strings && (!json_is_integer(value) || json_integer_value(value) < 1 ||
-                         json_integer_value(value) > INT32_MAX)) {
+        if (!strings && !make_whole(table, dataset, &value) &&
+            (!json_is_integer(value) || json_integer_value(value) < 1 ||
+             json_integer_value(value) > INT32_MAX)) {
             fkv_fail_at(&err, FKV_E_INPUT, path, 0, dataset, "must be a whole number from 1 to %d",
                         INT32_MAX);
             fkv_errs_add(errs, &err);
@@ -268,7 +305,7 @@ static const json_t *find_dataset(const fkv_record_parser *parser, const fkv_rec
     const size_t n_suffix = sizeof suffix - 1;
     const char *slash = strrchr(record->member, '/');
     const char *base = slash ? slash + 1 : record->member;
-    size_t n = strlen(base);
+    size_t n = fkv_unpack_bare(base, strlen(base));
     if (n > n_suffix && memcmp(base + n - n_suffix, suffix, n_suffix) == 0) n -= n_suffix;
     const json_t *template = try_dataset(parser, base, n, record, st, err);
     if (!template && n > 2 && memcmp(base + n - 2, "_e", 2) == 0)
@@ -320,11 +357,36 @@ static fkv_status put_named(const fkv_record_object *o, const fkv_record_field *
     return st;
 }
 
+/* Whether n bytes between braces look like a field's name, not like code or JSON. */
+static bool is_field_name(const char *name, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const char c = name[i];
+        const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+        if (!letter && !(i && c >= '0' && c <= '9')) return false;
+    }
+    return n > 0;
+}
+
+static bool is_longbench_s(const fkv_buf *dataset)
+{
+    const bool e = dataset->len > 2 && memcmp(dataset->data + dataset->len - 2, "_e", 2) == 0;
+    const size_t n = dataset->len - (e ? 2 : 0);
+    for (size_t i = 0; i < sizeof longbench_datasets / sizeof *longbench_datasets; i++) {
+        if (strlen(longbench_datasets[i]) == n && memcmp(longbench_datasets[i], dataset->data, n) == 0)
+            return true;
+    }
+    return false;
+}
+
 /* template with {context}, {input} and other fields of the record replaced, in one pass:
  * what is inserted is not looked at again. */
-static fkv_status fill_template(const json_t *template, const fkv_record_object *o, fkv_buf *out,
+static fkv_status fill_template(const json_t *template, const fkv_record_object *o, fkv_record *record,
                                 fkv_err *err)
 {
+    fkv_buf *out = &record->prompt;
+    const bool all = is_longbench_s(&record->dataset);
+    record->by_template = true;
     const char *p = json_string_value(template), *end = p + json_string_length(template);
     fkv_status st = FKV_OK;
     while (p < end && !st) {
@@ -336,8 +398,12 @@ static fkv_status fill_template(const json_t *template, const fkv_record_object 
         const char *name = p + 1;
         size_t n = 0;
         while (name + n < end && name[n] != '{' && name[n] != '}') n++;
-        const fkv_record_field *f = name + n < end && name[n] == '}' ? find_named(o, name, n) : NULL;
+        const bool closed = name + n < end && name[n] == '}';
+        const fkv_record_field *f = closed ? find_named(o, name, n) : NULL;
+        if (all && closed && !f && !record->unfilled[0] && is_field_name(name, n))
+            snprintf(record->unfilled, sizeof record->unfilled, "%.*s", (int)(n < 63 ? n : 63), name);
         if (f) {
+            record->n_filled++;
             st = put_named(o, f, out, err);
             p = name + n + 1;
         } else {
@@ -370,7 +436,7 @@ static fkv_status take_longbench(const fkv_record_parser *parser, const fkv_reco
                        json_object_getn(parser->plain, dataset, record->dataset.len);
     record->wrap = plain ? FKV_WRAP_NONE : FKV_WRAP_USER;
     record->newline_ends = n == 6 && memcmp(dataset, "samsum", 6) == 0;
-    return fill_template(template, o, &record->prompt, err);
+    return fill_template(template, o, record, err);
 }
 
 /* The dataset that the record names itself, if it does. */
@@ -506,7 +572,9 @@ static void begin(fkv_record *record)
     record->max_new_tokens = 0;
     record->wrap = FKV_WRAP_NONE;
     record->newline_ends = false;
-    record->error_code[0] = record->error_message[0] = '\0';
+    record->by_template = false;
+    record->n_filled = 0;
+    record->error_code[0] = record->error_message[0] = record->unfilled[0] = '\0';
     record->sampling = (fkv_record_sampling){.stop = stop};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) fkv_buf_clear(buffers[i]);
 }

@@ -2,6 +2,7 @@
  * is rounded on its way through a double. Owns nothing. */
 #include "jobs/record_request.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "runner/base/json.h"
@@ -71,14 +72,28 @@ static bool read_whole(const fkv_record_field *field, bool *negative, uint64_t *
     return end > field->value + *negative;
 }
 
-/* The whole number from lo to hi under key. False: there is none, or it is the record's error. */
-static bool take_whole(const fkv_record_object *o, fkv_record_key key, int32_t lo, int32_t hi, int64_t *out,
-                       fkv_record *record)
+/* The same of a number with a fraction or an exponent, such as 2.0. */
+static bool read_whole_real(const json_t *value, bool *negative, uint64_t *size)
+{
+    const double most = 9007199254740992.0; /* up to it every whole number is a double */
+    const double x = json_is_number(value) ? json_number_value(value) : NAN;
+    if (!(fabs(x) <= most) || fabs(x) - floor(fabs(x)) > 0) return false;
+    *negative = x < 0;
+    *size = (uint64_t)fabs(x);
+    return true;
+}
+
+/* The whole number from lo to hi under key, with reals also one such as 2.0. False: there is none, or it is
+ * the record's error. */
+static bool take_whole(const fkv_record_object *o, fkv_record_key key, bool reals, int32_t lo, int32_t hi,
+                       int64_t *out, fkv_record *record)
 {
     bool negative;
     uint64_t size;
     if (!is_given(o, key) || record->error_code[0]) return false;
-    if (read_whole(o->known[key], &negative, &size) && size <= INT32_MAX) {
+    const bool read = read_whole(o->known[key], &negative, &size) ||
+                      (reals && read_whole_real(o->values[key], &negative, &size));
+    if (read && size <= INT32_MAX) {
         *out = negative ? -(int64_t)size : (int64_t)size;
         if (*out >= lo && *out <= hi) return true;
     }
@@ -93,7 +108,7 @@ void fkv_request_take_limit(const fkv_record_object *o, const fkv_record_key *ke
     fkv_record_key taken = FKV_RECORD_OTHER;
     for (size_t i = 0; i < n_keys; i++) {
         int64_t limit;
-        if (!take_whole(o, keys[i], 1, INT32_MAX, &limit, record)) continue;
+        if (!take_whole(o, keys[i], true, 1, INT32_MAX, &limit, record)) continue;
         if (taken != FKV_RECORD_OTHER && limit != record->max_new_tokens)
             fkv_record_set_error(record, "bad_field", "%s and %s differ", fkv_record_key_names[taken],
                                  fkv_record_key_names[keys[i]]);
@@ -167,9 +182,9 @@ fkv_status fkv_request_take_sampling(const fkv_record_object *o, fkv_record *rec
     s->has_top_p = take_real(o, FKV_RECORD_TOP_P, true, 1, &s->top_p, record);
     s->has_repetition_penalty =
         take_real(o, FKV_RECORD_REPETITION_PENALTY, true, 100, &s->repetition_penalty, record);
-    s->has_top_k = take_whole(o, FKV_RECORD_TOP_K, -1, INT32_MAX, &s->top_k, record);
+    s->has_top_k = take_whole(o, FKV_RECORD_TOP_K, false, -1, INT32_MAX, &s->top_k, record);
     if (s->has_top_k && s->top_k < 0) s->top_k = 0;
-    s->has_min_tokens = take_whole(o, FKV_RECORD_MIN_TOKENS, 0, INT32_MAX, &s->min_tokens, record);
+    s->has_min_tokens = take_whole(o, FKV_RECORD_MIN_TOKENS, false, 0, INT32_MAX, &s->min_tokens, record);
     s->has_seed = take_seed(o, &s->seed, record);
     s->has_ignore_eos = is_given(o, FKV_RECORD_IGNORE_EOS);
     s->ignore_eos = json_is_true(ignore_eos);

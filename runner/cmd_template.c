@@ -77,7 +77,8 @@ static fkv_status render(struct job *j, const json_t *request, fkv_err *err)
 static fkv_status render_line(struct job *j, fkv_err *err)
 {
     json_error_t why;
-    json_t *request = fkv_json_parse(j->line.data, j->line.len, JSON_ALLOW_NUL, &why);
+    const size_t mark = fkv_utf8_mark(j->line.data, j->line.len);
+    json_t *request = fkv_json_parse(j->line.data + mark, j->line.len - mark, JSON_ALLOW_NUL, &why);
     fkv_status st;
     if (request)
         st = render(j, request, err);

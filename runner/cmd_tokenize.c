@@ -9,6 +9,7 @@
 
 #include "runner/base/buf.h"
 #include "runner/base/json.h"
+#include "runner/base/utf8.h"
 #include "runner/commands.h"
 #include "runner/line.h"
 #include "tokenizer/tokenizer.h"
@@ -46,7 +47,8 @@ static fkv_status encode_line(struct job *j, fkv_err *err)
     fkv_status st = FKV_OK;
     if (j->json) {
         json_error_t why;
-        value = fkv_json_parse(text, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+        const size_t mark = fkv_utf8_mark(text, n);
+        value = fkv_json_parse(text + mark, n - mark, JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
         if (!value && json_error_code(&why) == json_error_out_of_memory) {
             st = fkv_fail_memory(err);
             goto out;

@@ -33,13 +33,33 @@ typedef struct looking {
     fkv_err err;
 } looking;
 
+/* A template into which nothing of the record goes asks the same of all of them, and one that names a
+ * field that is not there asks with the braces in it. */
+static void check_template(looking *l, const fkv_line *line)
+{
+    const fkv_record *r = &l->record;
+    const char *file = l->setup->job->input.prompts;
+    if (!file || !r->dataset.len || r->error_code[0] || l->err.status) return;
+    if (r->unfilled[0])
+        fkv_fail_at(&l->err, FKV_E_INPUT, file, 0, r->dataset.data,
+                    "the template names {%s}, which the first record, line %lld of %s, lacks", r->unfilled,
+                    (long long)line->line, line->member);
+    else if (r->by_template && !r->n_filled)
+        fkv_fail_at(
+            &l->err, FKV_E_INPUT, file, 0, r->dataset.data,
+            "the template names neither {context} nor {input} nor another field of the record, so all "
+            "prompts are the same");
+}
+
 /* One record is enough, but where its dataset has no template: others may have one. */
 static bool see_record(void *ctx, const fkv_line *line)
 {
     looking *l = ctx;
     l->n_records++;
-    l->known = l->known || line->error_code || !l->setup->parser;
-    if (l->known || fkv_record_parse(l->setup->parser, line, &l->record, &l->err)) return true;
+    if (line->error_code || !l->setup->parser) l->known = true;
+    if (line->error_code || !l->setup->parser) return true;
+    if (fkv_record_parse(l->setup->parser, line, &l->record, &l->err)) return true;
+    check_template(l, line);
     if (strcmp(l->record.error_code, "unknown_dataset") != 0) l->known = true;
     if (!l->known && !l->unknown[0]) snprintf(l->unknown, sizeof l->unknown, "%s", l->record.error_message);
     return l->known;

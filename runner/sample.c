@@ -110,6 +110,7 @@ fkv_status fkv_sample_take(const fkv_setup *setup, const fkv_layout *layout, fkv
         goto out;
     }
     fkv_reader_watch(reader, is_interrupted, NULL);
+    fkv_reader_quiet(reader);
     if ((st = fkv_prompter_open(&source, &prompter, err))) goto out;
     if ((st = take(setup, reader, prompter, s, &record, &next, err))) goto out;
     qsort(s->records, (size_t)s->n, sizeof *s->records, by_ordinal);

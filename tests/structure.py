@@ -29,8 +29,8 @@ MAX_FILE, MAX_FUNCTION, MIN_TWICE = 800, 80, 12
 # Who may include a library's headers; tests may all.
 LIBRARIES = [
     ("CUDA and NCCL", r"(cuda|cublas|cub/|cooperative_groups|nccl|mma\.h)", ["kernels/*.cu", "kernels/cuda_*.h"]),
-    ("libarchive", r"archive(_entry)?\.h", ["jobs/archive.c", "jobs/unpack.c"]),
-    ("zstd", r"(zstd|zdict)", ["jobs/shard.c"]),
+    ("libarchive", r"archive(_entry)?\.h", ["jobs/walk.c", "jobs/unpack.c"]),
+    ("zstd", r"(zstd|zdict)", ["jobs/shard.c", "jobs/unzstd.c"]),
     ("zlib", r"zlib\.h", ["jobs/unpack.c"]),
     ("inih", r"ini\.h", ["jobs/job.c"]),
     ("xxHash", r"xx(hash|h3)\.h", ["jobs/shard.c", "runner/base/hash.c"]),

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "runner/base/file.h"
+#include "runner/base/utf8.h"
 
 enum { BYTES_PER_MARK = 16 };
 
@@ -73,12 +74,19 @@ static fkv_status load(const char *path, size_t max_bytes, size_t flags, json_t 
     *out = NULL;
     fkv_status st = fkv_file_read(path, max_bytes, &text, err);
     if (st) goto out;
+    const char *encoding = fkv_utf8_other(text.data, text.len);
+    if (encoding) {
+        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL,
+                         "the text is %s, which is not read: save it as UTF-8", encoding);
+        goto out;
+    }
     if (fkv_json_marks(text.data, text.len) > max_bytes / BYTES_PER_MARK) {
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "holds more than %zu values",
                          max_bytes / BYTES_PER_MARK);
         goto out;
     }
-    *out = fkv_json_parse(text.data, text.len, JSON_REJECT_DUPLICATES | flags, &je);
+    const size_t mark = fkv_utf8_mark(text.data, text.len);
+    *out = fkv_json_parse(text.data + mark, text.len - mark, JSON_REJECT_DUPLICATES | flags, &je);
     if (!*out && json_error_code(&je) == json_error_out_of_memory)
         st = fkv_fail_at(err, FKV_E_SYSTEM, path, 0, NULL, "%s", je.text);
     else if (!*out)

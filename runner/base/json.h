@@ -13,9 +13,9 @@
 
 #include "runner/base/buf.h"
 
-/* Loads path, at most max_bytes; duplicate keys are refused, and so is a file of
- * more than max_bytes / 16 values, whose parsed form could take fifty times its
- * size. Errors: FKV_E_INPUT with file and line. */
+/* Loads path, at most max_bytes; a byte order mark is passed over; duplicate keys are refused, and so is a
+ * file of more than max_bytes / 16 values, whose parsed form could take fifty times its size. Errors:
+ * FKV_E_INPUT with file and line. */
 fkv_status fkv_json_load(const char *path, size_t max_bytes, json_t **out, fkv_err *err);
 /* The same with every number as a real, so that no integer is too big: HF writes 10^30 where it knows no
  * limit. */

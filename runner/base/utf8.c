@@ -48,6 +48,38 @@ size_t fkv_utf8_span(const char *text, size_t n)
     return i;
 }
 
+size_t fkv_utf8_mark(const char *text, size_t n)
+{
+    return n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+}
+
+const char *fkv_utf8_other(const char *text, size_t n)
+{
+    static const struct {
+        const char *bytes;
+        size_t n;
+        const char *name;
+    } beginnings[] = {
+        {"\xff\xfe\0\0", 4, "UTF-32 (little-endian)"},
+        {"\0\0\xfe\xff", 4, "UTF-32 (big-endian)"},
+        {"\xff\xfe", 2, "UTF-16 (little-endian)"},
+        {"\xfe\xff", 2, "UTF-16 (big-endian)"},
+        {"{\0\0\0", 4, "UTF-32 (little-endian)"},
+        {"[\0\0\0", 4, "UTF-32 (little-endian)"},
+        {"\0\0\0{", 4, "UTF-32 (big-endian)"},
+        {"\0\0\0[", 4, "UTF-32 (big-endian)"},
+        {"{\0", 2, "UTF-16 (little-endian)"},
+        {"[\0", 2, "UTF-16 (little-endian)"},
+        {"\0{", 2, "UTF-16 (big-endian)"},
+        {"\0[", 2, "UTF-16 (big-endian)"},
+    };
+    for (size_t i = 0; i < sizeof beginnings / sizeof *beginnings; i++) {
+        if (n >= beginnings[i].n && memcmp(text, beginnings[i].bytes, beginnings[i].n) == 0)
+            return beginnings[i].name;
+    }
+    return NULL;
+}
+
 fkv_status fkv_utf8_append_clean(fkv_buf *out, const char *text, size_t n, fkv_err *err)
 {
     fkv_status st = FKV_OK;

@@ -317,7 +317,7 @@ def an_archive_that_can_t_be_opened_is_refused_before_the_start():
 
 @test
 def members_names_are_only_names():
-    """Nothing is extracted, whatever a member is called or links to."""
+    """Nothing is extracted, whatever a member is called or links to; what it links to is not read from disk."""
     outside = os.path.join(cli.WORK, "outside.jsonl")
     names = ["../up.jsonl", "a/../../../up.jsonl", outside, "C:/up.jsonl", "up\x01\n.jsonl"]
     lines = [jsonl([dict(SHORT[0], id=name)]) for name in names]
@@ -330,18 +330,21 @@ def members_names_are_only_names():
         info = tarfile.TarInfo("way/outside.jsonl")
         info.size = len(lines[0])
         t.addfile(info, io.BytesIO(lines[0]))
-    for name, content, members in (
-        ("names.zip", zip_of(list(zip(names, lines))), names),
-        ("names.tar", tar_of(list(zip(names, lines))), names),
-        ("links.tar", links.getvalue(), ["way/outside.jsonl"]),
+    with open(outside, "wb") as f:
+        f.write(lines[0])
+    for name, content, members, n_links in (
+        ("names.zip", zip_of(list(zip(names, lines))), names, 0),
+        ("names.tar", tar_of(list(zip(names, lines))), names, 0),
+        ("links.tar", links.getvalue(), ["way", "hard.jsonl", "way/outside.jsonl"], 2),
     ):
         path = cli.write(name, content)
         job = PromptJob("job-" + name, path)
         before = set(os.listdir(cli.WORK))
-        cli.command("run", job.path, cwd=cli.WORK).must(0)
+        cli.command("run", job.path, cwd=cli.WORK).must(1 if n_links else 0)
         rows = job.rows()
         assert [r["source"]["member"] for r in rows] == members, rows
-        assert [r["id"] for r in rows] == names[: len(rows)], rows
+        assert codes_of(rows) == ["unreadable_member"] * n_links + [None] * (len(rows) - n_links), rows
+        assert [r["id"] for r in rows[n_links:]] == names[: len(rows) - n_links], rows
         assert set(os.listdir(cli.WORK)) - before == {"job-" + name}
         written = [n for _, _, files in os.walk(job.output) for n in files if "up" in n or "outside" in n]
         assert not written and not os.path.exists(os.path.join(cli.WORK, "..", "up.jsonl")), written

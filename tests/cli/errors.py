@@ -73,7 +73,9 @@ def a_missing_archive_is_named():
         ["no-archive.ini:", "input.archives", "nowhere.zip", "matches no file"],
         "input.archives=nowhere.zip",
     )
-    refused("folder", ["input.archives", "a folder, not a file"], "input.archives=" + cli.DATA)
+    os.makedirs(os.path.join(cli.WORK, "nothing", "in"))
+    nothing = os.path.join(cli.WORK, "nothing")
+    refused("folder", ["input.archives", "matches no file, only folders without one"], "input.archives=" + nothing)
     refused("no-name", ["input.archives", "names no file"], "input.archives=")
     # One that matches doesn't hide one that does not.
     refused("one-of-two", ["nowhere*.zip"], "input.archives=" + cli.NEEDLES + " nowhere*.zip")

@@ -10,7 +10,7 @@
 #include "jobs/archive.h"
 #include "runner/base/log.h"
 
-enum { RECORD_MAX = 512, LINES_MAX = 20000 };
+enum { RECORD_MAX = 512, LINES_MAX = 20000, WINDOW_MAX = 1 << 20 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 const char *__asan_default_options(void);
@@ -65,6 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     job.input.n_files = 1;
     job.input.members = (fkv_words){&patterns[data[0] / 8 % 4], 1};
     job.input.max_record_bytes = RECORD_MAX;
+    job.input.max_window = WINDOW_MAX;
     job.job.limit = LINES_MAX;
     fkv_reader *reader = NULL;
     fkv_errs errs = {0};

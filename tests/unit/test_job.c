@@ -477,12 +477,21 @@ static void archives_are_globbed_in_byte_order(void **state)
     }
     fkv_job_free(job);
     fkv_errs_free(&errs);
+    expect_error("[job]\nname = t\noutput = o\n[input]\narchives = d?1]/f*\n[model]\npath = m\n", NULL, 5,
+                 "input.archives", "matches no file, only folders without one");
+    put("d[1]/folder.jsonl/x.jsonl", "");
+    put("d[1]/folder.jsonl/.hidden.jsonl", "");
+    job = parse_ok("[job]\nname = t\noutput = o\n[input]\narchives = d?1]\n[model]\npath = m\n", NULL);
+    static const char *const found[] = {
+        "d[1]/B.jsonl", "d[1]/a b.jsonl", "d[1]/b.jsonl", "d[1]/c.zip", "d[1]/folder.jsonl/x.jsonl",
+        "d[1]/job.ini"};
+    assert_int_equal(job->input.n_files, 6);
+    for (int i = 0; i < 6; i++) assert_string_equal(job->input.files[i].name, found[i]);
+    fkv_job_free(job);
     put("bad\xff.gz", "");
     expect_error(HEAD, "input.archives=nowhere.zip", 0, "input.archives", "\"nowhere.zip\" matches no file");
     expect_error("[job]\nname = t\noutput = o\n[input]\narchives = a.jsonl\n  x*.zip\n[model]\npath = m\n",
                  NULL, 5, "input.archives", "\"x*.zip\" matches no file");
-    expect_error("[job]\nname = t\noutput = o\n[input]\narchives = d?1]\n[model]\npath = m\n", NULL, 5,
-                 "input.archives", "a folder");
     expect_error("[job]\nname = t\noutput = o\n[input]\narchives = bad*\n[model]\npath = m\n", NULL, 5,
                  "input.archives", "not UTF-8");
 }
