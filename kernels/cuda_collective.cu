@@ -29,7 +29,8 @@ fkv_status cuda_world_join(fkv_device *dev, fkv_err *err)
     if (w->n_devices == 1) return FKV_OK;
     dev->comm = (cuda_comm *)calloc(1, sizeof *dev->comm);
     if (!dev->comm) return fkv_fail_memory(err);
-    fkv_status st = cuda_alloc(dev, 2 * (size_t)COLLECTIVE_WINDOW_BYTES, &windows, err);
+    const size_t bytes = 2 * (size_t)(COLLECTIVE_WINDOW_BYTES + COLLECTIVE_LINES_BYTES);
+    fkv_status st = cuda_alloc(dev, bytes, &windows, err);
     if (!st) st = cuda_alloc(dev, sizeof(cuda_meeting), &meeting, err);
     if (st) return st;
     dev->comm->windows = w->windows[dev->index] = (char *)windows;

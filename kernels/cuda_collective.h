@@ -26,6 +26,7 @@ enum {
     COLLECTIVE_THREADS = 256,
     COLLECTIVE_MAX_DEVICES = 64,
     COLLECTIVE_WINDOW_BYTES = 32 << 20, /* of a device there are two */
+    COLLECTIVE_LINES_BYTES = 4 << 20,   /* the same, for messages of half as much (cuda_peer.cu) */
     COLLECTIVE_AHEAD = 8,               /* exchanges over NCCL that may be enqueued */
 };
 
@@ -34,7 +35,7 @@ struct cuda_meeting {
     uint64_t epoch;                         /* meetings so far */
     uint32_t arrived;                       /* blocks of the kernel under way */
     uint32_t stopped;                       /* the host has said so: nobody waits any more */
-    uint64_t flags[COLLECTIVE_MAX_DEVICES]; /* epoch that each device has written its data of */
+    uint64_t flags[COLLECTIVE_MAX_DEVICES]; /* epoch that each device has written its data of, or begun */
 };
 
 struct fkv_world {
@@ -50,7 +51,7 @@ struct fkv_world {
     int n_in;                              /* devices that wait for the others */
     uint64_t round;                        /* times that all have come */
     int n_ranks[COLLECTIVE_MAX_DEVICES];   /* of each device */
-    char *windows[COLLECTIVE_MAX_DEVICES]; /* of each device: two halves */
+    char *windows[COLLECTIVE_MAX_DEVICES]; /* of each device: two halves, and two of lines */
     cuda_meeting *meetings[COLLECTIVE_MAX_DEVICES];
 #ifdef FKV_NCCL
     ncclUniqueId id;
@@ -59,7 +60,7 @@ struct fkv_world {
 
 /* A device's part. */
 struct cuda_comm {
-    char *windows; /* [2][COLLECTIVE_WINDOW_BYTES] */
+    char *windows; /* [2][COLLECTIVE_WINDOW_BYTES], [2][COLLECTIVE_LINES_BYTES] */
     cuda_meeting *meeting;
     int first_rank[COLLECTIVE_MAX_DEVICES + 1]; /* of each device; known from the first reduce on */
 #ifdef FKV_NCCL
