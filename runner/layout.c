@@ -16,7 +16,7 @@ static int64_t reach(int64_t expected, int64_t part, int64_t most)
 void fkv_layout_reach(const fkv_setup *s, int64_t prompt, int64_t new_tokens, int tile, fkv_layout *l)
 {
     const int64_t positions = s->config.max_positions;
-    l->max_prompt = reach(prompt, tile, fkv_prompt_limit(&s->limits, 1));
+    l->max_prompt = reach(prompt, tile, fkv_prompt_longest(&s->limits));
     l->max_tokens = reach(new_tokens > 0 ? l->max_prompt + new_tokens : 0, FKV_PAGE_TOKENS, positions);
 }
 

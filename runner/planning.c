@@ -30,7 +30,7 @@ typedef struct making {
 static int64_t mean_budget(const fkv_setup *s, const fkv_sample *sample)
 {
     const fkv_job *j = s->job;
-    if (j->profile.method == FKV_METHOD_NONE) return fkv_prompt_limit(&s->limits, 1);
+    if (j->profile.method == FKV_METHOD_NONE) return fkv_prompt_longest(&s->limits);
     if (j->profile.budget > 0) return j->profile.budget;
     double total = 0;
     for (int64_t i = 0; i < sample->n; i++) total += (double)sample->records[i].ids.len;

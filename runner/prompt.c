@@ -27,6 +27,11 @@ int64_t fkv_prompt_limit(const fkv_prompt_limits *l, int64_t max_new)
     return l->max_prompt > 0 && l->max_prompt < room ? l->max_prompt : room;
 }
 
+int64_t fkv_prompt_longest(const fkv_prompt_limits *l)
+{
+    return l->truncate == FKV_TRUNCATE_LONGBENCH ? l->max_positions - 1 : fkv_prompt_limit(l, 1);
+}
+
 fkv_status fkv_prompter_open(const fkv_prompt_source *source, fkv_prompter **out, fkv_err *err)
 {
     *out = NULL;

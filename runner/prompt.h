@@ -22,6 +22,10 @@ typedef struct fkv_prompt_limits {
 /* Longest prompt beside max_new new tokens; below 1 there is no room. */
 int64_t fkv_prompt_limit(const fkv_prompt_limits *limits, int64_t max_new);
 
+/* The longest that any prompt can be, its template's tokens and all: with FKV_TRUNCATE_LONGBENCH these don't
+ * count in max_prompt. */
+int64_t fkv_prompt_longest(const fkv_prompt_limits *limits);
+
 /* What all prompts of a run are made with: read-only, for any number of threads. */
 typedef struct fkv_prompt_source {
     const fkv_tokenizer *tokenizer;

@@ -397,7 +397,7 @@ fkv_layout fkv_setup_layout(const fkv_setup *s)
                          .ranks = s->n_ranks,
                          .devices = s->n_devices,
                          .slots = s->n_slots,
-                         .max_prompt = fkv_prompt_limit(&s->limits, 1),
+                         .max_prompt = fkv_prompt_longest(&s->limits),
                          .max_tokens = s->config.max_positions};
     set_date(s, &layout);
     return layout;

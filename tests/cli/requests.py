@@ -294,6 +294,31 @@ def longbench_s_plain_datasets_are_not_wrapped():
 
 
 @test
+def a_template_longer_than_the_prompt_s_limit_goes_around_what_pred_py_cut():
+    """max_prompt_tokens leaves it out of its count; the sample may not show how long prompts get."""
+    texts = [ONE] + ["One two three four five. " * 40] * 3
+    records = [dict(cli.one_record(), context=text) for text in texts]
+    source = cli.write("qasper.jsonl", cli.jsonl(records))
+    around = "A long word of advice. " * 60
+    rows = Job(
+        "advice",
+        "input.archives=" + source,
+        "input.members=*",
+        "input.prompts=" + cli.write("qasper.json", {"qasper": "{context}"}),
+        "input.max_new_tokens_by",
+        "model.chat_template=" + cli.write("advice.jinja", around + "{{ messages[0].content }}"),
+        "model.truncate=longbench",
+        "model.max_prompt_tokens=64",
+        "profile.sample=1",
+        BACKEND,
+    ).run()
+    for row in rows[1:]:
+        cut = row["truncated_tokens"]
+        assert cut == tokens(texts[1]) + 1 - 64
+        assert tokens(around) < row["usage"]["prompt_tokens"] <= tokens(around) + 66
+
+
+@test
 def samsum_ends_at_a_new_line_behind_one_token_at_least():
     """pred.py's eos_token_id and min_length."""
     templates = cli.write("samsum-only.json", {"samsum": "{context}", "other": "{context}"})
