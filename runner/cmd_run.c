@@ -24,6 +24,7 @@ typedef struct run {
     fkv_engine *engine;
     fkv_trace *trace; /* or NULL */
     fkv_planning planning;
+    fkv_stream_seen seen;
     double load_seconds, stream_seconds, start;
 } run;
 
@@ -100,6 +101,11 @@ static void print_summary(const run *r)
         "placement: %.2fx",
         r->planning.layout.ranks, fkv_planning_balance(&r->planning, false),
         fkv_plan_copies(&r->planning.plan), fkv_planning_balance(&r->planning, true));
+    if (r->seen.n_damaged)
+        fkv_log("WARNING: %lld of %zu archives are damaged, %s%s: records are missing, and only error rows "
+                "say so",
+                (long long)r->seen.n_damaged, r->setup.job->input.n_files,
+                r->seen.n_damaged > 1 ? "the last of them " : "", r->seen.last_damaged);
 }
 
 static fkv_status load(run *r, fkv_err *err)
@@ -119,7 +125,6 @@ static fkv_status load(run *r, fkv_err *err)
 
 static fkv_status run_job(run *r, fkv_err *err)
 {
-    int64_t n_input = 0;
     fkv_setup_log_sharing(&r->setup);
     if (r->setup.generation.untaken[0])
         fkv_log("the model's generation_config.json says %s, which is not taken: how much chance there is in "
@@ -136,13 +141,13 @@ static fkv_status run_job(run *r, fkv_err *err)
     if (!info.async && (st = fkv_trace_open(r->engine, &r->trace, err))) return st;
     const double t = fkv_seconds();
     fkv_stage_begin("stream");
-    st = fkv_stream_run(&r->setup, &r->planning, r->output, r->engine, &n_input, err);
+    st = fkv_stream_run(&r->setup, &r->planning, r->output, r->engine, &r->seen, err);
     fkv_stage_end();
     r->stream_seconds = fkv_seconds() - t;
     /* The manifest says last that the job is finished, after which no run comes back to
      * what is missing. */
     if (!st) st = write_stats(r, true, err);
-    if (!st) st = fkv_output_finish(r->output, n_input, err);
+    if (!st) st = fkv_output_finish(r->output, r->seen.n_records, err);
     if (st) {
         fkv_output_totals totals;
         fkv_err ignored = {0};

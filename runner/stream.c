@@ -48,8 +48,9 @@ typedef struct stream {
     pthread_mutex_t lock; /* for err */
     fkv_err err;          /* the first failure of reader or writer */
     atomic_llong n_input, read_bytes, all_bytes;
-    int64_t n_answered; /* of the engine's thread, like told */
-    bool told;          /* that a signal came */
+    fkv_stream_seen seen; /* the reader's until it has ended */
+    int64_t n_answered;   /* of the engine's thread, like told */
+    bool told;            /* that a signal came */
     bool reader_started, writer_started;
     pthread_t reader_id, writer_id;
 } stream;
@@ -118,6 +119,20 @@ static fkv_status read_one(stream *s, const fkv_line *line, fkv_prompter *prompt
     return fkv_queue_push(it->record.error_code[0] ? s->done : s->ready, it) ? FKV_OK : FKV_END;
 }
 
+/* Says once an archive that it is damaged: its error row alone is easily overlooked. */
+static void see_damage(stream *s, const fkv_line *line)
+{
+    fkv_stream_seen *seen = &s->seen;
+    if (!line->error_code || strcmp(line->error_code, "damaged_archive") != 0) return;
+    if (seen->last_damaged && !strcmp(seen->last_damaged, line->archive)) return;
+    seen->n_damaged++;
+    seen->last_damaged = line->archive;
+    fkv_log(
+        "WARNING: %s is damaged at line %lld of \"%s\": %s; what could be read is answered, and error rows "
+        "stand for the rest",
+        line->archive, (long long)line->line, line->member, line->error_message);
+}
+
 static fkv_status read_all(stream *s, fkv_err *err)
 {
     const fkv_prompt_source source = fkv_setup_prompts(s->setup, &s->planning->layout);
@@ -131,6 +146,7 @@ static fkv_status read_all(stream *s, fkv_err *err)
         atomic_store(&s->all_bytes, all);
         atomic_store(&s->n_input, line.ordinal + 1);
         if (atomic_load(&s->failed)) break;
+        see_damage(s, &line);
         if (fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, prompter, err);
     }
     fkv_prompter_close(prompter);
@@ -395,7 +411,7 @@ static fkv_status run_engine(stream *s, const fkv_engine_io *io, fkv_err *err)
 }
 
 fkv_status fkv_stream_run(const fkv_setup *setup, fkv_planning *planning, fkv_output *output,
-                          fkv_engine *engine, int64_t *n_input, fkv_err *err)
+                          fkv_engine *engine, fkv_stream_seen *seen, fkv_err *err)
 {
     stream s = {.setup = setup, .planning = planning, .output = output, .engine = engine};
     pthread_mutex_init(&s.lock, NULL);
@@ -416,6 +432,7 @@ fkv_status fkv_stream_run(const fkv_setup *setup, fkv_planning *planning, fkv_ou
     } else if (st && run_err.status) {
         *err = run_err;
     }
-    *n_input = atomic_load(&s.n_input);
+    *seen = s.seen;
+    seen->n_records = atomic_load(&s.n_input);
     return st;
 }

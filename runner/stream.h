@@ -11,10 +11,16 @@
 #include "jobs/output.h"
 #include "runner/planning.h"
 
+/* What was seen of the input. */
+typedef struct fkv_stream_seen {
+    int64_t n_records;        /* of all of it, on FKV_OK */
+    int64_t n_damaged;        /* archives, each with a line in the log */
+    const char *last_damaged; /* its name, the job's; NULL: none */
+} fkv_stream_seen;
+
 /* Runs until the input ends, a signal ends it (FKV_E_INTERRUPTED) or something
- * fails; what is finished is in the output in every case. *n_input: records of
- * the whole input, set on FKV_OK. */
+ * fails; what is finished is in the output in every case. */
 fkv_status fkv_stream_run(const fkv_setup *setup, fkv_planning *planning, fkv_output *output,
-                          fkv_engine *engine, int64_t *n_input, fkv_err *err);
+                          fkv_engine *engine, fkv_stream_seen *seen, fkv_err *err);
 
 #endif

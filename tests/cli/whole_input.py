@@ -499,4 +499,17 @@ def bytes_of_bad_utf8_are_counted_from_1():
         assert row["error"]["code"] == "bad_utf8" and row["error"]["message"].startswith(want), (row, want)
 
 
+@test
+def a_damaged_archive_is_said_loudly_once_and_in_the_summary():
+    packed = gzip.compress(cli.jsonl({"prompt": "one %d" % i} for i in range(400)), mtime=0)
+    cut = cli.write("damaged/cut.jsonl.gz", packed[: len(packed) // 2])
+    fine = cli.write("damaged/fine.jsonl", cli.jsonl([{"prompt": "one"}]))
+    job = PromptJob("loud", cut + " " + fine, "engine.max_new_tokens=1")
+    text = job.command("run").must(1).text
+    assert text.count("cut.jsonl.gz is damaged at line") == 1 and "cut short" in text
+    assert "WARNING: 1 of 2 archives are damaged, " + cut in text
+    quiet = PromptJob("quiet", fine, "engine.max_new_tokens=1").command("run").must(0).text
+    assert "WARNING" not in quiet
+
+
 cli.main()
