@@ -128,6 +128,14 @@ def sanitized():
     return b"__asan_init" in program or b"__tsan_init" in program
 
 
+def needs_little_space():
+    """Skips where the program can't be tried in a small address space."""
+    if sanitized():
+        raise Skip("sanitizers need the whole address space")
+    if "cuda" in command("--version").must(0).out:
+        raise Skip("CUDA's libraries alone take more address space")
+
+
 def unzstd(path):
     return subprocess.run(["zstd", "-dcq", path], stdout=subprocess.PIPE, check=True).stdout
 

@@ -595,8 +595,9 @@ ADDRESS_SPACE_KIB = 512 << 10
 
 
 def check_in_little_memory(job, code, *words):
-    """check under an address-space limit, which sanitizers can't live with."""
-    limit = "" if cli.sanitized() else "ulimit -v %d && " % ADDRESS_SPACE_KIB
+    """check under an address-space limit, which sanitizers and CUDA's libraries can't live with."""
+    has_cuda = "cuda" in command("--version").must(0).out
+    limit = "" if cli.sanitized() or has_cuda else "ulimit -v %d && " % ADDRESS_SPACE_KIB
     done = subprocess.run(
         ["sh", "-c", limit + 'exec "$0" check "$1"', cli.BINARY, job.path],
         stdin=subprocess.DEVNULL,

@@ -190,8 +190,7 @@ def memory_that_runs_out_is_named_and_resumed():
 
 @test
 def an_address_space_that_is_too_small_is_named_and_resumed():
-    if cli.sanitized():
-        raise cli.Skip("a sanitizer needs all of the address space")
+    cli.needs_little_space()
     job, whole = small("space")
     codes = []
     for mib in range(20, 400, 4):

@@ -342,8 +342,7 @@ def plan_command(name, budgets, *settings):
 
 @test
 def memory_that_can_not_be_had_is_refused_with_numbers():
-    if cli.sanitized():
-        raise cli.Skip("sanitizers need the whole address space")
+    cli.needs_little_space()
 
     def limited(mib, name, *settings):
         job = Job(name, "job.limit=5", *settings)
