@@ -231,7 +231,7 @@ static fkv_status find_newline(fkv_setup *s, fkv_err *err)
     fkv_ids ids = {0};
     fkv_status st = fkv_tokenizer_scratch_new(s->tokenizer, &scratch, err);
     if (!st) st = fkv_tokenizer_encode(s->tokenizer, scratch, "\n", 1, false, &ids, NULL, NULL, err);
-    if (!st && ids.len) s->newline = ids.data[ids.len - 1];
+    if (!st && ids.len && ids.data[ids.len - 1] < s->config.vocab) s->newline = ids.data[ids.len - 1];
     fkv_ids_free(&ids);
     fkv_tokenizer_scratch_free(scratch);
     return st;
@@ -267,7 +267,7 @@ static void open_manners(fkv_setup *s, bool have_config, fkv_errs *errs)
     if (have_config && j->sampling.generation_config == FKV_GENERATION_MODEL &&
         fkv_generation_read(j->model.path, s->config.vocab, &s->generation, &err))
         add_error(errs, &err);
-    if (s->tokenizer && find_newline(s, &err)) add_error(errs, &err);
+    if (have_config && s->tokenizer && find_newline(s, &err)) add_error(errs, &err);
     if (open_template(s, &err)) add_error(errs, &err);
     for (size_t i = 0; i < j->sampling.n_stop; i++)
         if (fkv_buf_append(&s->stops, j->sampling.stop[i], strlen(j->sampling.stop[i]) + 1, &err))

@@ -20,7 +20,7 @@ typedef struct fkv_setup {
     fkv_safetensors *weights;
     fkv_generation generation; /* nothing where the job ignores it */
     fkv_tokenizer *tokenizer;
-    int32_t newline;        /* last token of "\n"; -1: there is none */
+    int32_t newline;        /* last token of "\n"; -1: the model has none */
     fkv_template *template; /* NULL: the model has none, or the job wants none */
     json_t *template_vars;  /* or NULL */
     fkv_buf stops;          /* the job's, as in fkv_stops */
