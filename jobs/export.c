@@ -1,17 +1,18 @@
-/* export: see export.h. An exporter owns the merged list of shards, a table of
- * the files it writes and at most MAX_OPEN open ones of them. Not for: what a line holds
- * (export_row.c). */
+/* export: see export.h. An exporter owns the merged list of shards, the set of files that it
+ * writes, and the buffers of one row. Where every dataset has a file, and there are error rows,
+ * all rows are read twice: first for which datasets there are and what all_classes each has.
+ * Not for: what a line holds (export_row.c), how files are kept (export_files.c). */
 #include "jobs/export.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "jobs/export_files.h"
 #include "jobs/export_row.h"
 #include "jobs/manifest.h"
 #include "jobs/shard.h"
@@ -19,149 +20,28 @@
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
 
-enum { MAX_OPEN = 64, MAX_FILES = 100000, MAX_NAME = 240, MAX_PARTS = 100000 };
+enum { MAX_PARTS = 100000 };
+static const size_t MAX_CLASSES_BYTES = (size_t)256 << 20; /* of all datasets together */
+static const size_t MAX_PROFILE_BYTES = (size_t)16 << 20;
 
-/* A file being written, under path.tmp until all are done. */
-typedef struct target {
-    char *name; /* the dataset; "" for DEST itself, "errors" for DEST.errors */
-    char *path, *tmp;
-    FILE *file;   /* NULL while closed */
-    uint64_t use; /* the larger, the later it was written to */
-} target;
+/* Where a dataset's file is: LongBench's two halves; RULER has no second. */
+enum { PLAIN, LONGBENCH_E, N_FOLDERS };
 
 typedef struct exporter {
     const char *output_dir, *dest;
     fkv_export_format format;
     fkv_manifest shards; /* of all manifests together */
-    int64_t n_parts, n_manifests;
-    target *targets; /* [n_targets], ascending by name */
-    size_t n_targets, cap;
-    int n_open;
-    uint64_t clock;
-    fkv_export_line line;
+    int64_t n_parts, n_manifests, records;
+    char *job;        /* job.name, as the first part has it */
+    int64_t job_part; /* whose it is */
+    char *folders[N_FOLDERS];
+    fkv_export_files files;
+    fkv_export_file *answers, *errors; /* DEST, DEST.errors (OPENAI) */
+    bool to_stdout, learning;          /* learning: the first of two readings */
+    size_t classes_bytes;              /* kept so far */
+    fkv_buf line, dataset, member, path;
     fkv_export_counts *counts;
 } exporter;
-
-static target *find_target(const exporter *x, const char *name, size_t *at)
-{
-    size_t lo = 0, hi = x->n_targets;
-    while (lo < hi) {
-        const size_t mid = lo + (hi - lo) / 2;
-        const int c = strcmp(x->targets[mid].name, name);
-        if (c == 0) return &x->targets[mid];
-        if (c < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    *at = lo;
-    return NULL;
-}
-
-/* Adds a target that is not there. */
-static fkv_status new_target(exporter *x, const char *name, size_t at, const char *path, target **out,
-                             fkv_err *err)
-{
-    fkv_status st = FKV_OK;
-    target t = {0};
-    struct stat sb;
-    if (lstat(path, &sb) == 0 && !S_ISREG(sb.st_mode)) {
-        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "is there and not a regular file");
-        goto out;
-    }
-    if (x->n_targets == MAX_FILES) {
-        st = fkv_fail_at(err, FKV_E_INPUT, x->output_dir, 0, NULL, "more than %d datasets", MAX_FILES);
-        goto out;
-    }
-    if (x->n_targets == x->cap) {
-        const size_t cap = x->cap ? 2 * x->cap : 16;
-        target *grown = fkv_realloc(x->targets, cap, sizeof *grown);
-        if (!grown) {
-            st = fkv_fail_memory(err);
-            goto out;
-        }
-        x->targets = grown;
-        x->cap = cap;
-    }
-    t.name = strdup(name);
-    t.path = strdup(path);
-    if (!t.name || !t.path || asprintf(&t.tmp, "%s.tmp", path) < 0) {
-        t.tmp = NULL;
-        st = fkv_fail_memory(err);
-        goto out;
-    }
-    t.file = fopen(t.tmp, "we");
-    if (!t.file) {
-        st = fkv_fail_errno(err, t.tmp, "create");
-        goto out;
-    }
-    x->n_open++;
-    memmove(&x->targets[at + 1], &x->targets[at], (x->n_targets - at) * sizeof t);
-    x->targets[at] = t;
-    x->n_targets++;
-    *out = &x->targets[at];
-out:
-    if (st) {
-        free(t.name);
-        free(t.tmp);
-        free(t.path);
-    }
-    return st;
-}
-
-static fkv_status close_target(exporter *x, target *t, fkv_err *err)
-{
-    if (!t->file) return FKV_OK;
-    const int rc = fclose(t->file);
-    t->file = NULL;
-    x->n_open--;
-    return rc ? fkv_fail_errno(err, t->tmp, "write") : FKV_OK;
-}
-
-/* Closes the file written longest ago when too many are open. */
-static fkv_status make_room(exporter *x, fkv_err *err)
-{
-    target *oldest = NULL;
-    if (x->n_open < MAX_OPEN) return FKV_OK;
-    for (size_t i = 0; i < x->n_targets; i++) {
-        target *t = &x->targets[i];
-        if (t->file && (!oldest || t->use < oldest->use)) oldest = t;
-    }
-    return oldest ? close_target(x, oldest, err) : FKV_OK;
-}
-
-static fkv_status write_to(exporter *x, target *t, const char *bytes, size_t n, fkv_err *err)
-{
-    t->use = ++x->clock;
-    return fwrite(bytes, 1, n, t->file) == n ? FKV_OK : fkv_fail_errno(err, t->tmp, "write");
-}
-
-/* The open file of a dataset. name is checked. */
-static fkv_status open_dataset(exporter *x, const char *name, target **out, fkv_err *err)
-{
-    size_t at = 0;
-    target *t = find_target(x, name, &at);
-    if (t && t->file) {
-        *out = t;
-        return FKV_OK;
-    }
-    fkv_status st = make_room(x, err);
-    if (st) return st;
-    if (!t) {
-        char *path = NULL;
-        if (asprintf(&path, "%s/%s.jsonl", x->dest, name) < 0) return fkv_fail_memory(err);
-        st = new_target(x, name, at, path, out, err);
-        free(path);
-        return st;
-    }
-    t->file = fopen(t->tmp, "ae");
-    if (!t->file) return fkv_fail_errno(err, t->tmp, "open");
-    x->n_open++;
-    *out = t;
-    return FKV_OK;
-}
-
-/* Merging the manifests. */
 
 static bool is_manifest(const char *name, int64_t *part, int64_t *n_parts)
 {
@@ -182,6 +62,16 @@ static fkv_status merge_manifest(exporter *x, const char *path, int64_t part, in
     fkv_status st = fkv_manifest_load(path, &m, err);
     if (st) return st;
     if (!m.complete) x->counts->complete = false;
+    if (m.complete) x->records = m.records;
+    if (!x->job || part < x->job_part) {
+        free(x->job);
+        x->job = strdup(m.job);
+        x->job_part = part;
+        if (!x->job) {
+            st = fkv_fail_memory(err);
+            goto out;
+        }
+    }
     if (x->n_manifests == 0) {
         x->n_parts = n_parts;
         x->shards.identity = json_incref(m.identity);
@@ -230,77 +120,215 @@ static fkv_status merge_manifests(exporter *x, fkv_err *err)
     return st;
 }
 
-/* Rows. */
-
-/* The text of a JSON string, malloc'd, if it can be a file's name. */
-static fkv_status dataset_name(const fkv_span *dataset, const char *where, int64_t row, char **out,
-                               fkv_err *err)
+/* How many records the whole input has, as the first run counted them. -1: nobody did. */
+static fkv_status count_records(exporter *x, fkv_err *err)
 {
-    *out = NULL;
-    if (dataset->n > 6 * (size_t)MAX_NAME + 2)
-        return fkv_fail_at(err, FKV_E_INPUT, where, row, "dataset", "is too long for a file's name");
-    json_error_t je;
-    json_t *v = fkv_json_parse(dataset->p, dataset->n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
-    if (!v && json_error_code(&je) == json_error_out_of_memory) return fkv_fail_memory(err);
-    const char *name = json_string_value(v);
-    const size_t n = name ? json_string_length(v) : 0;
-    fkv_status st = FKV_OK;
-    if (n == 0 || n > MAX_NAME || memchr(name, '/', n) || memchr(name, '\0', n) || strcmp(name, ".") == 0 ||
-        strcmp(name, "..") == 0)
-        st = fkv_fail_at(err, FKV_E_INPUT, where, row, "dataset", "%.100s can't be a file's name",
-                         name ? name : "this");
-    else if (!(*out = strdup(name)))
-        st = fkv_fail_memory(err);
-    json_decref(v);
-    return st;
+    json_t *doc = NULL;
+    fkv_err ignored = {0};
+    if (x->counts->complete || x->records >= 0) return FKV_OK;
+    char *path = fkv_path_join(x->output_dir, "profile.json");
+    if (!path) return fkv_fail_memory(err);
+    const fkv_status st = fkv_json_load(path, MAX_PROFILE_BYTES, &doc, &ignored);
+    const json_t *input = st ? NULL : json_object_get(doc, "input");
+    if (json_is_object(input) &&
+        fkv_json_i64_or(input, "records", 0, INT64_MAX, -1, path, &x->records, &ignored))
+        x->records = -1;
+    json_decref(doc);
+    free(path);
+    return FKV_OK;
 }
+
+/* Where rows go. */
 
 static bool by_dataset(const exporter *x)
 {
     return x->format == FKV_EXPORT_LONGBENCH || x->format == FKV_EXPORT_RULER;
 }
 
-static fkv_status write_row(exporter *x, const fkv_export_row *row, fkv_err *err)
+/* out is the text of a JSON string; empty where it is none. */
+static fkv_status decode(const fkv_span *json, fkv_buf *out, bool *is_string, fkv_err *err)
 {
-    fkv_export_line *line = &x->line;
-    target *t = x->targets;
-    fkv_status st = fkv_export_line_make(x->format, row, line, err);
-    if (st) return st;
-    x->counts->errors += line->is_error;
-    if (by_dataset(x)) {
-        char *name = NULL;
-        if (!line->dataset.p && line->is_error) {
-            x->counts->skipped++;
-            return FKV_OK;
-        }
-        if (!line->dataset.p)
-            return fkv_fail_at(err, FKV_E_INPUT, row->where, row->at, "dataset",
-                               "is null: only records of datasets can be exported as %s",
-                               x->format == FKV_EXPORT_RULER ? "ruler" : "longbench");
-        st = dataset_name(&line->dataset, row->where, row->at, &name, err);
-        if (!st) st = open_dataset(x, name, &t, err);
-        free(name);
-    } else if (x->format == FKV_EXPORT_OPENAI && line->is_error) {
-        t++;
-    }
-    if (st) return st;
-    x->counts->rows++;
-    if (x->format == FKV_EXPORT_JSONL) return write_to(x, t, row->text, row->n, err);
-    return write_to(x, t, line->text.data, line->text.len, err);
+    json_error_t je;
+    *is_string = false;
+    fkv_buf_clear(out);
+    if (!json->p || !json->n || json->p[0] != '"') return FKV_OK;
+    json_t *v = fkv_json_parse(json->p, json->n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
+    if (!v && json_error_code(&je) == json_error_out_of_memory) return fkv_fail_memory(err);
+    *is_string = json_is_string(v);
+    fkv_status st = FKV_OK;
+    if (*is_string) st = fkv_buf_append(out, json_string_value(v), json_string_length(v), err);
+    json_decref(v);
+    return st;
 }
 
-static fkv_status export_shard(exporter *x, const fkv_manifest_shard *s, fkv_err *err)
+typedef struct name {
+    const char *text;
+    size_t n;
+} name;
+
+/* A member's file name up to what says how it is written: "data/trec_e.jsonl" is "trec_e". */
+static name stem_of(const fkv_buf *member)
 {
-    char name[FKV_SHARD_NAME_SIZE];
+    static const char *const suffixes[] = {".gz", ".zst", ".xz", ".bz2", ".jsonl", ".ndjson", ".json"};
+    const char *slash = member->len ? memrchr(member->data, '/', member->len) : NULL;
+    const char *base = slash ? slash + 1 : member->data;
+    name stem = {base, base ? member->len - (size_t)(base - member->data) : 0};
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        const size_t k = strlen(suffixes[i]);
+        if (stem.n > k && memcmp(stem.text + stem.n - k, suffixes[i], k) == 0) stem.n -= k;
+    }
+    return stem;
+}
+
+/* The folder that a path lies in: "vt/validation.jsonl" is in "vt". */
+static name folder_of(const fkv_buf *path)
+{
+    const char *end = path->len ? memrchr(path->data, '/', path->len) : NULL;
+    if (!end) return (name){"", 0};
+    const char *slash = memrchr(path->data, '/', (size_t)(end - path->data));
+    const char *from = slash ? slash + 1 : path->data;
+    return (name){from, (size_t)(end - from)};
+}
+
+static bool is_e(name n)
+{
+    return n.n > 2 && memcmp(n.text + n.n - 2, "_e", 2) == 0;
+}
+
+/* Sets x->path to a dataset's file. x->member is the row's: a member trec_e.jsonl is LongBench-E's
+ * also where the prompts know trec alone. */
+static fkv_status path_of(exporter *x, name dataset, fkv_err *err)
+{
+    const bool longbench = x->format == FKV_EXPORT_LONGBENCH;
+    const bool e = longbench && (is_e(dataset) || is_e(stem_of(&x->member)));
+    if (longbench && is_e(dataset)) dataset.n -= 2;
+    fkv_buf_clear(&x->path);
+    fkv_status st = fkv_buf_printf(&x->path, err, "%s/", x->folders[e ? LONGBENCH_E : PLAIN]);
+    if (!st) st = fkv_export_name(&x->path, dataset.text, dataset.n, longbench, err);
+    return st ? st : fkv_buf_puts(&x->path, ".jsonl", err);
+}
+
+/* The file of an error row without a dataset, where the member's name says one that other rows
+ * have; else *out is NULL. */
+static fkv_status guess_file(exporter *x, const fkv_export_row *row, fkv_export_file **out, fkv_err *err)
+{
+    bool ignored;
+    fkv_status st = decode(&row->archive, &x->dataset, &ignored, err);
+    const bool alone = !x->member.len || !memchr(x->member.data, '/', x->member.len);
+    const name names[] = {stem_of(&x->member), folder_of(&x->member),
+                          alone ? folder_of(&x->dataset) : (name){"", 0}};
+    *out = NULL;
+    for (size_t i = 0; !st && !*out && i < sizeof names / sizeof *names; i++) {
+        if (names[i].n == 0) continue;
+        st = path_of(x, names[i], err);
+        if (!st) *out = fkv_export_files_find(&x->files, x->path.data);
+    }
+    return st;
+}
+
+/* The file of a row's dataset, NULL where it has none to go to. */
+static fkv_status dataset_file(exporter *x, const fkv_export_row *row, fkv_export_file **out, fkv_err *err)
+{
+    const fkv_span *dataset = &row->values[FKV_ROW_DATASET];
+    bool is_string, ignored;
+    *out = NULL;
+    fkv_status st = decode(&row->member, &x->member, &ignored, err);
+    if (!st && !dataset->p && row->is_error) return guess_file(x, row, out, err);
+    if (!st) st = decode(dataset, &x->dataset, &is_string, err);
+    if (st) return st;
+    if (!is_string)
+        return fkv_fail_at(err, FKV_E_INPUT, row->where, row->at, "dataset",
+                           "is %.*s: only records of datasets can be exported as %s",
+                           dataset->p ? (int)(dataset->n < 40 ? dataset->n : 40) : 4,
+                           dataset->p ? dataset->p : "null",
+                           x->format == FKV_EXPORT_RULER ? "ruler" : "longbench");
+    st = path_of(x, (name){x->dataset.data ? x->dataset.data : "", x->dataset.len}, err);
+    return st ? st : fkv_export_files_get(&x->files, x->path.data, out, err);
+}
+
+/* The first reading: the row's dataset has a file, whose note is the first all_classes. */
+static fkv_status learn_row(exporter *x, const fkv_export_row *row, fkv_err *err)
+{
+    fkv_export_file *f;
+    const fkv_status st = dataset_file(x, row, &f, err);
+    if (st || !f || f->note.len || !row->all_classes.p) return st;
+    x->classes_bytes += row->all_classes.n;
+    if (x->classes_bytes > MAX_CLASSES_BYTES)
+        return fkv_fail_at(err, FKV_E_INPUT, row->where, row->at, "fields.all_classes",
+                           "all datasets' together take more than %zu MiB", MAX_CLASSES_BYTES >> 20);
+    return fkv_buf_append(&f->note, row->all_classes.p, row->all_classes.n, err);
+}
+
+static fkv_status put_stdout(const void *bytes, size_t n, fkv_err *err)
+{
+    return fwrite(bytes, 1, n, stdout) == n ? FKV_OK : fkv_fail_errno(err, "standard output", "write");
+}
+
+/* On standard output, where the lines of all files come one after the other, each says which
+ * file of a DEST it would be in. */
+static fkv_status put_named_line(exporter *x, const fkv_export_file *f, fkv_err *err)
+{
+    const char *file = f->path + strlen(x->dest) + 1;
+    fkv_buf_clear(&x->path);
+    fkv_status st = fkv_buf_puts(&x->path, "{\"file\":", err);
+    if (!st) st = fkv_json_put_string(&x->path, file, strlen(file), err);
+    if (!st) st = fkv_buf_puts(&x->path, ",", err);
+    if (!st) st = put_stdout(x->path.data, x->path.len, err);
+    return st ? st : put_stdout(x->line.data + 1, x->line.len - 1, err);
+}
+
+/* f is a dataset's. */
+static fkv_status write_to_dataset(exporter *x, const fkv_export_row *row, fkv_export_file *f, fkv_err *err)
+{
+    const bool lacks = row->is_error && !row->all_classes.p && f->note.len;
+    const fkv_span classes = lacks ? (fkv_span){f->note.data, f->note.len} : (fkv_span){0};
+    fkv_status st = fkv_export_line_make(x->format, row, classes, &x->line, err);
+    if (st) return st;
+    if (x->to_stdout) return put_named_line(x, f, err);
+    return fkv_export_files_write(&x->files, f, x->line.data, x->line.len, err);
+}
+
+static fkv_status write_row(exporter *x, const fkv_export_row *row, fkv_err *err)
+{
+    fkv_export_file *f = NULL;
+    fkv_status st = FKV_OK;
+    fkv_buf_clear(&x->line);
+    x->counts->errors += row->is_error;
+    if (by_dataset(x)) {
+        st = dataset_file(x, row, &f, err);
+        if (!st && !f) x->counts->skipped++;
+        if (!st && f) st = write_to_dataset(x, row, f, err);
+        x->counts->rows += f != NULL;
+        return st;
+    }
+    const char *line = row->text;
+    size_t n = row->n;
+    x->counts->rows++;
+    if (x->format == FKV_EXPORT_OPENAI) {
+        st = fkv_export_line_make(x->format, row, (fkv_span){0}, &x->line, err);
+        line = x->line.data;
+        n = x->line.len;
+    }
+    if (st) return st;
+    if (x->to_stdout) return put_stdout(line, n, err);
+    f = x->format == FKV_EXPORT_OPENAI && row->is_error ? x->errors : x->answers;
+    return fkv_export_files_write(&x->files, f, line, n, err);
+}
+
+/* All rows of a shard, as the manifest has it. */
+static fkv_status read_shard(exporter *x, const fkv_manifest_shard *s, fkv_err *err)
+{
+    char file[FKV_SHARD_NAME_SIZE];
     fkv_shard_reader *reader = NULL;
-    fkv_shard_name(s->index, name);
-    char *path = fkv_path_join(x->output_dir, name);
+    fkv_shard_name(s->index, file);
+    char *path = fkv_path_join(x->output_dir, file);
     if (!path) return fkv_fail_memory(err);
     fkv_export_row row = {.where = path, .ordinal = s->index * x->shards.records_per_shard};
     fkv_status st = fkv_shard_reader_open(path, &reader, err);
     while (!st && !(st = fkv_shard_reader_next(reader, &row.text, &row.n, err))) {
         row.at++;
-        st = write_row(x, &row, err);
+        st = fkv_export_row_read(&row, err);
+        if (!st) st = x->learning ? learn_row(x, &row, err) : write_row(x, &row, err);
         row.ordinal++;
     }
     if (st == FKV_END) st = fkv_shard_reader_check(reader, s->bytes, s->xxh3, err);
@@ -312,76 +340,102 @@ static fkv_status export_shard(exporter *x, const fkv_manifest_shard *s, fkv_err
     return st;
 }
 
+static fkv_status read_shards(exporter *x, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < x->shards.n_shards; i++) st = read_shard(x, &x->shards.shards[i], err);
+    return st;
+}
+
+/* The names of the folders that have a file a dataset. NAME is eval.py's --model. */
+static fkv_status name_folders(exporter *x, fkv_err *err)
+{
+    fkv_buf job = {0};
+    fkv_status st = FKV_OK;
+    if (x->format == FKV_EXPORT_RULER) {
+        x->folders[PLAIN] = strdup(x->dest);
+        return x->folders[PLAIN] ? FKV_OK : fkv_fail_memory(err);
+    }
+    st = fkv_export_name(&job, x->job, strlen(x->job), false, err);
+    for (int i = 0; !st && i < N_FOLDERS; i++) {
+        if (asprintf(&x->folders[i], "%s/%s/%s", x->dest, i == LONGBENCH_E ? "pred_e" : "pred", job.data) <
+            0) {
+            x->folders[i] = NULL;
+            st = fkv_fail_memory(err);
+        }
+    }
+    fkv_buf_free(&job);
+    return st;
+}
+
+/* A file that is there whatever the rows are. */
+static fkv_status begin_file(exporter *x, const char *end, fkv_export_file **out, fkv_err *err)
+{
+    char *path = NULL;
+    if (asprintf(&path, "%s%s", x->dest, end) < 0) return fkv_fail_memory(err);
+    fkv_status st = fkv_export_files_get(&x->files, path, out, err);
+    if (!st) st = fkv_export_files_write(&x->files, *out, "", 0, err);
+    free(path);
+    return st;
+}
+
 /* Makes what the format needs before the first row. */
 static fkv_status begin(exporter *x, fkv_err *err)
 {
-    target *t;
     struct stat sb;
+    fkv_status st = by_dataset(x) ? name_folders(x, err) : FKV_OK;
+    if (st || x->to_stdout) return st;
     if (by_dataset(x)) {
         if (stat(x->dest, &sb) == 0 && !S_ISDIR(sb.st_mode))
             return fkv_fail_at(err, FKV_E_INPUT, x->dest, 0, NULL, "must be a folder");
         return fkv_dir_make(x->dest, err);
     }
-    char *dir = fkv_path_dir(x->dest);
-    fkv_status st = dir ? fkv_dir_make(dir, err) : fkv_fail_memory(err);
-    free(dir);
-    if (st) return st;
-    st = new_target(x, "", 0, x->dest, &t, err);
-    if (st || x->format != FKV_EXPORT_OPENAI) return st;
-    char *errors = NULL;
-    if (asprintf(&errors, "%s.errors", x->dest) < 0) return fkv_fail_memory(err);
-    st = new_target(x, "errors", 1, errors, &t, err);
-    free(errors);
+    st = begin_file(x, "", &x->answers, err);
+    if (!st && x->format == FKV_EXPORT_OPENAI) st = begin_file(x, ".errors", &x->errors, err);
     return st;
 }
 
-/* All files are whole on disk before the first gets its name. */
-static fkv_status publish(exporter *x, fkv_err *err)
+/* After an error folders that have nothing in them are gone. */
+static void remove_empty(exporter *x)
 {
-    fkv_status st = FKV_OK;
-    for (size_t i = 0; !st && i < x->n_targets; i++) st = close_target(x, &x->targets[i], err);
-    for (int pass = 0; pass < 2; pass++) {
-        for (size_t i = 0; !st && i < x->n_targets; i++) {
-            target *t = &x->targets[i];
-            if (pass == 0) {
-                const int fd = open(t->tmp, O_RDWR | O_CLOEXEC);
-                if (fd < 0 || fsync(fd)) st = fkv_fail_errno(err, t->tmp, "fsync");
-                if (fd >= 0) close(fd);
-                continue;
-            }
-            if (rename(t->tmp, t->path)) st = fkv_fail_errno(err, t->path, "rename");
-            if (!st) x->counts->files++;
-        }
+    for (int i = 0; i < N_FOLDERS && x->format == FKV_EXPORT_LONGBENCH; i++) {
+        if (!x->folders[i] || rmdir(x->folders[i])) continue;
+        *strrchr(x->folders[i], '/') = '\0';
+        rmdir(x->folders[i]);
     }
-    if (!st && x->n_targets) st = fkv_dir_sync_of(x->targets[0].path, err);
-    return st;
 }
 
-static void free_exporter(exporter *x, bool failed)
+static void free_exporter(exporter *x)
 {
-    for (size_t i = 0; i < x->n_targets; i++) {
-        target *t = &x->targets[i];
-        if (t->file) fclose(t->file);
-        if (failed) unlink(t->tmp);
-        free(t->name);
-        free(t->path);
-        free(t->tmp);
-    }
-    free(x->targets);
-    fkv_buf_free(&x->line.text);
+    fkv_export_files_free(&x->files);
     fkv_manifest_free(&x->shards);
+    for (int i = 0; i < N_FOLDERS; i++) free(x->folders[i]);
+    free(x->job);
+    fkv_buf_free(&x->line);
+    fkv_buf_free(&x->dataset);
+    fkv_buf_free(&x->member);
+    fkv_buf_free(&x->path);
 }
 
 fkv_status fkv_export(const char *output_dir, fkv_export_format format, const char *dest,
                       fkv_export_counts *counts, fkv_err *err)
 {
-    exporter x = {.output_dir = output_dir, .dest = dest, .format = format, .counts = counts};
+    exporter x = {.output_dir = output_dir, .dest = dest, .format = format, .records = -1, .counts = counts};
     *counts = (fkv_export_counts){.complete = true};
     if (!dest[0]) return fkv_fail(err, FKV_E_INPUT, "the destination is empty");
+    x.to_stdout = strcmp(dest, "-") == 0;
     fkv_status st = merge_manifests(&x, err);
+    if (!st) st = count_records(&x, err);
     if (!st) st = begin(&x, err);
-    for (size_t i = 0; !st && i < x.shards.n_shards; i++) st = export_shard(&x, &x.shards.shards[i], err);
-    if (!st) st = publish(&x, err);
-    free_exporter(&x, st != FKV_OK);
+    x.learning = by_dataset(&x) && x.shards.n_errors > 0;
+    if (!st && x.learning) st = read_shards(&x, err);
+    x.learning = false;
+    if (!st) st = read_shards(&x, err);
+    counts->missing = x.records >= x.shards.n_rows ? x.records - x.shards.n_rows : -1;
+    if (!st && x.to_stdout && fflush(stdout)) st = fkv_fail_errno(err, "standard output", "write");
+    if (!st && !x.to_stdout) st = fkv_export_files_publish(&x.files, &counts->files, err);
+    if (st) fkv_export_files_free(&x.files);
+    if (st && !x.to_stdout) remove_empty(&x);
+    free_exporter(&x);
     return st;
 }

@@ -5,10 +5,8 @@
 
 #include "runner/base/json.h"
 
-/* What every layout looks at. */
-enum { ID, DATASET, FIELDS, TEXT, FINISH_REASON, USAGE, ERROR, N_MEMBERS };
-static const char *const members[N_MEMBERS] = {"id",    "dataset", "fields", "text", "finish_reason",
-                                               "usage", "error"};
+static const char *const row_keys[FKV_ROW_N_VALUES] = {"id",   "source",        "dataset", "fields",
+                                                       "text", "finish_reason", "usage",   "error"};
 
 /* Errors that are not the request's. */
 static const char *const not_theirs[] = {"\"damaged_archive\"", "\"unreadable_member\"", "\"bad_logits\""};
@@ -21,6 +19,11 @@ static bool is_span(const fkv_span *v, const char *text)
 static bool begins(const fkv_span *v, char c)
 {
     return v->p && v->n && v->p[0] == c;
+}
+
+static bool is_number(const fkv_span *v)
+{
+    return v->p && v->n && (v->p[0] == '-' || (v->p[0] >= '0' && v->p[0] <= '9'));
 }
 
 /* before and the value, or what stands for one that is missing. */
@@ -39,32 +42,40 @@ static fkv_status find(const fkv_span *object, const char *const *keys, fkv_span
     return object->p ? fkv_row_members(object->p, object->n, keys, values, n, err) : FKV_OK;
 }
 
-static fkv_status make_longbench(const fkv_span *v, fkv_buf *b, fkv_err *err)
+/* eval.py goes through answers, compares length, and takes the last line's all_classes for all. */
+static fkv_status make_longbench(const fkv_export_row *row, fkv_span all_classes, fkv_buf *b, fkv_err *err)
 {
-    static const char *const keys[] = {"answers", "all_classes", "length"};
-    fkv_span f[3];
-    fkv_status st = find(&v[FIELDS], keys, f, 3, err);
-    if (!st) st = put(b, "{\"pred\":", &v[TEXT], "\"\"", err);
-    if (!st) st = put(b, ",\"answers\":", &f[0], "[]", err);
-    if (!st) st = put(b, ",\"all_classes\":", &f[1], "null", err);
-    if (!st) st = put(b, ",\"length\":", &f[2], "0", err);
-    if (!st) st = put(b, ",\"_id\":", &v[ID], "null", err);
+    static const char *const keys[] = {"answers", "length"};
+    const fkv_span *v = row->values;
+    const fkv_span none = {0};
+    fkv_span f[2];
+    fkv_status st = find(&v[FKV_ROW_FIELDS], keys, f, 2, err);
+    if (!st) st = put(b, "{\"pred\":", &v[FKV_ROW_TEXT], "\"\"", err);
+    if (!st) st = put(b, ",\"answers\":", fkv_row_has(&f[0]) ? &f[0] : &none, "[]", err);
+    if (!st)
+        st = put(b, ",\"all_classes\":", row->all_classes.p ? &row->all_classes : &all_classes, "null", err);
+    if (!st) st = put(b, ",\"length\":", is_number(&f[1]) ? &f[1] : &none, "0", err);
+    if (!st) st = put(b, ",\"_id\":", &v[FKV_ROW_ID], "null", err);
     return st ? st : fkv_buf_puts(b, "}\n", err);
 }
 
 /* As RULER's call_api.py writes them, but that the input is not in the row: evaluate.py
- * wants the key and only shows it. Without outputs it looks for an output, then takes "". */
-static fkv_status make_ruler(const fkv_span *v, fkv_buf *b, fkv_err *err)
+ * wants the key, and only prints it. Without outputs it looks for an output, then takes "",
+ * which it would find in the empty pred of an error row: that gets one which it won't. */
+static fkv_status make_ruler(const fkv_export_row *row, fkv_buf *b, fkv_err *err)
 {
     static const char *const keys[] = {"outputs", "output", "others", "length"};
+    const fkv_span *v = row->values;
     fkv_span f[4];
-    fkv_status st = find(&v[FIELDS], keys, f, 4, err);
+    fkv_status st = find(&v[FKV_ROW_FIELDS], keys, f, 4, err);
     if (!begins(&f[2], '{')) f[2].p = NULL;
-    if (!st) st = put(b, "{\"index\":", &v[ID], "null", err);
-    if (!st) st = put(b, ",\"pred\":", &v[TEXT], "\"\"", err);
+    if (!st) st = put(b, "{\"index\":", &v[FKV_ROW_ID], "null", err);
+    if (!st) st = put(b, ",\"pred\":", &v[FKV_ROW_TEXT], "\"\"", err);
     if (!st) st = fkv_buf_puts(b, ",\"input\":\"\"", err);
-    if (!st && f[0].p) st = put(b, ",\"outputs\":", &f[0], "", err);
-    if (!st && f[1].p) st = put(b, ",\"output\":", &f[1], "", err);
+    if (!st && fkv_row_has(&f[0])) st = put(b, ",\"outputs\":", &f[0], "", err);
+    if (!st && fkv_row_has(&f[1])) st = put(b, ",\"output\":", &f[1], "", err);
+    if (!st && row->is_error && !fkv_row_has(&f[0]) && !fkv_row_has(&f[1]))
+        st = fkv_buf_puts(b, ",\"outputs\":[\"not known\"]", err);
     if (!st) st = put(b, ",\"others\":", &f[2], "{}", err);
     if (!st) st = put(b, ",\"truncation\":-1,\"length\":", &f[3], "-1", err);
     return st ? st : fkv_buf_puts(b, "}\n", err);
@@ -113,7 +124,7 @@ static fkv_status put_response(const fkv_span *v, int64_t ordinal, fkv_buf *b, f
     static const char *const keys[] = {"url", "body"}, *const body_keys[] = {"model"};
     fkv_span f[2], model;
     bool chat = false;
-    fkv_status st = find(&v[FIELDS], keys, f, 2, err);
+    fkv_status st = find(&v[FKV_ROW_FIELDS], keys, f, 2, err);
     if (!begins(&f[1], '{')) f[1].p = NULL;
     if (!st) st = find(&f[1], body_keys, &model, 1, err);
     if (!st) st = is_chat(&f[0], &chat, err);
@@ -127,19 +138,20 @@ static fkv_status put_response(const fkv_span *v, int64_t ordinal, fkv_buf *b, f
     if (!st) st = put(b, ",\"model\":", &model, "\"\"", err);
     if (!st) st = fkv_buf_puts(b, ",\"choices\":[{\"index\":0", err);
     if (!st)
-        st = put(b, chat ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"text\":", &v[TEXT],
+        st = put(b,
+                 chat ? ",\"message\":{\"role\":\"assistant\",\"content\":" : ",\"text\":", &v[FKV_ROW_TEXT],
                  "\"\"", err);
     if (!st) st = fkv_buf_puts(b, chat ? ",\"refusal\":null},\"logprobs\":null" : ",\"logprobs\":null", err);
-    if (!st) st = put(b, ",\"finish_reason\":", &v[FINISH_REASON], "null", err);
+    if (!st) st = put(b, ",\"finish_reason\":", &v[FKV_ROW_FINISH_REASON], "null", err);
     if (!st) st = fkv_buf_puts(b, "}]", err);
-    return st ? st : put_usage(&v[USAGE], b, err);
+    return st ? st : put_usage(&v[FKV_ROW_USAGE], b, err);
 }
 
 static fkv_status put_failure(const fkv_span *v, int64_t ordinal, fkv_buf *b, fkv_err *err)
 {
     static const char *const keys[] = {"code", "message"};
     fkv_span e[2];
-    fkv_status st = find(&v[ERROR], keys, e, 2, err);
+    fkv_status st = find(&v[FKV_ROW_ERROR], keys, e, 2, err);
     if (st) return st;
     bool theirs = true;
     for (size_t i = 0; i < sizeof not_theirs / sizeof *not_theirs; i++)
@@ -159,7 +171,7 @@ static fkv_status put_failure(const fkv_span *v, int64_t ordinal, fkv_buf *b, fk
 /* A line of OpenAI's batch output or error file. */
 static fkv_status make_openai(const fkv_span *v, int64_t ordinal, bool is_error, fkv_buf *b, fkv_err *err)
 {
-    const fkv_span *id = &v[ID];
+    const fkv_span *id = &v[FKV_ROW_ID];
     fkv_status st =
         fkv_buf_printf(b, err, "{\"id\":\"batch_req_%012lld\",\"custom_id\":", (long long)ordinal);
     if (!st && id->p && !begins(id, '"') && !is_span(id, "null"))
@@ -173,25 +185,38 @@ static fkv_status make_openai(const fkv_span *v, int64_t ordinal, bool is_error,
     return st ? st : fkv_buf_puts(b, ",\"error\":null}\n", err);
 }
 
-fkv_status fkv_export_line_make(fkv_export_format format, const fkv_export_row *row, fkv_export_line *line,
-                                fkv_err *err)
+fkv_status fkv_export_row_read(fkv_export_row *row, fkv_err *err)
 {
-    fkv_span v[N_MEMBERS];
+    static const char *const source_keys[] = {"archive", "member"}, *const field_keys[] = {"all_classes"};
+    fkv_span source[2], classes;
     fkv_err bad = {0};
-    fkv_buf_clear(&line->text);
-    fkv_status st = fkv_row_members(row->text, row->n, members, v, N_MEMBERS, &bad);
-    if (!st) {
-        line->is_error = v[ERROR].p && !is_span(&v[ERROR], "null");
-        if (is_span(&v[DATASET], "null")) v[DATASET] = (fkv_span){0};
-        line->dataset = v[DATASET];
-        if (line->is_error) v[TEXT] = (fkv_span){0};
-        switch (format) {
-        case FKV_EXPORT_LONGBENCH: st = make_longbench(v, &line->text, &bad); break;
-        case FKV_EXPORT_RULER: st = make_ruler(v, &line->text, &bad); break;
-        case FKV_EXPORT_OPENAI: st = make_openai(v, row->ordinal, line->is_error, &line->text, &bad); break;
-        case FKV_EXPORT_JSONL:
-        default: break;
-        }
+    fkv_span *v = row->values;
+    fkv_status st = fkv_row_members(row->text, row->n, row_keys, v, FKV_ROW_N_VALUES, &bad);
+    for (size_t i = 0; !st && i < FKV_ROW_N_VALUES; i++) {
+        if (!fkv_row_has(&v[i])) v[i] = (fkv_span){0};
+    }
+    if (!st) st = find(&v[FKV_ROW_SOURCE], source_keys, source, 2, &bad);
+    if (!st) st = find(&v[FKV_ROW_FIELDS], field_keys, &classes, 1, &bad);
+    if (st) return fkv_fail_at(err, st, row->where, row->at, NULL, "%s", bad.message);
+    row->archive = source[0];
+    row->member = source[1];
+    row->all_classes = fkv_row_has(&classes) ? classes : (fkv_span){0};
+    row->is_error = v[FKV_ROW_ERROR].p != NULL;
+    if (row->is_error) v[FKV_ROW_TEXT] = (fkv_span){0};
+    return FKV_OK;
+}
+
+fkv_status fkv_export_line_make(fkv_export_format format, const fkv_export_row *row, fkv_span all_classes,
+                                fkv_buf *line, fkv_err *err)
+{
+    fkv_err bad = {0};
+    fkv_status st;
+    switch (format) {
+    case FKV_EXPORT_LONGBENCH: st = make_longbench(row, all_classes, line, &bad); break;
+    case FKV_EXPORT_RULER: st = make_ruler(row, line, &bad); break;
+    case FKV_EXPORT_OPENAI: st = make_openai(row->values, row->ordinal, row->is_error, line, &bad); break;
+    case FKV_EXPORT_JSONL:
+    default: st = fkv_buf_append(line, row->text, row->n, &bad); break;
     }
     return st ? fkv_fail_at(err, st, row->where, row->at, NULL, "%s", bad.message) : FKV_OK;
 }

@@ -11,7 +11,7 @@
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
 
-static const char FORMAT[] = "fairkv-manifest/1";
+static const char FORMAT[] = "fairkv-manifest/2";
 static const char REMEDY[] = "(use job.restart = yes or another job.output)";
 
 fkv_status fkv_manifest_init(fkv_manifest *m, const char *job, const char *identity, size_t n_identity,

@@ -1,6 +1,6 @@
 /* The manifest: which shards there are, and which job they belong to.
  *
- *   {"format":"fairkv-manifest/1","job":"longbench-qa","identity":{"job.seed":"0",...},
+ *   {"format":"fairkv-manifest/2","job":"longbench-qa","identity":{"job.seed":"0",...},
  *    "run":{"plan":"9f..."},"records_per_shard":1000,"complete":false,"records":null,"errors":3,
  *    "shards":[
  *   {"file":"shards/shard-000000.jsonl.zst","first":0,"count":1000,"errors":3,"bytes":81234,"xxh3":"..."},

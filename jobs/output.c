@@ -321,7 +321,8 @@ static fkv_status reopen_shard(fkv_output *o, const fkv_manifest_shard *s, fkv_e
             st = fkv_fail_at(err, FKV_E_INPUT, path, i + 1, NULL, "not the row that the manifest says");
             break;
         }
-        if (!o->looking) st = fkv_journal_add(o->journal, s->first + i, row, n, error.p != NULL, 0, 0, err);
+        if (!o->looking)
+            st = fkv_journal_add(o->journal, s->first + i, row, n, fkv_row_has(&error), 0, 0, err);
         i++;
     }
     if (st == FKV_END) st = fkv_shard_reader_check(reader, s->bytes, s->xxh3, err);

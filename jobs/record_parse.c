@@ -296,33 +296,51 @@ static const json_t *try_dataset(const fkv_record_parser *parser, const char *na
     return template;
 }
 
-/* The member's name or else the record's field names the dataset. NULL after
- * setting the record's error. */
-static const json_t *find_dataset(const fkv_record_parser *parser, const fkv_record_object *o,
-                                  fkv_record *record, fkv_status *st, fkv_err *err)
+/* The member's file name without ".jsonl": *n bytes. */
+static const char *member_stem(const fkv_record *record, size_t *n)
 {
     static const char suffix[] = ".jsonl";
     const size_t n_suffix = sizeof suffix - 1;
     const char *slash = strrchr(record->member, '/');
     const char *base = slash ? slash + 1 : record->member;
-    size_t n = fkv_unpack_bare(base, strlen(base));
-    if (n > n_suffix && memcmp(base + n - n_suffix, suffix, n_suffix) == 0) n -= n_suffix;
+    *n = fkv_unpack_bare(base, strlen(base));
+    if (*n > n_suffix && memcmp(base + *n - n_suffix, suffix, n_suffix) == 0) *n -= n_suffix;
+    return base;
+}
+
+/* The template of the dataset that the member's name or else the record's field names;
+ * NULL: neither has one. */
+static const json_t *find_template(const fkv_record_parser *parser, const fkv_record_object *o,
+                                   fkv_record *record, fkv_status *st, fkv_err *err)
+{
+    size_t n;
+    const char *base = member_stem(record, &n);
     const json_t *template = try_dataset(parser, base, n, record, st, err);
+    const json_t *own = o->values[FKV_RECORD_DATASET];
     if (!template && n > 2 && memcmp(base + n - 2, "_e", 2) == 0)
         template = try_dataset(parser, base, n - 2, record, st, err);
-    if (template) return template;
-    const json_t *own = o->values[FKV_RECORD_DATASET];
-    if (json_is_string(own)) {
+    if (!template && json_is_string(own))
         template = try_dataset(parser, json_string_value(own), json_string_length(own), record, st, err);
-        if (template) return template;
-        fkv_record_set_error(record, "unknown_dataset", "%s neither \"%.*s\" nor \"%.80s\"",
-                             parser->templates ? "input.prompts has" : "no input.prompts is given, so it has",
-                             (int)(n < 80 ? n : 80), base, json_string_value(own));
-    } else {
-        fkv_record_set_error(record, "unknown_dataset", "%s no \"%.*s\" and the record names no dataset",
-                             parser->templates ? "input.prompts has" : "no input.prompts is given, so it has",
-                             (int)(n < 80 ? n : 80), base);
-    }
+    return template;
+}
+
+/* The same; without a template it sets the record's error. */
+static const json_t *find_dataset(const fkv_record_parser *parser, const fkv_record_object *o,
+                                  fkv_record *record, fkv_status *st, fkv_err *err)
+{
+    const json_t *template = find_template(parser, o, record, st, err);
+    if (template || *st) return template;
+    const json_t *own = o->values[FKV_RECORD_DATASET];
+    const char *has = parser->templates ? "input.prompts has" : "no input.prompts is given, so it has";
+    size_t n;
+    const char *base = member_stem(record, &n);
+    const int shown = (int)(n < 80 ? n : 80);
+    if (json_is_string(own))
+        fkv_record_set_error(record, "unknown_dataset", "%s neither \"%.*s\" nor \"%.80s\"", has, shown, base,
+                             json_string_value(own));
+    else
+        fkv_record_set_error(record, "unknown_dataset", "%s no \"%.*s\" and the record names no dataset", has,
+                             shown, base);
     return NULL;
 }
 
@@ -424,7 +442,6 @@ static fkv_status take_longbench(const fkv_record_parser *parser, const fkv_reco
     if (st) return st;
     /* LongBench v2 has no input, but a question and choices. */
     if (!has_input && (!template || strstr(json_string_value(template), "{input}"))) {
-        fkv_buf_clear(&record->dataset);
         need_string(o, FKV_RECORD_INPUT, record);
         return FKV_OK;
     }
@@ -562,6 +579,18 @@ static fkv_status take_record(const fkv_record_parser *parser, const fkv_record_
     return FKV_OK;
 }
 
+/* The dataset of a record that got an error before it had one, as far as the member's name
+ * or the record tells it: whoever counts by dataset counts it there. */
+static fkv_status take_error_dataset(const fkv_record_parser *parser, const fkv_record_object *o,
+                                     fkv_record *record, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    if (parser->format == FKV_FORMAT_RULER) return take_ruler_dataset(o, record, err);
+    if (parser->format == FKV_FORMAT_LONGBENCH || parser->format == FKV_FORMAT_AUTO)
+        find_template(parser, o, record, &st, err);
+    return st;
+}
+
 /* Empties what an earlier line left; its buffers keep their memory. */
 static void begin(fkv_record *record)
 {
@@ -594,13 +623,15 @@ fkv_status fkv_record_parse(const fkv_record_parser *parser, const fkv_line *lin
     if ((st = fkv_buf_puts(&record->fields, "{}", err))) return st;
     if (line->error_code) {
         fkv_record_set_error(record, line->error_code, "%s", line->error_message);
-        return FKV_OK;
+        return take_error_dataset(parser, &o, record, err);
     }
     st = fkv_record_scan(line->text, line->n, &o, record, err);
     if (!st && !record->error_code[0])
         st = take_record(parser, &o, record, err);
     else if (!st)
         st = take_id(&o, id_key(parser->format, &o), record, err);
+    if (!st && record->error_code[0] && !record->dataset.len)
+        st = take_error_dataset(parser, &o, record, err);
     fkv_record_object_free(&o);
     return st;
 }

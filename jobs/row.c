@@ -46,8 +46,10 @@ static fkv_status put_source(const fkv_record *record, fkv_buf *out, fkv_err *er
     return st;
 }
 
+/* "error" with what is wrong, or null. */
 static fkv_status put_error(const fkv_record *record, fkv_buf *out, fkv_err *err)
 {
+    if (!record->error_code[0]) return fkv_buf_puts(out, ",\"error\":null", err);
     fkv_status st = fkv_buf_puts(out, ",\"error\":{\"code\":", err);
     if (!st) st = fkv_row_put_text(out, record->error_code, strlen(record->error_code), err);
     if (!st) st = fkv_buf_puts(out, ",\"message\":", err);
@@ -56,28 +58,37 @@ static fkv_status put_error(const fkv_record *record, fkv_buf *out, fkv_err *err
     return st;
 }
 
-static fkv_status put_answer(const fkv_answer *answer, fkv_buf *out, fkv_err *err)
+static fkv_status put_ids(const fkv_answer *answer, fkv_buf *out, fkv_err *err)
 {
+    fkv_status st = fkv_buf_puts(out, ",\"ids\":[", err);
+    for (int64_t i = 0; !st && i < answer->completion_tokens; i++)
+        st = fkv_buf_printf(out, err, i ? ",%d" : "%d", (int)answer->ids[i]);
+    return st ? st : fkv_buf_puts(out, "]", err);
+}
+
+/* The answer's keys, each null where answer is NULL. */
+static fkv_status put_answer(const fkv_answer *answer, bool with_ids, fkv_buf *out, fkv_err *err)
+{
+    if (!answer)
+        return fkv_buf_printf(out, err, ",\"text\":null,\"finish_reason\":null,\"usage\":null%s",
+                              with_ids ? ",\"ids\":null" : "");
     const char *why = answer->finish_reason ? answer->finish_reason : "";
     fkv_status st = fkv_buf_puts(out, ",\"text\":", err);
     if (!st) st = fkv_row_put_text(out, answer->text ? answer->text : "", answer->n_text, err);
     if (!st) st = fkv_buf_puts(out, ",\"finish_reason\":", err);
     if (!st) st = fkv_row_put_text(out, why, strlen(why), err);
     if (!st)
-        st = fkv_buf_printf(out, err, ",\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld}",
-                            (long long)answer->prompt_tokens, (long long)answer->completion_tokens);
-    if (!st && answer->truncated_tokens)
-        st = fkv_buf_printf(out, err, ",\"truncated_tokens\":%lld", (long long)answer->truncated_tokens);
-    if (!st && answer->ids) {
-        st = fkv_buf_puts(out, ",\"ids\":[", err);
-        for (int64_t i = 0; !st && i < answer->completion_tokens; i++)
-            st = fkv_buf_printf(out, err, i ? ",%d" : "%d", (int)answer->ids[i]);
-        if (!st) st = fkv_buf_puts(out, "]", err);
-    }
+        st = fkv_buf_printf(
+            out, err,
+            ",\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"truncated_tokens\":%lld}",
+            (long long)answer->prompt_tokens, (long long)answer->completion_tokens,
+            (long long)answer->truncated_tokens);
+    if (!st && with_ids) st = put_ids(answer, out, err);
     return st;
 }
 
-fkv_status fkv_row_write(const fkv_record *record, const fkv_answer *answer, fkv_buf *out, fkv_err *err)
+fkv_status fkv_row_write(const fkv_record *record, const fkv_answer *answer, bool with_ids, fkv_buf *out,
+                         fkv_err *err)
 {
     const bool failed = record->error_code[0] != '\0';
     if (!failed && !answer) return fkv_fail(err, FKV_E_SYSTEM, "a row without an answer or an error");
@@ -90,7 +101,8 @@ fkv_status fkv_row_write(const fkv_record *record, const fkv_answer *answer, fkv
     if (!st && !record->dataset.len) st = fkv_buf_puts(out, "null", err);
     if (!st) st = fkv_buf_puts(out, ",\"fields\":", err);
     if (!st) st = put_raw(out, &record->fields, "{}", err);
-    if (!st) st = failed ? put_error(record, out, err) : put_answer(answer, out, err);
+    if (!st) st = put_answer(failed ? NULL : answer, with_ids, out, err);
+    if (!st) st = put_error(record, out, err);
     if (!st) st = fkv_buf_puts(out, "}\n", err);
     return st;
 }
@@ -201,4 +213,9 @@ fkv_status fkv_row_members(const char *text, size_t n, const char *const *keys, 
     skip_space(&s);
     if (s.p != s.end) return fkv_fail(err, FKV_E_INPUT, "more than one JSON object");
     return FKV_OK;
+}
+
+bool fkv_row_has(const fkv_span *value)
+{
+    return value->p && !(value->n == 4 && memcmp(value->p, "null", 4) == 0);
 }

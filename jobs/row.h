@@ -11,14 +11,15 @@ typedef struct fkv_answer {
     size_t n_text;
     const char *finish_reason; /* "stop" or "length" */
     int64_t prompt_tokens, completion_tokens, truncated_tokens;
-    const int32_t *ids; /* completion_tokens generated ids, or NULL to leave "ids" out */
+    const int32_t *ids; /* completion_tokens generated ids */
 } fkv_answer;
 
 /* Appends the row and "\n". With record->error_code set the row is an error row
- * and answer is not looked at (may be NULL). Order of keys: id, source, dataset,
- * fields, then text, finish_reason, usage, truncated_tokens (when not 0), ids;
- * or error. */
-fkv_status fkv_row_write(const fkv_record *record, const fkv_answer *answer, fkv_buf *out, fkv_err *err);
+ * and answer is not looked at (may be NULL). Every row has the same keys in the same
+ * order: id, source, dataset, fields, text, finish_reason, usage, ids (with_ids), error;
+ * error is null beside an answer, the four before it are null beside an error. */
+fkv_status fkv_row_write(const fkv_record *record, const fkv_answer *answer, bool with_ids, fkv_buf *out,
+                         fkv_err *err);
 
 /* The longest row there may be, its "\n" included: the longest record
  * (input.max_record_bytes is at most 1 GiB) passed through, and a long answer.
@@ -38,6 +39,9 @@ typedef struct fkv_span {
  * otherwise FKV_E_INPUT without a place, for the caller to add. */
 fkv_status fkv_row_members(const char *text, size_t n, const char *const *keys, fkv_span *values,
                            size_t n_keys, fkv_err *err);
+
+/* Whether a value is there and not null: of a row's "error", whether it is an error row. */
+bool fkv_row_has(const fkv_span *value);
 
 /* Appends a JSON string literal of bytes that need not be UTF-8: every malformed
  * byte becomes U+FFFD. */

@@ -6,15 +6,22 @@
 #include "runner/commands.h"
 
 static const char USAGE[] =
-    "usage: fairkv-batch export OUTPUT_DIR --format longbench|ruler|openai|jsonl DEST\n"
+    "usage: fairkv-batch export OUTPUT_DIR --format longbench|ruler|openai|jsonl [--partial] DEST\n"
     "\n"
-    "  longbench   DEST is a folder: <dataset>.jsonl for each dataset, with pred, answers,\n"
-    "              all_classes and length as LongBench's eval.py reads them\n"
+    "  longbench   DEST is a folder: pred/NAME/<dataset>.jsonl for each dataset, NAME being the job's name,\n"
+    "              and pred_e/NAME/<dataset>.jsonl for LongBench-E: what eval.py --model NAME [--e] reads\n"
     "  ruler       DEST is a folder: <task>.jsonl for each task, as RULER's evaluate.py reads them\n"
     "  openai      DEST has the answers, DEST.errors the error rows, as OpenAI's batch output\n"
     "  jsonl       DEST is one file with every row of the shards, in input order\n"
+    "  --partial   an output that is not finished is no failure (else exit code 1)\n"
     "\n"
-    "Files of the same names in DEST are replaced, others stay.\n";
+    "DEST - is standard output. Files of the same names in DEST are replaced, others stay.\n";
+
+typedef struct options {
+    bool help, partial;
+    const char *paths[2]; /* OUTPUT_DIR and DEST */
+    fkv_export_format format;
+} options;
 
 static fkv_status wrong(fkv_err *err, const char *what, const char *arg)
 {
@@ -37,23 +44,23 @@ static fkv_status parse_format(const char *name, fkv_export_format *format, fkv_
     return wrong(err, "unknown format", name);
 }
 
-/* help: --help was there. paths: OUTPUT_DIR and DEST. */
-static fkv_status parse(int argc, char **argv, bool *help, const char *paths[2], fkv_export_format *format,
-                        fkv_err *err)
+static fkv_status parse(int argc, char **argv, options *o, fkv_err *err)
 {
     const char *name = NULL;
     int n_paths = 0;
-    bool options = true;
+    bool options_end = false;
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i];
-        if (!options || arg[0] != '-') {
+        if (options_end || arg[0] != '-' || !arg[1]) {
             if (n_paths == 2) return wrong(err, "too many arguments", arg);
-            paths[n_paths++] = arg;
+            o->paths[n_paths++] = arg;
         } else if (strcmp(arg, "--") == 0) {
-            options = false;
+            options_end = true;
         } else if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
-            *help = true;
+            o->help = true;
             return FKV_OK;
+        } else if (strcmp(arg, "--partial") == 0) {
+            o->partial = true;
         } else if (strncmp(arg, "--format=", 9) == 0) {
             name = arg + 9;
         } else if (strcmp(arg, "--format") == 0) {
@@ -63,30 +70,43 @@ static fkv_status parse(int argc, char **argv, bool *help, const char *paths[2],
             return wrong(err, "unknown option", arg);
         }
     }
-    const fkv_status st = parse_format(name, format, err);
+    const fkv_status st = parse_format(name, &o->format, err);
     if (st) return st;
     return n_paths == 2 ? FKV_OK : wrong(err, "OUTPUT_DIR and DEST are needed", "");
+}
+
+/* What was written, and what was not, beside the rows. */
+static void report(const options *o, const fkv_export_counts *c)
+{
+    const bool to_stdout = strcmp(o->paths[1], "-") == 0;
+    fprintf(to_stdout ? stderr : stdout, "%lld rows (%lld errors)", (long long)c->rows, (long long)c->errors);
+    if (!to_stdout) printf(" in %lld files: %s\n", (long long)c->files, o->paths[1]);
+    if (to_stdout) fputs("\n", stderr);
+    fflush(stdout);
+    if (c->skipped)
+        fprintf(stderr, "fairkv-batch: %lld error rows without a dataset left out\n", (long long)c->skipped);
+    if (c->complete) return;
+    fprintf(stderr, "fairkv-batch: %s is not finished yet: ", o->paths[0]);
+    if (c->missing > 0)
+        fprintf(stderr, "%lld of its records are missing here", (long long)c->missing);
+    else
+        fprintf(stderr, "%s",
+                c->missing ? "how many records are missing is not known" : "0 records are missing here");
+    fputs(o->partial ? "\n" : " (no failure with --partial)\n", stderr);
 }
 
 int fkv_cmd_export(int argc, char **argv)
 {
     fkv_err err = {0};
-    const char *paths[2] = {NULL, NULL};
-    fkv_export_format format = FKV_EXPORT_JSONL;
+    options o = {.format = FKV_EXPORT_JSONL};
     fkv_export_counts counts;
-    bool help = false;
-    fkv_status st = parse(argc, argv, &help, paths, &format, &err);
-    if (help) {
+    fkv_status st = parse(argc, argv, &o, &err);
+    if (o.help) {
         fputs(USAGE, stdout);
         return 0;
     }
-    if (!st) st = fkv_export(paths[0], format, paths[1], &counts, &err);
+    if (!st) st = fkv_export(o.paths[0], o.format, o.paths[1], &counts, &err);
     if (st) return fkv_command_end(st, &err);
-    printf("%lld rows (%lld errors) in %lld files: %s\n", (long long)counts.rows, (long long)counts.errors,
-           (long long)counts.files, paths[1]);
-    if (counts.skipped)
-        fprintf(stderr, "fairkv-batch: %lld error rows without a dataset left out\n",
-                (long long)counts.skipped);
-    if (!counts.complete) fprintf(stderr, "fairkv-batch: %s is not finished yet\n", paths[0]);
-    return 0;
+    report(&o, &counts);
+    return counts.complete || o.partial ? 0 : 1;
 }

@@ -23,7 +23,7 @@ static const command commands[] = {
     {"check", fkv_cmd_check, "JOB.ini [-s ...]    validate everything; print what a run would do"},
     {"plan", fkv_cmd_plan,
      "JOB.ini [-s ...] [--svg FILE]   write profile.json and plan.json; explain the plan"},
-    {"export", fkv_cmd_export, "OUTPUT_DIR --format longbench|jsonl DEST"},
+    {"export", fkv_cmd_export, "OUTPUT_DIR --format longbench|ruler|openai|jsonl [--partial] DEST|-"},
     {"tokenize", fkv_cmd_tokenize, "MODEL_DIR [--decode] [--json] [--bos]   stdin to stdout, line by line"},
     {"template", fkv_cmd_template,
      "MODEL_DIR|FILE [--date D]   chat template: JSON lines of messages to text, line by line"},

@@ -185,9 +185,11 @@ static fkv_status write_one(stream *s, item *it, fkv_answer_maker *maker, fkv_bu
         answer.prompt_tokens = (int64_t)it->ids.len;
         answer.completion_tokens = (int64_t)it->out.len;
         answer.truncated_tokens = it->truncated;
-        answer.ids = s->setup->job->output.token_ids ? it->out.data : NULL;
+        answer.ids = it->out.data;
     }
-    if ((st = fkv_row_write(&it->record, is_error ? NULL : &answer, row, err))) return st;
+    if ((st = fkv_row_write(&it->record, is_error ? NULL : &answer, s->setup->job->output.token_ids, row,
+                            err)))
+        return st;
     st = fkv_output_add(s->output, it->record.ordinal, row->data, row->len, is_error, answer.prompt_tokens,
                         answer.completion_tokens, err);
     trim(row);

@@ -5,10 +5,13 @@ set -eu
 cd "$(dirname "$0")/.."
 tests/debian.sh tests
 
-# HF tokenizers and jinja2 are the oracles of tokenizer and templates; their tests say so and skip without them.
+# HF tokenizers and jinja2 are the oracles of tokenizer and templates, the others read rows as jobs/GUIDE.md says;
+# their tests say so and skip without them.
 venv=build/oracle
-if [ ! -x $venv/bin/python ]; then
-  python3 -m venv $venv && $venv/bin/pip install -q tokenizers jinja2 || echo "PyPI can't be reached: HF tokenizers and jinja2 are not there"
+packages="tokenizers jinja2 datasets duckdb pandas polars zstandard"
+if ! $venv/bin/python -c "import $(echo $packages | tr ' ' ,)" 2>/dev/null; then
+  # shellcheck disable=SC2086
+  python3 -m venv $venv && $venv/bin/pip install -q $packages || echo "PyPI can't be reached: $packages are not all there"
 fi
 cmake -S . -B build -DFKV_ORACLE_PYTHON="$PWD/$venv/bin/python" >/dev/null
 ninja -C build

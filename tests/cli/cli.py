@@ -353,7 +353,7 @@ def jsonl(records):
 
 def ids_of(rows):
     """(id, generated ids) of each row."""
-    return [(r["id"], r.get("ids")) for r in rows]
+    return [(r["id"], r["ids"]) for r in rows]
 
 
 def n_exact(rows):
@@ -373,7 +373,7 @@ def must_match(rows, records, may_differ=0):
 
 def codes_of(rows):
     """The error code of each row, None where there is an answer."""
-    return [r["error"]["code"] if "error" in r else None for r in rows]
+    return [r["error"]["code"] if r["error"] else None for r in rows]
 
 
 def main():

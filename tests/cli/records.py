@@ -19,13 +19,21 @@ def n_tokens(text):
     )
 
 
+# With output.token_ids = no.
+KEYS = ["id", "source", "dataset", "fields", "text", "finish_reason", "usage", "error"]
+
+
 @test
 def a_plain_prompt_is_answered():
     (row,) = PromptJob("plain", [{"id": "one", "prompt": PROMPT, "note": {"n": 1, "s": "\u00e9"}}]).run()
     assert row["id"] == "one" and row["text"].strip() == ANSWER and row["finish_reason"] == "stop"
     assert row["dataset"] is None and row["fields"] == {"note": {"n": 1, "s": "\u00e9"}}
-    assert row["usage"] == {"prompt_tokens": n_tokens(PROMPT), "completion_tokens": len(row["ids"])}
-    assert row["ids"][-1] == 1 and "truncated_tokens" not in row and "error" not in row
+    assert row["usage"] == {
+        "prompt_tokens": n_tokens(PROMPT),
+        "completion_tokens": len(row["ids"]),
+        "truncated_tokens": 0,
+    }
+    assert row["ids"][-1] == 1 and row["error"] is None
     # The stop token counts but is not in the text.
     text = (
         cli.command(
@@ -41,11 +49,46 @@ def a_plain_prompt_is_answered():
 def a_row_s_members_stand_in_the_documented_order():
     job = Job("members", "job.limit=1", "output.token_ids=no")
     (row,) = job.run()
-    assert list(row) == ["id", "source", "dataset", "fields", "text", "finish_reason", "usage"]
+    assert list(row) == KEYS
+    assert list(row["usage"]) == ["prompt_tokens", "completion_tokens", "truncated_tokens"]
     assert row["source"] == {"archive": cli.NEEDLES, "member": "data/needle_1k.jsonl", "line": 1}
     assert row["dataset"] == "needle_1k"
     assert list(row["fields"]) == ["answers", "length", "dataset", "language", "all_classes"]
     assert row["fields"]["answers"] == [ANSWER]
+
+
+@test
+def rows_with_and_without_an_error_have_the_same_keys():
+    lines = [{"id": 1, "prompt": PROMPT, "max_tokens": 1}, b"[]", {"id": 3, "prompt": "", "max_tokens": 1}]
+    for setting, keys in (("no", KEYS), ("yes", KEYS[:-1] + ["ids", "error"])):
+        job = PromptJob("same-keys-" + setting, lines, "output.token_ids=" + setting)
+        rows = job.run(1)
+        assert [list(r) for r in rows] == [keys] * 3, rows
+        assert codes_of(rows) == [None, "not_object", "empty_prompt"]
+        for row in rows[1:]:
+            assert all(row.get(k) is None for k in ("text", "finish_reason", "usage", "ids")), row
+
+
+@test
+def an_error_row_has_the_dataset_that_its_member_or_record_names():
+    """Else whoever counts by dataset counts too few."""
+    broken = [b'{"broken', json.dumps({"_id": 2, "dataset": "needle_1k"}).encode(), b"[]"]
+    for name, datasets in (
+        ("needle_500.jsonl", ["needle_500"] * 3),
+        ("needle_2k_e.jsonl", ["needle_2k"] * 3),
+        ("mixed.jsonl", [None, "needle_1k", None]),
+    ):
+        for form in ("longbench", "auto"):
+            source = cli.write("named-%s/%s" % (form, name), jsonl(broken + [GOOD]))
+            job = Job(
+                "named-%s-%s" % (form, name),
+                "input.archives=" + source,
+                "input.members=*",
+                "input.format=" + form,
+                "job.limit=3",
+            )
+            job.command("run").must(1)
+            assert [r["dataset"] for r in job.rows()] == datasets, job.rows()
 
 
 @test
@@ -221,16 +264,16 @@ def long_prompts_are_cut_where_the_job_says():
         (row,) = PromptJob(
             "cut-" + where, [{"id": 1, "prompt": PROMPT}], "model.truncate=" + where, *hot
         ).run()
-        assert row["usage"]["prompt_tokens"] == limit and row["truncated_tokens"] == len(ids) - limit, row
+        assert row["usage"]["prompt_tokens"] == limit and row["usage"]["truncated_tokens"] == len(ids) - limit, row
         (same,) = PromptJob("kept-" + where, [{"id": 1, "prompt": text}], "model.truncate=error", *hot).run()
-        assert row["ids"] == same["ids"] and "truncated_tokens" not in same, where
+        assert row["ids"] == same["ids"] and same["usage"]["truncated_tokens"] == 0, where
 
 
 @test
 def all_prompts_are_cut_and_say_so():
     rows = Job("cut", "job.limit=8", "model.max_prompt_tokens=200", "model.truncate=middle").run()
     golden = cli.golden()["full"]["first"]
-    assert [r["truncated_tokens"] for r in rows] == [g["prompt_tokens"] - 200 for g in golden[:8]]
+    assert [r["usage"]["truncated_tokens"] for r in rows] == [g["prompt_tokens"] - 200 for g in golden[:8]]
 
 
 @test
@@ -240,7 +283,8 @@ def a_limit_beyond_the_model_s_positions_is_lowered_and_said():
     )
     job.command("run").must(0, "model.max_prompt_tokens 100000 is lowered", "2048 positions")
     (row,) = job.rows()
-    assert row["usage"]["prompt_tokens"] == 2000 and row["truncated_tokens"] == n_tokens(PROMPT * 3) - 2000
+    assert row["usage"]["prompt_tokens"] == 2000
+    assert row["usage"]["truncated_tokens"] == n_tokens(PROMPT * 3) - 2000
 
 
 ERRORS = [
@@ -281,16 +325,15 @@ def each_bad_record_is_a_row_that_says_why():
     job = PromptJob("errors", lines, "model.truncate=error", "input.max_record_bytes=64K")
     rows = job.run(1)
     assert len(rows) == len(lines)
-    assert (
-        [rows[0]["id"], rows[-1]["id"]] == ["good-1", "good-2"] and "text" in rows[0] and "text" in rows[-1]
-    )
+    assert [rows[0]["id"], rows[-1]["id"]] == ["good-1", "good-2"]
+    assert codes_of(rows) == [None] + [e[1] for e in ERRORS] + [None]
     for line, (row, (text, code, name)) in enumerate(zip(rows[1:-1], ERRORS), 2):
         place = {"archive": cli.WORK + "/errors.jsonl", "member": "errors.jsonl", "line": line}
         assert row["source"] == place, row["source"]
-        assert "error" in row, (text[:80], row)
         assert row["error"]["code"] == code, (text[:80], row["error"])
         assert row["id"] == name, (text[:80], row)
-        assert row["error"]["message"] and not {"text", "usage", "finish_reason", "ids"} & set(row), row
+        assert row["error"]["message"], row
+        assert all(row[k] is None for k in ("text", "usage", "finish_reason", "ids")), row
     stats = job.stats()
     assert stats["errors"] == len(ERRORS) and stats["records"] == len(lines) and stats["complete"] is True
 

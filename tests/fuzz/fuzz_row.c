@@ -1,6 +1,6 @@
 /* Finding members against jansson: what is a JSON object for jansson (which passes
  * over a NUL behind a number) is one for fkv_row_members, with the same members, and every line that
- * export makes of it is one too. The first byte is not part
+ * export makes of it is one too. Any text is a file's name for export. The first byte is not part
  * of it: it says which of some keys is looked for. */
 #include <jansson.h>
 #include <stdint.h>
@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "jobs/export_files.h"
 #include "jobs/export_row.h"
 #include "jobs/row.h"
 
@@ -20,20 +21,41 @@ static void check(bool ok, const char *what)
     abort();
 }
 
+/* classes: what an error row gets that has none. */
 static void check_lines(const char *text, size_t n)
 {
     static const fkv_export_format formats[] = {FKV_EXPORT_LONGBENCH, FKV_EXPORT_RULER, FKV_EXPORT_OPENAI};
-    const fkv_export_row row = {.text = text, .n = n, .where = "shard", .at = 1, .ordinal = 7};
-    fkv_export_line line = {0};
-    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+    static const char classes[] = "[\"a\",{}]";
+    fkv_export_row row = {.text = text, .n = n, .where = "shard", .at = 1, .ordinal = 7};
+    fkv_buf line = {0};
+    fkv_err ignored = {0};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats && !fkv_export_row_read(&row, &ignored); i++) {
         fkv_err err = {0};
-        if (fkv_export_line_make(formats[i], &row, &line, &err)) continue;
-        json_t *made =
-            json_loadb(line.text.data, line.text.len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
+        fkv_buf_clear(&line);
+        if (fkv_export_line_make(formats[i], &row, (fkv_span){classes, sizeof classes - 1}, &line, &err))
+            continue;
+        json_t *made = json_loadb(line.data, line.len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
         check(json_is_object(made), "an exported line is no JSON object");
+        check(formats[i] != FKV_EXPORT_LONGBENCH || json_is_number(json_object_get(made, "length")),
+              "a length that eval.py can't compare");
         json_decref(made);
     }
-    fkv_buf_free(&line.text);
+    fkv_buf_free(&line);
+}
+
+/* Any bytes are the name of a file, and the same ones of one. */
+static void check_name(const char *text, size_t n)
+{
+    fkv_buf name = {0};
+    fkv_err err = {0};
+    for (int no_dots = 0; no_dots < 2; no_dots++) {
+        fkv_buf_clear(&name);
+        check(fkv_export_name(&name, text, n, no_dots, &err) == FKV_OK, "no name");
+        check(name.len > 0 && name.len <= 240 && strlen(name.data) == name.len, "a name's length");
+        check(!strchr(name.data, '/') && name.data[0] != '.' && !(no_dots && strchr(name.data, '.')),
+              "a name that is a path");
+    }
+    fkv_buf_free(&name);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -61,6 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_lines(text, n);
     }
     json_decref(whole);
+    check_name(text, n);
     check(fkv_row_put_text(&out, text, n, &err) == FKV_OK, "put_text");
     json_t *string = json_loadb(out.data, out.len, flags | JSON_DECODE_ANY, NULL);
     check(json_is_string(string), "not a JSON string");

@@ -129,19 +129,19 @@ static inline bool is_error_row(int64_t ordinal)
 static inline size_t make_row(int64_t ordinal, char *out, size_t size)
 {
     char text[400];
+    const long long i = ordinal;
     const size_t n = (size_t)(ordinal * 37 % 300);
-    for (size_t i = 0; i < n; i++) text[i] = (char)('a' + (ordinal * 7 + (int64_t)i * (int64_t)i) % 26);
+    for (size_t k = 0; k < n; k++) text[k] = (char)('a' + (ordinal * 7 + (int64_t)k * (int64_t)k) % 26);
     text[n] = '\0';
-    const int len =
-        is_error_row(ordinal)
-            ? snprintf(out, size,
-                       "{\"id\":%lld,\"dataset\":\"d%lld\",\"fields\":{},\"error\":{\"code\":\"x\"}}\n",
-                       (long long)ordinal, (long long)ordinal % 3)
-            : snprintf(
-                  out, size,
-                  "{\"id\":%lld,\"dataset\":\"d%lld\",\"fields\":{\"answers\":[\"%lld\"],\"length\":1e2},"
-                  "\"text\":\"%s\"}\n",
-                  (long long)ordinal, (long long)ordinal % 3, (long long)ordinal, text);
+    const int len = is_error_row(ordinal)
+                        ? snprintf(out, size,
+                                   "{\"id\":%lld,\"dataset\":\"d%lld\",\"fields\":{},\"text\":null,"
+                                   "\"error\":{\"code\":\"x\"}}\n",
+                                   i, i % 3)
+                        : snprintf(out, size,
+                                   "{\"id\":%lld,\"dataset\":\"d%lld\",\"fields\":{\"answers\":[\"%lld\"],"
+                                   "\"length\":1e2},\"text\":\"%s\",\"error\":null}\n",
+                                   i, i % 3, i, text);
     return (size_t)len;
 }
 

@@ -5,7 +5,9 @@
 #include <jansson.h>
 
 #include "jobs/export.h"
+#include "jobs/export_files.h"
 #include "jobs/stats.h"
+#include "runner/base/utf8.h"
 
 static void make_output(const fixture *x, const char *part, int64_t n_records, bool done)
 {
@@ -70,7 +72,8 @@ static void parts_are_exported_as_one(void **state)
     make_output(x, "input.part=1/3", N_RECORDS, true);
     make_output(x, "input.part=0/3", N_RECORDS, true);
     assert_int_equal(export_to(x, FKV_EXPORT_JSONL, "all.jsonl", &c, &err), FKV_OK);
-    assert_false(c.complete); /* part 2 is missing */
+    assert_false(c.complete);                        /* part 2 is missing */
+    assert_int_equal(c.missing, N_RECORDS - c.rows); /* a finished part knows how many there are */
     make_output(x, "input.part=2/3", N_RECORDS, true);
     assert_int_equal(export_to(x, FKV_EXPORT_JSONL, "all.jsonl", &c, &err), FKV_OK);
     expect_all_rows(x, "all.jsonl", N_RECORDS);
@@ -85,7 +88,25 @@ static void an_unfinished_output_is_exported_as_far_as_it_goes(void **state)
     make_output(x, NULL, 20, false); /* two shards; four rows still in the journal */
     assert_int_equal(export_to(x, FKV_EXPORT_JSONL, "all.jsonl", &c, &err), FKV_OK);
     expect_all_rows(x, "all.jsonl", 16);
-    assert_true(c.rows == 16 && !c.complete);
+    assert_true(c.rows == 16 && !c.complete && c.missing == -1); /* nobody has counted the input */
+    char path[400];
+    static const struct {
+        const char *profile;
+        int64_t missing;
+    } cases[] = {{"{\"input\":{\"records\":45}}", 29},
+                 {"{\"input\":{\"records\":16}}", 0},
+                 {"{\"input\":{\"records\":3}}", -1},
+                 {"{\"input\":{\"records\":\"45\"}}", -1},
+                 {"{\"input\":{}}", -1},
+                 {"{\"input\":[45]}", -1},
+                 {"[45]", -1},
+                 {"{", -1}};
+    snprintf(path, sizeof path, "%s/profile.json", x->out);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_text(path, cases[i].profile);
+        assert_int_equal(export_to(x, FKV_EXPORT_JSONL, "all.jsonl", &c, &err), FKV_OK);
+        assert_int_equal(c.missing, cases[i].missing);
+    }
 }
 
 static void longbench_has_a_file_for_each_dataset(void **state)
@@ -96,12 +117,12 @@ static void longbench_has_a_file_for_each_dataset(void **state)
     fkv_buf got = {0};
     make_output(x, NULL, N_RECORDS, true);
     for (int again = 0; again < 2; again++) { /* the second replaces the first's files */
-        assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "pred", &c, &err), FKV_OK);
+        assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "lb", &c, &err), FKV_OK);
         assert_true(c.rows == N_RECORDS && c.errors == 4 && c.files == 3 && c.skipped == 0);
     }
     for (int64_t d = 0; d < 3; d++) {
         char file[64];
-        snprintf(file, sizeof file, "pred/d%lld.jsonl", (long long)d);
+        snprintf(file, sizeof file, "lb/pred/test/d%lld.jsonl", (long long)d);
         read_all(x, file, &got);
         char *line = got.data;
         for (int64_t i = d; i < N_RECORDS; i += 3) {
@@ -156,12 +177,12 @@ static void more_datasets_than_files_may_be_open(void **state)
     fkv_err err;
     fkv_buf got = {0};
     make_datasets(x, 450, many);
-    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "pred", &c, &err), FKV_OK);
+    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "lb", &c, &err), FKV_OK);
     assert_int_equal(c.files, 150);
     for (int64_t i = 0; i < 150; i++) { /* rows i, i + 150, i + 300 */
         char file[64], want[1000];
         size_t n = 0;
-        snprintf(file, sizeof file, "pred/set-%03lld.jsonl", (long long)(i * 7 % 150));
+        snprintf(file, sizeof file, "lb/pred/test/set-%03lld.jsonl", (long long)(i * 7 % 150));
         read_all(x, file, &got);
         for (int64_t k = i; k < 450; k += 150)
             n += (size_t)snprintf(
@@ -193,26 +214,89 @@ static int count_files(const fixture *x, const char *folder)
     return n;
 }
 
-static void a_dataset_that_is_no_file_name_is_refused(void **state)
+static void a_dataset_that_is_no_string_is_refused(void **state)
 {
     const fixture *x = *state;
-    static char longest[300];
-    memset(longest, 'x', 250);
-    longest[0] = longest[249] = '"';
-    const char *const names[] = {"\"../up\"", "\"a\\/b\"", "\"a\\u002fb\"", "\"..\"",
-                                 "\".\"",     "\"\"",      "\"a\\u0000b\"", "null",
-                                 "7",         "[\"x\"]",   longest};
+    const char *const names[] = {"null", "7", "[\"x\"]", "{}"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         fkv_export_counts c;
         fkv_err err;
         hostile = names[i];
         make_datasets(x, 4, good_then_hostile);
-        assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "pred", &c, &err), FKV_E_INPUT);
+        assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "lb", &c, &err), FKV_E_INPUT);
         assert_string_equal(err.key, "dataset");
         assert_int_equal(err.line, 4);
-        assert_int_equal(count_files(x, "pred"), 0); /* nothing half done is left */
+        assert_int_equal(count_files(x, "lb"), 0); /* nothing half done is left, no empty folder either */
         remove_tree(x->out);
     }
+}
+
+/* Names that a file system has another use for, or eval.py, which takes what is before the first dot. */
+static void a_dataset_that_is_no_file_name_is_percent_encoded(void **state)
+{
+    const fixture *x = *state;
+    static const struct {
+        const char *dataset, *file, *task;
+    } cases[] = {
+        {"\"../up\"", "%2E%2E%2Fup", "%2E.%2Fup"},
+        {"\"a\\/b\"", "a%2Fb", "a%2Fb"},
+        {"\"a\\u002fb\"", "a%2Fb", "a%2Fb"},
+        {"\"..\"", "%2E%2E", "%2E."},
+        {"\".\"", "%2E", "%2E"},
+        {"\"\"", "%", "%"},
+        {"\"a\\u0000b\"", "a%00b", "a%00b"},
+        {"\"v1.5\"", "v1%2E5", "v1.5"},
+        {"\".hidden\"", "%2Ehidden", "%2Ehidden"},
+        {"\"a%2Fb\"", "a%252Fb", "a%252Fb"},
+        {"\"a b\xc3\xa9\"", "a b\xc3\xa9", "a b\xc3\xa9"},
+        {"\"a:b?\\n\"", "a%3Ab%3F%0A", "a%3Ab%3F%0A"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fkv_export_counts c;
+        fkv_err err;
+        char path[400];
+        hostile = cases[i].dataset;
+        make_datasets(x, 4, good_then_hostile);
+        assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "lb", &c, &err), FKV_OK);
+        assert_int_equal(export_to(x, FKV_EXPORT_RULER, "ruler", &c, &err), FKV_OK);
+        assert_true(c.rows == 4 && c.files == 2);
+        snprintf(path, sizeof path, "%s/lb/pred/test/%s.jsonl", x->dir, cases[i].file);
+        assert_true(fkv_file_size(path) > 0);
+        assert_int_equal(count_files(x, "lb/pred/test"), 2);
+        snprintf(path, sizeof path, "%s/ruler/%s.jsonl", x->dir, cases[i].task);
+        assert_true(fkv_file_size(path) > 0);
+        remove_tree(x->out);
+        snprintf(path, sizeof path, "%s/lb", x->dir);
+        remove_tree(path);
+        snprintf(path, sizeof path, "%s/ruler", x->dir);
+        remove_tree(path);
+    }
+}
+
+static void long_names_are_cut_and_stay_apart(void **state)
+{
+    (void)state;
+    char a[1000], b[1000];
+    fkv_buf one = {0}, two = {0};
+    fkv_err err = {0};
+    static const char *const of[] = {"x", "\xc3\xa9", "/", "\xf0\x9f\x90\x88"};
+    for (size_t k = 0; k < sizeof of / sizeof *of; k++) {
+        const size_t size = strlen(of[k]);
+        for (size_t n = 1; n * size < sizeof a - 1; n++) {
+            for (size_t i = 0; i < n; i++) memcpy(a + i * size, of[k], size);
+            memcpy(b, a, n * size);
+            b[n * size] = 'y';
+            fkv_buf_clear(&one);
+            fkv_buf_clear(&two);
+            assert_int_equal(fkv_export_name(&one, a, n * size, true, &err), FKV_OK);
+            assert_int_equal(fkv_export_name(&two, b, n * size + 1, true, &err), FKV_OK);
+            assert_true(one.len < 240 && two.len < 240);
+            assert_string_not_equal(one.data, two.data);
+            assert_int_equal(fkv_utf8_span(one.data, one.len), one.len); /* no character is cut */
+        }
+    }
+    fkv_buf_free(&one);
+    fkv_buf_free(&two);
 }
 
 static void error_rows_without_a_dataset_are_counted(void **state)
@@ -228,7 +312,7 @@ static void error_rows_without_a_dataset_are_counted(void **state)
     finish(o, 2);
     fkv_output_close(o);
     fkv_job_free(job);
-    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "pred", &c, &err), FKV_OK);
+    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "lb", &c, &err), FKV_OK);
     assert_true(c.rows == 1 && c.errors == 1 && c.skipped == 1);
 }
 
@@ -253,6 +337,113 @@ static void expect_file(const fixture *x, const char *file, const char *want)
     read_all(x, file, &got);
     assert_string_equal(got.data ? got.data : "", want);
     fkv_buf_free(&got);
+}
+
+#define SOURCE(member) "\"source\":{\"archive\":\"a.zip\",\"member\":\"" member "\",\"line\":1}"
+#define LB_ROW(id, member, dataset, fields)                                                                  \
+    "{\"id\":" #id "," SOURCE(member) ",\"dataset\":" dataset ",\"fields\":{" fields                         \
+                                      "},\"text\":\"t\",\"error\":null}\n"
+#define LB_ERROR(id, member, dataset, fields)                                                                \
+    "{\"id\":" #id                                                                                           \
+    "," SOURCE(member) ",\"dataset\":" dataset ",\"fields\":{" fields                                        \
+                       "},\"text\":null,\"error\":{\"code\":\"bad_json\",\"message\":\"m\"}}\n"
+#define LB_LINE(id, pred, answers, classes, length)                                                          \
+    "{\"pred\":\"" pred "\",\"answers\":" answers ",\"all_classes\":" classes ",\"length\":" #length         \
+    ",\"_id\":" #id "}\n"
+
+/* Also where the prompts know the name without _e alone, so that both are the dataset trec. */
+static void longbench_e_does_not_mix_with_longbench(void **state)
+{
+    static const char *const rows[] = {
+        LB_ROW(1, "data/trec.jsonl", "\"trec\"", ""), LB_ROW(2, "data/trec_e.jsonl", "\"trec\"", ""),
+        LB_ROW(3, "lcc_e.jsonl.gz", "\"lcc_e\"", ""), LB_ROW(4, "all.jsonl", "\"lcc_e\"", ""),
+        LB_ERROR(5, "x/trec_e.json", "\"trec\"", ""), LB_ROW(6, "_e.jsonl", "\"_e\"", ""),
+        LB_ERROR(7, "data/trec_e.jsonl", "null", ""), LB_ERROR(8, "lcc.jsonl", "null", ""),
+    };
+    const fixture *x = *state;
+    fkv_export_counts c;
+    fkv_err err;
+    make_rows(x, rows, 8);
+    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "lb", &c, &err), FKV_OK);
+    assert_true(c.rows == 7 && c.errors == 3 && c.files == 4 &&
+                c.skipped == 1); /* 8: nobody has lcc without _e */
+    expect_file(x, "lb/pred/test/trec.jsonl", LB_LINE(1, "t", "[]", "null", 0));
+    expect_file(x, "lb/pred/test/_e.jsonl", LB_LINE(6, "t", "[]", "null", 0));
+    expect_file(x, "lb/pred_e/test/trec.jsonl",
+                LB_LINE(2, "t", "[]", "null", 0) LB_LINE(5, "", "[]", "null", 0)
+                    LB_LINE(7, "", "[]", "null", 0));
+    expect_file(x, "lb/pred_e/test/lcc.jsonl",
+                LB_LINE(3, "t", "[]", "null", 0) LB_LINE(4, "t", "[]", "null", 0));
+}
+
+/* eval.py takes them from the last line. */
+static void error_rows_have_their_dataset_s_all_classes(void **state)
+{
+    static const char *const rows[] = {
+        LB_ERROR(1, "trec.jsonl", "\"trec\"", ""),
+        LB_ERROR(2, "trec.jsonl", "null", ""),
+        LB_ROW(3, "trec.jsonl", "\"trec\"", "\"all_classes\":[\"A\",\"B\"],\"answers\":[\"A\"],\"length\":7"),
+        LB_ROW(4, "qa.jsonl", "\"qa\"", "\"all_classes\":null,\"answers\":null,\"length\":null"),
+        LB_ERROR(5, "qa.jsonl", "\"qa\"", ""),
+        LB_ERROR(6, "trec.jsonl", "\"trec\"", "\"all_classes\":[\"C\"],\"answers\":[\"C\"],\"length\":9"),
+        LB_ERROR(7, "trec.jsonl", "\"trec\"", "\"all_classes\":null,\"length\":\"9\""),
+        LB_ERROR(8, "trec_e.jsonl", "\"trec\"", ""),
+    };
+    const fixture *x = *state;
+    fkv_export_counts c;
+    fkv_err err;
+    make_rows(x, rows, 8);
+    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "lb", &c, &err), FKV_OK);
+    assert_true(c.rows == 8 && c.errors == 6 && c.files == 3 && c.skipped == 0);
+    expect_file(x, "lb/pred/test/trec.jsonl",
+                LB_LINE(1, "", "[]", "[\"A\",\"B\"]", 0) LB_LINE(2, "", "[]", "[\"A\",\"B\"]", 0)
+                    LB_LINE(3, "t", "[\"A\"]", "[\"A\",\"B\"]", 7) LB_LINE(6, "", "[\"C\"]", "[\"C\"]", 9)
+                        LB_LINE(7, "", "[]", "[\"A\",\"B\"]", 0));
+    expect_file(x, "lb/pred/test/qa.jsonl", LB_LINE(4, "t", "[]", "null", 0) LB_LINE(5, "", "[]", "null", 0));
+    expect_file(x, "lb/pred_e/test/trec.jsonl", LB_LINE(8, "", "[]", "null", 0));
+}
+
+static void an_error_row_counts_where_its_member_s_name_says(void **state)
+{
+    static const char *const rows[] = {
+        LB_ERROR(1, "x/vt/validation.jsonl", "null", ""),
+        LB_ROW(2, "x/vt/validation.jsonl", "\"vt\"", ""),
+        LB_ROW(3, "cwe.jsonl", "\"cwe\"", ""),
+        LB_ERROR(4, "cwe.jsonl.zst", "null", ""),
+        LB_ERROR(5, "x/other/validation.jsonl", "null", ""),
+        LB_ERROR(6, "", "null", ""),
+    };
+    const fixture *x = *state;
+    fkv_export_counts c;
+    fkv_err err;
+    make_rows(x, rows, 6);
+    assert_int_equal(export_to(x, FKV_EXPORT_RULER, "ruler", &c, &err), FKV_OK);
+    assert_true(c.rows == 4 && c.errors == 4 && c.files == 2 && c.skipped == 2);
+    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "lb", &c, &err), FKV_OK);
+    assert_true(c.rows == 4 && c.files == 2 && c.skipped == 2);
+    expect_file(x, "lb/pred/test/vt.jsonl", LB_LINE(1, "", "[]", "null", 0) LB_LINE(2, "t", "[]", "null", 0));
+    expect_file(x, "lb/pred/test/cwe.jsonl",
+                LB_LINE(3, "t", "[]", "null", 0) LB_LINE(4, "", "[]", "null", 0));
+}
+
+/* RULER's metrics look for the outputs in pred, and "" is in "". */
+static void a_ruler_error_row_scores_nothing(void **state)
+{
+    static const char *const rows[] = {
+        LB_ROW(1, "vt/validation.jsonl", "\"vt\"", "\"outputs\":[\"A\"]"),
+        LB_ERROR(2, "vt/validation.jsonl", "null", ""),
+        LB_ERROR(3, "vt/validation.jsonl", "\"vt\"", "\"outputs\":null"),
+    };
+    const fixture *x = *state;
+    fkv_export_counts c;
+    fkv_err err;
+    make_rows(x, rows, 3);
+    assert_int_equal(export_to(x, FKV_EXPORT_RULER, "ruler", &c, &err), FKV_OK);
+#define REST ",\"others\":{},\"truncation\":-1,\"length\":-1}\n"
+    expect_file(x, "ruler/vt.jsonl",
+                "{\"index\":1,\"pred\":\"t\",\"input\":\"\",\"outputs\":[\"A\"]" REST
+                "{\"index\":2,\"pred\":\"\",\"input\":\"\",\"outputs\":[\"not known\"]" REST
+                "{\"index\":3,\"pred\":\"\",\"input\":\"\",\"outputs\":[\"not known\"]" REST);
 }
 
 static void ruler_has_what_its_scorer_reads(void **state)
@@ -334,8 +525,8 @@ static void a_failed_export_leaves_the_old_one(void **state)
     fkv_buf before = {0}, after = {0};
     char path[400];
     make_output(x, NULL, N_RECORDS, true);
-    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "pred", &c, &err), FKV_OK);
-    read_all(x, "pred/d0.jsonl", &before);
+    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "lb", &c, &err), FKV_OK);
+    read_all(x, "lb/pred/test/d0.jsonl", &before);
     snprintf(path, sizeof path, "%s/shards/shard-000003.jsonl.zst", x->out);
     const int64_t size = fkv_file_size(path);
     FILE *f = fopen(path, "r+");
@@ -345,11 +536,11 @@ static void a_failed_export_leaves_the_old_one(void **state)
     assert_int_equal(fseek(f, (long)size / 2, SEEK_SET), 0);
     fputc(c0 ^ 1, f);
     assert_int_equal(fclose(f), 0);
-    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "pred", &c, &err), FKV_E_INPUT);
+    assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "lb", &c, &err), FKV_E_INPUT);
     assert_non_null(strstr(err.file, "shard-000003"));
-    read_all(x, "pred/d0.jsonl", &after);
+    read_all(x, "lb/pred/test/d0.jsonl", &after);
     assert_string_equal(before.data, after.data);
-    assert_int_equal(count_files(x, "pred"), 3);
+    assert_int_equal(count_files(x, "lb/pred/test"), 3);
     for (int64_t cut = 0; cut < size; cut += 5) {
         assert_int_equal(truncate(path, cut), 0);
         assert_int_equal(export_to(x, FKV_EXPORT_JSONL, "all.jsonl", &c, &err), FKV_E_INPUT);
@@ -429,7 +620,13 @@ int main(void)
         TEST(an_unfinished_output_is_exported_as_far_as_it_goes),
         TEST(longbench_has_a_file_for_each_dataset),
         TEST(more_datasets_than_files_may_be_open),
-        TEST(a_dataset_that_is_no_file_name_is_refused),
+        TEST(a_dataset_that_is_no_string_is_refused),
+        TEST(a_dataset_that_is_no_file_name_is_percent_encoded),
+        cmocka_unit_test(long_names_are_cut_and_stay_apart),
+        TEST(longbench_e_does_not_mix_with_longbench),
+        TEST(error_rows_have_their_dataset_s_all_classes),
+        TEST(an_error_row_counts_where_its_member_s_name_says),
+        TEST(a_ruler_error_row_scores_nothing),
         TEST(error_rows_without_a_dataset_are_counted),
         TEST(ruler_has_what_its_scorer_reads),
         TEST(openai_has_answers_and_errors_apart),

@@ -292,6 +292,31 @@ static void an_id_survives_what_comes_after_it(void **state)
     assert_string_equal(record.id_json.data, "null");
 }
 
+/* So that who counts by dataset counts it. */
+static void an_error_has_the_dataset_that_is_named(void **state)
+{
+    static const struct {
+        const char *member, *text, *code, *dataset;
+    } cases[] = {
+        {"d/qa.jsonl", "{\"broken", "bad_json", "qa"},
+        {"qa_e.jsonl", "[]", "not_object", "qa"},
+        {"sum_e", "{\"input\":\"x\"}", "missing_field", "sum_e"},
+        {"qa.jsonl", "{\"context\":\"x\"}", "missing_field", "qa"},
+        {"m.jsonl", "{\"context\":3,\"input\":\"\",\"dataset\":\"sum\"}", "bad_field", "sum"},
+        {"m.jsonl", "{\"dataset\":\"sum\",\"context\":", "bad_json", "sum"},
+        {"m.jsonl", "{\"context\":\"\",\"input\":\"\",\"dataset\":\"no\"}", "unknown_dataset", ""},
+        {"", "[]", "not_object", ""},
+    };
+    const fkv_format formats[] = {FKV_FORMAT_LONGBENCH, FKV_FORMAT_AUTO};
+    (void)state;
+    for (size_t i = 0; i < 2 * (sizeof cases / sizeof *cases); i++) {
+        expect_error(formats[i & 1], cases[i / 2].member, cases[i / 2].text, cases[i / 2].code, "");
+        assert_string_equal(record.dataset.data ? record.dataset.data : "", cases[i / 2].dataset);
+    }
+    expect_error(FKV_FORMAT_PROMPT, "qa.jsonl", "[]", "not_object", "");
+    assert_int_equal(record.dataset.len, 0); /* its records name their own */
+}
+
 static void bad_fields_are_named(void **state)
 {
     static const struct {
@@ -411,6 +436,7 @@ int main(void)
         cmocka_unit_test(too_many_values_are_refused),
         cmocka_unit_test(too_deep_or_too_many_keys),
         cmocka_unit_test(an_id_survives_what_comes_after_it),
+        cmocka_unit_test(an_error_has_the_dataset_that_is_named),
         cmocka_unit_test(bad_fields_are_named),
         cmocka_unit_test(the_lines_own_error_stands),
         cmocka_unit_test(long_messages_stay_utf8),

@@ -374,6 +374,8 @@ static void bad_fields_of_all_formats_are_named(void **state)
     /* RULER's rows keep their dataset, so that its scorer counts them. */
     expect_error(FKV_FORMAT_RULER, "{\"index\":1}", "missing_field", "input");
     expect_text(&record.dataset, "vt");
+    expect_error(FKV_FORMAT_RULER, "{\"index\":1", "bad_json", "");
+    expect_text(&record.dataset, "vt");
 }
 
 int main(void)

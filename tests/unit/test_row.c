@@ -36,11 +36,11 @@ static void free_record(fkv_record *r)
     fkv_buf_free(&r->fields);
 }
 
-static void expect_row(const fkv_record *r, const fkv_answer *a, const char *want)
+static void expect_row(const fkv_record *r, const fkv_answer *a, bool with_ids, const char *want)
 {
     fkv_buf out = {0};
     fkv_err err = {0};
-    assert_int_equal(fkv_row_write(r, a, &out, &err), FKV_OK);
+    assert_int_equal(fkv_row_write(r, a, with_ids, &out, &err), FKV_OK);
     assert_string_equal(out.data, want);
     json_t *v = json_loadb(out.data, out.len, JSON_DECODE_INT_AS_REAL, NULL);
     assert_true(json_is_object(v));
@@ -52,23 +52,26 @@ static void expect_row(const fkv_record *r, const fkv_answer *a, const char *wan
     "{\"id\":\"id-1\",\"source\":{\"archive\":\"data/a.zip\",\"member\":\"qa.jsonl\",\"line\":7},"           \
     "\"dataset\":\"qa\",\"fields\":{\"answers\":[\"x\"],\"n\":12345678901234567890},"
 
+#define NO_ANSWER "\"text\":null,\"finish_reason\":null,\"usage\":null,"
+
 static void an_answer_has_its_keys_in_order(void **state)
 {
     (void)state;
     fkv_record r = make_record();
     const int32_t ids[] = {1, 0, 42};
-    fkv_answer a = {"He said \"\xc3\xa9\n\"\x01", 14, "stop", 100, 3, 0, NULL};
-    expect_row(&r, &a,
+    fkv_answer a = {"He said \"\xc3\xa9\n\"\x01", 14, "stop", 100, 3, 0, ids};
+    expect_row(&r, &a, false,
                HEAD "\"text\":\"He said \\\"\xc3\xa9\\n\\\"\\u0001\",\"finish_reason\":\"stop\","
-                    "\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":3}}\n");
+                    "\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":3,\"truncated_tokens\":0},"
+                    "\"error\":null}\n");
     a = (fkv_answer){"", 0, "length", 100, 3, 9, ids};
-    expect_row(&r, &a,
+    expect_row(&r, &a, true,
                HEAD "\"text\":\"\",\"finish_reason\":\"length\",\"usage\":{\"prompt_tokens\":100,"
-                    "\"completion_tokens\":3},\"truncated_tokens\":9,\"ids\":[1,0,42]}\n");
+                    "\"completion_tokens\":3,\"truncated_tokens\":9},\"ids\":[1,0,42],\"error\":null}\n");
     a = (fkv_answer){"", 0, "stop", 1, 0, 0, ids};
-    expect_row(&r, &a,
+    expect_row(&r, &a, true,
                HEAD "\"text\":\"\",\"finish_reason\":\"stop\",\"usage\":{\"prompt_tokens\":1,"
-                    "\"completion_tokens\":0},\"ids\":[]}\n");
+                    "\"completion_tokens\":0,\"truncated_tokens\":0},\"ids\":[],\"error\":null}\n");
     free_record(&r);
 }
 
@@ -80,21 +83,63 @@ static void an_error_row_needs_no_answer(void **state)
     fkv_record r = make_record();
     strcpy(r.error_code, "bad_json");
     strcpy(r.error_message, "line 1: \"}\" expected");
-    expect_row(&r, NULL,
-               HEAD "\"error\":{\"code\":\"bad_json\",\"message\":\"line 1: \\\"}\\\" expected\"}}\n");
+    expect_row(&r, NULL, false,
+               HEAD NO_ANSWER
+               "\"error\":{\"code\":\"bad_json\",\"message\":\"line 1: \\\"}\\\" expected\"}}\n");
     r.error_code[0] = '\0';
-    assert_int_equal(fkv_row_write(&r, NULL, &out, &err), FKV_E_SYSTEM);
+    assert_int_equal(fkv_row_write(&r, NULL, false, &out, &err), FKV_E_SYSTEM);
     fkv_buf_free(&out);
     free_record(&r);
+}
+
+/* The keys of a row, one after the other. */
+static void keys_of(const fkv_record *r, const fkv_answer *a, bool with_ids, char *keys, size_t size)
+{
+    fkv_buf out = {0};
+    fkv_err err = {0};
+    const char *key;
+    json_t *value;
+    size_t n = 0;
+    assert_int_equal(fkv_row_write(r, a, with_ids, &out, &err), FKV_OK);
+    json_t *row = json_loadb(out.data, out.len, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, NULL);
+    assert_non_null(row);
+    json_object_foreach(row, key, value) n += (size_t)snprintf(keys + n, size - n, "%s ", key);
+    json_decref(row);
+    fkv_buf_free(&out);
+}
+
+static void rows_with_and_without_an_error_have_the_same_keys(void **state)
+{
+    (void)state;
+    fkv_record good = make_record(), bad = {.error_code = "x"}, late = make_record();
+    const int32_t ids[] = {1};
+    const fkv_answer a = {"t", 1, "stop", 1, 1, 0, ids}, cut = {"t", 1, "length", 1, 1, 5, ids};
+    strcpy(late.error_code, "bad_logits");
+    for (int with_ids = 0; with_ids < 2; with_ids++) {
+        char want[200], got[200];
+        snprintf(want, sizeof want, "id source dataset fields text finish_reason usage %serror ",
+                 with_ids ? "ids " : "");
+        keys_of(&good, &a, with_ids, got, sizeof got);
+        assert_string_equal(got, want);
+        keys_of(&good, &cut, with_ids, got, sizeof got);
+        assert_string_equal(got, want);
+        keys_of(&bad, NULL, with_ids, got, sizeof got);
+        assert_string_equal(got, want);
+        keys_of(&late, &a, with_ids, got, sizeof got);
+        assert_string_equal(got, want);
+    }
+    free_record(&good);
+    free_record(&late);
 }
 
 static void a_record_that_was_never_filled_is_still_a_row(void **state)
 {
     (void)state;
     fkv_record r = {.error_code = "x"};
-    expect_row(&r, NULL,
+    expect_row(&r, NULL, true,
                "{\"id\":null,\"source\":{\"archive\":\"\",\"member\":\"\",\"line\":0},\"dataset\":null,"
-               "\"fields\":{},\"error\":{\"code\":\"x\",\"message\":\"\"}}\n");
+               "\"fields\":{},\"text\":null,\"finish_reason\":null,\"usage\":null,\"ids\":null,"
+               "\"error\":{\"code\":\"x\",\"message\":\"\"}}\n");
 }
 
 static void bytes_that_are_no_utf8_become_replacement_characters(void **state)
@@ -109,7 +154,7 @@ static void bytes_that_are_no_utf8_become_replacement_characters(void **state)
         strcpy(r.error_message, name);
         fkv_buf out = {0};
         fkv_err err = {0};
-        assert_int_equal(fkv_row_write(&r, NULL, &out, &err), FKV_OK);
+        assert_int_equal(fkv_row_write(&r, NULL, false, &out, &err), FKV_OK);
         json_t *v = json_loadb(out.data, out.len, 0, NULL); /* refuses what is not UTF-8 */
         assert_true(json_is_object(v));
         const char *member = json_string_value(json_object_get(json_object_get(v, "source"), "member"));
@@ -126,10 +171,19 @@ static void a_row_is_one_line_whatever_passes_through(void **state)
     fkv_record r = {.id_json = buf_of("[1,\r2]"),
                     .fields = buf_of("{\"a\":\n1,\r\n\"b\":\"\\r\\n\"}"),
                     .error_code = "x"};
-    expect_row(&r, NULL,
+    expect_row(&r, NULL, false,
                "{\"id\":[1, 2],\"source\":{\"archive\":\"\",\"member\":\"\",\"line\":0},\"dataset\":null,"
-               "\"fields\":{\"a\": 1,  \"b\":\"\\r\\n\"},\"error\":{\"code\":\"x\",\"message\":\"\"}}\n");
+               "\"fields\":{\"a\": 1,  \"b\":\"\\r\\n\"}," NO_ANSWER
+               "\"error\":{\"code\":\"x\",\"message\":\"\"}}\n");
     free_record(&r);
+}
+
+static void a_null_error_is_none(void **state)
+{
+    (void)state;
+    const fkv_span missing = {0}, null = {"null", 4}, object = {"{}", 2}, string = {"\"null\"", 6};
+    assert_false(fkv_row_has(&missing) || fkv_row_has(&null));
+    assert_true(fkv_row_has(&object) && fkv_row_has(&string));
 }
 
 static void expect_member(const char *object, const char *key, const char *want)
@@ -195,6 +249,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_answer_has_its_keys_in_order),
         cmocka_unit_test(an_error_row_needs_no_answer),
+        cmocka_unit_test(rows_with_and_without_an_error_have_the_same_keys),
+        cmocka_unit_test(a_null_error_is_none),
         cmocka_unit_test(a_record_that_was_never_filled_is_still_a_row),
         cmocka_unit_test(bytes_that_are_no_utf8_become_replacement_characters),
         cmocka_unit_test(a_row_is_one_line_whatever_passes_through),
