@@ -49,6 +49,7 @@ typedef struct sight {
     fkv_lease_holder holder;
     dev_t dev;
     ino_t ino;
+    off_t size;
     struct timespec beat;
 } sight;
 
@@ -240,13 +241,14 @@ static fkv_status look_at(const char *path, sight *s, fkv_err *err)
     s->known = fkv_lease_parse(text, (size_t)n, &s->holder);
     s->dev = sb.st_dev;
     s->ino = sb.st_ino;
+    s->size = sb.st_size;
     s->beat = sb.st_mtim;
     return FKV_OK;
 }
 
 static bool same_file(const sight *a, const sight *b)
 {
-    return a->there == b->there && a->dev == b->dev && a->ino == b->ino &&
+    return a->there == b->there && a->dev == b->dev && a->ino == b->ino && a->size == b->size &&
            !strcmp(a->holder.uuid, b->holder.uuid);
 }
 

@@ -1,13 +1,13 @@
 """Jobs that run refuses: check refuses each with the same code and the same words, and neither
 writes anything."""
 
-import fcntl
 import gzip
 import io
 import json
 import os
 import re
 import shutil
+import signal
 import tarfile
 
 import cli
@@ -420,14 +420,13 @@ def mistakes_of_all_kinds_are_reported_in_one_go():
 @test
 def an_output_that_another_run_holds_is_refused_by_check_too():
     job = begun("held")
-    with open(job.file("lock"), "r+b") as f:
-        f.truncate(0)
-        f.write(b"%s %d\n" % (os.uname().nodename.encode(), os.getpid()))
-        f.flush()
-        fcntl.flock(f, fcntl.LOCK_EX)
-        refused("held", job, ["another run holds it"])
-        refused("held", job, ["another run holds it"], "-s", "job.restart=yes")
-    job.command("check").must(0, "8 records are done")
+    run = cli.Running(job, hold="output 0").until_held()
+    words = ["another run holds it: process %d on host %s; run this again when it has ended" % (run.pid, os.uname().nodename)]
+    refused("held", job, words, code=75)
+    refused("held", job, words, "-s", "job.restart=yes", code=75)
+    run.go_on()
+    assert run.wait() == 0
+    job.command("check").must(0, "12 records are done")
 
 
 @test
@@ -455,8 +454,10 @@ def what_run_does_check_allows():
     failed.command("check", "-s", "job.seed=3").must(0)
     failed.command("run", "-s", "job.seed=3").must(0)
     # A folder that is there and empty, one of a killed run, and one several levels down.
-    os.makedirs(os.path.join(cli.WORK, "there", "shards"))
-    cli.write("there/lock", "host 1\n")
+    os.makedirs(os.path.join(cli.WORK, "there"))
+    killed = Job("killed", "job.limit=2")
+    assert cli.Running(killed, hold="output 0").until_held().stop(signal.SIGKILL) == -signal.SIGKILL
+    shutil.copy(killed.file("lock"), os.path.join(cli.WORK, "there"))
     for output in ("there", "a/b/c"):
         job = Job("in-" + output.replace("/", "-"), "job.limit=2", output=os.path.join(cli.WORK, output))
         before = tree(job.output)

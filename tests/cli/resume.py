@@ -140,8 +140,8 @@ def a_finished_job_does_nothing_says_so_and_repeats_its_code():
 def a_second_run_on_the_same_output_is_refused():
     job = short("owner")
     run = outputs.held_at(job, 5)
-    job.command("run").must(2, job.output, "another run holds it", "process %d" % run.pid)
-    job.command("plan").must(2, "process %d" % run.pid)
+    job.command("run").must(75, job.output, "another run holds it", "process %d" % run.pid, "kill %d" % run.pid)
+    job.command("plan").must(75, "process %d" % run.pid)
     run.go_on()
     assert run.wait() == 0
     assert job.content() == whole()

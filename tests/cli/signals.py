@@ -1,7 +1,6 @@
 """Signals: what a run still does, with which code and message it ends. The runs are held (runner/hold.h)
 where a signal is to meet them, so that no machine is too fast or too slow."""
 
-import fcntl
 import os
 import signal
 import time
@@ -171,17 +170,18 @@ def a_signal_during_the_profile_is_heeded():
 
 @test
 def a_signal_ends_the_wait_for_another_part_s_profile():
+    other = long_job("wait-other", "input.part=1/2", "job.name=wait")
+    maker = Running(other, hold="plan 0").until_held()
     for which in ("run", "plan"):
-        job = long_job("wait-" + which, "input.part=0/2")
-        os.makedirs(job.output)
-        with open(job.file("lock-profile"), "w") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            run = Running(job, which=which)
-            told = "waiting: another process holds " + job.file("lock-profile")
-            run.until(lambda r=run, t=told: t in r.text(), "word of the wait")
-            assert run.stop(signal.SIGTERM) == 75, run.text()
+        job = long_job("wait-" + which, "input.part=0/2", "job.name=wait", "job.output=" + other.output)
+        run = Running(job, which=which)
+        told = "waiting: another process holds %s: process %d on host " % (other.file("lock-plan"), maker.pid)
+        run.until(lambda r=run, t=told: t in r.text(), "word of the wait")
+        assert run.stop(signal.SIGTERM) == 75, run.text()
         assert "interrupted by signal 15; run it again" in run.text(), run.text()
-        job.command(which).must(0)
+    maker.go_on()
+    assert maker.wait() == 0
+    job.command("run").must(0)
 
 
 cli.main()
