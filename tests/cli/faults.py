@@ -143,6 +143,37 @@ def a_disk_without_room_for_names_is_named_too():
 
 
 @test
+def a_file_that_reaches_its_limit_is_named_and_resumed():
+    """Batch systems limit how large a file may be (ulimit -f); the signal for it would end the run."""
+    archive = cli.write("limited/needle_1k.jsonl", outputs.with_ballast("needle_1k", 7, 8000))
+    settings = ["input.archives=" + archive, "input.members=*"]
+    job = killing.small_job("limit", *settings)
+    job.run()
+    whole = outputs.Whole(job)
+    killing.remove(job)
+    named, done = [], set()
+    for size in range(512, 200 * 512, 512):
+        run = subprocess.run(
+            [cli.BINARY, "run", job.path],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        )
+        ended = cli.Ended(run.returncode, run.stdout, run.stderr)
+        kept = outputs.check(job, whole)
+        assert kept >= done, (size, done, kept)
+        done = kept
+        if ended.code == 0:
+            break
+        told = fails(ended, job.output, "File too large")
+        named.append(told[len("error: " + job.output) :].lstrip("/").split(":")[0].replace(".tmp", ""))
+    print(", ".join(named))
+    assert ended.code == 0 and stages(named) >= {"manifest.json", "job.ini", "plan.json", "journal"}, named
+    outputs.must_be_whole(job, whole)
+
+
+@test
 def a_folder_that_can_t_be_written_is_named():
     job, whole = small("read-only")
     with failing.Disk("read-only", "size=4m") as disk:

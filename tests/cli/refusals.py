@@ -269,18 +269,72 @@ def output_is_a_file():
     return system_error(Job("is-a-file", output=cli.write("b-file", "x")))
 
 
-@broken('is neither empty nor an output of ours: it holds "letters"')
+NOT_OURS = "is neither empty nor an output of ours: it holds "
+
+
+def folder(name, *files, settings=()):
+    """A job whose output has these files already."""
+    for file in files:
+        cli.write("%s/%s" % (name, file), "x")
+    return Job(name + "-job", *settings, output=os.path.join(cli.WORK, name))
+
+
+@broken(NOT_OURS + '"letters"')
 def output_is_another_folder():
-    cli.write("home/letters/a.txt", "x")
-    cli.write("home/zebra", "x")
-    cli.write("home/lock", "x")
-    return Job("home-job", output=os.path.join(cli.WORK, "home"))
+    return folder("home", "letters/a.txt", "zebra")
 
 
-@broken('is neither empty nor an output of ours: it holds "job.ini"')
+@broken(NOT_OURS + '"job.ini"')
 def output_is_where_a_job_file_lies():
     """It would be overwritten by the resolved one."""
-    return Job("beside", output=os.path.dirname(cli.write("mine/job.ini", "x")))
+    return folder("mine", "job.ini", "log")
+
+
+@broken(NOT_OURS + '".git"')
+def output_is_a_folder_of_hidden_files():
+    return folder("hidden", ".git/HEAD")
+
+
+@broken(NOT_OURS + '"lock"')
+def output_has_another_program_s_lock():
+    return folder("locked", "lock")
+
+
+@broken(NOT_OURS + '"manifest.json"')
+def output_has_another_program_s_manifest():
+    cli.write("web/manifest.json", {"name": "a web app", "icons": []})
+    return folder("web", "zebra")
+
+
+@broken(NOT_OURS + '"shards"')
+def output_has_another_program_s_shards():
+    return folder("index", "shards/0/segment")
+
+
+def restart_with(name, told, *files):
+    """An output of ours in which a user keeps files: a restart would move them away."""
+
+    def make():
+        job = begun(name)
+        for file in files:
+            cli.write("%s/%s" % (name, file), "x")
+        job.args = ["-s", "job.restart=yes"]
+        return job
+
+    BROKEN.append((name, make, ['holds "%s", which is no file of an output' % told, "job.restart"]))
+
+
+restart_with("restart_notes", "notes.txt", "notes.txt", "zebra")
+restart_with("restart_hidden", ".git", ".git/HEAD")
+restart_with("restart_in_shards", "shards/mine.jsonl", "shards/mine.jsonl")
+restart_with("restart_exported", "pred", "pred/needle_1k.jsonl")
+
+
+@broken(NOT_OURS + '"results.csv"')
+def restart_of_another_folder():
+    job = folder("results", "results.csv")
+    job.args = ["-s", "job.restart=yes"]
+    return job
 
 
 def other_job(name, words, setting):
@@ -464,6 +518,22 @@ def what_run_does_check_allows():
         job.command("check").must(0)
         assert tree(job.output) == before
         job.run()
+
+
+@test
+def a_refused_run_leaves_nothing():
+    """What is only found when all is read is found behind the first look."""
+    far = tar_of(("big.bin", b"\0" * (300 << 20)), ("notes.txt", LINES))
+    path = cli.write("no-records.tar.zst", cli.zstd(far, "-1"))
+    for name, output in (("flat", "flat"), ("deep", "x/y/z")):
+        job = PromptJob(name, path, "input.members=*.jsonl")
+        output = os.path.join(cli.WORK, output)
+        for which in ("run", "plan"):
+            job.command(which, "-s", "job.output=" + output).must(2, "no record in the input")
+            assert not os.path.exists(output) and not os.path.exists(os.path.join(cli.WORK, "x"))
+        os.makedirs(output)
+        job.command("run", "-s", "job.output=" + output).must(2, "no record in the input")
+        assert os.listdir(output) == []
 
 
 @test
