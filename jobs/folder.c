@@ -481,7 +481,7 @@ typedef struct look {
 static fkv_status is_manifest(const char *path, bool *is, fkv_err *err)
 {
     static const char mark[] = "fairkv-manifest/";
-    char head[256];
+    char head[4096];
     ssize_t n;
     *is = false;
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);

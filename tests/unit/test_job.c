@@ -627,9 +627,9 @@ static char *identity(const char *text, const char *override)
 
 static void identity_changes_with_answers_only(void **state)
 {
-    static const char *const same[] = {"job.name=u",        "job.output=elsewhere",  "job.max_errors=3",
-                                       "job.grace=1",       "input.part=1/3",        "plan.mode=standard",
-                                       "plan.max_copies=1", "engine.backend=cpu",    "engine.devices=2",
+    static const char *const same[] = {"job.name=u",        "job.output=elsewhere",   "job.max_errors=3",
+                                       "job.grace=1",       "input.part=1/3",         "plan.mode=standard",
+                                       "plan.max_copies=1", "engine.backend=cpu",     "engine.devices=2",
                                        "job.restart=yes",   "engine.data_parallel=1", "job.max_errors=0.5%"};
     static const char *const different[] = {"job.seed=1",
                                             "job.limit=5",
