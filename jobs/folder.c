@@ -1,24 +1,19 @@
-/* The output folder as files: see folder.h. An fkv_folder owns its path and its
- * lock's descriptor. */
+/* The output folder as files: see folder.h. An fkv_folder owns its path and its lease. */
 #include "jobs/folder.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "jobs/shard.h"
+#include "jobs/folder_names.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
-
-enum { HOLDER_SIZE = 128 };
 
 char *fkv_folder_path(const fkv_folder *f, const char *file, bool per_part)
 {
@@ -32,34 +27,8 @@ char *fkv_folder_path(const fkv_folder *f, const char *file, bool per_part)
     return path;
 }
 
-/* Reads a decimal number without sign; NULL if there is none or it is too large. */
-static const char *read_number(const char *p, int64_t *out)
-{
-    int64_t v = 0;
-    if (*p < '0' || *p > '9') return NULL;
-    for (; *p >= '0' && *p <= '9'; p++) {
-        if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, *p - '0', &v)) return NULL;
-    }
-    *out = v;
-    return p;
-}
-
-/* Whether name is stem + suffix (part 0 of 1) or stem-IofN + suffix. */
-static bool read_part(const char *name, const char *stem, const char *suffix, int64_t *part, int64_t *n_parts)
-{
-    const size_t n_stem = strlen(stem);
-    if (strncmp(name, stem, n_stem) != 0) return false;
-    const char *p = name + n_stem;
-    *part = 0;
-    *n_parts = 1;
-    if (*p == '-') {
-        if (!(p = read_number(p + 1, part)) || strncmp(p, "of", 2) != 0) return false;
-        if (!(p = read_number(p + 2, n_parts)) || *n_parts < 2 || *part >= *n_parts) return false;
-    }
-    return strcmp(p, suffix) == 0;
-}
-
-/* Calls see for every name in a folder until it fails. A missing folder is empty. */
+/* Calls see for every name in a folder until it fails. A missing folder is empty. An NFS client's
+ * .nfs... stand for files that are removed already. */
 static fkv_status each_name(const char *path, fkv_status (*see)(void *ctx, const char *name, fkv_err *err),
                             void *ctx, fkv_err *err)
 {
@@ -74,141 +43,60 @@ static fkv_status each_name(const char *path, fkv_status (*see)(void *ctx, const
             if (errno) st = fkv_fail_errno(err, path, "read the folder");
             break;
         }
-        if (e->d_name[0] != '.' && (st = see(ctx, e->d_name, err))) break;
+        const char *name = e->d_name;
+        if (!strcmp(name, ".") || !strcmp(name, "..") || !strncmp(name, ".nfs", 4)) continue;
+        if ((st = see(ctx, name, err))) break;
     }
     closedir(dir);
     return st;
 }
 
-static void read_holder(const char *path, char out[HOLDER_SIZE])
+static fkv_status take_lease(fkv_folder *f, bool (*asked)(void), fkv_lease **lease, fkv_err *err)
 {
-    ssize_t n = 0;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd >= 0) {
-        n = read(fd, out, HOLDER_SIZE - 1);
-        close(fd);
-    }
-    out[n > 0 ? n : 0] = '\0';
-    out[strcspn(out, "\n")] = '\0';
-}
-
-/* Whether a process of that name may be running. */
-static bool is_alive(const char *host, long long pid)
-{
-    char here[64] = "?";
-    gethostname(here, sizeof here - 1);
-    return strcmp(host, here) != 0 || kill((pid_t)pid, 0) == 0 || errno != ESRCH;
-}
-
-static fkv_status busy(const fkv_folder *f, const char *lock, fkv_err *err)
-{
-    char holder[HOLDER_SIZE], host[HOLDER_SIZE];
-    long long pid;
-    bool known = false;
-    /* A run that has just taken the lock has yet to write who it is; until then the last
-     * one stands there, or nothing. */
-    for (int i = 0; i < 100 && !known; i++) {
-        const struct timespec pause = {0, 10L * 1000 * 1000};
-        if (i) nanosleep(&pause, NULL);
-        read_holder(lock, holder);
-        known = sscanf(holder, "%127s %lld", host, &pid) == 2 && is_alive(host, pid);
-    }
-    if (known)
-        return fkv_fail_at(err, FKV_E_BUSY, f->path, 0, NULL, "another run holds it: process %lld on host %s",
-                           pid, host);
-    return fkv_fail_at(err, FKV_E_BUSY, f->path, 0, NULL, "another run holds it");
-}
-
-/* Takes the lock of a file in the folder without waiting; *fd is -1 when another
- * process has it. The file behind the name may change while we wait for it (a
- * restart moves the folder), so it is looked at again with the lock in hand. */
-static fkv_status try_lock(const char *path, int *fd, fkv_err *err)
-{
-    for (;;) {
-        struct stat held = {0}, named = {0}; /* named stays so when there is none */
-        *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-        if (*fd < 0) return fkv_fail_errno(err, path, "open the lock");
-        int rc;
-        do {
-            rc = flock(*fd, LOCK_EX | LOCK_NB);
-        } while (rc && errno == EINTR);
-        if (rc) {
-            const int why = errno;
-            close(*fd);
-            *fd = -1;
-            if (why == EWOULDBLOCK) return FKV_OK;
-            errno = why;
-            return fkv_fail_errno(err, path, "flock");
-        }
-        const bool looked = fstat(*fd, &held) == 0 && (stat(path, &named) == 0 || errno == ENOENT);
-        if (!looked) {
-            const fkv_status st = fkv_fail_errno(err, path, "stat of the lock");
-            close(*fd);
-            *fd = -1;
-            return st;
-        }
-        if (held.st_ino == named.st_ino && held.st_dev == named.st_dev) return FKV_OK;
-        close(*fd);
-    }
-}
-
-static fkv_status write_holder(int fd, const char *path, fkv_err *err)
-{
-    char host[64] = "?", text[HOLDER_SIZE];
-    gethostname(host, sizeof host - 1);
-    const int n = snprintf(text, sizeof text, "%s %lld\n", host, (long long)getpid());
-    if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET) < 0) return fkv_fail_errno(err, path, "write the lock");
-    return fkv_write_all(fd, text, (size_t)n, path, err);
-}
-
-static fkv_status take_lock(fkv_folder *f, int *fd, fkv_err *err)
-{
-    fkv_status st;
-    *fd = -1;
-    char *shards = fkv_folder_path(f, "shards", false);
-    char *lock = fkv_folder_path(f, "lock", true);
-    if (!shards || !lock) {
-        st = fkv_fail_memory(err);
-        goto out;
-    }
-    if ((st = fkv_dir_make(shards, err))) goto out;
-    if ((st = try_lock(lock, fd, err))) goto out;
-    st = *fd < 0 ? busy(f, lock, err) : write_holder(*fd, lock, err);
-out:
-    if (st && *fd >= 0) {
-        close(*fd);
-        *fd = -1;
-    }
-    free(lock);
-    free(shards);
-    return st;
-}
-
-/* FKV_E_BUSY where another process holds the lock of that path. */
-static fkv_status check_lock(const fkv_folder *f, const char *lock, fkv_err *err)
-{
-    fkv_status st = FKV_OK;
-    const int fd = open(lock, O_RDONLY | O_CLOEXEC);
-    /* Shared, so that runs which look at the same time don't see each other. */
-    if (fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK) st = busy(f, lock, err);
-    if (fd >= 0) close(fd);
-    return st;
-}
-
-static fkv_status check_part_lock(void *ctx, const char *name, fkv_err *err)
-{
-    const fkv_folder *f = ctx;
-    int64_t part, n_parts;
-    if (!read_part(name, "lock", "", &part, &n_parts) || n_parts == 1) return FKV_OK;
-    char *path = fkv_path_join(f->path, name);
+    char *path = fkv_folder_path(f, "lock", true);
     if (!path) return fkv_fail_memory(err);
-    const fkv_status st = check_lock(f, path, err);
+    fkv_status st = fkv_dir_make(f->path, err);
+    if (!st) st = fkv_lease_take(path, f->path, false, asked, lease, err);
     free(path);
     return st;
 }
 
-/* Renames the folder, whose lock is held, to a name that is not taken. */
-static fkv_status move_aside(const fkv_folder *f, fkv_err *err)
+fkv_status fkv_folder_still_ours(const fkv_folder *f, fkv_err *err)
+{
+    const fkv_status st = f->lease ? fkv_lease_check(f->lease, err) : FKV_OK;
+    return st || !f->inner ? st : fkv_lease_check(f->inner, err);
+}
+
+fkv_status fkv_folder_glance(const fkv_folder *f, fkv_err *err)
+{
+    return f->lease ? fkv_lease_glance(f->lease, err) : FKV_OK;
+}
+
+bool fkv_folder_after_silence(const fkv_folder *f)
+{
+    return f->lease && fkv_lease_after_silence(f->lease);
+}
+
+typedef struct lease_search {
+    const fkv_folder *f;
+    bool (*asked)(void);
+} lease_search;
+
+/* Fails where another part's run holds its lease. */
+static fkv_status check_part_lease(void *ctx, const char *name, fkv_err *err)
+{
+    const lease_search *s = ctx;
+    int64_t part, n_parts;
+    if (!fkv_name_is_part(name, "lock", "", &part, &n_parts) || n_parts == 1) return FKV_OK;
+    char *path = fkv_path_join(s->f->path, name);
+    if (!path) return fkv_fail_memory(err);
+    const fkv_status st = fkv_lease_look(path, s->f->path, s->asked, err);
+    free(path);
+    return st;
+}
+
+/* Renames the folder, whose lease is held, to a name that is not taken, *moved_to. */
+static fkv_status move_aside(const fkv_folder *f, char **moved_to, fkv_err *err)
 {
     char when[32];
     struct tm tm;
@@ -229,7 +117,8 @@ static fkv_status move_aside(const fkv_folder *f, fkv_err *err)
         } else if (!taken && errno != ENOTEMPTY && errno != EEXIST) {
             st = fkv_fail_errno(err, f->path, "move it to %s", to);
         }
-        free(to);
+        *moved_to = moved ? to : NULL;
+        if (!moved) free(to);
         if (st || moved) return st;
     }
     return fkv_fail_at(err, FKV_E_SYSTEM, f->path, 0, NULL, "no free name to move it to");
@@ -239,14 +128,7 @@ static fkv_status move_aside(const fkv_folder *f, fkv_err *err)
 static bool own_shard(const fkv_folder *f, const char *name, const char *suffix)
 {
     int64_t index;
-    char want[FKV_SHARD_NAME_SIZE];
-    if (strncmp(name, "shard-", 6) != 0) return false;
-    const char *rest = read_number(name + 6, &index);
-    if (!rest || index % f->n_parts != f->part) return false;
-    fkv_shard_name(index, want);
-    const char *base = strrchr(want, '/') + 1;
-    const size_t n = strlen(base);
-    return strlen(name) > n - 1 && memcmp(name, base, n) == 0 && strcmp(name + n, suffix) == 0;
+    return fkv_name_is_shard(name, suffix, &index) && index % f->n_parts == f->part;
 }
 
 typedef struct shard_search {
@@ -285,25 +167,86 @@ fkv_status fkv_folder_is_old(const fkv_folder *f, bool *old, fkv_err *err)
     return st;
 }
 
-static fkv_status restart_folder(fkv_folder *f, fkv_err *err)
+/* Keeps the first in byte order of the names that are not ours: *first. */
+static fkv_status keep_first(char **first, const char *name, fkv_err *err)
+{
+    if (*first && strcmp(*first, name) <= 0) return FKV_OK;
+    free(*first);
+    return (*first = strdup(name)) ? FKV_OK : fkv_fail_memory(err);
+}
+
+static fkv_status find_foreign(void *ctx, const char *name, fkv_err *err)
+{
+    return fkv_name_is_ours(name) ? FKV_OK : keep_first(ctx, name, err);
+}
+
+static fkv_status find_foreign_shard(void *ctx, const char *name, fkv_err *err)
+{
+    int64_t index;
+    if (fkv_name_is_shard(name, "", &index) || fkv_name_is_shard(name, ".tmp", &index)) return FKV_OK;
+    char *path = fkv_path_join("shards", name);
+    const fkv_status st = path ? keep_first(ctx, path, err) : fkv_fail_memory(err);
+    free(path);
+    return st;
+}
+
+/* What a restart moves aside must be all ours. */
+static fkv_status check_all_ours(const fkv_folder *f, fkv_err *err)
+{
+    char *foreign = NULL, *shards = fkv_folder_path(f, "shards", false);
+    fkv_status st = shards ? each_name(f->path, find_foreign, &foreign, err) : fkv_fail_memory(err);
+    if (!st) st = each_name(shards, find_foreign_shard, &foreign, err);
+    if (!st && foreign)
+        st = fkv_fail_at(err, FKV_E_INPUT, f->path, 0, NULL,
+                         "holds \"%.100s\", which is no file of an output: job.restart would move it away; "
+                         "take it out of the folder first",
+                         foreign);
+    free(foreign);
+    free(shards);
+    return st;
+}
+
+static fkv_status remove_lease(void *ctx, const char *name, fkv_err *err)
+{
+    if (!fkv_name_is_lease(name) && !fkv_lease_is_leaving(name)) return FKV_OK;
+    char *path = fkv_path_join(ctx, name);
+    if (!path) return fkv_fail_memory(err);
+    unlink(path);
+    free(path);
+    return FKV_OK;
+}
+
+static fkv_status restart_folder(fkv_folder *f, bool (*asked)(void), fkv_err *err)
 {
     bool old;
-    int fresh = -1;
+    fkv_lease *fresh = NULL;
+    lease_search search = {f, asked};
+    char *to = NULL, *lock = NULL;
     fkv_status st = fkv_folder_is_old(f, &old, err);
     if (st || !old) return st;
-    if ((st = each_name(f->path, check_part_lock, f, err))) return st;
-    if ((st = move_aside(f, err))) return st;
-    /* The old lock is given up only when the new folder's is held. */
-    if ((st = take_lock(f, &fresh, err))) return st;
-    close(f->lock_fd);
-    f->lock_fd = fresh;
-    return FKV_OK;
+    if ((st = check_all_ours(f, err))) return st;
+    if ((st = each_name(f->path, check_part_lease, &search, err))) return st;
+    if ((st = move_aside(f, &to, err))) goto out;
+    /* The old lease is given up only when the new folder's is held; killed runs may have left others. */
+    if (!(lock = fkv_path_join(to, "lock"))) {
+        st = fkv_fail_memory(err);
+        goto out;
+    }
+    if ((st = fkv_lease_moved(f->lease, lock, err))) goto out;
+    if ((st = take_lease(f, asked, &fresh, err))) goto out;
+    fkv_lease_release(f->lease);
+    f->lease = fresh;
+    st = each_name(to, remove_lease, to, err);
+out:
+    free(lock);
+    free(to);
+    return st;
 }
 
 fkv_status fkv_folder_name(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
                            fkv_err *err)
 {
-    *f = (fkv_folder){.part = part, .n_parts = n_parts < 1 ? 1 : n_parts, .lock_fd = -1};
+    *f = (fkv_folder){.part = part, .n_parts = n_parts < 1 ? 1 : n_parts};
     if (!path || !path[0]) return fkv_fail_at(err, FKV_E_INPUT, NULL, 0, "job.output", "is empty");
     if (restart && f->n_parts > 1)
         return fkv_fail_at(err, FKV_E_INPUT, path, 0, "job.restart",
@@ -314,21 +257,82 @@ fkv_status fkv_folder_name(fkv_folder *f, const char *path, int64_t part, int64_
     return FKV_OK;
 }
 
+/* The topmost folder of a path that is not there yet; NULL: all are. */
+static fkv_status first_missing(const char *path, char **missing, fkv_err *err)
+{
+    *missing = NULL;
+    char *at = strdup(path);
+    struct stat sb;
+    while (at && lstat(at, &sb) && errno == ENOENT) {
+        char *up = fkv_path_dir(at);
+        free(*missing);
+        *missing = at;
+        const bool top = up && strcmp(up, at) == 0;
+        at = up;
+        if (top) break;
+    }
+    const fkv_status st = at ? FKV_OK : fkv_fail_memory(err);
+    free(at);
+    return st;
+}
+
 fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
-                           fkv_err *err)
+                           bool (*asked)(void), fkv_err *err)
 {
     fkv_status st = fkv_folder_name(f, path, part, n_parts, restart, err);
-    if (!st) st = take_lock(f, &f->lock_fd, err);
-    if (!st && restart) st = restart_folder(f, err);
+    /* Nothing is put into a folder of others, not even a lease. */
+    if (!st) st = fkv_folder_check_ours(f, err);
+    if (!st) st = first_missing(f->path, &f->made, err);
+    if (!st) st = take_lease(f, asked, &f->lease, err);
+    if (!st && restart) st = restart_folder(f, asked, err);
     if (st) fkv_folder_close(f);
     return st;
 }
 
+/* Removes the folders that open made, as far as they are empty. */
+static void remove_made(const fkv_folder *f)
+{
+    char *at = strdup(f->path);
+    while (at && rmdir(at) == 0 && strcmp(at, f->made) != 0) {
+        char *up = fkv_path_dir(at);
+        free(at);
+        at = up;
+    }
+    free(at);
+}
+
 void fkv_folder_close(fkv_folder *f)
 {
-    if (f->path && f->lock_fd >= 0) close(f->lock_fd);
+    fkv_lease_release(f->lease);
+    if (f->made) remove_made(f);
+    free(f->made);
     free(f->path);
-    *f = (fkv_folder){.n_parts = 1, .lock_fd = -1};
+    *f = (fkv_folder){.n_parts = 1};
+}
+
+static fkv_status remove_ours(void *ctx, const char *name, fkv_err *err)
+{
+    int64_t part, n_parts;
+    if (!fkv_name_is_ours(name) || fkv_name_is_lease(name) ||
+        fkv_name_is_part(name, "manifest", ".json", &part, &n_parts))
+        return FKV_OK;
+    char *path = fkv_path_join(ctx, name);
+    if (!path) return fkv_fail_memory(err);
+    if (strcmp(name, "shards") != 0)
+        unlink(path);
+    else
+        rmdir(path);
+    free(path);
+    return FKV_OK;
+}
+
+void fkv_folder_discard(fkv_folder *f)
+{
+    char *manifest = fkv_folder_path(f, "manifest.json", true);
+    if (manifest && f->lease && !fkv_lease_check(f->lease, NULL) &&
+        !each_name(f->path, remove_ours, f->path, NULL))
+        unlink(manifest);
+    free(manifest);
 }
 
 /* Whether files can be made in the folder of that path. */
@@ -383,48 +387,55 @@ static fkv_status check_path(const fkv_folder *f, bool restart, bool *old, fkv_e
     return check_above(f, "can't be moved aside", err);
 }
 
-fkv_status fkv_folder_check(const char *path, int64_t part, int64_t n_parts, bool restart, fkv_err *err)
+fkv_status fkv_folder_check(const char *path, int64_t part, int64_t n_parts, bool restart,
+                            bool (*asked)(void), fkv_err *err)
 {
     fkv_folder f;
+    lease_search search = {&f, asked};
     char *lock = NULL;
     bool old = false;
     fkv_status st = fkv_folder_name(&f, path, part, n_parts, restart, err);
     if (!st && !(lock = fkv_folder_path(&f, "lock", true))) st = fkv_fail_memory(err);
     if (!st) st = check_path(&f, restart, &old, err);
-    if (!st) st = check_lock(&f, lock, err);
-    if (!st && restart) st = each_name(f.path, check_part_lock, &f, err);
     if (!st && !old) st = fkv_folder_check_ours(&f, err);
+    if (!st) st = fkv_lease_look(lock, f.path, asked, err);
+    if (!st && restart) st = each_name(f.path, check_part_lease, &search, err);
+    if (!st && old) st = check_all_ours(&f, err);
     free(lock);
     fkv_folder_close(&f);
     return st;
 }
 
-/* Whether we make files of that name before the manifest, which is the first that says whose
- * the folder is. */
-static bool is_before_manifest(const char *name)
-{
-    int64_t part, n_parts;
-    return !strcmp(name, "shards") || !strcmp(name, "lock") || !strncmp(name, "lock-", 5) ||
-           read_part(name, "manifest", ".json.tmp", &part, &n_parts);
-}
+typedef struct stranger_search {
+    const fkv_folder *f;
+    char *first;
+} stranger_search;
 
-/* Keeps the first stranger in byte order. */
+/* Keeps the first name that is neither a lease nor what taking one leaves, nor a manifest that was
+ * being written: the manifest is the first file that says whose the folder is. */
 static fkv_status find_stranger(void *ctx, const char *name, fkv_err *err)
 {
-    char **first = ctx;
-    if (is_before_manifest(name) || (*first && strcmp(*first, name) <= 0)) return FKV_OK;
-    free(*first);
-    return (*first = strdup(name)) ? FKV_OK : fkv_fail_memory(err);
+    stranger_search *s = ctx;
+    int64_t part, n_parts;
+    bool is = false;
+    if (fkv_lease_is_leaving(name) || fkv_name_is_part(name, "manifest", ".json.tmp", &part, &n_parts))
+        return FKV_OK;
+    if (!fkv_name_is_lease(name)) return keep_first(&s->first, name, err);
+    char *path = fkv_path_join(s->f->path, name);
+    if (!path) return fkv_fail_memory(err);
+    const fkv_status st = fkv_lease_is_one(path, &is, err);
+    free(path);
+    return st || is ? st : keep_first(&s->first, name, err);
 }
 
 static fkv_status check_strangers(const fkv_folder *f, fkv_err *err)
 {
-    char *stranger = NULL;
-    fkv_status st = each_name(f->path, find_stranger, &stranger, err);
-    if (stranger && !st)
+    stranger_search s = {f, NULL};
+    fkv_status st = each_name(f->path, find_stranger, &s, err);
+    if (s.first && !st)
         st = fkv_fail_at(err, FKV_E_INPUT, f->path, 0, NULL,
-                         "is neither empty nor an output of ours: it holds \"%.100s\"", stranger);
-    free(stranger);
+                         "is neither empty nor an output of ours: it holds \"%.100s\"", s.first);
+    free(s.first);
     return st;
 }
 
@@ -438,15 +449,27 @@ fkv_status fkv_folder_check_no_shards(const fkv_folder *f, fkv_err *err)
                        "job.output)");
 }
 
-fkv_status fkv_folder_check_ours(const fkv_folder *f, fkv_err *err)
+static fkv_status has_manifest(const fkv_folder *f, bool *has, fkv_err *err)
 {
     fkv_folder_peers peers = {0};
-    fkv_status st = fkv_folder_look(f, &peers, err);
-    const bool ours = peers.any_manifest;
+    const fkv_status st = fkv_folder_look(f, &peers, err);
+    *has = peers.any_manifest;
     fkv_folder_peers_free(&peers);
+    return st;
+}
+
+fkv_status fkv_folder_check_ours(const fkv_folder *f, fkv_err *err)
+{
+    bool ours, now;
+    fkv_err foreign = {0}, ignored = {0};
+    fkv_status st = has_manifest(f, &ours, err);
     if (st || ours) return st;
-    st = fkv_folder_check_no_shards(f, err);
-    return st ? st : check_strangers(f, err);
+    st = fkv_folder_check_no_shards(f, &foreign);
+    if (!st) st = check_strangers(f, &foreign);
+    /* A run that has just begun may have written files since; its manifest was the first of them. */
+    if (st == FKV_E_INPUT && !has_manifest(f, &now, &ignored) && now) return FKV_OK;
+    if (st) *err = foreign;
+    return st;
 }
 
 typedef struct look {
@@ -454,19 +477,44 @@ typedef struct look {
     fkv_folder_peers *peers;
 } look;
 
+/* Whether a file begins as a manifest of ours does: another program's may have that name. */
+static fkv_status is_manifest(const char *path, bool *is, fkv_err *err)
+{
+    static const char mark[] = "fairkv-manifest/";
+    char head[4096];
+    ssize_t n;
+    *is = false;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return errno == ENOENT ? FKV_OK : fkv_fail_errno(err, path, "open");
+    do {
+        n = read(fd, head, sizeof head);
+    } while (n < 0 && errno == EINTR);
+    const fkv_status st = n < 0 && errno != EISDIR ? fkv_fail_errno(err, path, "read") : FKV_OK;
+    *is = n > 0 && memmem(head, (size_t)n, mark, sizeof mark - 1);
+    close(fd);
+    return st;
+}
+
 static fkv_status look_at(void *ctx, const char *name, fkv_err *err)
 {
     look *l = ctx;
     int64_t part, n_parts;
-    if (!read_part(name, "manifest", ".json", &part, &n_parts)) return FKV_OK;
+    bool is;
+    if (!fkv_name_is_part(name, "manifest", ".json", &part, &n_parts)) return FKV_OK;
+    char *path = fkv_path_join(l->f->path, name);
+    const fkv_status st = path ? is_manifest(path, &is, err) : fkv_fail_memory(err);
+    if (st || !is) goto out;
     l->peers->any_manifest = true;
-    if (part == l->f->part && n_parts == l->f->n_parts) return FKV_OK;
+    if (part == l->f->part && n_parts == l->f->n_parts) goto out;
     const bool mixed = n_parts != l->f->n_parts;
-    if (l->peers->peer && !mixed) return FKV_OK;
+    if (l->peers->peer && !mixed) goto out;
     free(l->peers->peer);
     l->peers->mixed = mixed;
-    l->peers->peer = fkv_path_join(l->f->path, name);
-    return l->peers->peer ? FKV_OK : fkv_fail_memory(err);
+    l->peers->peer = path;
+    path = NULL;
+out:
+    free(path);
+    return st;
 }
 
 fkv_status fkv_folder_look(const fkv_folder *f, fkv_folder_peers *peers, fkv_err *err)
@@ -511,12 +559,8 @@ static fkv_status sweep_file(const fkv_folder *f, const char *file, bool per_par
 fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err)
 {
     static const char *const own[] = {"manifest.json", "journal", "stats.json", "metrics.prom"};
-    static const char *const shared[] = {"job.ini", "profile.json", "plan.json", "report.html"};
     fkv_status st = FKV_OK;
     for (size_t i = 0; !st && i < sizeof own / sizeof *own; i++) st = sweep_file(f, own[i], true, err);
-    /* Another part may be writing these right now. */
-    for (size_t i = 0; !st && f->n_parts == 1 && i < sizeof shared / sizeof *shared; i++)
-        st = sweep_file(f, shared[i], false, err);
     char *shards = fkv_folder_path(f, "shards", false);
     if (!st && !shards) st = fkv_fail_memory(err);
     if (!st) st = each_name(shards, sweep_shard, (void *)f, err);
@@ -524,27 +568,27 @@ fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err)
     return st;
 }
 
-fkv_status fkv_folder_with_lock(const fkv_folder *f, const char *what, bool (*asked)(void),
+/* Removes what a killed run left of the file that is made under lock-<what>. */
+static fkv_status sweep_shared(const fkv_folder *f, const char *what, fkv_err *err)
+{
+    static const char *const made[][2] = {
+        {"job", "job.ini"}, {"profile", "profile.json"}, {"plan", "plan.json"}};
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++) {
+        if (!strcmp(what, made[i][0])) return sweep_file(f, made[i][1], false, err);
+    }
+    return FKV_OK;
+}
+
+fkv_status fkv_folder_with_lock(fkv_folder *f, const char *what, bool (*asked)(void),
                                 fkv_status (*make)(void *ctx, fkv_err *err), void *ctx, fkv_err *err)
 {
-    fkv_status st;
-    int fd = -1;
-    bool told = false;
     char *path = NULL;
     if (asprintf(&path, "%s/lock-%s", f->path, what) < 0) return fkv_fail_memory(err);
-    for (;;) {
-        if ((st = try_lock(path, &fd, err)) || fd >= 0) break;
-        if (!told) fkv_log("waiting: another process holds %s", path);
-        told = true;
-        if (asked && asked()) {
-            st = fkv_fail(err, FKV_E_INTERRUPTED, "stopped while waiting for %s", path);
-            break;
-        }
-        const struct timespec pause = {0, 50L * 1000 * 1000};
-        nanosleep(&pause, NULL);
-    }
+    fkv_status st = fkv_lease_take(path, f->path, true, asked, &f->inner, err);
+    if (!st) st = sweep_shared(f, what, err);
     if (!st) st = make(ctx, err);
-    if (fd >= 0) close(fd);
+    fkv_lease_release(f->inner);
+    f->inner = NULL;
     free(path);
     return st;
 }

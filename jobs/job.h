@@ -65,8 +65,9 @@ typedef struct fkv_job {
         char *name;
         char *output; /* folder */
         uint64_t seed;
-        int64_t limit;      /* first records of the input; 0: all */
-        int64_t max_errors; /* 0: never stop early */
+        int64_t limit;             /* first records of the input; 0: all */
+        int64_t max_errors;        /* 0: never stop early, or max_errors_percent */
+        double max_errors_percent; /* of the finished records; 0: max_errors */
         bool retry_errors;
         bool restart;
         int64_t grace_s;
@@ -144,7 +145,7 @@ fkv_status fkv_job_write_ini(const fkv_job *job, fkv_buf *out, fkv_err *err);
 
 /* A JSON object {"section.key": "value", ...} of the keys that can change
  * answers or the shards' bytes, in table order. Files (prompts, archives, ...)
- * stand as name, size and hash of their ends, the model as its files' ends;
+ * stand as size and hash of their ends, wherever they lie, the model as its files' ends;
  * "auto" ranks and slots stand as auto, so the caller pins what it chose. Two runs may share an output folder
  * only if these are equal. */
 fkv_status fkv_job_write_identity(const fkv_job *job, fkv_buf *out, fkv_err *err);

@@ -20,6 +20,7 @@ typedef enum fkv_key_type {
     FKV_KEY_CHOICE,   /* enum: index in choices */
     FKV_KEY_FLAG,     /* bool: index in choices */
     FKV_KEY_BUDGET,   /* tokens, or a percentage */
+    FKV_KEY_ERRORS,   /* a number of records, or a percentage */
     FKV_KEY_PART,     /* "i/n" */
     FKV_KEY_ARCHIVES, /* glob patterns of files */
     FKV_KEY_MEMBERS,  /* fkv_words: patterns of member names, one at least */
@@ -33,9 +34,8 @@ typedef enum fkv_key_type {
 typedef enum fkv_key_identity {
     FKV_ID_NO,    /* can't change a row's bytes, or someone else pins what it leads to */
     FKV_ID_VALUE, /* by its value */
-    FKV_ID_FILE,  /* by the file's base name, size and the hash of its ends; a word that is no path by itself
-                   */
-    FKV_ID_FILES, /* the same for input.archives, by the names that stand in the rows */
+    FKV_ID_FILE,  /* by the file's size and the hash of its ends; a word that is no path by itself */
+    FKV_ID_FILES, /* the same for input.archives, in any order */
     FKV_ID_MODEL  /* by the ends of the files that make the model */
 } fkv_key_identity;
 

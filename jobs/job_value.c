@@ -123,21 +123,21 @@ static fkv_status parse_seed(const fkv_key *key, const char *text, const fkv_pla
     return FKV_OK;
 }
 
-static fkv_status parse_budget(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
-                               fkv_err *err)
+/* A whole number, or a percentage; the other one of both is 0. */
+static fkv_status parse_share(const fkv_key *key, const char *text, const fkv_place *place, int64_t *whole,
+                              double *percent, fkv_err *err)
 {
     char number[32];
     const size_t n = strlen(text);
-    job->profile.budget = 0;
-    job->profile.budget_percent = 0;
-    if (n == 0 || text[n - 1] != '%') return parse_whole(key, text, place, &job->profile.budget, err);
+    *whole = 0;
+    *percent = 0;
+    if (n == 0 || text[n - 1] != '%') return parse_whole(key, text, place, whole, err);
     size_t digits = n - 1;
     while (digits && fkv_is_blank(text[digits - 1])) digits--;
     if (digits < sizeof number) {
         snprintf(number, sizeof number, "%.*s", (int)digits, text);
-        if (real_number(number, &job->profile.budget_percent)) {
-            const double x = job->profile.budget_percent;
-            if (x > 0 && x <= 100) return FKV_OK;
+        if (real_number(number, percent)) {
+            if (*percent > 0 && *percent <= 100) return FKV_OK;
             return fkv_key_fail(key, place, err, "%s is not more than 0%% and at most 100%%", text);
         }
     }
@@ -229,7 +229,12 @@ fkv_status fkv_key_parse(const fkv_key *key, const char *text, const fkv_place *
     case FKV_KEY_AUTO: st = parse_whole(key, one, place, at, err); break;
     case FKV_KEY_SEED: st = parse_seed(key, one, place, at, err); break;
     case FKV_KEY_REAL: st = parse_real(key, one, place, at, err); break;
-    case FKV_KEY_BUDGET: st = parse_budget(key, one, place, job, err); break;
+    case FKV_KEY_BUDGET:
+        st = parse_share(key, one, place, &job->profile.budget, &job->profile.budget_percent, err);
+        break;
+    case FKV_KEY_ERRORS:
+        st = parse_share(key, one, place, &job->job.max_errors, &job->job.max_errors_percent, err);
+        break;
     case FKV_KEY_PART: st = parse_part(key, one, place, job, err); break;
     case FKV_KEY_DATE: st = parse_date(key, one, place, at, err); break;
     case FKV_KEY_OBJECT:
@@ -267,11 +272,17 @@ static fkv_status print_choice(const fkv_key *key, int choice, fkv_buf *out, fkv
     return fkv_buf_append(out, word, n, err);
 }
 
+static fkv_status print_share(int64_t whole, double percent, fkv_buf *out, fkv_err *err)
+{
+    if (percent <= 0) return fkv_buf_printf(out, err, "%lld", (long long)whole);
+    const fkv_status st = print_real(percent, out, err);
+    return st ? st : fkv_buf_puts(out, "%", err);
+}
+
 fkv_status fkv_key_print(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
 {
     const void *at = (const char *)job + key->offset;
     int choice = 0;
-    fkv_status st;
     switch (key->type) {
     case FKV_KEY_TEXT:
     case FKV_KEY_FILE:
@@ -287,11 +298,8 @@ fkv_status fkv_key_print(const fkv_key *key, const fkv_job *job, fkv_buf *out, f
     case FKV_KEY_SIZE: return fkv_buf_printf(out, err, "%lld", (long long)*(const int64_t *)at);
     case FKV_KEY_SEED: return fkv_buf_printf(out, err, "%llu", (unsigned long long)*(const uint64_t *)at);
     case FKV_KEY_REAL: return print_real(*(const double *)at, out, err);
-    case FKV_KEY_BUDGET:
-        if (job->profile.budget_percent <= 0)
-            return fkv_buf_printf(out, err, "%lld", (long long)job->profile.budget);
-        st = print_real(job->profile.budget_percent, out, err);
-        return st ? st : fkv_buf_puts(out, "%", err);
+    case FKV_KEY_BUDGET: return print_share(job->profile.budget, job->profile.budget_percent, out, err);
+    case FKV_KEY_ERRORS: return print_share(job->job.max_errors, job->job.max_errors_percent, out, err);
     case FKV_KEY_PART:
         return fkv_buf_printf(out, err, "%lld/%lld", (long long)job->input.part,
                               (long long)job->input.n_parts);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "jobs/job_keys.h"
+#include "jobs/known_archives.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 #include "runner/base/json.h"
@@ -227,8 +228,8 @@ fkv_status fkv_job_write_ini(const fkv_job *job, fkv_buf *out, fkv_err *err)
     return st;
 }
 
-/* "name:size:hash" of a file's ends. */
-static fkv_status put_file_identity(const char *name, const char *path, fkv_buf *out, fkv_err *err)
+/* "size:hash" of a file's ends. */
+static fkv_status put_file_identity(const char *path, fkv_buf *out, fkv_err *err)
 {
     char hex[17];
     uint64_t hash;
@@ -237,26 +238,15 @@ static fkv_status put_file_identity(const char *name, const char *path, fkv_buf 
     fkv_hash_hex(hash, hex);
     const int64_t size = fkv_file_size(path);
     if (size < 0) return fkv_fail_errno(err, path, "stat");
-    return fkv_buf_printf(out, err, "%s:%lld:%s", name, (long long)size, hex);
+    return fkv_buf_printf(out, err, "%lld:%s", (long long)size, hex);
 }
 
-/* More files than a message can show stand as their number and one hash. */
 static fkv_status put_archives_identity(const fkv_job *job, fkv_buf *out, fkv_err *err)
 {
-    enum { SHOWN = 4 };
-    fkv_buf all = {0};
-    fkv_status st = FKV_OK;
-    for (size_t i = 0; !st && i < job->input.n_files; i++) {
-        if (i) st = fkv_buf_puts(&all, " ", err);
-        if (!st) st = put_file_identity(job->input.files[i].name, job->input.files[i].path, &all, err);
-    }
-    if (!st && job->input.n_files <= SHOWN && all.len) st = fkv_buf_append(out, all.data, all.len, err);
-    if (!st && job->input.n_files > SHOWN) {
-        char hex[17];
-        fkv_hash_hex(fkv_hash(all.data, all.len, 0), hex);
-        st = fkv_buf_printf(out, err, "%zu files:%s", job->input.n_files, hex);
-    }
-    fkv_buf_free(&all);
+    json_t *list;
+    fkv_status st = fkv_known_archives_make(job, &list, err);
+    if (!st) st = fkv_known_archives_identity(list, out, err);
+    json_decref(list);
     return st;
 }
 
@@ -298,7 +288,10 @@ static fkv_status add_model_file(const char *dir, const char *name, bool require
     char *path = fkv_path_join(dir, name);
     if (!path) return fkv_fail_memory(err);
     fkv_status st = FKV_OK;
-    if (required || fkv_file_exists(path)) st = put_file_identity(name, path, all, err);
+    if (required || fkv_file_exists(path)) {
+        st = fkv_buf_printf(all, err, "%s:", name);
+        if (!st) st = put_file_identity(path, all, err);
+    }
     if (!st) st = fkv_buf_puts(all, "\n", err);
     free(path);
     return st;
@@ -336,8 +329,7 @@ static fkv_status put_identity(const fkv_key *key, const fkv_job *job, fkv_buf *
         const char *path = *(char *const *)at_of(key, job);
         if (!path) return FKV_OK;
         if (!fkv_key_is_path(key, path)) return fkv_buf_puts(out, path, err);
-        const char *slash = strrchr(path, '/');
-        return put_file_identity(slash ? slash + 1 : path, path, out, err);
+        return put_file_identity(path, out, err);
     }
     if (!is_words(key)) return put_one(key, job, out, err);
     const fkv_words *words = at_of(key, job);

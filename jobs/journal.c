@@ -489,6 +489,11 @@ fkv_status fkv_journal_compact(fkv_journal *j, bool all, fkv_err *err)
 {
     const int64_t dead = j->end - FILE_HEADER - j->live_bytes;
     if (dead == 0 || (!all && (dead <= COMPACT_MIN_BYTES || dead <= j->live_bytes))) return FKV_OK;
+    return fkv_journal_renew(j, err);
+}
+
+fkv_status fkv_journal_renew(fkv_journal *j, fkv_err *err)
+{
     if (j->broken) return fkv_fail_at(err, FKV_E_SYSTEM, j->path, 0, NULL, "an earlier write failed");
     fkv_status st = FKV_OK;
     int64_t end = 0;

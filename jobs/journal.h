@@ -75,6 +75,9 @@ void fkv_journal_filter(fkv_journal *journal, bool (*keep)(void *ctx, const fkv_
  * than a byte for each byte forgotten), or when all is set. */
 fkv_status fkv_journal_compact(fkv_journal *journal, bool all, fkv_err *err);
 
+/* Rewrites the file whatever is in it: who has the old one open writes into the void from now on. */
+fkv_status fkv_journal_renew(fkv_journal *journal, fkv_err *err);
+
 fkv_status fkv_journal_sync(fkv_journal *journal, fkv_err *err);
 /* Seconds since the oldest entry that is not synced was added; 0: none. */
 double fkv_journal_unsynced_s(const fkv_journal *journal);

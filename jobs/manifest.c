@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "jobs/known_archives.h"
 #include "jobs/shard.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
@@ -43,6 +44,7 @@ void fkv_manifest_free(fkv_manifest *m)
     free(m->shards);
     json_decref(m->identity);
     json_decref(m->run);
+    json_decref(m->archives);
     *m = (fkv_manifest){.records = -1};
 }
 
@@ -155,6 +157,15 @@ static fkv_status load_run(const json_t *doc, const char *path, fkv_manifest *m,
     return FKV_OK;
 }
 
+static fkv_status load_archives(const json_t *doc, const char *path, fkv_manifest *m, fkv_err *err)
+{
+    json_t *list = json_object_get(doc, "archives");
+    if (!list) return FKV_OK;
+    const fkv_status st = fkv_known_archives_check(list, path, err);
+    if (!st) m->archives = json_incref(list);
+    return st;
+}
+
 fkv_status fkv_manifest_load(const char *path, fkv_manifest *m, fkv_err *err)
 {
     json_t *doc = NULL;
@@ -179,6 +190,7 @@ fkv_status fkv_manifest_load(const char *path, fkv_manifest *m, fkv_err *err)
     }
     st = load_object(doc, "identity", path, &m->identity, err);
     if (!st) st = load_run(doc, path, m, err);
+    if (!st) st = load_archives(doc, path, m, err);
     if (!st) st = fkv_json_i64(doc, "records_per_shard", 1, INT64_MAX, path, &m->records_per_shard, err);
     if (!st) st = fkv_json_bool_or(doc, "complete", false, path, &m->complete, err);
     if (!st) st = fkv_json_i64_or(doc, "records", 0, INT64_MAX, -1, path, &m->records, err);
@@ -230,6 +242,8 @@ fkv_status fkv_manifest_save(const fkv_manifest *m, const char *path, size_t *by
     if (!st) st = put_json(&b, m->identity, err);
     if (!st) st = fkv_buf_puts(&b, ",\n\"run\":", err);
     if (!st) st = put_json(&b, m->run, err);
+    if (!st && m->archives) st = fkv_buf_puts(&b, ",\n\"archives\":", err);
+    if (!st && m->archives) st = put_json(&b, m->archives, err);
     if (!st)
         st = fkv_buf_printf(&b, err, ",\n\"records_per_shard\":%lld,\"complete\":%s,\"records\":",
                             (long long)m->records_per_shard, m->complete ? "true" : "false");
@@ -253,10 +267,10 @@ static fkv_status describe(const json_t *v, fkv_buf *b, fkv_err *err)
 {
     fkv_buf_clear(b);
     if (!v) return fkv_buf_puts(b, "not there", err);
-    if (json_is_string(v)) return fkv_buf_printf(b, err, "\"%.150s\"", json_string_value(v));
+    if (json_is_string(v)) return fkv_buf_printf(b, err, "\"%.250s\"", json_string_value(v));
     fkv_buf text = {0};
     fkv_status st = put_json(&text, v, err);
-    if (!st) st = fkv_buf_printf(b, err, "%.150s", text.data);
+    if (!st) st = fkv_buf_printf(b, err, "%.250s", text.data);
     fkv_buf_free(&text);
     return st;
 }
@@ -275,25 +289,84 @@ static fkv_status differs(const char *folder, const char *key, const json_t *old
     return st;
 }
 
+/* The archives of two jobs, by the names that people know them under. */
+static fkv_status archives_differ(const fkv_manifest *theirs, const fkv_manifest *ours, const char *folder,
+                                  const char *key, fkv_err *err)
+{
+    fkv_buf a = {0}, b = {0};
+    json_t *old = NULL, *now = NULL;
+    fkv_status st = fkv_known_archives_describe(theirs->archives, &a, err);
+    if (!st) st = fkv_known_archives_describe(ours->archives, &b, err);
+    if (!st && (!(old = json_string(a.data ? a.data : "")) || !(now = json_string(b.data ? b.data : ""))))
+        st = fkv_fail_memory(err);
+    if (!st) st = differs(folder, key, old, now, err);
+    json_decref(old);
+    json_decref(now);
+    fkv_buf_free(&a);
+    fkv_buf_free(&b);
+    return st;
+}
+
+/* Calls see with an error for every key in which two jobs differ, until it says that that is enough. */
+static void each_change(const fkv_manifest *theirs, const fkv_manifest *ours, const char *folder,
+                        bool (*see)(void *ctx, const fkv_err *change), void *ctx)
+{
+    const char *key;
+    json_t *now, *old;
+    json_object_foreach(ours->identity, key, now)
+    {
+        fkv_err change = {0};
+        old = json_object_get(theirs->identity, key);
+        if (old && json_equal(old, now)) continue;
+        if (!strcmp(key, "input.archives") && theirs->archives && ours->archives)
+            archives_differ(theirs, ours, folder, key, &change);
+        else
+            differs(folder, key, old, now, &change);
+        if (!see(ctx, &change)) return;
+    }
+    json_object_foreach(theirs->identity, key, old)
+    {
+        fkv_err change = {0};
+        if (json_object_get(ours->identity, key)) continue;
+        differs(folder, key, old, NULL, &change);
+        if (!see(ctx, &change)) return;
+    }
+    if (theirs->records_per_shard != ours->records_per_shard &&
+        json_equal(json_object_get(theirs->identity, "output.records_per_shard"),
+                   json_object_get(ours->identity, "output.records_per_shard"))) {
+        fkv_err change = {0};
+        fkv_fail_at(&change, FKV_E_INPUT, folder, 0, NULL,
+                    "made by a different job: output.records_per_shard was %lld, is now %lld %s",
+                    (long long)theirs->records_per_shard, (long long)ours->records_per_shard, REMEDY);
+        see(ctx, &change);
+    }
+}
+
+static bool take_first(void *ctx, const fkv_err *change)
+{
+    *(fkv_err *)ctx = *change;
+    return false;
+}
+
+static bool add_change(void *ctx, const fkv_err *change)
+{
+    fkv_errs_add(ctx, change);
+    return true;
+}
+
 fkv_status fkv_manifest_same_job(const fkv_manifest *theirs, const fkv_manifest *ours, const char *folder,
                                  fkv_err *err)
 {
-    const char *key;
-    json_t *value;
-    json_object_foreach(ours->identity, key, value)
-    {
-        const json_t *old = json_object_get(theirs->identity, key);
-        if (!old || !json_equal(old, value)) return differs(folder, key, old, value, err);
-    }
-    json_object_foreach(theirs->identity, key, value)
-    {
-        if (!json_object_get(ours->identity, key)) return differs(folder, key, value, NULL, err);
-    }
-    if (theirs->records_per_shard != ours->records_per_shard)
-        return fkv_fail_at(err, FKV_E_INPUT, folder, 0, NULL,
-                           "made by a different job: output.records_per_shard was %lld, is now %lld %s",
-                           (long long)theirs->records_per_shard, (long long)ours->records_per_shard, REMEDY);
-    return FKV_OK;
+    fkv_err first = {0};
+    each_change(theirs, ours, folder, take_first, &first);
+    if (first.status && err && !err->status) *err = first;
+    return first.status;
+}
+
+void fkv_manifest_changes(const fkv_manifest *theirs, const fkv_manifest *ours, const char *folder,
+                          fkv_errs *errs)
+{
+    each_change(theirs, ours, folder, add_change, errs);
 }
 
 fkv_status fkv_manifest_hash(const fkv_manifest *m, uint64_t *hash, fkv_err *err)

@@ -1,11 +1,12 @@
 /* The manifest: which shards there are, and which job they belong to.
  *
  *   {"format":"fairkv-manifest/2","job":"longbench-qa","identity":{"job.seed":"0",...},
- *    "run":{"plan":"9f..."},"records_per_shard":1000,"complete":false,"records":null,"errors":3,
+ *    "run":{"plan":"9f..."},"archives":[{"name":"a.zip","size":123,"xxh3":"..."}],
+ *    "records_per_shard":1000,"complete":false,"records":null,"errors":3,
  *    "shards":[
  *   {"file":"shards/shard-000000.jsonl.zst","first":0,"count":1000,"errors":3,"bytes":81234,"xxh3":"..."},
  *    ...]}
- * "records" is the number of records of the whole input once known, "xxh3" the
+ * "records" is the number of records of the whole input once it is known, "xxh3" the
  * 64-bit XXH3 of the file. Nothing in it is trusted before it is checked.
  *
  * In memory 48 bytes a shard; a file of about 130 bytes a shard that is always
@@ -36,6 +37,7 @@ typedef struct fkv_manifest {
     char *job;
     json_t *identity; /* object */
     json_t *run;      /* object of strings */
+    json_t *archives; /* known_archives.h; NULL: not known */
     int64_t records_per_shard;
     bool complete;
     int64_t records;            /* -1: not known yet */
@@ -56,6 +58,9 @@ void fkv_manifest_free(fkv_manifest *m);
 /* FKV_E_INPUT naming the first key in which the folder's job differs from ours. */
 fkv_status fkv_manifest_same_job(const fkv_manifest *theirs, const fkv_manifest *ours, const char *folder,
                                  fkv_err *err);
+/* The same, but every key in which they differ is an error in errs. */
+void fkv_manifest_changes(const fkv_manifest *theirs, const fkv_manifest *ours, const char *folder,
+                          fkv_errs *errs);
 /* Hash of the identity, for the journal. */
 fkv_status fkv_manifest_hash(const fkv_manifest *m, uint64_t *hash, fkv_err *err);
 

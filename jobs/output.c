@@ -1,6 +1,6 @@
-/* The output folder: see output.h. Owns the folder's lock, the journal and the
+/* The output folder: see output.h. Owns the folder's lease, the journal and the
  * manifest. Not for: file formats (journal.c, manifest.c, shard.c), names and
- * locks (folder.c).
+ * leases (folder.c).
  *
  * One mutex guards the state. Only the thread that adds rows changes it, so that
  * thread may read it without; a shard is compressed that way, while others go on
@@ -15,6 +15,7 @@
 
 #include "jobs/folder.h"
 #include "jobs/journal.h"
+#include "jobs/known_archives.h"
 #include "jobs/manifest.h"
 #include "jobs/row.h"
 #include "jobs/shard.h"
@@ -36,7 +37,10 @@ struct fkv_output {
     bool has_mutex;
     bool (*asked)(void); /* to stop; or NULL */
     bool looking;        /* nothing is written */
+    fkv_errs *changes;   /* looking: gets every key and pin that differs */
+    bool other_job;      /* looking: the folder's is another one */
     bool anew;           /* what an earlier run left counts for nothing */
+    bool began;          /* this run made the first manifest */
     int64_t per_shard;
     int level;
     bool retry_errors;
@@ -63,7 +67,8 @@ static int64_t shard_end(const fkv_output *o, int64_t index)
 
 static fkv_status save_manifest(fkv_output *o, fkv_err *err)
 {
-    fkv_status st = fkv_manifest_save(&o->manifest, o->manifest_path, &o->manifest_bytes, err);
+    fkv_status st = fkv_folder_still_ours(&o->folder, err);
+    if (!st) st = fkv_manifest_save(&o->manifest, o->manifest_path, &o->manifest_bytes, err);
     if (st) return st;
     o->unsaved = false;
     o->unsaved_bytes = 0;
@@ -84,7 +89,9 @@ static fkv_status save_manifest_if_due(fkv_output *o, fkv_err *err)
  * leave that file when the manifest on disk names their shard. */
 static fkv_status compact_if_saved(fkv_output *o, fkv_err *err)
 {
-    return o->unsaved ? FKV_OK : fkv_journal_compact(o->journal, o->manifest.complete, err);
+    if (o->unsaved) return FKV_OK;
+    const fkv_status st = fkv_folder_still_ours(&o->folder, err);
+    return st ? st : fkv_journal_compact(o->journal, o->manifest.complete, err);
 }
 
 /* Writes n journalled rows as shard file path. */
@@ -103,6 +110,7 @@ static fkv_status write_shard(const fkv_output *o, const char *path, const fkv_j
         st = fkv_journal_read(o->journal, &entries[i], &row, err);
         if (!st) st = fkv_shard_writer_add(writer, row.data, row.len, err);
     }
+    if (!st) st = fkv_folder_still_ours(&o->folder, err);
     if (!st) st = fkv_shard_writer_commit(writer, &shard->bytes, &shard->xxh3, err);
     fkv_shard_writer_close(writer);
     fkv_buf_free(&row);
@@ -182,7 +190,18 @@ static fkv_status check_shards(const fkv_output *o, fkv_err *err)
     return FKV_OK;
 }
 
-static fkv_status check_peer(const fkv_output *o, const fkv_folder_peers *peers, fkv_err *err)
+/* Whether the folder's job is ours; one that only looks notes all that differs and goes on. */
+static fkv_status compare(fkv_output *o, const fkv_manifest *theirs, fkv_err *err)
+{
+    if (!o->looking) return fkv_manifest_same_job(theirs, &o->manifest, o->folder.path, err);
+    const int before = o->changes->n;
+    fkv_manifest_changes(theirs, &o->manifest, o->folder.path, o->changes);
+    if (o->changes->n > before) o->other_job = true;
+    return FKV_OK;
+}
+
+/* Parts take the names of archives from the first of them. */
+static fkv_status check_peer(fkv_output *o, const fkv_folder_peers *peers, fkv_err *err)
 {
     fkv_manifest peer;
     if (!peers->peer) return FKV_OK;
@@ -191,7 +210,11 @@ static fkv_status check_peer(const fkv_output *o, const fkv_folder_peers *peers,
                            "the output was begun in another number of parts: it has %s",
                            strrchr(peers->peer, '/') ? strrchr(peers->peer, '/') + 1 : peers->peer);
     fkv_status st = fkv_manifest_load(peers->peer, &peer, err);
-    if (!st) st = fkv_manifest_same_job(&peer, &o->manifest, o->folder.path, err);
+    if (!st) st = compare(o, &peer, err);
+    if (!st && peer.archives) {
+        json_decref(o->manifest.archives);
+        o->manifest.archives = json_incref(peer.archives);
+    }
     fkv_manifest_free(&peer);
     return st;
 }
@@ -225,7 +248,7 @@ static fkv_status load_manifest(fkv_output *o, fkv_err *err)
         o->anew = true;
         return o->looking ? FKV_OK : save_manifest(o, err);
     }
-    if (!st) st = fkv_manifest_same_job(&old, &o->manifest, o->folder.path, err);
+    if (!st && !o->other_job) st = compare(o, &old, err);
     if (st) {
         fkv_manifest_free(&old);
         return st;
@@ -235,14 +258,28 @@ static fkv_status load_manifest(fkv_output *o, fkv_err *err)
     const int64_t size = fkv_file_size(o->manifest_path);
     if (size < 0) return fkv_fail_errno(err, o->manifest_path, "stat");
     o->manifest_bytes = (size_t)size;
-    return check_shards(o, err);
+    return o->other_job ? FKV_OK : check_shards(o, err);
 }
 
 static fkv_status new_manifest(fkv_output *o, fkv_err *err)
 {
     fkv_status st = fkv_folder_check_no_shards(&o->folder, err);
     if (!st) st = fkv_folder_check_ours(&o->folder, err);
-    return st || o->looking ? st : save_manifest(o, err);
+    if (st || o->looking) return st;
+    o->began = true;
+    return save_manifest(o, err);
+}
+
+/* What comes behind the manifest, which is the first file of an output. */
+static fkv_status make_the_rest(fkv_output *o, fkv_err *err)
+{
+    char *ini = fkv_folder_path(&o->folder, "job.ini", false);
+    char *shards = fkv_folder_path(&o->folder, "shards", false);
+    fkv_status st = ini && shards ? fkv_dir_make(shards, err) : fkv_fail_memory(err);
+    if (!st) st = fkv_file_replace(ini, o->job_ini.data ? o->job_ini.data : "", o->job_ini.len, err);
+    free(shards);
+    free(ini);
+    return st;
 }
 
 /* Under lock-job, so that parts that start together see each other's manifest
@@ -251,7 +288,6 @@ static fkv_status settle_job(void *ctx, fkv_err *err)
 {
     fkv_output *o = ctx;
     fkv_folder_peers peers = {0};
-    char *ini = NULL;
     fkv_status st = fkv_folder_look(&o->folder, &peers, err);
     if (!st) st = check_peer(o, &peers, err);
     const bool missing = !st && fkv_file_size(o->manifest_path) < 0;
@@ -259,11 +295,7 @@ static fkv_status settle_job(void *ctx, fkv_err *err)
         st = fkv_fail_errno(err, o->manifest_path, "stat");
     else if (!st)
         st = missing ? new_manifest(o, err) : load_manifest(o, err);
-    if (st || o->looking) goto out;
-    if (!(ini = fkv_folder_path(&o->folder, "job.ini", false))) st = fkv_fail_memory(err);
-    if (!st) st = fkv_file_replace(ini, o->job_ini.data ? o->job_ini.data : "", o->job_ini.len, err);
-out:
-    free(ini);
+    if (!st && !o->looking) st = make_the_rest(o, err);
     fkv_folder_peers_free(&peers);
     return st;
 }
@@ -284,9 +316,11 @@ static fkv_status load_journal(fkv_output *o, fkv_err *err)
     if (!path) return fkv_fail_memory(err);
     fkv_status st = fkv_manifest_hash(&o->manifest, &identity, err);
     if (!st && o->looking)
-        st = fkv_journal_look(o->anew ? NULL : path, identity, &o->journal, err);
+        st = fkv_journal_look(o->anew || o->other_job ? NULL : path, identity, &o->journal, err);
     else if (!st)
         st = fkv_journal_open(path, identity, &o->journal, &dropped, err);
+    /* One that was only silent may wake up and write on; then into a file that has no name any more. */
+    if (!st && fkv_folder_after_silence(&o->folder)) st = fkv_journal_renew(o->journal, err);
     if (!st && dropped)
         fkv_log("%s: dropped %lld bytes that the last run was writing when it stopped", path,
                 (long long)dropped);
@@ -383,11 +417,14 @@ static fkv_status commit_full_shards(fkv_output *o, fkv_err *err)
 static fkv_status prepare(fkv_output *o, const fkv_job *job, fkv_err *err)
 {
     fkv_buf identity = {0};
+    fkv_job again = *job; /* which resumes */
+    again.job.restart = false;
     fkv_status st = fkv_job_write_identity(job, &identity, err);
-    if (!st) st = fkv_job_write_ini(job, &o->job_ini, err);
+    if (!st) st = fkv_job_write_ini(&again, &o->job_ini, err);
     if (!st)
         st = fkv_manifest_init(&o->manifest, job->job.name, identity.data ? identity.data : "", identity.len,
                                o->per_shard, err);
+    if (!st) st = fkv_known_archives_make(job, &o->manifest.archives, err);
     fkv_buf_free(&identity);
     return st;
 }
@@ -398,8 +435,8 @@ static fkv_status load_folder(fkv_output *o, fkv_err *err)
     fkv_status st = o->looking ? settle_job(o, err) : fkv_folder_sweep(&o->folder, err);
     if (!st && !o->looking) st = fkv_folder_with_lock(&o->folder, "job", o->asked, settle_job, o, err);
     if (!st) st = load_journal(o, err);
-    if (!st) st = reopen_shards_with_errors(o, err);
-    if (st) return st;
+    if (st || o->other_job) return st;
+    if ((st = reopen_shards_with_errors(o, err))) return st;
     o->resumed = o->manifest.n_rows + (int64_t)fkv_journal_count(o->journal);
     o->saved_at = fkv_seconds();
     if (o->looking) return FKV_OK;
@@ -407,9 +444,10 @@ static fkv_status load_folder(fkv_output *o, fkv_err *err)
     return st ? st : compact_if_saved(o, err);
 }
 
-fkv_status fkv_output_check(const fkv_job *job, fkv_err *err)
+fkv_status fkv_output_check(const fkv_job *job, bool (*asked)(void), fkv_err *err)
 {
-    return fkv_folder_check(job->job.output, job->input.part, job->input.n_parts, job->job.restart, err);
+    return fkv_folder_check(job->job.output, job->input.part, job->input.n_parts, job->job.restart, asked,
+                            err);
 }
 
 /* The folder as it is; behind what a restart would move aside there is none. */
@@ -423,51 +461,81 @@ static fkv_status look_at_folder(fkv_output *o, const fkv_job *job, fkv_err *err
     return st ? st : load_folder(o, err);
 }
 
-static fkv_status open_output(const fkv_job *job, bool looking, fkv_output **output, fkv_err *err)
+static fkv_status new_output(const fkv_job *job, fkv_output **output, fkv_err *err)
 {
-    fkv_status st;
-    *output = NULL;
-    fkv_output *o = fkv_calloc(1, sizeof *o);
+    fkv_output *o = *output = fkv_calloc(1, sizeof *o);
     if (!o) return fkv_fail_memory(err);
-    o->folder.lock_fd = -1;
-    o->looking = looking;
     o->per_shard = job->output.records_per_shard;
     o->level = (int)job->output.compression_level;
     o->retry_errors = job->job.retry_errors;
-    if (o->per_shard < 1) {
-        st = fkv_fail_at(err, FKV_E_INPUT, NULL, 0, "output.records_per_shard", "must be at least 1");
-        goto out;
-    }
-    if (pthread_mutex_init(&o->mutex, NULL)) {
-        st = fkv_fail_memory(err);
-        goto out;
-    }
+    if (o->per_shard < 1)
+        return fkv_fail_at(err, FKV_E_INPUT, NULL, 0, "output.records_per_shard", "must be at least 1");
+    if (pthread_mutex_init(&o->mutex, NULL)) return fkv_fail_memory(err);
     o->has_mutex = true;
-    if ((st = prepare(o, job, err))) goto out;
-    if (looking) {
-        st = look_at_folder(o, job, err);
-        goto out;
-    }
-    st = fkv_folder_open(&o->folder, job->job.output, job->input.part, job->input.n_parts, job->job.restart,
-                         err);
-    if (!st) st = load_folder(o, err);
-out:
-    if (st) {
+    return prepare(o, job, err);
+}
+
+static fkv_status end_open(fkv_output *o, fkv_status st, fkv_output **output)
+{
+    *output = st ? NULL : o;
+    if (st == FKV_E_INPUT)
+        fkv_output_close_refused(o);
+    else if (st)
         fkv_output_close(o);
-        o = NULL;
-    }
-    *output = o;
     return st;
 }
 
-fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err)
+fkv_status fkv_output_open(const fkv_job *job, bool (*asked)(void), fkv_output **output, fkv_err *err)
 {
-    return open_output(job, false, output, err);
+    fkv_output *o;
+    fkv_status st = new_output(job, &o, err);
+    if (!st) o->asked = asked;
+    if (!st)
+        st = fkv_folder_open(&o->folder, job->job.output, job->input.part, job->input.n_parts,
+                             job->job.restart, asked, err);
+    if (!st) st = load_folder(o, err);
+    return end_open(o, st, output);
 }
 
-fkv_status fkv_output_look(const fkv_job *job, fkv_output **output, fkv_err *err)
+fkv_status fkv_output_look(const fkv_job *job, fkv_errs *errs, fkv_output **output, fkv_err *err)
 {
-    return open_output(job, true, output, err);
+    fkv_output *o;
+    fkv_status st = new_output(job, &o, err);
+    if (o) o->looking = true;
+    if (o) o->changes = errs;
+    if (!st) st = look_at_folder(o, job, err);
+    return end_open(o, st, output);
+}
+
+fkv_status fkv_output_name_archives(const fkv_output *o, fkv_job *job, fkv_err *err)
+{
+    json_t *now;
+    if (!o->manifest.archives) return FKV_OK;
+    fkv_status st = fkv_known_archives_make(job, &now, err);
+    if (!st) st = fkv_known_archives_apply(o->manifest.archives, now, job, err);
+    json_decref(now);
+    return st;
+}
+
+/* Whether this run began the output, and nothing in it is worth keeping. */
+static bool is_refuse(const fkv_output *o)
+{
+    if (!o->began || o->folder.n_parts > 1 || o->manifest.n_rows > 0) return false;
+    if (o->journal && fkv_journal_count(o->journal) > 0) return false;
+    char *profile = fkv_folder_path(&o->folder, "profile.json", false);
+    const bool kept = !profile || fkv_file_exists(profile);
+    free(profile);
+    return !kept;
+}
+
+void fkv_output_close_refused(fkv_output *o)
+{
+    if (o && is_refuse(o)) {
+        fkv_journal_close(o->journal);
+        o->journal = NULL;
+        fkv_folder_discard(&o->folder);
+    }
+    fkv_output_close(o);
 }
 
 void fkv_output_close(fkv_output *o)
@@ -478,8 +546,9 @@ void fkv_output_close(fkv_output *o)
     if (o->journal && !o->looking && fkv_journal_sync(o->journal, &err))
         fkv_log("%s: journal: %s", o->folder.path, err.message);
     /* A finish that failed is the next run's: it must not come true behind the error. */
-    if (o->journal && o->unsaved && !o->manifest.complete && save_manifest(o, &err))
-        fkv_log("%s: manifest: %s", o->folder.path, err.message);
+    const bool save = o->journal && o->unsaved && !o->manifest.complete;
+    const fkv_status st = save ? save_manifest(o, &err) : FKV_OK;
+    if (st && st != FKV_E_BUSY) fkv_log("%s: manifest: %s", o->folder.path, err.message);
     fkv_journal_close(o->journal);
     fkv_manifest_free(&o->manifest);
     fkv_buf_free(&o->job_ini);
@@ -521,8 +590,9 @@ static fkv_status add_locked(fkv_output *o, int64_t ordinal, const char *row, si
 {
     if (o->manifest.complete || has_row(o, ordinal))
         return fkv_fail(err, FKV_E_SYSTEM, "internal error: record %lld finished twice", (long long)ordinal);
-    fkv_status st =
-        fkv_journal_add(o->journal, ordinal, row, n, is_error, prompt_tokens, completion_tokens, err);
+    fkv_status st = fkv_folder_glance(&o->folder, err);
+    if (!st)
+        st = fkv_journal_add(o->journal, ordinal, row, n, is_error, prompt_tokens, completion_tokens, err);
     if (st) return st;
     o->prompt_tokens += prompt_tokens;
     o->completion_tokens += completion_tokens;
@@ -597,15 +667,27 @@ fkv_status fkv_output_finish(fkv_output *o, int64_t n_records, fkv_err *err)
     return st;
 }
 
+fkv_status fkv_output_set_ended(fkv_output *o, int64_t n_records, fkv_err *err)
+{
+    pthread_mutex_lock(&o->mutex);
+    o->manifest.records = n_records;
+    o->unsaved = true;
+    const fkv_status st = save_manifest(o, err);
+    pthread_mutex_unlock(&o->mutex);
+    return st;
+}
+
 void fkv_output_totals_get(fkv_output *o, fkv_output_totals *totals)
 {
     pthread_mutex_lock(&o->mutex);
+    const int64_t rows = o->manifest.n_rows + (int64_t)fkv_journal_count(o->journal);
     *totals = (fkv_output_totals){
-        .records = o->manifest.n_rows + (int64_t)fkv_journal_count(o->journal),
+        .records = rows,
         .resumed = o->resumed,
         .errors = o->manifest.n_errors + fkv_journal_errors(o->journal),
         .prompt_tokens = o->prompt_tokens,
         .completion_tokens = o->completion_tokens,
+        .ended = o->manifest.records >= 0 && rows == owned_records(o, o->manifest.records),
         .complete = o->manifest.complete && !o->unsaved,
     };
     pthread_mutex_unlock(&o->mutex);
@@ -614,10 +696,16 @@ void fkv_output_totals_get(fkv_output *o, fkv_output_totals *totals)
 fkv_status fkv_output_pin(fkv_output *o, const char *key, const char *value, fkv_err *err)
 {
     bool changed;
+    fkv_err differs = {0};
     pthread_mutex_lock(&o->mutex);
-    fkv_status st = fkv_manifest_pin(&o->manifest, o->folder.path, key, value, &changed, err);
-    if (!st && changed && !o->looking) st = save_manifest(o, err);
+    fkv_status st = fkv_manifest_pin(&o->manifest, o->folder.path, key, value, &changed, &differs);
+    if (!st && changed && !o->looking) st = save_manifest(o, &differs);
     pthread_mutex_unlock(&o->mutex);
+    if (st == FKV_E_INPUT && o->looking) {
+        fkv_errs_add(o->changes, &differs);
+        return FKV_OK;
+    }
+    if (st && err && !err->status) *err = differs;
     return st;
 }
 
@@ -632,7 +720,7 @@ fkv_status fkv_output_with_lock(fkv_output *o, const char *what, fkv_status (*ma
     return fkv_folder_with_lock(&o->folder, what, o->asked, make, ctx, err);
 }
 
-void fkv_output_stop_when(fkv_output *o, bool (*asked)(void))
+fkv_status fkv_output_still_ours(const fkv_output *o, fkv_err *err)
 {
-    o->asked = asked;
+    return fkv_folder_still_ours(&o->folder, err);
 }

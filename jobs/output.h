@@ -8,8 +8,11 @@
  * them. Shard, then manifest: a crash in between repeats records, which the
  * resume detects; the other order loses them.
  *
+ * A process that was stopped for a minute may find that another one has taken its place: add, finish
+ * and pin are FKV_E_BUSY then, and nothing that others read is changed any more.
+ *
  * Thread use: one thread calls fkv_output_add; another may call the rest. An output
- * owns the folder's lock, journal and manifest, and borrows nothing. Not for: making rows
+ * owns the folder's lease, journal and manifest, and borrows nothing. Not for: making rows
  * (row.h), and what is in the files (FORMATS.md).
  */
 #ifndef FKV_JOBS_OUTPUT_H
@@ -25,30 +28,37 @@ typedef struct fkv_output_totals {
     int64_t errors;            /* of them, error rows */
     int64_t prompt_tokens;     /* of this run */
     int64_t completion_tokens; /* of this run */
+    bool ended;                /* all records of the input have their row, as an earlier run found */
     bool complete;             /* the job is finished; right after open: by an earlier run */
 } fkv_output_totals;
 
-/* Makes the folder, takes the lock (FKV_E_BUSY names the holder), moves an old
+/* Makes the folder, takes the lease (FKV_E_BUSY names the holder), moves an old
  * output aside for job.restart, compares the identity (fkv_job_write_identity)
  * with the manifest's (FKV_E_INPUT names the first key that differs, old and
- * new value), writes job.ini, loads manifest and journal (a torn tail of the
- * journal is dropped; an entry damaged before the tail is an error naming it),
- * deletes its own stray *.tmp, and writes a manifest if there is none. With
+ * new value), writes a manifest if there is none, then job.ini, loads manifest and
+ * journal (a torn tail of the journal is dropped; an entry damaged before the tail is an
+ * error naming it), and deletes its own stray *.tmp. With
  * job.retry_errors error rows are needed again, also those in shards: such a
  * shard's rows go back to the journal and it is made again. Parts of one run agree
- * on the identity and on n of i/n (FKV_E_INPUT). After a failure *output is NULL and the
- * lock is given up. */
-fkv_status fkv_output_open(const fkv_job *job, fkv_output **output, fkv_err *err);
+ * on the identity and on n of i/n (FKV_E_INPUT). asked (or NULL) says that the process should
+ * stop: waits end with FKV_E_INTERRUPTED then, here and in with_lock. After a failure *output
+ * is NULL and the lease is given up. */
+fkv_status fkv_output_open(const fkv_job *job, bool (*asked)(void), fkv_output **output, fkv_err *err);
 
 /* Whether open could have the job's folder, before anything of the job is read: FKV_E_BUSY
  * names the run that holds it now, FKV_E_SYSTEM: it can't be made, FKV_E_INPUT: it holds what
  * is not ours. Makes nothing. */
-fkv_status fkv_output_check(const fkv_job *job, fkv_err *err);
+fkv_status fkv_output_check(const fkv_job *job, bool (*asked)(void), fkv_err *err);
 
-/* open without making or changing anything: fails where open would, for another job's rows or
- * damage. Afterwards only pin (which compares, and keeps nothing), pinned, path, totals_get
- * and close may be called. */
-fkv_status fkv_output_look(const fkv_job *job, fkv_output **output, fkv_err *err);
+/* open without making or changing anything: fails where open would, for damage; every key in which the
+ * folder's job differs is an error in errs, and so is every later pin that does. Afterwards only pin
+ * (which keeps nothing, and succeeds), pinned, path, totals_get and close may be called. errs outlives
+ * the output. */
+fkv_status fkv_output_look(const fkv_job *job, fkv_errs *errs, fkv_output **output, fkv_err *err);
+
+/* Gives the job's archives the order and the names that they had in the run that began the output: they are
+ * known by their content, wherever they lie now. To be called before they are read for rows. */
+fkv_status fkv_output_name_archives(const fkv_output *output, fkv_job *job, fkv_err *err);
 
 /* Path of a file of the folder; per_part: with the part's number where there are parts
  * ("stats.json" -> "OUT/stats.json", or "OUT/stats-1of3.json"). malloc'd; NULL: no memory. */
@@ -64,6 +74,10 @@ bool fkv_output_needs(const fkv_output *output, int64_t ordinal);
  * failure the rows added before are safe, and the run should end. */
 fkv_status fkv_output_add(fkv_output *output, int64_t ordinal, const char *row, size_t n, bool is_error,
                           int64_t prompt_tokens, int64_t completion_tokens, fkv_err *err);
+
+/* All of the n_records of the input have their rows, but the job is not finished (job.max_errors): the next
+ * open says so in its totals. */
+fkv_status fkv_output_set_ended(fkv_output *output, int64_t n_records, fkv_err *err);
 
 /* Syncs the journal (call every 5 s, and before an exit with code 75). */
 fkv_status fkv_output_sync(fkv_output *output, fkv_err *err);
@@ -83,18 +97,20 @@ fkv_status fkv_output_pin(fkv_output *output, const char *key, const char *value
 /* What an earlier run pinned; NULL: nothing. Borrowed until the next pin. */
 const char *fkv_output_pinned(const fkv_output *output, const char *key);
 
-/* Syncs and frees; gives the lock up. NULL is fine. */
+/* Syncs and frees; gives the lease up. NULL is fine. */
 void fkv_output_close(fkv_output *output);
+/* close for a run that was refused: where this run began the output and left neither a row nor a profile,
+ * its files go too. The log is closed before. */
+void fkv_output_close_refused(fkv_output *output);
 
 /* Whose output it is, for labels. name is borrowed. */
 void fkv_output_who(const fkv_output *output, const char **name, int64_t *part, int64_t *n_parts);
 
-/* Runs make under an exclusive lock on the folder's file name "lock-<what>", so
- * that of several parts one makes profile or plan and the others wait, then load.
- * fkv_output_stop_when can end the wait (FKV_E_INTERRUPTED). */
+/* Runs make while this process alone holds the lease "lock-<what>" of the folder, so
+ * that of several parts one makes profile or plan and the others wait, then load. */
 fkv_status fkv_output_with_lock(fkv_output *output, const char *what,
                                 fkv_status (*make)(void *ctx, fkv_err *err), void *ctx, fkv_err *err);
-/* Waits from now on give up when asked says that the process should stop. */
-void fkv_output_stop_when(fkv_output *output, bool (*asked)(void));
+/* FKV_E_BUSY: another run has taken the folder over. For who writes shared files into it. */
+fkv_status fkv_output_still_ours(const fkv_output *output, fkv_err *err);
 
 #endif

@@ -64,8 +64,8 @@ int fkv_cmd_plan(int argc, char **argv)
     if (code >= 0) goto out;
     fkv_setup_log_sharing(&setup);
     fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;
-    if (!st) st = fkv_output_open(setup.job, &output, &err);
-    if (!st) fkv_output_stop_when(output, fkv_interrupt_asked);
+    if (!st) st = fkv_output_open(setup.job, fkv_interrupt_asked, &output, &err);
+    if (!st) st = fkv_output_name_archives(output, setup.job, &err);
     if (!st) st = fkv_planning_make(&setup, output, &engine, &planning, &err);
     if (!st) st = explain(&setup, &planning, svg, &err);
     if (!st && !(stats = fkv_output_path(output, "stats.json", true))) st = fkv_fail_memory(&err);
@@ -77,7 +77,10 @@ int fkv_cmd_plan(int argc, char **argv)
         fkv_report_error(&err);
     fkv_engine_close(engine);
     fkv_planning_free(&planning);
-    fkv_output_close(output);
+    if (st == FKV_E_INPUT)
+        fkv_output_close_refused(output);
+    else
+        fkv_output_close(output);
     free(stats);
 out:
     fkv_setup_close(&setup);

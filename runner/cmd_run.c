@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include "engine/measure/measure.h"
+#include "jobs/error_limit.h"
 #include "jobs/stats.h"
 #include "runner/base/clock.h"
 #include "runner/base/log.h"
@@ -26,6 +27,7 @@ typedef struct run {
     fkv_planning planning;
     fkv_stream_seen seen;
     double load_seconds, stream_seconds, start;
+    bool refused; /* the job can't be done as it is */
 } run;
 
 /* ru_maxrss outlives exec on Linux: it would count the memory of the process that
@@ -123,6 +125,18 @@ static fkv_status load(run *r, fkv_err *err)
     return st;
 }
 
+/* All records are done: a share of errors counts now, however few they are. */
+static fkv_status check_errors(run *r, int64_t n_input, fkv_err *err)
+{
+    fkv_output_totals t;
+    fkv_err more = {0};
+    fkv_output_totals_get(r->output, &t);
+    const fkv_status st = fkv_error_limit_check(r->setup.job, t.records, t.errors, true, false, err);
+    const fkv_status saved = st ? fkv_output_set_ended(r->output, n_input, &more) : FKV_OK;
+    if (saved) *err = more;
+    return saved ? saved : st;
+}
+
 static fkv_status run_job(run *r, fkv_err *err)
 {
     fkv_setup_log_sharing(&r->setup);
@@ -146,9 +160,11 @@ static fkv_status run_job(run *r, fkv_err *err)
     r->stream_seconds = fkv_seconds() - t;
     /* The manifest says last that the job is finished, after which no run comes back to
      * what is missing. */
+    if (!st) st = check_errors(r, r->seen.n_records, err);
+    if (!st) st = fkv_output_still_ours(r->output, err);
     if (!st) st = write_stats(r, true, err);
     if (!st) st = fkv_output_finish(r->output, r->seen.n_records, err);
-    if (st) {
+    if (st && st != FKV_E_BUSY) { /* the files of an output that another run has are that run's */
         fkv_output_totals totals;
         fkv_err ignored = {0};
         fkv_output_sync(r->output, &ignored);
@@ -174,9 +190,9 @@ static int start(run *r)
     char *log_path = NULL;
     int code;
     fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;
-    if (!st) st = fkv_output_open(r->setup.job, &r->output, &err);
-    if (!st) fkv_output_stop_when(r->output, fkv_interrupt_asked);
+    if (!st) st = fkv_output_open(r->setup.job, fkv_interrupt_asked, &r->output, &err);
     if (!st) fkv_hold("output", 0, NULL, NULL);
+    if (!st) st = fkv_output_name_archives(r->output, r->setup.job, &err);
     if (!st && !(log_path = fkv_output_path(r->output, "log", true))) st = fkv_fail_memory(&err);
     if (!st) st = fkv_log_open(log_path, &err);
     if (!st) {
@@ -195,6 +211,7 @@ static int start(run *r)
     else if (st)
         fkv_report_error(&err);
     code = st ? fkv_exit_code(st) : finished_code(r->output);
+    r->refused = st == FKV_E_INPUT;
 out:
     free(log_path);
     return code;
@@ -214,7 +231,12 @@ int fkv_cmd_run(int argc, char **argv)
         fkv_trace_close(r.trace);
         fkv_engine_close(r.engine);
         fkv_planning_free(&r.planning);
-        fkv_output_close(r.output);
+        /* The log is one of the files that a refused run takes back. */
+        if (r.refused) fkv_log_close();
+        if (r.refused)
+            fkv_output_close_refused(r.output);
+        else
+            fkv_output_close(r.output);
     }
     fkv_setup_close(&r.setup);
     fkv_log_close();

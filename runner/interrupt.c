@@ -27,11 +27,15 @@ static void on_signal(int sig)
 
 fkv_status fkv_interrupt_install(fkv_err *err)
 {
-    const int signals[] = {SIGTERM, SIGINT, SIGUSR1};
-    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    const int signals[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGHUP, SIGXCPU};
+    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, before;
     sigemptyset(&sa.sa_mask);
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+        /* Under nohup a run outlives its terminal. */
+        if (signals[i] == SIGHUP && !sigaction(SIGHUP, NULL, &before) && before.sa_handler == SIG_IGN)
+            continue;
         if (sigaction(signals[i], &sa, NULL)) return fkv_fail_errno(err, NULL, "signal handler");
+    }
     signal(SIGPIPE, SIG_IGN);
     return FKV_OK;
 }

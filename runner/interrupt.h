@@ -1,5 +1,5 @@
-/* Signals. SIGTERM, SIGINT and SIGUSR1 ask the run to stop: it starts no more
- * records and has job.grace seconds to finish what is in flight. A second SIGINT
+/* Signals. SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGXCPU and SIGHUP (unless nohup has it ignored) ask the run to
+ * stop: it starts no more records and has job.grace seconds to finish what is in flight. A second SIGINT
  * leaves at once with exit code 75; what was journalled is safe.
  *
  * The handler sets flags and nothing else; whoever works asks for them. Once installed it stays for the

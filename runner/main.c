@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +38,8 @@ static void print_help(FILE *out)
         fprintf(out, "  fairkv-batch %-8s %s\n", commands[i].name, commands[i].help);
     fputs(
         "\nexit codes: 0 all records done; 1 done, some records failed; 2 the command line, the job or its\n"
-        "input is wrong; 3 system error; 4 device error; 75 interrupted, run it again to resume\n",
+        "input is wrong; 3 system error; 4 device error; 75 try again later: interrupted (run it again to\n"
+        "resume), or another run holds the output\n",
         out);
 }
 
@@ -65,6 +67,12 @@ static void keep_standard_streams(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
         if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDWR) < 0) return;
+}
+
+/* A file that would grow beyond "ulimit -f" is then an error that names it. */
+static void heed_file_limit(void)
+{
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 static bool ended;
@@ -97,6 +105,7 @@ static int run_command(int argc, char **argv)
 int main(int argc, char **argv)
 {
     keep_standard_streams();
+    heed_file_limit();
     bound_malloc();
     atexit(refuse_exit);
     int code = run_command(argc, argv);

@@ -193,6 +193,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     reach_lengths(m);
     if ((st = fill_budgets(m, &sample, err))) goto out;
     set_windows(m);
+    if ((st = fkv_output_still_ours(m->output, err))) goto out;
     st = fkv_profile_write(p, m->setup->job->model.path, m->profile_print, path, err);
 out:
     fkv_stage_end();
@@ -270,6 +271,7 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
     if ((st = solve_to_fit(m, problem, err))) goto out;
     if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
     if ((st = put_extra(m, &extra, err))) goto out;
+    if ((st = fkv_output_still_ours(m->output, err))) goto out;
     st = fkv_plan_write(&m->p->plan, m->plan_print, extra.data, path, err);
 out:
     fkv_buf_free(&extra);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "jobs/archive.h"
+#include "jobs/error_limit.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/log.h"
@@ -146,17 +147,34 @@ static void check_machine(const fkv_setup *s, bool planned, fkv_sizing *z, fkv_e
 
 /* ---- the output ---- */
 
-/* What an earlier run fixed for all of them. z: of a device that opened; numerics of one that
- * has loaded a model are longer. */
+/* What an earlier run fixed for all of them; what differs is noted. z: of a device that opened; numerics of
+ * one that has loaded a model are longer. */
 static void check_pins(const fkv_setup *s, fkv_output *output, const fkv_sizing *z, fkv_errs *errs)
 {
     fkv_err err = {0};
+    const int before = errs->n;
     const char *numerics = fkv_output_pinned(output, "numerics");
     fkv_status st = fkv_planning_pin(s, output, &err);
     if (!st && numerics && z->numerics[0] && strncmp(numerics, z->numerics, strlen(z->numerics)) != 0)
         st = fkv_output_pin(output, "numerics", z->numerics, &err);
-    if (!st && !s->job->job.restart) st = fkv_planning_check_files(s, output, &err);
+    if (!st && errs->n == before && !s->job->job.restart) st = fkv_planning_check_files(s, output, &err);
     if (st) add_error(errs, &err);
+}
+
+/* Compares the output that is there with the job. FKV_OK: there is more to check. */
+static fkv_status check_output(const fkv_setup *s, fkv_output **output, fkv_preflight *found, fkv_errs *errs)
+{
+    fkv_err err = {0};
+    fkv_output_totals *t = &found->output;
+    if (fkv_output_look(s->job, errs, output, &err)) {
+        add_error(errs, &err);
+        return FKV_OK;
+    }
+    fkv_output_totals_get(*output, t);
+    if (t->complete) return FKV_END; /* nothing to do, whatever has become of the input */
+    if (!fkv_error_limit_check(s->job, t->records, t->errors, t->ended, true, &err)) return FKV_OK;
+    add_error(errs, &err);
+    return FKV_END;
 }
 
 static bool has_plan(const fkv_setup *s, const fkv_output *output)
@@ -175,17 +193,15 @@ static void verify(fkv_setup *s, looking *l, fkv_preflight *found, fkv_errs *err
     fkv_sizing z = {0};
     fkv_output *output = NULL;
     /* Before the model is opened: cron may start a run beside another every minute. */
-    const fkv_status folder = fkv_output_check(s->job, &err);
+    const fkv_status folder = fkv_output_check(s->job, fkv_interrupt_asked, &err);
     add_error(errs, &err);
-    if (folder == FKV_E_BUSY) return;
+    if (folder == FKV_E_BUSY || folder == FKV_E_INTERRUPTED) return;
     const int before = errs->n;
     fkv_setup_load(s, errs);
     const bool loaded = errs->n == before;
     look_at_input(l, errs);
     /* An output is compared with all that the job names. */
-    if (!errs->n && fkv_output_look(s->job, &output, &err)) add_error(errs, &err);
-    if (output) fkv_output_totals_get(output, &found->output);
-    if (found->output.complete) goto out; /* nothing to do, whatever has become of the input */
+    if (!errs->n && check_output(s, &output, found, errs)) goto out;
     check_records(l, errs);
     if (loaded) check_machine(s, has_plan(s, output), &z, errs);
     if (output) check_pins(s, output, &z, errs);

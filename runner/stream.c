@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "jobs/archive.h"
+#include "jobs/error_limit.h"
 #include "jobs/row.h"
 #include "runner/answer.h"
 #include "runner/base/clock.h"
@@ -210,12 +211,18 @@ static void log_progress(const stream *s, double start, const fkv_output_totals 
             (double)t.completion_tokens / secs, 100 * share);
 }
 
+static fkv_status check_errors(stream *s, fkv_err *err)
+{
+    fkv_output_totals t;
+    fkv_output_totals_get(s->output, &t);
+    return fkv_error_limit_check(s->setup->job, t.records, t.errors, false, false, err);
+}
+
 static fkv_status write_all(stream *s, fkv_err *err)
 {
     fkv_answer_maker maker;
     fkv_buf row = {0};
-    fkv_output_totals first, totals;
-    const int64_t max_errors = s->setup->job->job.max_errors;
+    fkv_output_totals first;
     const double start = fkv_seconds();
     double synced = start, told = start;
     bool ended = false;
@@ -226,12 +233,7 @@ static fkv_status write_all(stream *s, fkv_err *err)
         item *it = fkv_queue_pop(s->done, 1000, &ended);
         if (it) {
             st = write_one(s, it, &maker, &row, err);
-            if (!st && it->record.error_code[0] && max_errors > 0) {
-                fkv_output_totals_get(s->output, &totals);
-                if (totals.errors >= max_errors)
-                    st = fkv_fail(err, FKV_E_INPUT, "stopped after %lld bad records (job.max_errors)",
-                                  (long long)totals.errors);
-            }
+            if (!st) st = check_errors(s, err);
             recycle(s, it);
         }
         const double t = fkv_seconds();

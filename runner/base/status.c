@@ -80,11 +80,11 @@ int fkv_exit_code(fkv_status st)
     switch (st) {
     case FKV_OK:
     case FKV_END: return 0;
-    case FKV_E_INPUT:
-    case FKV_E_BUSY: return 2;
+    case FKV_E_INPUT: return 2;
     case FKV_E_SYSTEM: return 3;
     case FKV_E_DEVICE: return 4;
-    case FKV_E_INTERRUPTED: return 75;
+    case FKV_E_INTERRUPTED:
+    case FKV_E_BUSY: return 75;
     }
     return 3;
 }

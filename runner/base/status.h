@@ -24,7 +24,7 @@ typedef enum fkv_status {
     FKV_E_SYSTEM,      /* the system failed: memory, disk, threads (exit 3) */
     FKV_E_DEVICE,      /* a device or rank failed (exit 4) */
     FKV_E_INTERRUPTED, /* asked to stop; run again to resume (exit 75) */
-    FKV_E_BUSY,        /* another process holds it (exit 2) */
+    FKV_E_BUSY,        /* another process holds it; run again later (exit 75) */
     FKV_END,           /* no more items: a signal, not an error; err stays untouched */
 } fkv_status;
 

@@ -47,13 +47,12 @@ def of_eight_runs_at_once_one_gets_the_output():
         runs = [Running(job, log=".log-%d" % i, hold="records 1") for i in range(8)]
         cli.wait_until(lambda: sum(run.ended() for run in runs) >= 7, "end of all but one")
         (owner,) = [run for run in runs if not run.ended()]
-        # Who has just taken the lock has not written yet who it is.
-        told = "another run holds it(: process %d on host %s)?$" % (owner.pid, re.escape(socket.gethostname()))
+        told = "another run holds it: process %d on host %s; " % (owner.pid, re.escape(socket.gethostname()))
         for run in runs:
             if run is owner:
                 continue
             text = run.text()
-            assert run.process.returncode == 2, text
+            assert run.process.returncode == 75, text
             errors = outputs.errors_in(text)
             assert len(errors) == 1 and re.search(told, errors[0]) and job.output in errors[0], text
         if last:

@@ -1,6 +1,7 @@
 """200 kills in one chain of resumes of the demo's job, and a kill at every call that changes its output."""
 
 import os
+import signal
 
 import cli
 import killing
@@ -52,6 +53,28 @@ def a_kill_at_any_change_of_a_resumed_output_is_resumed():
     for point in points:
         killing.kill_at(job, whole, point, half)
     print("%d kills: %s" % (len(points), points))
+
+
+@test
+def a_run_that_was_stopped_for_a_minute_loses_its_output_and_says_so():
+    job = killing.demo_job("stopped", 24)
+    job.run()
+    whole = outputs.Whole(job)
+    killing.remove(job)
+    run = outputs.held_at(job, 5)
+    run.send(signal.SIGSTOP)
+    next_one = cli.Running(job, log=".next", hold="records 3")
+    next_one.until(lambda: "it is taken over unless it shows a sign of life" in next_one.text(), "word of it")
+    next_one.until_held()
+    assert "taken over from a process that shows no sign of life" in next_one.text(), next_one.text()
+    run.go_on()
+    run.send(signal.SIGCONT)
+    assert run.wait() == 75, run.text()
+    told = "another run has taken it over while this one showed no sign of life: process %d" % next_one.pid
+    assert told in run.text(), run.text()
+    next_one.go_on()
+    assert next_one.wait() == 0, next_one.text()
+    outputs.must_be_whole(job, whole)
 
 
 cli.main()

@@ -32,8 +32,8 @@ FAULTS = (
     ("rename", "EROFS"),
     ("mkdir", "ENOSPC"),
     ("ftruncate", "EIO"),
-    ("flock", "ENOLCK"),
-    ("flock", "EINTR"),
+    ("link", "EIO"),
+    ("link", "EPERM"),
     ("lseek", "EIO"),
     ("getdents64", "EIO"),
     ("newfstatat", "EIO"),
@@ -46,12 +46,12 @@ TEXTS = {
     "EMFILE": "Too many open files",
     "ENOSPC": "No space left on device",
     "EROFS": "Read-only file system",
-    "ENOLCK": "No locks available",
+    "EPERM": "Operation not permitted",
 }
 
 
 # The others do no more than these: every third of their calls is enough.
-FIRST = ("EIO", "ENOMEM", "EAGAIN", "ENOLCK")
+FIRST = ("EIO", "ENOMEM", "EAGAIN")
 
 
 if cli.sanitized():  # which can't do without its shadow
@@ -60,10 +60,13 @@ if cli.sanitized():  # which can't do without its shadow
 
 def needed(job, call):
     """Whether a run can't do without the call: one on its output or its input. The log may be
-    cut, a file left over stays, and a first look at the lock promises nothing."""
+    cut, a file left over stays, a lease that can't be looked at when it is given up stays, and so does
+    what lies beside it."""
+    if call.name == "getdents64" and call.path == job.output:
+        return False
     if call.name == "unlink" or call.path == job.file("log") and call.name != "openat":
         return False
-    if call.path == job.file("lock") and ("O_RDONLY" in call.args or "LOCK_SH" in call.args):
+    if call.path.startswith(job.file("lock")) and call.name != "link":
         return False
     return call.path.startswith((job.output, job.path, cli.DATA))
 
@@ -120,13 +123,14 @@ class Place:
         if ended.code == 0:
             assert told == [], what
             assert error == "EINTR" or not any(needed(self.job, call) for call in hit), what
-            if name == "unlink":
+            if outputs.leavings(self.job):
+                assert name == "unlink" or struck[0].startswith(self.job.file("lock")), what
                 self.job.command("run").must(0, "nothing to do")  # and what was left over goes
             outputs.must_be_whole(self.job, self.whole)
             return ended.code
         assert ended.code == 3 and error != "EINTR", what
         assert len(told) == 1, what
-        names = [os.path.basename(path).replace(".tmp", "") for path in struck if path]
+        names = [re.sub(r"(\.[-0-9a-f]{36})?\.(tmp|old)$", "", os.path.basename(path)) for path in struck if path]
         assert not names or any(text in told[0] for text in names), what
         if error in TEXTS and names:
             assert TEXTS[error] in told[0], what

@@ -104,6 +104,18 @@ def files_hold_the_documented_fields():
 
 
 @test
+def leases_hold_the_documented_fields():
+    job, _ = calibrated("leases")
+    run = cli.Running(job, hold="plan 0").until_held()
+    for file in ("lock", "lock-plan"):
+        must_agree("Leases", cli.load(job.file(file)))
+    assert cli.load(job.file("lock"))["pid"] == run.pid
+    run.go_on()
+    assert run.wait() == 0
+    assert [n for n in os.listdir(job.output) if n.startswith("lock")] == []
+
+
+@test
 def rows_hold_the_documented_fields():
     rows = PromptJob(
         "rows",
@@ -142,7 +154,7 @@ def optional_fields_may_go_unknown_ones_come_and_no_other_format():
     shutil.copytree(job.output, old.output)
     os.unlink(old.shards()[1])
     files = {name: cli.load(job.file(name)) for name in ("manifest.json", "profile.json", "plan.json")}
-    for gone in ("complete", "records", "errors"):
+    for gone in ("archives", "complete", "records", "errors"):
         del files["manifest.json"][gone]
     del files["manifest.json"]["shards"][1]
     del files["profile.json"]["input"], files["profile.json"]["sample"]["new_tokens"]

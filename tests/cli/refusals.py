@@ -1,13 +1,13 @@
 """Jobs that run refuses: check refuses each with the same code and the same words, and neither
 writes anything."""
 
-import fcntl
 import gzip
 import io
 import json
 import os
 import re
 import shutil
+import signal
 import tarfile
 
 import cli
@@ -269,18 +269,72 @@ def output_is_a_file():
     return system_error(Job("is-a-file", output=cli.write("b-file", "x")))
 
 
-@broken('is neither empty nor an output of ours: it holds "letters"')
+NOT_OURS = "is neither empty nor an output of ours: it holds "
+
+
+def folder(name, *files, settings=()):
+    """A job whose output has these files already."""
+    for file in files:
+        cli.write("%s/%s" % (name, file), "x")
+    return Job(name + "-job", *settings, output=os.path.join(cli.WORK, name))
+
+
+@broken(NOT_OURS + '"letters"')
 def output_is_another_folder():
-    cli.write("home/letters/a.txt", "x")
-    cli.write("home/zebra", "x")
-    cli.write("home/lock", "x")
-    return Job("home-job", output=os.path.join(cli.WORK, "home"))
+    return folder("home", "letters/a.txt", "zebra")
 
 
-@broken('is neither empty nor an output of ours: it holds "job.ini"')
+@broken(NOT_OURS + '"job.ini"')
 def output_is_where_a_job_file_lies():
     """It would be overwritten by the resolved one."""
-    return Job("beside", output=os.path.dirname(cli.write("mine/job.ini", "x")))
+    return folder("mine", "job.ini", "log")
+
+
+@broken(NOT_OURS + '".git"')
+def output_is_a_folder_of_hidden_files():
+    return folder("hidden", ".git/HEAD")
+
+
+@broken(NOT_OURS + '"lock"')
+def output_has_another_program_s_lock():
+    return folder("locked", "lock")
+
+
+@broken(NOT_OURS + '"manifest.json"')
+def output_has_another_program_s_manifest():
+    cli.write("web/manifest.json", {"name": "a web app", "icons": []})
+    return folder("web", "zebra")
+
+
+@broken(NOT_OURS + '"shards"')
+def output_has_another_program_s_shards():
+    return folder("index", "shards/0/segment")
+
+
+def restart_with(name, told, *files):
+    """An output of ours in which a user keeps files: a restart would move them away."""
+
+    def make():
+        job = begun(name)
+        for file in files:
+            cli.write("%s/%s" % (name, file), "x")
+        job.args = ["-s", "job.restart=yes"]
+        return job
+
+    BROKEN.append((name, make, ['holds "%s", which is no file of an output' % told, "job.restart"]))
+
+
+restart_with("restart_notes", "notes.txt", "notes.txt", "zebra")
+restart_with("restart_hidden", ".git", ".git/HEAD")
+restart_with("restart_in_shards", "shards/mine.jsonl", "shards/mine.jsonl")
+restart_with("restart_exported", "pred", "pred/needle_1k.jsonl")
+
+
+@broken(NOT_OURS + '"results.csv"')
+def restart_of_another_folder():
+    job = folder("results", "results.csv")
+    job.args = ["-s", "job.restart=yes"]
+    return job
 
 
 def other_job(name, words, setting):
@@ -420,14 +474,13 @@ def mistakes_of_all_kinds_are_reported_in_one_go():
 @test
 def an_output_that_another_run_holds_is_refused_by_check_too():
     job = begun("held")
-    with open(job.file("lock"), "r+b") as f:
-        f.truncate(0)
-        f.write(b"%s %d\n" % (os.uname().nodename.encode(), os.getpid()))
-        f.flush()
-        fcntl.flock(f, fcntl.LOCK_EX)
-        refused("held", job, ["another run holds it"])
-        refused("held", job, ["another run holds it"], "-s", "job.restart=yes")
-    job.command("check").must(0, "8 records are done")
+    run = cli.Running(job, hold="output 0").until_held()
+    words = ["another run holds it: process %d on host %s; run this again when it has ended" % (run.pid, os.uname().nodename)]
+    refused("held", job, words, code=75)
+    refused("held", job, words, "-s", "job.restart=yes", code=75)
+    run.go_on()
+    assert run.wait() == 0
+    job.command("check").must(0, "12 records are done")
 
 
 @test
@@ -455,14 +508,32 @@ def what_run_does_check_allows():
     failed.command("check", "-s", "job.seed=3").must(0)
     failed.command("run", "-s", "job.seed=3").must(0)
     # A folder that is there and empty, one of a killed run, and one several levels down.
-    os.makedirs(os.path.join(cli.WORK, "there", "shards"))
-    cli.write("there/lock", "host 1\n")
+    os.makedirs(os.path.join(cli.WORK, "there"))
+    killed = Job("killed", "job.limit=2")
+    assert cli.Running(killed, hold="output 0").until_held().stop(signal.SIGKILL) == -signal.SIGKILL
+    shutil.copy(killed.file("lock"), os.path.join(cli.WORK, "there"))
     for output in ("there", "a/b/c"):
         job = Job("in-" + output.replace("/", "-"), "job.limit=2", output=os.path.join(cli.WORK, output))
         before = tree(job.output)
         job.command("check").must(0)
         assert tree(job.output) == before
         job.run()
+
+
+@test
+def a_refused_run_leaves_nothing():
+    """What is only found when all is read is found behind the first look."""
+    far = tar_of(("big.bin", b"\0" * (300 << 20)), ("notes.txt", LINES))
+    path = cli.write("no-records.tar.zst", cli.zstd(far, "-1"))
+    for name, output in (("flat", "flat"), ("deep", "x/y/z")):
+        job = PromptJob(name, path, "input.members=*.jsonl")
+        output = os.path.join(cli.WORK, output)
+        for which in ("run", "plan"):
+            job.command(which, "-s", "job.output=" + output).must(2, "no record in the input")
+            assert not os.path.exists(output) and not os.path.exists(os.path.join(cli.WORK, "x"))
+        os.makedirs(output)
+        job.command("run", "-s", "job.output=" + output).must(2, "no record in the input")
+        assert os.listdir(output) == []
 
 
 @test

@@ -140,8 +140,8 @@ def a_finished_job_does_nothing_says_so_and_repeats_its_code():
 def a_second_run_on_the_same_output_is_refused():
     job = short("owner")
     run = outputs.held_at(job, 5)
-    job.command("run").must(2, job.output, "another run holds it", "process %d" % run.pid)
-    job.command("plan").must(2, "process %d" % run.pid)
+    job.command("run").must(75, job.output, "another run holds it", "process %d" % run.pid, "kill %d" % run.pid)
+    job.command("plan").must(75, "process %d" % run.pid)
     run.go_on()
     assert run.wait() == 0
     assert job.content() == whole()
@@ -153,6 +153,7 @@ def a_killed_owner_leaves_no_lock_behind():
     killed_at(job, 5)
     assert os.path.exists(job.file("lock"))
     assert len(job.run()) == 12
+    assert outputs.leavings(job) == []
 
 
 @test
@@ -246,6 +247,144 @@ def what_would_change_answers_is_refused_on_a_resume_by_its_name():
         )
     assert job.content() == before
     job.command("run").must(0, "nothing to do")
+
+
+@test
+def a_refused_resume_names_every_changed_key():
+    job = short("every-key", "job.limit=8")
+    job.run()
+    whole = cli.load(job.file("manifest.json"))
+    whole.update(complete=False, records=None, shards=whole["shards"][:1])
+    cli.write(job.file("manifest.json"), whole)
+    changes = {
+        "job.seed": ('"0"', '"5"', "5"),
+        "job.limit": ('"8"', '"9"', "9"),
+        "sampling.stop": ('""', '"["x"]"', '["x"]'),
+        "output.records_per_shard": ('"4"', '"5"', "5"),
+        # These are pinned by the first run.
+        "plan.mode": ('"fair-copying"', '"standard"', "standard"),
+        "plan.max_copies": ('"auto"', '"3"', "3"),
+    }
+    settings = [word for key, (_, _, value) in changes.items() for word in ("-s", "%s=%s" % (key, value))]
+    for which in ("run", "check", "plan"):
+        told = outputs.errors_in(job.command(which, *settings).must(2).err)
+        assert len(told) == len(changes), told
+        for key, (old, new, _) in changes.items():
+            assert any("%s was %s, is now %s" % (key, old, new) in line for line in told), (key, told)
+    other = cli.write("other-needles.tar.zst", cli.zstd(cli.unzstd(cli.NEEDLES) + b"\0" * 512))
+    told = job.command("run", "-s", "input.archives=" + other, "-s", "job.seed=7").must(2, "job.seed").text
+    assert "input.archives was \"%s:" % cli.NEEDLES in told and ", is now \"%s:" % other in told, told
+    job.run()
+
+
+def elsewhere(name, source):
+    """A copy of a file under another path."""
+    with open(source, "rb") as f:
+        return cli.write(name, f.read())
+
+
+@test
+def an_archive_that_was_moved_resumes_and_its_rows_keep_their_names():
+    want = whole()
+    job = short("moved")
+    killed_at(job, 9)
+    moved = elsewhere("scratch/node7/input.tzst.tar.zst", cli.NEEDLES)
+    job.command("check", "-s", "input.archives=" + moved).must(0, "9 records are done")
+    job.command("run", "-s", "input.archives=" + moved).must(0, "resuming: 9 records")
+    assert job.content() == want
+    # It is done, wherever its input lies and whatever that is called.
+    job.command("run", "-s", "input.archives=" + moved).must(0, "nothing to do")
+    # Templates and limits are known by what is in them, too.
+    job.command("run", "-s", "input.prompts=" + elsewhere("p.json", cli.TEMPLATES)).must(0, "nothing to do")
+
+
+@test
+def moved_archives_are_read_in_the_first_run_s_order():
+    """Plain files give their members' names: rows say the first run's, and stand in its order."""
+    prompt = cli.needle_prompt(cli.one_record())
+    for name in ("a", "b", "c"):
+        lines = [{"id": "%s%d" % (name, i), "prompt": prompt, "max_tokens": i + 1} for i in range(4)]
+        cli.write("first/%s.jsonl" % name, cli.jsonl(lines))
+    settings = ["input.archives=%s/first/*.jsonl" % cli.WORK, "input.format=prompt", "input.prompts"]
+    settings += ["input.max_new_tokens_by", "input.members=*", SHARD]
+    first = Job("order-whole", *settings)
+    first.run()
+    job = Job("order", *settings)
+    killed_at(job, 5)
+    for old, new in (("a", "z"), ("b", "y"), ("c", "x")):
+        elsewhere("then/%s.jsonl" % new, os.path.join(cli.WORK, "first", old + ".jsonl"))
+    job.command("run", "-s", "input.archives=%s/then/*.jsonl" % cli.WORK).must(0, "resuming: 5 records")
+    assert job.content() == first.content()
+    assert [r["source"]["member"] for r in job.rows()][::4] == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    assert all(r["source"]["archive"].startswith(os.path.join(cli.WORK, "first")) for r in job.rows())
+
+
+@test
+def the_resolved_job_in_the_output_resumes():
+    want = whole()
+    for settings in ([], ["job.restart=yes"]):
+        # The path of the archive as the user wrote it stands in the rows.
+        job = short("resolved-%d" % len(settings), *settings)
+        killed_at(job, 9)
+        before = sorted(os.listdir(cli.WORK))
+        command("run", job.file("job.ini")).must(0, "resuming: 9 records")
+        assert job.content() == want
+        assert sorted(os.listdir(cli.WORK)) == before, "it moved the output aside"
+
+
+@test
+def a_relative_archive_keeps_its_name_in_rows_when_the_resolved_job_resumes():
+    elsewhere("here/needles.tar.zst", cli.NEEDLES)
+    job = short("relative", "input.archives=here/*.zst")
+    killed_at(job, 9)
+    command("run", job.file("job.ini")).must(0, "resuming: 9 records")
+    assert {r["source"]["archive"] for r in job.rows()} == {"here/needles.tar.zst"}, job.rows()[0]
+    assert len(job.rows()) == 48
+
+
+@test
+def max_errors_counts_over_all_resumes_and_a_stopped_job_stays_stopped():
+    good = {"prompt": "The access code is", "max_tokens": 2}
+    lines = [good, b"[]"] * 12
+    job = cli.PromptJob("stopped", lines, "engine.slots=1", "job.max_errors=3", "output.records_per_shard=4")
+    job.command("run").must(2, "stopped after 3 bad records (job.max_errors)")
+    for most in (3, 2, 1):
+        before = os.stat(job.file("stats.json")).st_mtime_ns, job.content()
+        for which in ("run", "check"):
+            told = job.command(which, "-s", "job.max_errors=%d" % most)
+            told.must(2, "an earlier run stopped after 3 bad records", "the limit is %d" % most, "retry_errors")
+            assert "model:" not in told.text
+        assert (os.stat(job.file("stats.json")).st_mtime_ns, job.content()) == before
+    # Three of the five are an earlier run's.
+    job.command("run", "-s", "job.max_errors=5").must(2, "stopped after 5 bad records")
+    job.command("run", "-s", "job.max_errors=0").must(1, "resuming")
+    assert len(job.rows()) == 24
+    job.command("run").must(1, "nothing to do")
+    # Done again they are no errors any more, and no reason to stop.
+    again = cli.PromptJob("not-stopped", [b"[]"] * 3 + [good] * 3, "job.max_errors=3")
+    again.command("run").must(2, "stopped after 3")
+    again.command("run", "-s", "job.retry_errors=yes", "-s", "job.max_errors=4").must(1, "done: 6 records")
+
+
+@test
+def a_share_of_errors_stops_at_the_end_or_from_a_thousand_records_on():
+    good = {"prompt": "The access code is", "max_tokens": 1}
+    lines = [b"[]"] + [good] * 9
+    cli.PromptJob("below", lines, "job.max_errors=10.5%").run(1)
+    for share in ("10%", "1%"):
+        job = cli.PromptJob("share-" + share[:-1], lines, "job.max_errors=" + share)
+        job.command("run").must(2, "stopped after 1 bad records (job.max_errors): 10 are finished, the limit is " + share)
+        told = job.command("run").must(2, "an earlier run stopped after 1 bad records")
+        assert "model:" not in told.text
+        job.command("check").must(2, "an earlier run stopped")
+        stats = job.stats()
+        assert stats["complete"] is False and stats["records"] == 10, stats
+        job.command("run", "-s", "job.max_errors=20%").must(1, "resuming: 10 records", "done: 10 records")
+    # Nobody waits for the end of a hundred thousand bad records.
+    many = cli.PromptJob("many-bad", [b"[]"] * 3000 + [good], "job.max_errors=50%")
+    many.command("run").must(2, "stopped after 1000 bad records (job.max_errors): 1000 are finished")
+    late = cli.PromptJob("late-bad", [b"[]"] * 1500 + [good], "job.max_errors=1%")
+    late.command("run").must(2, "stopped after 1000 bad records")
 
 
 @test

@@ -1,7 +1,6 @@
 """Signals: what a run still does, with which code and message it ends. The runs are held (runner/hold.h)
 where a signal is to meet them, so that no machine is too fast or too slow."""
 
-import fcntl
 import os
 import signal
 import time
@@ -13,6 +12,14 @@ from cli import PromptJob, Running, test
 outputs.in_memory()
 
 LONGEST = 600
+STOPS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGUSR1,  # what batch systems send before a time limit, by choice
+    signal.SIGUSR2,
+    signal.SIGXCPU,  # at a limit of processor time
+    signal.SIGHUP,  # a terminal that goes away
+)
 RESUME = "interrupted by signal %d; run it again to resume"
 
 # Greedy decoding of the first goes on for as long as it may; the others answer in seven tokens.
@@ -62,9 +69,8 @@ def resumes(job, kept):
 
 @test
 def what_is_in_flight_is_finished_and_nothing_begun():
-    signals = (("usr1", signal.SIGUSR1), ("term", signal.SIGTERM), ("int", signal.SIGINT))
-    for name, sig in signals:
-        job = long_job(name, "job.grace=600")
+    for sig in STOPS:
+        job = long_job("stop-%d" % sig, "job.grace=600")
         run = at_work(job)
         run.interrupt(sig)
         run.go_on()
@@ -147,14 +153,28 @@ def pends(pid, sig):
 @test
 def a_signal_at_start_up_is_heeded():
     for which, stages in (("run", ("start", "output", "plan", "records")), ("plan", ("start",))):
-        for stage in stages:
-            for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for i, stage in enumerate(stages):
+            for sig in STOPS[:3] if i % 2 else STOPS[3:]:
                 job = long_job("start-%s-%s-%d" % (which, stage, sig), "job.grace=0")
                 run = Running(job, which=which, hold=stage + " 0").until_held()
                 assert run.stop(sig) == 75, run.text()
                 assert "interrupted by signal %d; run it again" % sig in run.text(), run.text()
                 assert not outputs.rows_written(job)
                 job.command("check").must(0)
+
+
+@test
+def under_nohup_a_run_outlives_its_terminal():
+    job = long_job("nohup", "job.grace=0")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a child inherits, as nohup has it
+    try:
+        run = outputs.held_at(job, 3)
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    run.send(signal.SIGHUP)
+    run.go_on()
+    assert run.wait() == 0, run.text()
+    outputs.must_be_whole(job, whole())
 
 
 @test
@@ -171,17 +191,18 @@ def a_signal_during_the_profile_is_heeded():
 
 @test
 def a_signal_ends_the_wait_for_another_part_s_profile():
+    other = long_job("wait-other", "input.part=1/2", "job.name=wait")
+    maker = Running(other, hold="plan 0").until_held()
     for which in ("run", "plan"):
-        job = long_job("wait-" + which, "input.part=0/2")
-        os.makedirs(job.output)
-        with open(job.file("lock-profile"), "w") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            run = Running(job, which=which)
-            told = "waiting: another process holds " + job.file("lock-profile")
-            run.until(lambda r=run, t=told: t in r.text(), "word of the wait")
-            assert run.stop(signal.SIGTERM) == 75, run.text()
+        job = long_job("wait-" + which, "input.part=0/2", "job.name=wait", "job.output=" + other.output)
+        run = Running(job, which=which)
+        told = "waiting: another process holds %s: process %d on host " % (other.file("lock-plan"), maker.pid)
+        run.until(lambda r=run, t=told: t in r.text(), "word of the wait")
+        assert run.stop(signal.SIGTERM) == 75, run.text()
         assert "interrupted by signal 15; run it again" in run.text(), run.text()
-        job.command(which).must(0)
+    maker.go_on()
+    assert maker.wait() == 0
+    job.command("run").must(0)
 
 
 cli.main()

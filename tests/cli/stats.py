@@ -181,8 +181,8 @@ def the_output_folder_holds_what_is_documented():
         "log",
         "journal",
         "stats.json",
-        "lock",
     } <= names, names
+    assert outputs.leavings(job) == []
     # job.ini is the job as resolved: checked again it means the same.
     cli.command("run", job.file("job.ini")).must(0, "nothing to do")
 

@@ -43,7 +43,7 @@ static void work(const char *path)
     bool changed;
     if (fkv_manifest_load(path, &a, &err)) {
         check(err.status == FKV_E_INPUT || err.status == FKV_E_SYSTEM, "an error without a status");
-        check(!a.job && !a.shards && !a.identity && !a.run, "a manifest after an error");
+        check(!a.job && !a.shards && !a.identity && !a.run && !a.archives, "a manifest after an error");
         return;
     }
     check_shards(&a);
@@ -54,6 +54,7 @@ static void work(const char *path)
     check(!a.n_shards || !memcmp(a.shards, b.shards, a.n_shards * sizeof *a.shards),
           "shards changed by saving");
     check(fkv_manifest_same_job(&a, &b, "out", &err) == FKV_OK, "another job after saving");
+    check(a.archives ? json_equal(a.archives, b.archives) : !b.archives, "archives changed by saving");
     check(fkv_manifest_hash(&a, &hash, &err) == FKV_OK, "hash");
     const fkv_status st = fkv_manifest_pin(&b, "out", "plan", "0", &changed, &err);
     check(st == FKV_OK || st == FKV_E_INPUT, "pin");

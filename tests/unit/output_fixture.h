@@ -104,7 +104,7 @@ static inline fkv_output *must_open(const fkv_job *job)
 {
     fkv_err err = {0};
     fkv_output *o = NULL;
-    if (fkv_output_open(job, &o, &err)) fail_msg("open: %s: %s: %s", err.file, err.key, err.message);
+    if (fkv_output_open(job, NULL, &o, &err)) fail_msg("open: %s: %s: %s", err.file, err.key, err.message);
     return o;
 }
 
@@ -114,7 +114,7 @@ static inline void must_refuse(const fkv_job *job, fkv_status st, const char *wo
     fkv_err err = {0};
     char text[2048];
     fkv_output *o = (fkv_output *)(void *)1;
-    assert_int_equal(fkv_output_open(job, &o, &err), st);
+    assert_int_equal(fkv_output_open(job, NULL, &o, &err), st);
     assert_null(o);
     fkv_err_format(&err, text, sizeof text);
     if (!strstr(text, word1) || !strstr(text, word2)) fail_msg("\"%s\" lacks %s or %s", text, word1, word2);

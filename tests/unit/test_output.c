@@ -100,7 +100,7 @@ static void in_killed_child(const fkv_job *job, void (*f)(fkv_output *o, int64_t
         fkv_err err = {0};
         close(progress[0]);
         fkv_output *o;
-        if (fkv_output_open(job, &o, &err)) _exit(9);
+        if (fkv_output_open(job, NULL, &o, &err)) _exit(9);
         f(o, arg);
         _exit(0);
     }
@@ -315,7 +315,7 @@ static void a_second_run_is_told_who_holds_the_output(void **state)
     if (pid == 0) {
         fkv_err err = {0};
         fkv_output *o;
-        if (fkv_output_open(job, &o, &err)) _exit(9);
+        if (fkv_output_open(job, NULL, &o, &err)) _exit(9);
         hold_until_killed(o, ready[1]);
         _exit(0);
     }
@@ -611,12 +611,12 @@ static void parts_wait_for_each_other(void **state)
     if (pid == 0) {
         fkv_output *o;
         section held = {.ready = ready[1], .go = go[0]};
-        if (fkv_output_open(a, &o, &err)) _exit(9);
+        if (fkv_output_open(a, NULL, &o, &err)) _exit(9);
         _exit(fkv_output_with_lock(o, "profile", hold_section, &held, &err) != 0);
     }
     assert_int_equal(read(ready[0], &byte, 1), 1);
-    fkv_output *o = must_open(b);
-    fkv_output_stop_when(o, yes);
+    fkv_output *o;
+    assert_int_equal(fkv_output_open(b, yes, &o, &err), FKV_OK); /* nothing to wait for yet */
     assert_int_equal(fkv_output_with_lock(o, "profile", count_run, &s, &err), FKV_E_INTERRUPTED);
     assert_int_equal(s.runs, 0);
     fkv_output_close(o);
