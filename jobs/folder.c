@@ -556,6 +556,18 @@ static fkv_status sweep_file(const fkv_folder *f, const char *file, bool per_par
     return FKV_OK;
 }
 
+/* Leases of what is made once, whose owner could not remove them: where there are no parts nobody else can
+ * hold them while the folder is ours. */
+static void sweep_leases(const fkv_folder *f)
+{
+    static const char *const inner[] = {"lock-profile", "lock-plan"};
+    for (size_t i = 0; f->n_parts == 1 && i < sizeof inner / sizeof *inner; i++) {
+        char *path = fkv_folder_path(f, inner[i], false);
+        if (path) unlink(path); /* if it stays, the next who wants it takes it over */
+        free(path);
+    }
+}
+
 fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err)
 {
     static const char *const own[] = {"manifest.json", "journal", "stats.json", "metrics.prom"};
@@ -565,6 +577,7 @@ fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err)
     if (!st && !shards) st = fkv_fail_memory(err);
     if (!st) st = each_name(shards, sweep_shard, (void *)f, err);
     free(shards);
+    sweep_leases(f);
     return st;
 }
 

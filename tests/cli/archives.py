@@ -212,7 +212,7 @@ def rows_around_damage(name, content, *may_follow):
     at = codes.index("damaged_archive")
     place = rows[at]["source"]
     assert place["archive"] == bad and place["line"] >= 1 and rows[at]["error"]["message"], rows[at]
-    assert rows[at]["id"] is None and "text" not in rows[at], rows[at]
+    assert rows[at]["id"] is None and rows[at]["text"] is None, rows[at]
     assert [r["id"] for r in rows[-4:]] == ["r0", "r1", "r2", "r3"] and codes[-4:] == [None] * 4, name
     assert len(rows) - at - 5 == len(may_follow) and [r["id"] for r in rows[at + 1 : -4]] == list(may_follow)
     whole = next(i for i, c in enumerate(codes) if c)
