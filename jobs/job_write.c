@@ -303,8 +303,9 @@ static fkv_status put_model_identity(const fkv_job *job, fkv_buf *out, fkv_err *
     char **names = NULL, hex[17];
     size_t n = 0;
     const char *dir = job->model.path;
-    static const char *const others[] = {"generation_config.json", "tokenizer.json", "tokenizer_config.json",
-                                         "chat_template.jinja"};
+    static const char *const others[] = {"generation_config.json",  "tokenizer.json",
+                                         "tokenizer_config.json",   "chat_template.jinja",
+                                         "special_tokens_map.json", "added_tokens.json"};
     fkv_status st = add_model_file(dir, "config.json", true, &all, err);
     for (size_t i = 0; !st && i < sizeof others / sizeof *others; i++)
         st = add_model_file(dir, others[i], false, &all, err);

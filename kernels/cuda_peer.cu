@@ -157,6 +157,12 @@ struct line_window {
     }
 };
 
+/* What stands in the lines of a meeting: never 0, which lines that nobody has written hold. */
+static __device__ uint32_t mark_of(uint64_t epoch)
+{
+    return (uint32_t)epoch | 0x80000000u;
+}
+
 /* The work of a meeting in lines. Its units have 16 bytes. */
 template <class Work>
 __global__ void __launch_bounds__(COLLECTIVE_THREADS)
@@ -172,9 +178,9 @@ __global__ void __launch_bounds__(COLLECTIVE_THREADS)
     if (peer >= 0) store_release(&p.meetings[peer]->flags[p.me], epoch);
     for (int i = 1; i < p.n; i++) {
         const int d = (p.me + i) % p.n;
-        work.give(p.me, d, line_window{(uint4 *)(p.windows[d] + half), (uint32_t)epoch, &p}, first, step);
+        work.give(p.me, d, line_window{(uint4 *)(p.windows[d] + half), mark_of(epoch), &p}, first, step);
     }
-    work.take(p.n, p.me, line_window{(uint4 *)(p.windows[p.me] + half), (uint32_t)epoch, &p}, first, step);
+    work.take(p.n, p.me, line_window{(uint4 *)(p.windows[p.me] + half), mark_of(epoch), &p}, first, step);
     if (peer >= 0)
         for (unsigned spins = 1; load_acquire(&mine->flags[peer]) < epoch; spins++)
             if (lines_stopped(p, spins)) break;

@@ -60,7 +60,7 @@ static fkv_status watch_ids(const fkv_answer_maker *m, fkv_answer_watch *w, cons
     fkv_status st = FKV_OK;
     if (!w->stream) st = fkv_tokenizer_stream_new(m->setup->tokenizer, true, &w->stream, err);
     if (st) return st;
-    if (n != w->n_ids + 1) {
+    if (n == 1 || n != w->n_ids + 1) {
         fkv_tokenizer_stream_restart(w->stream);
         fkv_buf_clear(&w->certain);
         w->n_ids = 0;

@@ -58,6 +58,13 @@ void fkv_prompter_close(fkv_prompter *p)
     free(p);
 }
 
+static void trim(fkv_prompter *p)
+{
+    if (p->text.cap > keep_bytes) fkv_buf_free(&p->text);
+    if (p->other.cap > keep_bytes) fkv_buf_free(&p->other);
+    if (p->part.cap * sizeof *p->part.data > keep_bytes) fkv_ids_free(&p->part);
+}
+
 static bool is_framed(const fkv_prompter *p, const fkv_record *record)
 {
     return p->from.template && record->wrap != FKV_WRAP_NONE;
@@ -65,12 +72,17 @@ static bool is_framed(const fkv_prompter *p, const fkv_record *record)
 
 /* --- the template ------------------------------------------------------------- */
 
-/* The messages of a record whose prompt has that text: a new array; NULL without memory. */
-static json_t *messages_of(const fkv_record *record, const char *text, size_t n)
+/* The messages of a record whose prompt has that text: a new array. NULL after setting the record's error, or
+ * without memory. */
+static json_t *messages_of(fkv_record *record, const char *text, size_t n)
 {
     json_error_t why;
-    if (record->wrap == FKV_WRAP_MESSAGES)
-        return fkv_json_parse(record->prompt.data, record->prompt.len, JSON_ALLOW_NUL, &why);
+    if (record->wrap == FKV_WRAP_MESSAGES) {
+        json_t *all = fkv_json_parse(record->prompt.data, record->prompt.len, JSON_ALLOW_NUL, &why);
+        if (!all && json_error_code(&why) != json_error_out_of_memory) /* a number of more than 64 bits */
+            fkv_record_set_error(record, "chat_template", "the messages can't be read: %s", why.text);
+        return all;
+    }
     json_t *messages = json_array(), *message = json_object();
     if (!json_array_append(messages, message) && !json_object_set_new(message, "role", json_string("user")) &&
         !json_object_set_new(message, "content", json_stringn(text, n))) {
@@ -117,7 +129,7 @@ static fkv_status wrap(fkv_prompter *p, fkv_record *record, const char *text, si
         return FKV_OK;
     }
     json_t *messages = messages_of(record, text, n);
-    if (!messages) return fkv_fail_memory(err);
+    if (!messages) return record->error_code[0] ? FKV_OK : fkv_fail_memory(err);
     const fkv_status st = render(p, messages, record, &p->text, err);
     json_decref(messages);
     return st;
@@ -207,7 +219,8 @@ static fkv_status find_frame(fkv_prompter *p, fkv_record *record, const fkv_ids 
     fkv_buf framed = {0};
     json_t *messages = messages_of(record, record->prompt.data, record->prompt.len);
     json_t *holder = messages ? longest_text(messages, &key) : NULL;
-    fkv_status st = messages ? FKV_OK : fkv_fail_memory(err);
+    fkv_status st = messages || record->error_code[0] ? FKV_OK : fkv_fail_memory(err);
+    if (!messages) return st;
     if (holder && json_object_set_new(holder, key, json_string(mark))) st = fkv_fail_memory(err);
     if (!st) st = render(p, messages, record, &framed, err);
     if (st || record->error_code[0]) goto out;
@@ -241,18 +254,20 @@ static void cut(fkv_ids *ids, size_t limit, size_t prefix, size_t suffix, fkv_tr
     ids->len = limit;
 }
 
+/* fixed: tokens that stay whatever is cut. */
 static void refuse_length(const fkv_prompter *p, fkv_record *record, int64_t limit, size_t fixed,
                           int64_t max_new)
 {
     const fkv_prompt_limits *l = &p->from.limits;
-    if (l->max_prompt > 0 && limit == l->max_prompt)
-        fkv_record_set_error(record, "too_long",
-                             "model.max_prompt_tokens %lld leaves no room beside the %zu tokens that stay",
-                             (long long)limit, fixed);
-    else
+    if (limit < 1)
         fkv_record_set_error(record, "too_long",
                              "%lld new tokens leave no room for a prompt in %lld positions",
                              (long long)max_new, (long long)l->max_positions);
+    else
+        fkv_record_set_error(record, "too_long",
+                             "%zu tokens that are never cut (BOS, the chat template, other messages, "
+                             "answer_prefix) leave no room in the %lld that a prompt may have",
+                             fixed, (long long)limit);
 }
 
 /* Takes away what is too much. How many ids stay whatever is cut is looked for only where it matters. */
@@ -306,7 +321,6 @@ static fkv_status encode_whole(fkv_prompter *p, fkv_record *record, const fkv_bu
     fkv_status st = wrap(p, record, text->data, text->len, err);
     if (!st && !record->error_code[0])
         st = encode(p, p->text.data, p->text.len, !framed, record, ids, prefix, suffix, err);
-    if (p->text.cap > keep_bytes) fkv_buf_free(&p->text);
     return st;
 }
 
@@ -318,6 +332,7 @@ static fkv_status make_as_longbench(fkv_prompter *p, fkv_record *record, int64_t
     size_t prefix = 0, suffix = 0;
     fkv_ids all = {0};
     fkv_buf left = {0};
+    int64_t fixed = 0;
     fkv_status st =
         encode(p, record->prompt.data, record->prompt.len, true, record, &all, &prefix, &suffix, err);
     /* pred.py has a limit that leaves room for the template; where the model's positions are the limit, what
@@ -329,9 +344,12 @@ static fkv_status make_as_longbench(fkv_prompter *p, fkv_record *record, int64_t
         *truncated = cuts ? (int64_t)all.len - most / 2 * 2 : 0;
         if (!st) st = encode_whole(p, record, cuts ? &left : &record->prompt, ids, &prefix, &suffix, err);
         if (st || record->error_code[0] || (int64_t)ids->len <= room) goto out;
-        most = (most < (int64_t)all.len ? most : (int64_t)all.len) - ((int64_t)ids->len - room);
+        most = most < (int64_t)all.len ? most : (int64_t)all.len;
+        fixed = (int64_t)ids->len - most;
+        most -= (int64_t)ids->len - room;
     }
-    if (!st && !record->error_code[0]) refuse_length(p, record, room, prefix + suffix, max_new);
+    if (!st && !record->error_code[0])
+        refuse_length(p, record, room, fixed > 0 ? (size_t)fixed : prefix + suffix, max_new);
 out:
     fkv_buf_free(&left);
     fkv_ids_free(&all);
@@ -369,5 +387,6 @@ fkv_status fkv_prompter_make(fkv_prompter *p, fkv_record *record, fkv_ids *ids, 
     if (!st && !record->error_code[0] && ids->len == 0)
         fkv_record_set_error(record, "empty_prompt", "the prompt has no tokens");
     if (!st) check_ids(l, record, ids);
+    trim(p);
     return st;
 }

@@ -415,7 +415,10 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
                                 .window = (int)j->profile.window,
                                 .kernel = (int)j->profile.kernel,
                                 .n_threads = fkv_setup_threads(s),
-                                .rules = fkv_setup_rules(s)};
+                                .rules = fkv_setup_rules(s),
+                                .measured = {.temperature = (float)j->sampling.temperature,
+                                             .top_p = (float)j->sampling.top_p,
+                                             .top_k = (int32_t)j->sampling.top_k}};
 }
 
 fkv_token_rules fkv_setup_rules(const fkv_setup *s)

@@ -76,6 +76,11 @@ def a_job_file_may_come_from_a_pipe():
     assert running.wait(cli.TIMEOUT_S) == 0, running.stderr.read()
     running.stderr.close()
     assert os.path.isdir(os.path.join(cli.WORK, "fifo-out", "shards"))
+    with open(pipe + "-text", "wb") as f:
+        f.write(relative.replace(b"fifo-out", b"stdin-out"))
+    with open(pipe + "-text", "rb") as f:  # a file as standard input
+        done = subprocess.run([cli.BINARY, "run", "/dev/stdin"], cwd=cli.WORK, stdin=f, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
     big = command("check", "/dev/stdin", stdin=b"[job]\n" + b"; x\n" * (1 << 19))
     big.must(2, "more than the 1048576 bytes allowed")
 

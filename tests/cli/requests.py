@@ -128,6 +128,20 @@ def messages_go_through_the_chat_template():
 
 
 @test
+def a_number_beyond_64_bits_in_a_message_is_that_record_s_error():
+    records = [{"id": i, "messages": [{"role": "user", "content": ONE, "n": 10**30 if i == 1 else i}]} for i in range(3)]
+    rows = chat_job("bignum", records).run(1)
+    assert codes_of(rows) == [None, "chat_template", None], rows
+
+
+@test
+def what_is_never_cut_and_leaves_no_room_is_told():
+    many = [{"role": "user", "content": "two words"}] * 700
+    (row,) = chat_job("many", [{"id": 1, "messages": many}]).run(1)
+    assert row["error"]["code"] == "too_long" and "that are never cut" in row["error"]["message"], row
+
+
+@test
 def the_model_folder_s_template_is_taken_unless_the_job_says_none():
     model = tiny("templated", **{"chat_template-jinja": "{{ messages[0].content }}!"})
     record = [{"id": 1, "messages": [{"role": "user", "content": ONE}]}]
