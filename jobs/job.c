@@ -448,7 +448,8 @@ static fkv_status parser_open(parser *p, const char *path, fkv_errs *errs, fkv_j
     struct stat sb;
     *p = (parser){.path = path, .errs = errs, .key = -1};
     /* Of the folder of a pipe or a stream, such as /dev, nobody thinks. */
-    const bool is_stream = !strncmp(path, "/dev/", 5) || !strncmp(path, "/proc/", 6);
+    const bool is_stream =
+        !strcmp(path, "/dev/stdin") || !strncmp(path, "/dev/fd/", 8) || !strncmp(path, "/proc/self/fd/", 14);
     const bool is_pipe = !stat(path, &sb) && !S_ISREG(sb.st_mode);
     p->dir = is_stream || is_pipe ? strdup("") : fkv_path_dir(path);
     p->settings = fkv_calloc(fkv_n_keys, sizeof *p->settings);
