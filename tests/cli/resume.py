@@ -461,6 +461,15 @@ def restart_moves_the_old_output_aside():
     assert len(aside) == 1, aside
     kept = short("kept", output=os.path.join(cli.WORK, aside[0]))
     assert kept.content() == old
+    assert outputs.leavings(kept) == [] and outputs.leavings(job) == []
+    # What a killed run left of its leases goes before.
+    killed = Running(job, "-s", "job.restart=yes", hold="plan 0").until_held()
+    assert killed.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert "lock-plan" in outputs.leavings(job)
+    job.command("run", "-s", "job.restart=yes", "-s", "job.limit=3").must(0, "moved the old output")
+    for name in os.listdir(cli.WORK):
+        if name.startswith("again.old-"):
+            assert outputs.leavings(short("kept", output=os.path.join(cli.WORK, name))) == []
 
 
 @test
