@@ -646,6 +646,7 @@ fkv_status fkv_lease_take(const char *path, const char *subject, bool wait, bool
     if (!st) st = win(l, wait, asked, err);
     if (!st && unlink(l->tmp) && errno != ENOENT)
         st = fkv_fail_errno(err, l->path, "remove the lease's file");
+    if (!st) tidy(l); /* now too: a chain of killed runs would leave more and more */
     if (!st) st = start_beating(l, err);
     if (st) {
         fkv_lease_release(l);

@@ -62,7 +62,7 @@ def needed(job, call):
     """Whether a run can't do without the call: one on its output or its input. The log may be
     cut, a file left over stays, a lease that can't be looked at when it is given up stays, and so does
     what lies beside it."""
-    if call.name == "getdents64" and call.path == job.output:
+    if call.name in ("getdents64", "openat") and call.path == job.output:
         return False
     if call.name == "unlink" or call.path == job.file("log") and call.name != "openat":
         return False
@@ -124,7 +124,7 @@ class Place:
             assert told == [], what
             assert error == "EINTR" or not any(needed(self.job, call) for call in hit), what
             if outputs.leavings(self.job):
-                assert name == "unlink" or struck[0].startswith(self.job.file("lock")), what
+                assert name == "unlink" or any(path.startswith(self.job.file("lock")) for path in struck), what
                 self.job.command("run").must(0, "nothing to do")  # and what was left over goes
             outputs.must_be_whole(self.job, self.whole)
             return ended.code

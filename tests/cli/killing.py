@@ -139,7 +139,7 @@ def what_was_cut(job, whole, text, new):
         return "before the plan"
     if "\nmodel: " not in "\n" + text:
         return "at start-up"
-    names = [n for _, _, found in os.walk(job.output) for n in found]
+    names = [n for _, _, found in os.walk(job.output) for n in found if not n.startswith("lock")]
     listed = {os.path.basename(s["file"]) for s in cli.load(job.file("manifest.json"))["shards"]}
     if any(n.endswith(".tmp") for n in names) or any(n not in listed for n in names if n in whole.content):
         return "in a commit"
