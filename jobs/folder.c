@@ -556,16 +556,11 @@ static fkv_status sweep_file(const fkv_folder *f, const char *file, bool per_par
     return FKV_OK;
 }
 
-/* Leases of what is made once, whose owner could not remove them: where there are no parts nobody else can
- * hold them while the folder is ours. */
-static void sweep_leases(const fkv_folder *f)
+/* Where there are no parts, nobody but who holds the folder takes these: a killed run left them. */
+static fkv_status sweep_lease(void *ctx, const char *name, fkv_err *err)
 {
-    static const char *const inner[] = {"lock-profile", "lock-plan"};
-    for (size_t i = 0; f->n_parts == 1 && i < sizeof inner / sizeof *inner; i++) {
-        char *path = fkv_folder_path(f, inner[i], false);
-        if (path) unlink(path); /* if it stays, the next who wants it takes it over */
-        free(path);
-    }
+    if (strncmp(name, "lock-profile", 12) != 0 && strncmp(name, "lock-plan", 9) != 0) return FKV_OK;
+    return remove_lease(ctx, name, err);
 }
 
 fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err)
@@ -576,8 +571,8 @@ fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err)
     char *shards = fkv_folder_path(f, "shards", false);
     if (!st && !shards) st = fkv_fail_memory(err);
     if (!st) st = each_name(shards, sweep_shard, (void *)f, err);
+    if (!st && f->n_parts == 1) st = each_name(f->path, sweep_lease, f->path, err);
     free(shards);
-    sweep_leases(f);
     return st;
 }
 

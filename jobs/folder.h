@@ -68,7 +68,7 @@ fkv_status fkv_folder_check_no_shards(const fkv_folder *f, fkv_err *err);
 fkv_status fkv_folder_check_ours(const fkv_folder *f, fkv_err *err);
 void fkv_folder_peers_free(fkv_folder_peers *peers);
 
-/* Removes temporary files that an earlier run of this part left behind. */
+/* Removes temporary files, and leases within, that an earlier run of this part left behind. */
 fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err);
 
 /* Runs make while this process alone holds the lease lock-<what>, and removes before what a killed

@@ -62,7 +62,7 @@ def needed(job, call):
     """Whether a run can't do without the call: one on its output or its input. The log may be
     cut, a file left over stays, a lease that can't be looked at when it is given up stays, and so does
     what lies beside it."""
-    if call.name in ("getdents64", "openat") and call.path == job.output:
+    if call.name in ("getdents64", "newfstatat", "openat") and call.path == job.output:
         return False
     if call.name == "unlink" or call.path == job.file("log") and call.name != "openat":
         return False
