@@ -14,6 +14,7 @@
 #include "jobs/lines.h"
 #include "jobs/members.h"
 #include "jobs/unpack.h"
+#include "runner/base/hash.h"
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 
@@ -32,6 +33,8 @@ struct fkv_reader {
     fkv_lines lines;
     fkv_buf name;      /* of the last line's member */
     int64_t n_records; /* handed out */
+    uint64_t hash;     /* fkv_line.passed of the last of them */
+    fkv_passed passed;
     char message[256];
 
     bool quiet;
@@ -182,6 +185,24 @@ static fkv_step advance(fkv_reader *r, fkv_piece *piece, fkv_err *err)
     return step == FKV_STEP_END ? FKV_STEP_OK : step;
 }
 
+/* Counts a record; firm: nothing that follows can change it. */
+static void pass(fkv_reader *r, fkv_line *line, bool firm)
+{
+    const char *what = line->text ? line->text : line->error_code;
+    uint64_t h = fkv_hash(what, line->text ? line->n : strlen(what), r->hash);
+    h = fkv_hash(line->member, strlen(line->member), h ^ (uint64_t)line->line);
+    line->passed = r->hash = h;
+    r->passed.records = r->n_records;
+    if (!firm) return;
+    r->passed.firm = r->n_records;
+    r->passed.hash = h;
+}
+
+void fkv_reader_passed(const fkv_reader *reader, fkv_passed *passed)
+{
+    *passed = reader->passed;
+}
+
 /* The row that stands for what can't be read; false: there is none to stand for. */
 static bool take_piece(fkv_reader *r, fkv_step step, const fkv_piece *piece, fkv_line *line)
 {
@@ -204,6 +225,7 @@ static bool take_piece(fkv_reader *r, fkv_step step, const fkv_piece *piece, fkv
     line->archive = r->job->input.files[r->file].name;
     line->member = r->name.data;
     line->line = r->lines.line;
+    pass(r, line, step == FKV_STEP_OK && !piece->open);
     return true;
 }
 

@@ -27,7 +27,15 @@ typedef struct fkv_line {
                              * link, an archive), "bad_json" (an array's, not an element's), "bad_utf8" (a
                              * whole member's), or NULL */
     const char *error_message; /* with it */
+    uint64_t passed;           /* running hash of the input's records up to this one, their places included */
 } fkv_line;
+
+/* How far the input is read, and how far of that is certain: an archive that goes on behind its end would
+ * change none of the firm records. The others are damages at the end, and a line without an end. */
+typedef struct fkv_passed {
+    int64_t records, firm;
+    uint64_t hash; /* fkv_line.passed of the firm ones */
+} fkv_passed;
 
 /* Opens nothing yet but checks that every file can be opened and is of the format
  * that its name says (errors go to errs, all of them; *reader is NULL then). An archive
@@ -70,6 +78,9 @@ typedef struct fkv_look {
 /* Reads the beginning of every archive: what fkv_reader_open checks, and on to the records that see
  * wants. Errors go to errs, all of them; one that is damaged before its first record is one too. */
 fkv_status fkv_input_look(const fkv_job *job, const fkv_look *look, fkv_errs *errs);
+
+/* Of what fkv_reader_next gave so far. */
+void fkv_reader_passed(const fkv_reader *reader, fkv_passed *passed);
 
 /* Compressed bytes consumed so far and in all, for progress. */
 void fkv_reader_progress(const fkv_reader *reader, int64_t *done_bytes, int64_t *total_bytes);

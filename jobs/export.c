@@ -62,7 +62,9 @@ static fkv_status merge_manifest(exporter *x, const char *path, int64_t part, in
     fkv_status st = fkv_manifest_load(path, &m, err);
     if (st) return st;
     if (!m.complete) x->counts->complete = false;
-    if (m.complete) x->records = m.records;
+    /* A part may have been done before the last archive grew. */
+    if (m.complete && x->records >= 0 && m.records != x->records) x->counts->complete = false;
+    if (m.complete && m.records > x->records) x->records = m.records;
     if (!x->job || part < x->job_part) {
         free(x->job);
         x->job = strdup(m.job);

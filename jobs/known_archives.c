@@ -103,6 +103,81 @@ static fkv_status sorted(const json_t *list, content **contents, fkv_err *err)
     return FKV_OK;
 }
 
+static bool is_same(const content *a, const content *b)
+{
+    return a->size == b->size && !strcmp(a->xxh3, b->xxh3);
+}
+
+fkv_status fkv_known_archives_same(const json_t *a, const json_t *b, bool *same, fkv_err *err)
+{
+    const size_t n = json_array_size(a);
+    content *x = NULL, *y = NULL;
+    fkv_status st = FKV_OK;
+    if (!(*same = n == json_array_size(b)) || !n) return FKV_OK;
+    if (!(st = sorted(a, &x, err))) st = sorted(b, &y, err);
+    for (size_t i = 0; !st && *same && i < n; i++) *same = is_same(&x[i], &y[i]);
+    free(y);
+    free(x);
+    return st;
+}
+
+/* Which of ours, [n] and sorted, none of the first n - 1 of theirs is; n: there are several. */
+static size_t find_other(const content *theirs, size_t n, size_t last, const content *ours)
+{
+    size_t other = n, i = 0;
+    for (size_t j = 0; j < n; j++) {
+        if (i < n && theirs[i].at == last) i++;
+        if (i < n && is_same(&theirs[i], &ours[j])) {
+            i++;
+        } else if (other < n) {
+            return n;
+        } else {
+            other = j;
+        }
+    }
+    return other;
+}
+
+static fkv_status put_grown(const json_t *list, const json_t *changed, json_t **grown, fkv_err *err)
+{
+    const size_t last = json_array_size(list) - 1;
+    json_t *o = json_object_get(json_array_get(list, last), "name"), *all = json_copy((json_t *)list);
+    json_t *now = json_copy((json_t *)changed);
+    if (!all || !now || json_object_set(now, "name", o) || json_array_set(all, last, now)) {
+        json_decref(now);
+        json_decref(all);
+        return fkv_fail_memory(err);
+    }
+    json_decref(now);
+    *grown = all;
+    return FKV_OK;
+}
+
+fkv_status fkv_known_archives_grown(const json_t *list, const json_t *now, const fkv_job *job, json_t **grown,
+                                    fkv_err *err)
+{
+    const size_t n = json_array_size(list);
+    content *theirs = NULL, *ours = NULL;
+    uint64_t hash;
+    char hex[HEX + 1];
+    *grown = NULL;
+    if (!n || n != json_array_size(now) || n != job->input.n_files) return FKV_OK;
+    fkv_status st = sorted(list, &theirs, err);
+    if (!st) st = sorted(now, &ours, err);
+    const size_t other = st ? n : find_other(theirs, n, n - 1, ours);
+    const json_t *last = json_array_get(list, n - 1);
+    const int64_t size = json_integer_value(json_object_get(last, "size"));
+    if (st || other == n || ours[other].size <= size) goto out;
+    if ((st = fkv_hash_file_ends_at(job->input.files[ours[other].at].path, size, &hash, err))) goto out;
+    fkv_hash_hex(hash, hex);
+    if (strcmp(hex, json_string_value(json_object_get(last, "xxh3"))) != 0) goto out;
+    st = put_grown(list, json_array_get(now, ours[other].at), grown, err);
+out:
+    free(ours);
+    free(theirs);
+    return st;
+}
+
 static const char *name_in(const json_t *list, size_t i)
 {
     return json_string_value(json_object_get(json_array_get(list, i), "name"));

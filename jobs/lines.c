@@ -14,7 +14,7 @@ void fkv_lines_begin(fkv_lines *l, bool may_be_array)
     l->may_be_array = may_be_array;
     l->state = FKV_LINES_BEGIN;
     l->line = l->depth = l->array_began = 0;
-    l->in_string = l->escaped = l->skipping = l->carry_lent = false;
+    l->in_string = l->escaped = l->skipping = l->carry_lent = l->over = false;
     l->p = l->end = l->joined = NULL;
     l->mark = 0;
     fkv_buf_clear(&l->carry);
@@ -134,6 +134,7 @@ static fkv_step next_line(fkv_lines *l, const fkv_lines_source *source, fkv_piec
         const char *text = l->joined;
         l->joined = NULL;
         take_line(l, text, l->n_joined, piece);
+        piece->open = l->over && !l->joined;
         return FKV_STEP_OK;
     }
     if (l->carry_lent) fkv_buf_clear(&l->carry);
@@ -141,8 +142,9 @@ static fkv_step next_line(fkv_lines *l, const fkv_lines_source *source, fkv_piec
     if (l->p == l->end) {
         const fkv_step got = fill(l, source);
         if (got != FKV_STEP_END || !l->carry.len || l->skipping) return got;
-        l->carry_lent = true;
+        l->carry_lent = l->over = true;
         take_line(l, l->carry.data, l->carry.len, piece);
+        piece->open = !l->joined;
         return FKV_STEP_OK;
     }
     const char *text = l->p;
@@ -243,6 +245,7 @@ static fkv_step next_element(fkv_lines *l, const fkv_lines_source *source, fkv_p
         const bool ends = l->state == FKV_LINES_BEHIND_ARRAY && !l->mark;
         if (got != FKV_STEP_END || ends) return got;
         bad_piece(l, piece, "bad_json", l->mark ? "more behind the array" : "the array does not end");
+        piece->open = true;
         l->state = FKV_LINES_OVER;
         return FKV_STEP_OK;
     }

@@ -38,6 +38,7 @@ typedef struct fkv_lines {
     fkv_buf carry;   /* the beginning of a line, from earlier blocks */
     bool carry_lent; /* the caller had it; empty it first */
     bool skipping;   /* to the end of an oversized line */
+    bool over;       /* the source has ended */
 } fkv_lines;
 
 /* What a line is, or what stands in its place. */
@@ -45,6 +46,7 @@ typedef struct fkv_piece {
     const char *text; /* borrowed until the next call; NULL: error_code is set, or there is none yet */
     size_t n;
     const char *error_code; /* "too_large", "bad_json", "bad_utf8" */
+    bool open; /* it ended with the member, not by an end of its own: more bytes would be a part of it */
     char error_message[96];
 } fkv_piece;
 

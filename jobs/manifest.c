@@ -20,7 +20,7 @@ fkv_status fkv_manifest_init(fkv_manifest *m, const char *job, const char *ident
 {
     json_error_t je;
     fkv_status st = FKV_OK;
-    *m = (fkv_manifest){.records = -1, .records_per_shard = records_per_shard};
+    *m = (fkv_manifest){.records = -1, .end.records = -1, .records_per_shard = records_per_shard};
     m->identity = fkv_json_parse(identity, n_identity, 0, &je);
     if (!m->identity && json_error_code(&je) == json_error_out_of_memory) {
         st = fkv_fail_memory(err);
@@ -45,7 +45,7 @@ void fkv_manifest_free(fkv_manifest *m)
     json_decref(m->identity);
     json_decref(m->run);
     json_decref(m->archives);
-    *m = (fkv_manifest){.records = -1};
+    *m = (fkv_manifest){.records = -1, .end.records = -1};
 }
 
 static size_t lower_bound(const fkv_manifest *m, int64_t index)
@@ -102,6 +102,29 @@ static bool read_hex(const char *text, uint64_t *out)
     return true;
 }
 
+/* A hash that need not be there, and is not 0 where it is. */
+static fkv_status read_passed(const json_t *o, const char *path, uint64_t *passed, fkv_err *err)
+{
+    const json_t *v = json_object_get(o, "passed");
+    *passed = 0;
+    if (v && (!json_is_string(v) || !read_hex(json_string_value(v), passed) || !*passed))
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, "passed", "must be 16 hex digits");
+    return FKV_OK;
+}
+
+static fkv_status load_end(const json_t *doc, const char *path, fkv_manifest *m, fkv_err *err)
+{
+    const json_t *o = json_object_get(doc, "end");
+    if (!o) return FKV_OK;
+    if (!json_is_object(o)) return fkv_fail_at(err, FKV_E_INPUT, path, 0, "end", "must be an object");
+    fkv_manifest_end end;
+    fkv_status st = fkv_json_i64(o, "records", 0, INT64_MAX, path, &end.records, err);
+    if (!st) st = fkv_json_i64(o, "firm", 0, end.records, path, &end.firm, err);
+    if (!st) st = read_passed(o, path, &end.passed, err);
+    if (!st) m->end = end;
+    return st;
+}
+
 static fkv_status load_shard(const json_t *o, const char *path, fkv_manifest *m, fkv_err *err)
 {
     fkv_manifest_shard s = {0};
@@ -115,6 +138,7 @@ static fkv_status load_shard(const json_t *o, const char *path, fkv_manifest *m,
     if (!st) st = fkv_json_i64(o, "errors", 0, s.count, path, &s.errors, err);
     if (!st) st = fkv_json_i64(o, "bytes", 1, INT64_MAX, path, &s.bytes, err);
     if (!st) st = fkv_json_str(o, "xxh3", path, &hex, err);
+    if (!st) st = read_passed(o, path, &s.passed, err);
     if (st) return st;
     s.index = s.first / n;
     fkv_shard_name(s.index, name);
@@ -170,7 +194,7 @@ fkv_status fkv_manifest_load(const char *path, fkv_manifest *m, fkv_err *err)
 {
     json_t *doc = NULL;
     const char *format, *job;
-    *m = (fkv_manifest){.records = -1};
+    *m = (fkv_manifest){.records = -1, .end.records = -1};
     fkv_status st = fkv_json_load(path, FKV_MANIFEST_MAX_BYTES, &doc, err);
     if (st) goto out;
     if (!json_is_object(doc)) {
@@ -196,6 +220,7 @@ fkv_status fkv_manifest_load(const char *path, fkv_manifest *m, fkv_err *err)
     if (!st) st = fkv_json_i64_or(doc, "records", 0, INT64_MAX, -1, path, &m->records, err);
     if (!st && m->complete && m->records < 0)
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, "records", "is missing");
+    if (!st) st = load_end(doc, path, m, err);
     const json_t *shards = json_object_get(doc, "shards");
     if (!st && !json_is_array(shards))
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, "shards", "must be an array");
@@ -216,6 +241,21 @@ static fkv_status put_json(fkv_buf *b, const json_t *v, fkv_err *err)
     return st;
 }
 
+static fkv_status put_passed(uint64_t passed, fkv_buf *b, fkv_err *err)
+{
+    char hex[17];
+    fkv_hash_hex(passed, hex);
+    return passed ? fkv_buf_printf(b, err, ",\"passed\":\"%s\"}", hex) : fkv_buf_puts(b, "}", err);
+}
+
+static fkv_status put_end(const fkv_manifest_end *end, fkv_buf *b, fkv_err *err)
+{
+    if (end->records < 0) return FKV_OK;
+    const fkv_status st = fkv_buf_printf(b, err, ",\n\"end\":{\"records\":%lld,\"firm\":%lld",
+                                         (long long)end->records, (long long)end->firm);
+    return st ? st : put_passed(end->passed, b, err);
+}
+
 static fkv_status put_shards(const fkv_manifest *m, fkv_buf *b, fkv_err *err)
 {
     fkv_status st = FKV_OK;
@@ -226,9 +266,10 @@ static fkv_status put_shards(const fkv_manifest *m, fkv_buf *b, fkv_err *err)
         fkv_hash_hex(s->xxh3, hex);
         st = fkv_buf_printf(b, err,
                             "%s\n{\"file\":\"%s\",\"first\":%lld,\"count\":%lld,\"errors\":%lld,"
-                            "\"bytes\":%lld,\"xxh3\":\"%s\"}",
+                            "\"bytes\":%lld,\"xxh3\":\"%s\"",
                             i ? "," : "", name, (long long)s->first, (long long)s->count,
                             (long long)s->errors, (long long)s->bytes, hex);
+        if (!st) st = put_passed(s->passed, b, err);
     }
     return st;
 }
@@ -249,6 +290,7 @@ fkv_status fkv_manifest_save(const fkv_manifest *m, const char *path, size_t *by
                             (long long)m->records_per_shard, m->complete ? "true" : "false");
     if (!st && m->records < 0) st = fkv_buf_puts(&b, "null", err);
     if (!st && m->records >= 0) st = fkv_buf_printf(&b, err, "%lld", (long long)m->records);
+    if (!st) st = put_end(&m->end, &b, err);
     if (!st) st = fkv_buf_printf(&b, err, ",\"errors\":%lld,\n\"shards\":[", (long long)m->n_errors);
     if (!st) st = put_shards(m, &b, err);
     if (!st) st = fkv_buf_puts(&b, "\n]}\n", err);

@@ -4,12 +4,12 @@
  *    "run":{"plan":"9f..."},"archives":[{"name":"a.zip","size":123,"xxh3":"..."}],
  *    "records_per_shard":1000,"complete":false,"records":null,"errors":3,
  *    "shards":[
- *   {"file":"shards/shard-000000.jsonl.zst","first":0,"count":1000,"errors":3,"bytes":81234,"xxh3":"..."},
- *    ...]}
+ *   {"file":"shards/shard-000000.jsonl.zst","first":0,"count":1000,"errors":3,"bytes":81234,"xxh3":"...",
+ *    "passed":"..."}, ...]}
  * "records" is the number of records of the whole input once it is known, "xxh3" the
  * 64-bit XXH3 of the file. Nothing in it is trusted before it is checked.
  *
- * In memory 48 bytes a shard; a file of about 130 bytes a shard that is always
+ * In memory 56 bytes a shard; a file of about 160 bytes a shard that is always
  * replaced whole (output.c spaces that out). Loading parses the whole file, at
  * most FKV_MANIFEST_MAX_BYTES: about a second for 100,000 shards. A manifest owns
  * what it points to; after a failed init or load it is empty. Not for: looking at the
@@ -31,7 +31,14 @@ typedef struct fkv_manifest_shard {
     int64_t index; /* first / records_per_shard */
     int64_t first, count, errors, bytes;
     uint64_t xxh3;
+    uint64_t passed; /* running hash of the input up to its last record (archive.h); 0: not known */
 } fkv_manifest_shard;
+
+/* How far a run read the input that it came to the end of (archive.h: fkv_passed). */
+typedef struct fkv_manifest_end {
+    int64_t records, firm; /* records -1: none did */
+    uint64_t passed;
+} fkv_manifest_end;
 
 typedef struct fkv_manifest {
     char *job;
@@ -41,6 +48,7 @@ typedef struct fkv_manifest {
     int64_t records_per_shard;
     bool complete;
     int64_t records;            /* -1: not known yet */
+    fkv_manifest_end end;       /* of the input as it was then; stays when the last archive has grown */
     fkv_manifest_shard *shards; /* [n_shards], ascending by index */
     size_t n_shards, cap;
     int64_t n_rows, n_errors; /* sums over shards */

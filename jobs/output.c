@@ -17,10 +17,11 @@
 #include "jobs/journal.h"
 #include "jobs/known_archives.h"
 #include "jobs/manifest.h"
-#include "jobs/row.h"
+#include "jobs/reopen.h"
 #include "jobs/shard.h"
 #include "runner/base/clock.h"
 #include "runner/base/file.h"
+#include "runner/base/json.h"
 #include "runner/base/log.h"
 #include "runner/base/mem.h"
 
@@ -48,6 +49,11 @@ struct fkv_output {
     fkv_journal *journal;
     char *manifest_path;
     fkv_buf job_ini;
+    const fkv_job *job; /* while it is opened */
+    bool has_grown;     /* the last archive, since the last run */
+    uint64_t
+        *marks; /* [n_marks]: what fkv_manifest_shard.passed will be, by the part's own count of shards */
+    size_t n_marks;
 
     bool unsaved;                             /* the manifest on disk lacks shards, or that it is complete */
     int64_t unsaved_bytes;                    /* of their rows */
@@ -117,6 +123,28 @@ static fkv_status write_shard(const fkv_output *o, const char *path, const fkv_j
     return st;
 }
 
+/* 0: the reader has not come so far. */
+static uint64_t get_mark(const fkv_output *o, int64_t index)
+{
+    const int64_t i = index / o->folder.n_parts;
+    return i < (int64_t)o->n_marks ? o->marks[i] : 0;
+}
+
+static fkv_status set_mark(fkv_output *o, int64_t index, uint64_t passed, fkv_err *err)
+{
+    const size_t i = (size_t)(index / o->folder.n_parts);
+    if (i >= o->n_marks) {
+        size_t n;
+        uint64_t *grown = fkv_mul_size(i + 1, 2, &n) ? fkv_realloc(o->marks, n, sizeof *grown) : NULL;
+        if (!grown) return fkv_fail_memory(err);
+        memset(grown + o->n_marks, 0, (n - o->n_marks) * sizeof *grown);
+        o->marks = grown;
+        o->n_marks = n;
+    }
+    o->marks[i] = passed;
+    return FKV_OK;
+}
+
 /* Makes shard index of its rows in the journal, which must be all of them. A shard
  * with fewer rows than the others is the input's last: no manifest on disk names it
  * before one that says so too, or a crash in between would leave a manifest that looks
@@ -138,6 +166,7 @@ static fkv_status commit(fkv_output *o, int64_t index, fkv_err *err)
     if (st) return st;
 
     pthread_mutex_lock(&o->mutex);
+    shard.passed = get_mark(o, index);
     st = fkv_manifest_add(&o->manifest, &shard, err);
     if (!st) {
         fkv_journal_remove(o->journal, first, end);
@@ -200,6 +229,28 @@ static fkv_status compare(fkv_output *o, const fkv_manifest *theirs, fkv_err *er
     return FKV_OK;
 }
 
+/* An identity names the archives by their contents when the output began. They may lie elsewhere now, and
+ * the last of them may have grown at its end since. */
+static fkv_status adopt_archives(fkv_output *o, const fkv_manifest *theirs, bool *has_grown, fkv_err *err)
+{
+    static const char key[] = "input.archives";
+    json_t *grown = NULL, *was = json_object_get(theirs->identity, key);
+    bool same = false;
+    *has_grown = false;
+    if (!theirs->archives || !was) return FKV_OK;
+    fkv_status st = fkv_known_archives_same(theirs->archives, o->manifest.archives, &same, err);
+    if (!st && !same)
+        st = fkv_known_archives_grown(theirs->archives, o->manifest.archives, o->job, &grown, err);
+    if (st || (!same && !grown)) return st;
+    if (json_object_set(o->manifest.identity, key, was)) st = fkv_fail_memory(err);
+    if (!same) {
+        json_decref(o->manifest.archives);
+        o->manifest.archives = grown;
+        *has_grown = true;
+    }
+    return st;
+}
+
 /* Parts take the names of archives from the first of them. */
 static fkv_status check_peer(fkv_output *o, const fkv_folder_peers *peers, fkv_err *err)
 {
@@ -209,9 +260,11 @@ static fkv_status check_peer(fkv_output *o, const fkv_folder_peers *peers, fkv_e
         return fkv_fail_at(err, FKV_E_INPUT, o->folder.path, 0, "input.part",
                            "the output was begun in another number of parts: it has %s",
                            strrchr(peers->peer, '/') ? strrchr(peers->peer, '/') + 1 : peers->peer);
+    bool has_grown = false;
     fkv_status st = fkv_manifest_load(peers->peer, &peer, err);
+    if (!st) st = adopt_archives(o, &peer, &has_grown, err);
     if (!st) st = compare(o, &peer, err);
-    if (!st && peer.archives) {
+    if (!st && peer.archives && !has_grown) {
         json_decref(o->manifest.archives);
         o->manifest.archives = json_incref(peer.archives);
     }
@@ -248,10 +301,15 @@ static fkv_status load_manifest(fkv_output *o, fkv_err *err)
         o->anew = true;
         return o->looking ? FKV_OK : save_manifest(o, err);
     }
+    if (!st) st = adopt_archives(o, &old, &o->has_grown, err);
     if (!st && !o->other_job) st = compare(o, &old, err);
     if (st) {
         fkv_manifest_free(&old);
         return st;
+    }
+    if (o->has_grown) {
+        json_decref(old.archives);
+        old.archives = json_incref(o->manifest.archives);
     }
     fkv_manifest_free(&o->manifest);
     o->manifest = old;
@@ -335,68 +393,32 @@ static fkv_status load_journal(fkv_output *o, fkv_err *err)
     return st;
 }
 
-/* Puts the rows of shard s back into the journal. */
-static fkv_status reopen_shard(fkv_output *o, const fkv_manifest_shard *s, fkv_err *err)
-{
-    static const char *const keys[] = {"error"};
-    char name[FKV_SHARD_NAME_SIZE];
-    fkv_shard_reader *reader = NULL;
-    const char *row;
-    size_t n;
-    fkv_shard_name(s->index, name);
-    char *path = fkv_folder_path(&o->folder, name, false);
-    if (!path) return fkv_fail_memory(err);
-    int64_t i = 0;
-    fkv_status st = fkv_shard_reader_open(path, &reader, err);
-    while (!st && !(st = fkv_shard_reader_next(reader, &row, &n, err))) {
-        fkv_span error;
-        fkv_err bad = {0};
-        if (i == s->count || fkv_row_members(row, n, keys, &error, 1, &bad)) {
-            st = fkv_fail_at(err, FKV_E_INPUT, path, i + 1, NULL, "not the row that the manifest says");
-            break;
-        }
-        if (!o->looking)
-            st = fkv_journal_add(o->journal, s->first + i, row, n, fkv_row_has(&error), 0, 0, err);
-        i++;
-    }
-    if (st == FKV_END) st = fkv_shard_reader_check(reader, s->bytes, s->xxh3, err);
-    if (!st && i != s->count)
-        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "has %lld rows, the manifest says %lld",
-                         (long long)i, (long long)s->count);
-    fkv_shard_reader_close(reader);
-    free(path);
-    return st;
-}
-
-/* For retry_errors. The rows are in the journal, synced, before the manifest
- * forgets their shards; a crash in between leaves entries that the next load
- * ignores. The files stay until they are replaced. Error rows stay in the
- * journal's file too, so that a later run without retry_errors has them. */
+/* For retry_errors. Error rows stay in the journal's file, so that a later run without it has them. */
 static fkv_status reopen_shards_with_errors(fkv_output *o, fkv_err *err)
 {
-    fkv_manifest *m = &o->manifest;
-    fkv_status st = FKV_OK;
-    if (!o->retry_errors || m->n_errors == 0) return FKV_OK;
-    for (size_t i = 0; !st && i < m->n_shards; i++) {
-        if (m->shards[i].errors) st = reopen_shard(o, &m->shards[i], err);
-    }
-    if (!st && !o->looking) st = fkv_journal_sync(o->journal, err);
+    const fkv_reopening r = {&o->folder, &o->manifest, o->journal, o->looking};
+    if (!o->retry_errors || o->manifest.n_errors == 0) return FKV_OK;
+    const fkv_status st = fkv_reopen_errors(&r, err);
     if (st) return st;
-    size_t kept = 0;
-    for (size_t i = 0; i < m->n_shards; i++) {
-        const fkv_manifest_shard s = m->shards[i];
-        if (!s.errors) {
-            m->shards[kept++] = s;
-            continue;
-        }
-        m->n_rows -= s.count;
-        m->n_errors -= s.errors;
-    }
-    m->n_shards = kept;
-    m->complete = false;
-    m->records = -1;
     fkv_journal_filter(o->journal, keep_entry, o);
     return o->looking ? FKV_OK : save_manifest(o, err);
+}
+
+/* The last archive has grown. What goes leaves the journal's file before the manifest knows that: later runs
+ * would take it for answered. */
+static fkv_status reopen_end(fkv_output *o, fkv_err *err)
+{
+    const fkv_reopening r = {&o->folder, &o->manifest, o->journal, o->looking};
+    int64_t from;
+    o->manifest.complete = false;
+    o->manifest.records = -1;
+    if (o->looking) return FKV_OK; /* most of what is there stays: a run would say which */
+    fkv_status st = fkv_reopen_end(&r, &from, err);
+    if (st) return st;
+    fkv_log("%s: the last archive has grown: record %lld and those behind it are done now", o->folder.path,
+            (long long)from);
+    st = fkv_journal_renew(o->journal, err);
+    return st ? st : save_manifest(o, err);
 }
 
 /* Commits shards that were full when the last run stopped. */
@@ -436,6 +458,7 @@ static fkv_status load_folder(fkv_output *o, fkv_err *err)
     if (!st && !o->looking) st = fkv_folder_with_lock(&o->folder, "job", o->asked, settle_job, o, err);
     if (!st) st = load_journal(o, err);
     if (st || o->other_job) return st;
+    if (o->has_grown && (st = reopen_end(o, err))) return st;
     if ((st = reopen_shards_with_errors(o, err))) return st;
     o->resumed = o->manifest.n_rows + (int64_t)fkv_journal_count(o->journal);
     o->saved_at = fkv_seconds();
@@ -472,12 +495,14 @@ static fkv_status new_output(const fkv_job *job, fkv_output **output, fkv_err *e
         return fkv_fail_at(err, FKV_E_INPUT, NULL, 0, "output.records_per_shard", "must be at least 1");
     if (pthread_mutex_init(&o->mutex, NULL)) return fkv_fail_memory(err);
     o->has_mutex = true;
+    o->job = job;
     return prepare(o, job, err);
 }
 
 static fkv_status end_open(fkv_output *o, fkv_status st, fkv_output **output)
 {
     *output = st ? NULL : o;
+    if (o) o->job = NULL;
     if (st == FKV_E_INPUT)
         fkv_output_close_refused(o);
     else if (st)
@@ -552,6 +577,7 @@ void fkv_output_close(fkv_output *o)
     fkv_journal_close(o->journal);
     fkv_manifest_free(&o->manifest);
     fkv_buf_free(&o->job_ini);
+    free(o->marks);
     free(o->manifest_path);
     fkv_folder_close(&o->folder);
     if (o->has_mutex) pthread_mutex_destroy(&o->mutex);
@@ -583,6 +609,49 @@ bool fkv_output_needs(const fkv_output *o, int64_t ordinal)
     const bool needs = !o->manifest.complete && !has_row(o, ordinal);
     pthread_mutex_unlock(mutex_of(o));
     return needs;
+}
+
+static fkv_status pass_locked(fkv_output *o, int64_t n, uint64_t passed, fkv_err *err)
+{
+    const fkv_manifest_end *end = &o->manifest.end;
+    const int64_t index = n / o->per_shard - 1;
+    bool same = end->firm != n || !end->passed || end->passed == passed;
+    if (same && n % o->per_shard == 0 && owns(o, n - 1)) {
+        fkv_manifest_shard *s = (fkv_manifest_shard *)fkv_manifest_find(&o->manifest, index);
+        if (!s) return set_mark(o, index, passed, err);
+        if (!s->passed) s->passed = passed;
+        same = s->passed == passed;
+    }
+    return same ? FKV_OK
+                : fkv_fail_at(
+                      err, FKV_E_INPUT, o->folder.path, 0, "input.archives",
+                      "the input is not what it was: its first %lld records differ from those that were "
+                      "answered (use job.restart = yes or another job.output)",
+                      (long long)n);
+}
+
+fkv_status fkv_output_pass(fkv_output *o, int64_t n, uint64_t passed, fkv_err *err)
+{
+    pthread_mutex_lock(&o->mutex);
+    const fkv_status st = pass_locked(o, n, passed, err);
+    pthread_mutex_unlock(&o->mutex);
+    return st;
+}
+
+void fkv_output_pass_end(fkv_output *o, int64_t n, int64_t n_firm, uint64_t passed)
+{
+    pthread_mutex_lock(&o->mutex);
+    o->manifest.end = (fkv_manifest_end){n, n_firm, passed};
+    pthread_mutex_unlock(&o->mutex);
+}
+
+fkv_status fkv_output_identity(const fkv_output *o, fkv_buf *text, fkv_err *err)
+{
+    char *json = fkv_json_dump(o->manifest.identity, JSON_COMPACT);
+    if (!json) return fkv_fail_memory(err);
+    const fkv_status st = fkv_buf_puts(text, json, err);
+    free(json);
+    return st;
 }
 
 static fkv_status add_locked(fkv_output *o, int64_t ordinal, const char *row, size_t n, bool is_error,

@@ -39,7 +39,8 @@ typedef struct fkv_output_totals {
  * journal (a torn tail of the journal is dropped; an entry damaged before the tail is an
  * error naming it), and deletes its own stray *.tmp. With
  * job.retry_errors error rows are needed again, also those in shards: such a
- * shard's rows go back to the journal and it is made again. Parts of one run agree
+ * shard's rows go back to the journal and it is made again. Where the last archive has grown
+ * since, records are that were not, and the end as it was then is needed again (reopen.h). Parts of one run agree
  * on the identity and on n of i/n (FKV_E_INPUT). asked (or NULL) says that the process should
  * stop: waits end with FKV_E_INTERRUPTED then, here and in with_lock. After a failure *output
  * is NULL and the lease is given up. */
@@ -66,6 +67,16 @@ char *fkv_output_path(const fkv_output *output, const char *file, bool per_part)
 
 /* Whether this part has to do record ordinal, and it has no row yet. */
 bool fkv_output_needs(const fkv_output *output, int64_t ordinal);
+
+/* The reader has come to the end of the input's first n records, whose running hash is passed (archive.h). To
+ * be called for every n before a row of record n - 1 is added. FKV_E_INPUT: an earlier run read something
+ * else. */
+fkv_status fkv_output_pass(fkv_output *output, int64_t n, uint64_t passed, fkv_err *err);
+/* The input has ended: n records, of which n_firm, with that hash, stay if it is found longer one day. */
+void fkv_output_pass_end(fkv_output *output, int64_t n, int64_t n_firm, uint64_t passed);
+
+/* The job's identity as it was when the output began, for fingerprints of what is made once for all of it. */
+fkv_status fkv_output_identity(const fkv_output *output, fkv_buf *text, fkv_err *err);
 
 /* One finished row (with its "\n"). Journalled before it returns; synced when
  * the oldest row that is not synced is 5 s old (between rows fkv_output_sync does

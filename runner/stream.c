@@ -140,15 +140,21 @@ static fkv_status read_all(stream *s, fkv_err *err)
     fkv_prompter *prompter = NULL;
     fkv_line line;
     fkv_status st = fkv_prompter_open(&source, &prompter, err);
-    while (!st && !(st = fkv_reader_next(s->reader, &line, err))) {
+    while (!st) {
         int64_t done, all;
+        fkv_passed passed;
+        st = fkv_reader_next(s->reader, &line, err);
+        fkv_reader_passed(s->reader, &passed);
+        if (st == FKV_END) fkv_output_pass_end(s->output, passed.records, passed.firm, passed.hash);
+        if (st) break;
         fkv_reader_progress(s->reader, &done, &all);
         atomic_store(&s->read_bytes, done);
         atomic_store(&s->all_bytes, all);
         atomic_store(&s->n_input, line.ordinal + 1);
         if (atomic_load(&s->failed)) break;
         see_damage(s, &line);
-        if (fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, prompter, err);
+        st = fkv_output_pass(s->output, line.ordinal + 1, line.passed, err);
+        if (!st && fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, prompter, err);
     }
     fkv_prompter_close(prompter);
     return st == FKV_END || st == FKV_E_INTERRUPTED ? FKV_OK : st;

@@ -29,7 +29,8 @@ static fkv_status read_part(int fd, const char *path, char *part, size_t n, off_
     return FKV_OK;
 }
 
-fkv_status fkv_hash_file_ends(const char *path, uint64_t *out, fkv_err *err)
+/* size -1: the file's. */
+static fkv_status hash_ends(const char *path, int64_t size, uint64_t *out, fkv_err *err)
 {
     enum { END = 64 * 1024 };
     static _Thread_local char part[END];
@@ -41,17 +42,28 @@ fkv_status fkv_hash_file_ends(const char *path, uint64_t *out, fkv_err *err)
         st = fkv_fail_errno(err, path, "stat");
         goto out;
     }
-    uint64_t h = (uint64_t)sb.st_size;
-    const off_t tail = sb.st_size > END ? sb.st_size - END : 0;
+    const off_t n_bytes = size < 0 ? sb.st_size : (off_t)size;
+    const size_t end = n_bytes < END ? (size_t)n_bytes : END;
+    uint64_t h = (uint64_t)n_bytes;
     for (int i = 0; i < 2; i++) {
         size_t n;
-        if ((st = read_part(fd, path, part, END, i ? tail : 0, &n, err))) goto out;
+        if ((st = read_part(fd, path, part, end, i ? n_bytes - (off_t)end : 0, &n, err))) goto out;
         h = fkv_hash(part, n, h);
     }
     *out = h;
 out:
     close(fd);
     return st;
+}
+
+fkv_status fkv_hash_file_ends(const char *path, uint64_t *out, fkv_err *err)
+{
+    return hash_ends(path, -1, out, err);
+}
+
+fkv_status fkv_hash_file_ends_at(const char *path, int64_t size, uint64_t *out, fkv_err *err)
+{
+    return hash_ends(path, size, out, err);
 }
 
 void fkv_hash_hex(uint64_t h, char out[17])

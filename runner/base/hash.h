@@ -13,6 +13,8 @@ uint64_t fkv_hash(const void *bytes, size_t n, uint64_t seed);
 /* Hash of a file's size, first and last 64 KiB: tells a changed file of any
  * size in constant time. */
 fkv_status fkv_hash_file_ends(const char *path, uint64_t *out, fkv_err *err);
+/* The same of the file as it was when it had so many bytes, fewer than or as many as now. */
+fkv_status fkv_hash_file_ends_at(const char *path, int64_t size, uint64_t *out, fkv_err *err);
 
 /* 16 lower-case hex digits and a NUL. */
 void fkv_hash_hex(uint64_t h, char out[17]);

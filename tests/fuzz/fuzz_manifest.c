@@ -51,6 +51,9 @@ static void work(const char *path)
     check(fkv_manifest_load(path, &b, &err) == FKV_OK, "what was saved can't be loaded");
     check(a.n_shards == b.n_shards && a.complete == b.complete && a.records == b.records,
           "changed by saving");
+    check(a.end.records == b.end.records && (a.end.records < 0 || !memcmp(&a.end, &b.end, sizeof a.end)),
+          "the end changed by saving");
+    check(a.end.records < 0 || (a.end.firm >= 0 && a.end.firm <= a.end.records), "the end");
     check(!a.n_shards || !memcmp(a.shards, b.shards, a.n_shards * sizeof *a.shards),
           "shards changed by saving");
     check(fkv_manifest_same_job(&a, &b, "out", &err) == FKV_OK, "another job after saving");
