@@ -40,10 +40,10 @@ typedef struct fkv_output_totals {
  * error naming it), and deletes its own stray *.tmp. With
  * job.retry_errors error rows are needed again, also those in shards: such a
  * shard's rows go back to the journal and it is made again. Where the last archive has grown
- * since, records are that were not, and the end as it was then is needed again (reopen.h). Parts of one run agree
- * on the identity and on n of i/n (FKV_E_INPUT). asked (or NULL) says that the process should
- * stop: waits end with FKV_E_INTERRUPTED then, here and in with_lock. After a failure *output
- * is NULL and the lease is given up. */
+ * since, records are that were not, and the end as it was then is needed again (reopen.h). Parts of one run
+ * agree on the identity and on n of i/n (FKV_E_INPUT). asked (or NULL) says that the process should stop:
+ * waits end with FKV_E_INTERRUPTED then, here and in with_lock. After a failure *output is NULL and the lease
+ * is given up. */
 fkv_status fkv_output_open(const fkv_job *job, bool (*asked)(void), fkv_output **output, fkv_err *err);
 
 /* Whether open could have the job's folder, before anything of the job is read: FKV_E_BUSY
