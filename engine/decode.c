@@ -47,7 +47,8 @@ static void rest(fkv_engine_device *d, int layer)
     const int64_t at = (int64_t)layer * c->n_kv_heads * n;
     e->options.backend->gather_heads(d->dev, d->step_att, n, c->n_kv_heads, (int64_t)c->group * c->head_dim,
                                      e->device_of + at, d->device_of + at);
-    fkv_layer_finish(d, layer, n, n, d->step_att, d->step_x, d->step_xn);
+    const fkv_layer_rows rows = {n, n, d->step_att, d->step_x, d->step_xn};
+    fkv_layer_finish(d, layer, &rows);
 }
 
 void fkv_decode_end(fkv_engine_device *d)

@@ -34,6 +34,11 @@ int64_t fkv_memory_max_rows(const fkv_memory_shape *s)
     return s->max_prompt > least ? s->max_prompt : least;
 }
 
+bool fkv_memory_has_asides(const fkv_memory_shape *s)
+{
+    return s->n_devices > 1 && fkv_memory_max_rows(s) > s->prefill_tile;
+}
+
 void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_size out[FKV_N_BUFFERS])
 {
     const fkv_config *c = s->config;
@@ -50,9 +55,11 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
     out[FKV_BUFFER_TOKENS] = out[FKV_BUFFER_ROPE_ROWS] = (fkv_buffer_size){t, 1, sizeof(int32_t)};
     out[FKV_BUFFER_SEGMENTS] = (fkv_buffer_size){slots, 1, sizeof(fkv_segment)};
     out[FKV_BUFFER_EDITS] = (fkv_buffer_size){FKV_EDITS, 1, sizeof(fkv_edit)};
-    out[FKV_BUFFER_Y] = (fkv_buffer_size){rows, c->hidden, act};
+    const bool asides = fkv_memory_has_asides(s);
+    out[FKV_BUFFER_Y] = (fkv_buffer_size){asides ? FKV_TILES_OF_Y * rows : rows, c->hidden, act};
     out[FKV_BUFFER_ACT] = (fkv_buffer_size){rows, share, act};
-    out[FKV_BUFFER_PARTIAL] = (fkv_buffer_size){rows * local_ranks, c->hidden, f32};
+    out[FKV_BUFFER_PARTIAL] =
+        (fkv_buffer_size){(asides ? FKV_TILES_OF_PARTIAL * rows : rows) * local_ranks, c->hidden, f32};
     out[FKV_BUFFER_STEP_X] = (fkv_buffer_size){slots, c->hidden, act};
     out[FKV_BUFFER_STEP_XN] = (fkv_buffer_size){slots, c->hidden, act};
     out[FKV_BUFFER_STEP_ATT] = (fkv_buffer_size){slots, att, act};

@@ -106,6 +106,10 @@ typedef struct fkv_memory {
 fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *shape);
 /* Whether so many devices of the backend can run the model together (backend.h: supports). */
 fkv_status fkv_memory_supported(const fkv_memory_shape *shape, const fkv_backend *backend, fkv_err *err);
+/* Where several devices prefill packs of several tiles, some tiles' outputs are in use side by side
+ * (fkv_layer_finish_aside). */
+enum { FKV_TILES_OF_Y = 3, FKV_TILES_OF_PARTIAL = 2 };
+bool fkv_memory_has_asides(const fkv_memory_shape *shape);
 /* Rows of the largest pack: of the longest prompt, or four times what is worth a pass. */
 int64_t fkv_memory_max_rows(const fkv_memory_shape *shape);
 /* Buffers of a device with local_ranks ranks. */

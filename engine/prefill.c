@@ -41,6 +41,7 @@ static void rank_attention(fkv_engine_device *d, const fkv_rank *r, int layer, c
     fkv_prefill_args args = args_of(d, r, layer, pack);
     for (args.row0 = 0; args.row0 < n; args.row0 += e->tile) {
         args.n_rows = n - args.row0 < e->tile ? n - args.row0 : e->tile;
+        if (args.row0 + args.n_rows == n) fkv_layer_settle(d);
         b->prefill_qkv(d->dev, &args);
     }
     args.last_only = last;
@@ -120,6 +121,9 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
                            .dev_segments = d->segments,
                            .dev_rope_rows = d->rope_rows,
                            .dev_tokens = d->tokens};
+    const fkv_layer_rows all = {p->n_rows, e->tile, d->att, d->x, d->xn};
+    const fkv_layer_rows step = {n_slots, n_slots, d->step_att, d->step_x, d->step_xn};
+    const bool asides = e->options.n_devices > 1 && p->n_rows > e->tile;
     upload_pack(d, p);
     if (fills) b->start_slots(d->dev, &pack, &d->slots);
     fkv_layer_embed(d, d->tokens, p->n_rows, d->x, d->xn);
@@ -130,13 +134,17 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
             rank_keep(d, &d->ranks[r], l, p, &pack);
         }
         if (last) break;
-        b->gather_cols(d->dev, d->att, p->n_rows, att_cols, e->head_cols, (int)act);
-        fkv_layer_finish(d, l, p->n_rows, e->tile, d->att, d->x, d->xn);
+        if (asides) {
+            fkv_layer_finish_aside(d, l, &all);
+        } else {
+            b->gather_cols(d->dev, d->att, p->n_rows, att_cols, e->head_cols, (int)act);
+            fkv_layer_finish(d, l, &all);
+        }
     }
     if (!fills) return;
     b->gather_cols(d->dev, d->step_att, n_slots, att_cols, e->head_cols, (int)act);
     b->last_rows(d->dev, &pack, d->x, c->hidden, d->step_x);
-    fkv_layer_finish(d, c->n_layers - 1, n_slots, n_slots, d->step_att, d->step_x, d->step_xn);
+    fkv_layer_finish(d, c->n_layers - 1, &step);
     fkv_layer_logits(d, d->step_xn);
     int choice = 0;
     for (int i = 0; i < p->n_segments; i++)

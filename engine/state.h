@@ -39,6 +39,22 @@ typedef struct fkv_norms {
     float *q, *k;                   /* [head_dim], or NULL */
 } fkv_norms;
 
+/* Rows that a layer works on: prefill's pack, or a decode step. Device memory. */
+typedef struct fkv_layer_rows {
+    int64_t n, class_rows; /* class_rows: as in backend.h */
+    void *att;             /* [n, n_heads * hd] */
+    void *x, *xn;          /* [n, hidden] */
+} fkv_layer_rows;
+
+/* The tile whose sum over ranks is still under way: see fkv_layer_settle. */
+typedef struct fkv_unsettled {
+    fkv_layer_rows rows;
+    int64_t tile;
+    int layer;
+    int64_t ticket;
+    bool there;
+} fkv_unsettled;
+
 /* Edits that a device applies at a time. */
 enum { FKV_EDITS = 1 << 16 };
 
@@ -60,9 +76,9 @@ struct fkv_engine_device {
     void *xn;                          /* [T, hidden] normed */
     void *qkv;                         /* [T, max home heads * head_rows * hd] of the rank at work */
     void *att;                         /* [T, n_heads * hd] */
-    void *y;                           /* [tile, hidden] */
+    void *y;                           /* [tile, hidden], or FKV_TILES_OF_Y of them (memory.h) */
     void *act;                         /* [tile, largest share of intermediate] */
-    float *partial;                    /* [n_ranks][rows of the tile at work][hidden] */
+    float *partial;                    /* [n_ranks][rows of the tile at work][hidden], as y */
     float *scores;                     /* [max home heads][T] */
     void *step_x, *step_xn, *step_att; /* decode: [n_slots, hidden], [n_slots, n_heads * hd] */
     float *logits;                     /* [n_slots, vocab] */
@@ -75,7 +91,8 @@ struct fkv_engine_device {
     int64_t tickets[2];    /* of commands, by number */
     int32_t *table;        /* page table, [n_slots][kv.slot_stride] */
     int64_t arena_budget;  /* bytes that this device's KV arenas may take */
-    bool watched;          /* a step that the stopwatch sees is under way */
+    fkv_unsettled unsettled;
+    bool watched; /* a step that the stopwatch sees is under way */
 };
 
 /* Where a step is that is enqueued op by op, with everything before it enqueued. */
@@ -193,8 +210,12 @@ void fkv_decode_end(fkv_engine_device *d);
 void fkv_layer_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn);
 /* The layer behind its attention: output projection of att, MLP, both residual adds, and the next
  * norm into xn. */
-void fkv_layer_finish(fkv_engine_device *d, int layer, int64_t n, int64_t class_rows, const void *att,
-                      void *x, void *xn);
+void fkv_layer_finish(fkv_engine_device *d, int layer, const fkv_layer_rows *rows);
+/* The same where the columns of att are not gathered yet, with the collectives of some tiles beside the
+ * products of others. The last tile's x and xn are there after settle alone, which is to be called before
+ * they are read and before any other collective. */
+void fkv_layer_finish_aside(fkv_engine_device *d, int layer, const fkv_layer_rows *rows);
+void fkv_layer_settle(fkv_engine_device *d);
 /* The device's logits[n_slots, vocab] of normed rows. */
 void fkv_layer_logits(fkv_engine_device *d, const void *xn);
 

@@ -43,7 +43,7 @@
 #include "runner/base/layer_spec.h"
 #include "runner/base/status.h"
 
-enum { FKV_MAX_LOCAL_RANKS = 64, FKV_TICKETS = 4 };
+enum { FKV_MAX_LOCAL_RANKS = 64, FKV_TICKETS = 4, FKV_ASIDES = 8 };
 
 /* Tokens of a tile of prefill attention and of scores; a prompt's first tile starts at its
  * own position 0, wherever it lies in a pack. */
@@ -472,6 +472,14 @@ typedef struct fkv_backend {
      * afterwards every device has all. */
     void (*gather_heads)(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
                          const uint8_t *owner, const uint8_t *dev_owner);
+    /* Collectives between begin and end start when what was enqueued before is done, and then go on beside
+     * what is enqueued behind them, until it waits for the ticket that end gives: tickets count from 1, at
+     * most FKV_ASIDES are out at a time, and waiting for one waits for those before it. Nothing else may
+     * stand between begin and end, and a collective outside of them comes behind the wait for the last
+     * ticket. Not in recorded steps. A backend whose ops are done when they return does nothing here. */
+    void (*aside_begin)(fkv_device *dev);
+    int64_t (*aside_end)(fkv_device *dev);
+    void (*aside_wait)(fkv_device *dev, int64_t ticket);
     /* y[n, hidden] = sum over all ranks in rank order of their partials. partials:
      * this device's ranks one after the other, each [n, hidden] float32. */
     void (*reduce_ranks)(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,

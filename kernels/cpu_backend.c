@@ -304,6 +304,9 @@ const fkv_backend *fkv_backend_cpu(void)
         .gather_cols = cpu_gather_cols,
         .gather_heads = cpu_gather_heads,
         .reduce_ranks = cpu_reduce_ranks,
+        .aside_begin = cpu_aside_begin,
+        .aside_end = cpu_aside_end,
+        .aside_wait = cpu_aside_wait,
     };
     return &backend;
 }

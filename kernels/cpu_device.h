@@ -134,6 +134,9 @@ void cpu_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, cons
                      int elem_bytes);
 void cpu_gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
                       const uint8_t *owner, const uint8_t *dev_owner);
+void cpu_aside_begin(fkv_device *dev);
+int64_t cpu_aside_end(fkv_device *dev);
+void cpu_aside_wait(fkv_device *dev, int64_t ticket);
 void cpu_reduce_ranks(fkv_device *dev, const float *partials, int n_local, int64_t n, int64_t hidden,
                       void *y);
 

@@ -37,6 +37,7 @@ static void backend_close(fkv_device *dev)
     if (cuda_world_aborted(dev->world)) cuda_world_leave(dev); /* what waits for a device that failed ends */
     if (dev->stream) cudaStreamSynchronize(dev->stream);
     cuda_record_close(dev);
+    cuda_aside_close(dev);
     cuda_world_leave(dev);
     cuda_decode_close(dev);
     cuda_gemm_close(dev);
@@ -183,6 +184,9 @@ const fkv_backend *fkv_backend_cuda(void)
         .recorded_spans = cuda_recorded_spans,
         .gather_cols = cuda_gather_cols,
         .gather_heads = cuda_gather_heads,
+        .aside_begin = cuda_aside_begin,
+        .aside_end = cuda_aside_end,
+        .aside_wait = cuda_aside_wait,
         .reduce_ranks = cuda_reduce_ranks,
     };
     return &backend;

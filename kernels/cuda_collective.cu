@@ -55,7 +55,62 @@ void cuda_world_leave(fkv_device *dev)
     dev->comm = NULL;
 }
 
+/* ---- beside the stream ---- */
+
+/* The stream aside goes first where both have blocks to start: there are few of them, and peers wait. */
+static bool make_aside(fkv_device *dev)
+{
+    int least = 0, greatest = 0;
+    if (dev->aside) return true;
+    if (!CUDA(dev, cudaDeviceGetStreamPriorityRange(&least, &greatest)) ||
+        !CUDA(dev, cudaEventCreateWithFlags(&dev->reached, cudaEventDisableTiming)))
+        return false;
+    for (int i = 0; i < FKV_ASIDES; i++)
+        if (!CUDA(dev, cudaEventCreateWithFlags(&dev->asides[i], cudaEventDisableTiming))) return false;
+    return CUDA(dev, cudaStreamCreateWithPriority(&dev->aside, cudaStreamNonBlocking, greatest));
+}
+
+void cuda_aside_begin(fkv_device *dev)
+{
+    if (dev->world->n_devices == 1 || dev->failed || !make_aside(dev)) return;
+    CUDA(dev, cudaEventRecord(dev->reached, dev->stream));
+    CUDA(dev, cudaStreamWaitEvent(dev->aside, dev->reached, 0));
+    dev->behind = dev->stream;
+    dev->stream = dev->aside;
+}
+
+int64_t cuda_aside_end(fkv_device *dev)
+{
+    if (dev->behind) {
+        CUDA(dev, cudaEventRecord(dev->asides[dev->n_asides % FKV_ASIDES], dev->aside));
+        dev->stream = dev->behind;
+        dev->behind = NULL;
+    }
+    return ++dev->n_asides;
+}
+
+void cuda_aside_wait(fkv_device *dev, int64_t ticket)
+{
+    if (dev->aside) CUDA(dev, cudaStreamWaitEvent(dev->stream, dev->asides[(ticket - 1) % FKV_ASIDES], 0));
+}
+
+void cuda_aside_close(fkv_device *dev)
+{
+    if (dev->aside) cudaStreamSynchronize(dev->aside);
+    if (dev->reached) cudaEventDestroy(dev->reached);
+    for (int i = 0; i < FKV_ASIDES; i++)
+        if (dev->asides[i]) cudaEventDestroy(dev->asides[i]);
+    if (dev->aside) cudaStreamDestroy(dev->aside);
+    cuda_copies_close(dev);
+}
+
 /* ---- the collectives, in pieces of rows that fit a window ---- */
+
+/* Beside other work, where peers are in reach. */
+static bool by_copies(const fkv_device *dev)
+{
+    return dev->behind && dev->world->by_peers;
+}
 
 static int64_t rows_of_window(fkv_device *dev, int64_t row_bytes)
 {
@@ -68,6 +123,10 @@ void cuda_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, con
                       int elem_bytes)
 {
     if (dev->world->n_devices == 1) return;
+    if (by_copies(dev)) {
+        cuda_copies_gather_cols(dev, (char *)buf, n, stride, cols, elem_bytes);
+        return;
+    }
     const int64_t step = rows_of_window(dev, cols[dev->world->n_devices] * elem_bytes);
     for (int64_t i = 0; i < n && !dev->failed; i += step) {
         char *piece = (char *)buf + i * stride * elem_bytes;
@@ -131,7 +190,7 @@ static void reduce_all(fkv_device *dev, const float *partials, int n_local, int6
     if (dev->failed || !count_ranks(dev, n_local)) return;
     const int64_t unit = hidden % 8 ? 1 : 8; /* so that threads can take several columns at once */
     for (int d = 0; d <= n_devices; d++) cols[d] = hidden / unit * d / n_devices * unit;
-    if (sums_everywhere(dev, n, hidden)) {
+    if (!by_copies(dev) && sums_everywhere(dev, n, hidden)) {
         cuda_peer_reduce(dev, partials, n_local, n * hidden, n, hidden, cols, true, y);
         return;
     }
@@ -141,10 +200,15 @@ static void reduce_all(fkv_device *dev, const float *partials, int n_local, int6
     for (int d = 0; d < n_devices; d++)
         if (dev->world->n_ranks[d] > most_local) most_local = dev->world->n_ranks[d];
     const int64_t in = ranks * widest, out = most_local * hidden; /* elements of a row that come and go */
-    const int64_t step = rows_of_window(dev, (in > out ? in : out) * (int64_t)sizeof(float));
+    const int64_t step = by_copies(dev) ? 2 * rows_of_window(dev, in * (int64_t)sizeof(float))
+                                        : rows_of_window(dev, (in > out ? in : out) * (int64_t)sizeof(float));
     for (int64_t i = 0; i < n && !dev->failed; i += step) {
         const int64_t m = n - i < step ? n - i : step;
         const float *piece = partials + i * hidden;
+        if (by_copies(dev)) {
+            cuda_copies_reduce(dev, piece, n_local, n * hidden, m, hidden, cols, y + i * hidden);
+            continue;
+        }
 #ifdef FKV_NCCL
         if (!dev->world->by_peers) {
             cuda_nccl_reduce(dev, piece, n_local, n * hidden, m, hidden, cols, y + i * hidden);

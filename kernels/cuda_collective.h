@@ -4,6 +4,7 @@
  * between two ways of moving bytes, with the same bits either way:
  * - cuda_peer.cu: kernels store straight into the other GPUs' memory, where every GPU can
  *   reach every other;
+ * - cuda_copies.cu: the same for collectives beside other work (aside_begin), by copy engines;
  * - cuda_nccl.cu: packed segments sent and received through NCCL, where not.
  * Both work in windows of fixed size, allocated when a device joins: larger messages go
  * in pieces of rows, so nothing grows and nothing is allocated in a step.
@@ -38,6 +39,14 @@ struct cuda_meeting {
     uint64_t flags[COLLECTIVE_MAX_DEVICES]; /* epoch that each device has written its data of, or begun */
 };
 
+/* What a device's thread tells the others' of collectives by copies, by their number modulo 2: the next but
+ * one begins when all have ended it. */
+struct cuda_board {
+    std::atomic<uint64_t> said_ready, said_sent; /* numbers, from 1 */
+    char *at[2];                                 /* where the others write */
+    cudaEvent_t ready[2], sent[2];
+};
+
 struct fkv_world {
     fkv_group group;
     int n_devices, n_gpus; /* more devices than GPUs: in tests */
@@ -53,6 +62,7 @@ struct fkv_world {
     int n_ranks[COLLECTIVE_MAX_DEVICES];   /* of each device */
     char *windows[COLLECTIVE_MAX_DEVICES]; /* of each device: two halves, and two of lines */
     cuda_meeting *meetings[COLLECTIVE_MAX_DEVICES];
+    cuda_board boards[COLLECTIVE_MAX_DEVICES];
 #ifdef FKV_NCCL
     ncclUniqueId id;
 #endif
@@ -84,6 +94,14 @@ void cuda_peer_gather_heads(fkv_device *dev, bf16 *out, int n, int n_kv_heads, i
  * Partials of two local ranks lie rank_stride apart. */
 void cuda_peer_reduce(fkv_device *dev, const float *partials, int n_local, int64_t rank_stride, int64_t n,
                       int64_t hidden, const int64_t *cols, bool every_device, bf16 *y);
+
+/* cuda_copies.cu: the same beside other work; all rows at once, for reduce as far as both windows hold what
+ * comes. Each device sums its own columns. */
+void cuda_copies_gather_cols(fkv_device *dev, char *buf, int64_t n, int64_t stride, const int64_t *cols,
+                             int elem_bytes);
+void cuda_copies_reduce(fkv_device *dev, const float *partials, int n_local, int64_t rank_stride, int64_t n,
+                        int64_t hidden, const int64_t *cols, bf16 *y);
+void cuda_copies_close(fkv_device *dev);
 
 #ifdef FKV_NCCL
 /* cuda_world.cu: keeps the error. */

@@ -104,7 +104,11 @@ struct fkv_device {
     uint64_t n_pending, n_handed; /* downloads enqueued; handed out */
     cuda_ticket tickets[FKV_TICKETS];
     int64_t n_posted, n_waited;
-    cuda_comm *comm;           /* NULL with one device */
+    cuda_comm *comm; /* NULL with one device */
+    /* Collectives that go on beside the stream: see cuda_collective.cu. */
+    cudaStream_t aside, behind; /* behind: the stream, while dev->stream is the other one */
+    cudaEvent_t reached, asides[FKV_ASIDES];
+    int64_t n_asides;
     fkv_weight *weights;       /* list, freed by close */
     struct cuda_block *blocks; /* list of allocations, freed by close */
     cuda_record records[CUDA_RECORD_KEYS];
@@ -272,6 +276,10 @@ int cuda_world_devices_per_gpu(const fkv_world *world);
 /* Joins the world's other devices; called by open on every device's thread. */
 fkv_status cuda_world_join(fkv_device *dev, fkv_err *err);
 void cuda_world_leave(fkv_device *dev);
+void cuda_aside_begin(fkv_device *dev);
+int64_t cuda_aside_end(fkv_device *dev);
+void cuda_aside_wait(fkv_device *dev, int64_t ticket);
+void cuda_aside_close(fkv_device *dev);
 void cuda_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t stride, const int64_t *cols,
                       int elem_bytes);
 void cuda_gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,

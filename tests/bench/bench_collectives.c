@@ -1,9 +1,10 @@
-/* Times of the collectives between GPUs at the sizes that a decode step has, many in a row, by size.
+/* Times of the collectives between GPUs at the sizes that decode steps and tiles of a prefill have, many in a
+ * row, by size.
  *
  * usage: bench_collectives [BACKEND [DEVICES [HIDDEN [KV_HEADS [HEAD_COLS]]]]]     default: cuda 2 4096 8 512
  *   HEAD_COLS: columns of the attention's output that belong to a KV head
  * Prints us a call on the slowest device: gather_cols of bf16 and of float32 rows, gather_heads, reduce_ranks
- * (one rank a device), for so many rows. */
+ * (one rank a device), for so many rows; and the three that stand beside a prefill's products, aside. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 #include "kernels/backend.h"
 #include "runner/base/clock.h"
 
-enum { MAX_DEVICES = 8, MOST_ROWS = 512, WARM = 20, REPEATS = 200, N_OPS = 4 };
+enum { MAX_DEVICES = 8, MOST_ROWS = 2048, WARM = 20, REPEATS = 100, N_OPS = 7, FIRST_ASIDE = 4 };
 
 typedef struct bench {
     const fkv_backend *backend;
@@ -55,14 +56,19 @@ static void call(const bench *b, int d)
 {
     const fkv_backend *k = b->backend;
     const uint8_t *dev_owner = b->owner[d];
+    const bool aside = b->op >= FIRST_ASIDE;
+    if (aside) k->aside_begin(b->devices[d]);
     switch (b->op) {
-    case 0: k->gather_cols(b->devices[d], b->buf[d], b->n, b->hidden, b->cols, 2); break;
-    case 1: k->gather_cols(b->devices[d], b->buf[d], b->n, b->hidden, b->cols, 4); break;
+    case 0:
+    case FIRST_ASIDE: k->gather_cols(b->devices[d], b->buf[d], b->n, b->hidden, b->cols, 2); break;
+    case 1:
+    case FIRST_ASIDE + 1: k->gather_cols(b->devices[d], b->buf[d], b->n, b->hidden, b->cols, 4); break;
     case 2:
         k->gather_heads(b->devices[d], b->buf[d], b->n, b->kv_heads, b->head_cols, b->owners, dev_owner);
         break;
     default: k->reduce_ranks(b->devices[d], b->partials[d], 1, b->n, b->hidden, b->buf[d]); break;
     }
+    if (aside) k->aside_wait(b->devices[d], k->aside_end(b->devices[d]));
 }
 
 static fkv_status time_one(void *ctx, int d, fkv_err *err)
@@ -80,8 +86,9 @@ static fkv_status time_one(void *ctx, int d, fkv_err *err)
 
 int main(int argc, char **argv)
 {
-    static const char *const names[N_OPS] = {"gather bf16", "gather float32", "gather heads", "reduce"};
-    static const int rows[] = {1, 4, 16, 32, 64, 128, 192, 256, 512};
+    static const char *const names[N_OPS] = {"gather bf16", "gather float32", "gather heads", "reduce",
+                                             "bf16, aside", "float32, aside", "reduce, aside"};
+    static const int rows[] = {1, 4, 16, 32, 64, 128, 192, 256, 512, 1024, 2048};
     fkv_err err = {0};
     bench b = {.backend = fkv_backend_find(argc > 1 ? argv[1] : "cuda"),
                .n_devices = argc > 2 ? atoi(argv[2]) : 2,
