@@ -424,6 +424,9 @@ int main(int argc, char **argv)
         free(scores);
     }
     p.mean_output = a.steps;
+    if (!(p.prompt_tokens = malloc(sizeof *p.prompt_tokens))) die("profile", NULL);
+    p.prompt_tokens[0] = (int32_t)a.prompt; /* heads keep no more, whatever their budget */
+    p.n_sample = 1;
     if (fkv_safetensors_open_dummy(1, (size_t)c.vocab * (size_t)c.hidden, (size_t)c.hidden, &w, &err))
         die("weights", &err);
     for (int mode = 0; mode < 3; mode++) run_mode(&a, &c, w, &p, mode);
