@@ -170,19 +170,17 @@ static void print_splits(const fkv_setup *s, const fkv_planning *p, FILE *out)
         if (s->auto_ranks) fprintf(out, "ranks: %d (auto)\n", p->layout.ranks);
         return;
     }
-    fprintf(out, "split of the devices %15s %6s %14s %14s %14s\n", "data_parallel", "slots", "prefill ms",
-            "step ms", "ms a record");
+    fprintf(out, "split of the devices %15s %6s %14s %14s %14s %10s\n", "data_parallel", "slots", "prefill ms",
+            "step ms", "ms a record", "job s");
     for (int i = 0; i < z->n_splits; i++) {
         const fkv_device_split *c = &z->splits[i];
-        fprintf(out, "%c tensor_parallel %2d %15d %6d %14.2f %14.3f %14.2f%s\n",
-                i == z->best_groups ? '*' : ' ', c->tensor_parallel, c->data_parallel, c->slots,
-                c->prefill_us / 1e3, c->step_us / 1e3, c->record_us / 1e3, c->fits ? "" : "  does not fit");
+        fprintf(out, "%c tensor_parallel %2d %15d %6d %14.2f %14.3f %14.2f %10.1f%s\n",
+                i == z->best ? '*' : ' ', c->tensor_parallel, c->data_parallel, c->slots, c->prefill_us / 1e3,
+                c->step_us / 1e3, c->record_us / 1e3, c->job_us / 1e6, c->fits ? "" : "  does not fit");
     }
-    if (z->best_groups >= 0 && z->splits[z->best_groups].data_parallel > 1)
-        fprintf(out, "this build has data_parallel = 1 alone; with %d it would choose tensor_parallel = %d\n",
-                z->splits[z->best_groups].data_parallel, z->splits[z->best_groups].tensor_parallel);
-    fprintf(out, "ranks: %d%s on %d devices\n", p->layout.ranks, s->auto_ranks ? " (auto)" : "",
-            p->layout.devices);
+    fprintf(out, "ranks: %d%s on %d devices, in %d replicas%s\n", p->layout.ranks,
+            s->auto_ranks ? " (auto)" : "", p->layout.devices, p->layout.replicas,
+            s->auto_replicas ? " (auto)" : "");
 }
 
 void fkv_explain_print(const fkv_setup *s, const fkv_planning *p, const fkv_explanation *x, FILE *out)
