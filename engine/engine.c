@@ -278,7 +278,8 @@ static fkv_status open_engine(fkv_engine *e, const fkv_safetensors *weights, fkv
     e->rank_seconds = fkv_calloc((size_t)o->n_ranks, sizeof *e->rank_seconds);
     if (!e->specs || !e->devices || !e->rank_seconds) return fkv_fail_memory(err);
     if ((st = o->backend->world_open(&group, &e->world, err)) ||
-        (st = fkv_team_open(o->n_devices, "device", abort_world, e, &e->team, err)) || (st = make_columns(e, err)))
+        (st = fkv_team_open(o->n_devices, "device", abort_world, e, &e->team, err)) ||
+        (st = make_columns(e, err)))
         return st;
     for (int i = 0; i < o->n_devices; i++) {
         e->devices[i].engine = e;

@@ -4,8 +4,8 @@
  * prompts, set_plan (loads the copies, makes the KV arenas), run, close. Between
  * open and set_plan resize gives it other slots; clear_plan goes back to before
  * set_plan. The home slices are loaded once whatever is called.
- * All calls come from one thread (but stats, info and close: from another while none is under way). What a record's tokens are depends on the
- * record, the model, the numbers of ranks and slots, and the seed alone.
+ * All calls come from one thread (but stats, info and close: from another while none is under way). What a
+ * record's tokens are depends on the record, the model, the numbers of ranks and slots, and the seed alone.
  *
  * The engine owns its devices, weights, pages and threads until close. Config, options, budgets and plan
  * are copied, weights are borrowed during a call; the backend must outlive the engine.

@@ -170,8 +170,8 @@ static void print_splits(const fkv_setup *s, const fkv_planning *p, FILE *out)
         if (s->auto_ranks) fprintf(out, "ranks: %d (auto)\n", p->layout.ranks);
         return;
     }
-    fprintf(out, "split of the devices %15s %6s %14s %14s %14s %10s\n", "data_parallel", "slots", "prefill ms",
-            "step ms", "ms a record", "job s");
+    fprintf(out, "split of the devices %15s %6s %14s %14s %14s %10s\n", "data_parallel", "slots",
+            "prefill ms", "step ms", "ms a record", "job s");
     for (int i = 0; i < z->n_splits; i++) {
         const fkv_device_split *c = &z->splits[i];
         fprintf(out, "%c tensor_parallel %2d %15d %6d %14.2f %14.3f %14.2f %10.1f%s\n",

@@ -428,7 +428,9 @@ static fkv_status make_prints(making *m, bool with_budgets, fkv_err *err)
     const fkv_profile *p = &m->p->profile;
     fkv_buf text = {0};
     fkv_status st = fkv_job_write_identity(s->job, &text, err);
-    if (!st) st = fkv_buf_printf(&text, err, " %s %s %d", FKV_VERSION, s->backend->name, s->auto_ranks ? 0 : s->n_ranks);
+    if (!st)
+        st = fkv_buf_printf(&text, err, " %s %s %d", FKV_VERSION, s->backend->name,
+                            s->auto_ranks ? 0 : s->n_ranks);
     if (!st) fkv_hash_hex(fkv_hash(text.data, text.len, 0), m->profile_print);
     if (!st && with_budgets) {
         st = fkv_buf_printf(&text, err, " %s %lld %d %.17g", fkv_plan_mode_name(fkv_setup_mode(s)),

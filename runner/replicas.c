@@ -108,10 +108,11 @@ fkv_status fkv_replicas_check_alike(const fkv_replicas *r, fkv_err *err)
         fkv_engine_info(r->engines[i], &info[i > 0]);
         fkv_engine_numerics(r->engines[i], numerics[i > 0], sizeof numerics[0]);
         if (i == 0 || (!strcmp(info[0].name, info[1].name) && !strcmp(numerics[0], numerics[1]))) continue;
-        return fkv_fail(err, FKV_E_INPUT,
-                        "replica %d is on %s (%.200s), unlike replica 0 on %s (%.200s), and would give unlike "
-                        "answers: lower engine.data_parallel or engine.devices",
-                        i, info[1].name, numerics[1], info[0].name, numerics[0]);
+        return fkv_fail(
+            err, FKV_E_INPUT,
+            "replica %d is on %s (%.200s), unlike replica 0 on %s (%.200s), and would give unlike "
+            "answers: lower engine.data_parallel or engine.devices",
+            i, info[1].name, numerics[1], info[0].name, numerics[0]);
     }
     return FKV_OK;
 }

@@ -36,10 +36,10 @@ typedef struct fkv_setup {
 typedef struct fkv_layout {
     int replicas;
     int ranks, devices, slots; /* of each */
-    int64_t max_prompt;      /* tokens that the prefill buffers hold; longer prompts make them grow */
-    int64_t max_tokens;      /* of a record, prompt and new ones, that the page table holds; the same */
-    fkv_record_limit record; /* larger ones are too_large; 0 pages: not known yet */
-    char date[16];           /* the chat template's today; empty: it does not ask */
+    int64_t max_prompt;        /* tokens that the prefill buffers hold; longer prompts make them grow */
+    int64_t max_tokens;        /* of a record, prompt and new ones, that the page table holds; the same */
+    fkv_record_limit record;   /* larger ones are too_large; 0 pages: not known yet */
+    char date[16];             /* the chat template's today; empty: it does not ask */
 } fkv_layout;
 
 /* Parses argv ("JOB.ini [-s section.key=value]..."; argv[0] is the subcommand's

@@ -56,10 +56,10 @@ struct stream {
     item *items;
     size_t n_items;
     fkv_queue *idle, *ready, *done;
-    atomic_bool failed;   /* stop everything */
-    atomic_bool over;     /* the engines have ended: what is not read yet isn't wanted */
-    atomic_bool told;     /* that a signal came */
-    atomic_bool cut;      /* a signal ended a replica before the input did */
+    atomic_bool failed; /* stop everything */
+    atomic_bool over;   /* the engines have ended: what is not read yet isn't wanted */
+    atomic_bool told;   /* that a signal came */
+    atomic_bool cut;    /* a signal ended a replica before the input did */
     atomic_llong n_answered;
     pthread_mutex_t lock; /* for err */
     fkv_err err;          /* the first failure of reader or writer */
