@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/plan/other_ways.h"
 #include "runner/base/mem.h"
 
 /* Less than this share is called nothing. */
@@ -46,6 +47,12 @@ fkv_status fkv_explain_make(const fkv_setup *s, const fkv_planning *p, fkv_expla
     fkv_cost_tokens(&p->profile, x->tokens);
     const fkv_plan_problem problem = fkv_setup_plan_problem(s, p->plan.n_ranks, p->plan.n_slots, x->tokens,
                                                             &p->constants.cost, p->constants.collectives_us);
+    const fkv_config *c = &s->config;
+    const double output = (double)c->n_heads * c->head_dim * c->hidden;
+    const fkv_way_shape shape = {c->n_heads, c->head_dim, c->hidden,
+                                 output / (double)fkv_tensors_head_values(c)};
+    x->context_parallel_us = fkv_way_context_parallel_us(&problem, &shape);
+    x->attention_data_parallel_us = fkv_way_attention_data_parallel_us(&problem, &shape);
     for (int m = 0; !st && m < FKV_PLAN_MODES; m++) {
         st = fkv_plan_solve(&problem, (fkv_plan_mode)m, &x->modes[m], err);
         if (!st) st = fkv_sizing_even(&p->sizing, &problem, p->profile.budgets, &x->modes[m], err);
@@ -105,6 +112,13 @@ static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_exp
                 us[m] - common, us[m], x->balance[m], copies, mib(copies * copy), x->slots_fit[m]);
     }
     fprintf(out, "  %-16s %14.1f %10.1f\n", "bound", any->lower_bound_us - common, any->lower_bound_us);
+    if (any->n_ranks > 1)
+        fprintf(out,
+                "  %-16s %14.1f %10.1f  not run by this engine: each rank a share of every head's tokens\n"
+                "  %-16s %14.1f %10.1f  not run by this engine: each rank all attention weights, a share of "
+                "the slots\n",
+                "context-parallel", x->context_parallel_us - common, x->context_parallel_us, "attention-dp",
+                x->attention_data_parallel_us - common, x->attention_data_parallel_us);
     if (p->plan.step_us > us[p->plan.mode] * (1 + 1e-9))
         fprintf(out, "to fit the devices' memory slots were moved: the plan's step takes %.1f us\n",
                 p->plan.step_us);
