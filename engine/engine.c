@@ -278,7 +278,8 @@ static fkv_status open_engine(fkv_engine *e, const fkv_safetensors *weights, fkv
     e->rank_seconds = fkv_calloc((size_t)o->n_ranks, sizeof *e->rank_seconds);
     if (!e->specs || !e->devices || !e->rank_seconds) return fkv_fail_memory(err);
     if ((st = o->backend->world_open(&group, &e->world, err)) ||
-        (st = fkv_team_open(o->n_devices, abort_world, e, &e->team, err)) || (st = make_columns(e, err)))
+        (st = fkv_team_open(o->n_devices, "device", abort_world, e, &e->team, err)) ||
+        (st = make_columns(e, err)))
         return st;
     for (int i = 0; i < o->n_devices; i++) {
         e->devices[i].engine = e;
@@ -399,7 +400,8 @@ static fkv_status plan_device(void *ctx, int index, fkv_err *err)
         if ((st = buffer(d, fkv_memory_queries(&shape, most), &r->q, err))) return st;
     }
     e->options.backend->info(d->dev, &info);
-    d->arena_budget = (int64_t)(info.arena_share * (double)info.memory_bytes);
+    const int sharing = e->options.n_sharing > 1 ? e->options.n_sharing : 1;
+    d->arena_budget = (int64_t)(info.arena_share * (double)info.memory_bytes / sharing);
     return FKV_OK;
 }
 
@@ -570,6 +572,27 @@ void fkv_engine_stats_reset(fkv_engine *e)
     e->schedule_stats = (fkv_schedule_stats){0};
     e->prefill_seconds = e->decode_seconds = 0;
     memset(e->rank_seconds, 0, (size_t)e->options.n_ranks * sizeof *e->rank_seconds);
+}
+
+void fkv_engine_stats_join(const fkv_engine_stats *each, int n, fkv_engine_stats *all)
+{
+    *all = (fkv_engine_stats){0};
+    for (const fkv_engine_stats *s = each; s < each + n; s++) {
+        all->decode_steps += s->decode_steps;
+        all->busy_slot_steps += s->busy_slot_steps;
+        all->restarts += s->restarts;
+        all->restarted_tokens += s->restarted_tokens;
+        all->prefill_passes += s->prefill_passes;
+        all->prefill_rows += s->prefill_rows;
+        all->kv_bytes += s->kv_bytes;
+        all->kv_arena_bytes += s->kv_arena_bytes;
+        all->weight_bytes += s->weight_bytes;
+        all->copy_bytes += s->copy_bytes;
+        all->prefill_seconds += s->prefill_seconds / n;
+        all->decode_seconds += s->decode_seconds / n;
+        for (int r = 0; r < FKV_PLAN_MAX_HEADS; r++)
+            all->rank_attention_seconds[r] += s->rank_attention_seconds[r] / n;
+    }
 }
 
 void fkv_engine_close(fkv_engine *e)

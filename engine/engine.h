@@ -4,8 +4,8 @@
  * prompts, set_plan (loads the copies, makes the KV arenas), run, close. Between
  * open and set_plan resize gives it other slots; clear_plan goes back to before
  * set_plan. The home slices are loaded once whatever is called.
- * All calls come from one thread. What a record's tokens are depends on the
- * record, the model, the numbers of ranks and slots, and the seed alone.
+ * All calls come from one thread (but stats, info and close: from another while none is under way). What a
+ * record's tokens are depends on the record, the model, the numbers of ranks and slots, and the seed alone.
  *
  * The engine owns its devices, weights, pages and threads until close. Config, options, budgets and plan
  * are copied, weights are borrowed during a call; the backend must outlive the engine.
@@ -28,6 +28,7 @@ typedef struct fkv_engine_options {
     const fkv_backend *backend;
     int n_ranks, n_devices; /* n_devices <= n_ranks <= n_kv_heads */
     int first_device;       /* of the backend's: several engines may be at work in one process */
+    int n_sharing;          /* engines that share the devices' memory, this one included; 0: 1 */
     int n_slots;
     int64_t max_prompt; /* tokens; longer requests are an error of the caller */
     int64_t max_tokens; /* of a request, prompt and new ones; 0: the model's positions */
@@ -144,6 +145,9 @@ fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *
 /* Over all plans since open, or since the last reset. */
 void fkv_engine_stats_get(fkv_engine *engine, fkv_engine_stats *stats);
 void fkv_engine_stats_reset(fkv_engine *engine);
+/* What n engines that work side by side did, all of the same ranks: counts and bytes are summed, times are
+ * the mean, as one of them has them. */
+void fkv_engine_stats_join(const fkv_engine_stats *each, int n, fkv_engine_stats *stats);
 /* NULL: nothing. */
 void fkv_engine_close(fkv_engine *engine);
 

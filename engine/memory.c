@@ -151,10 +151,11 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
                                .activation = fkv_config_family(c)->activation};
 }
 
-fkv_status fkv_memory_supported(const fkv_memory_shape *s, const fkv_backend *backend, fkv_err *err)
+fkv_status fkv_memory_supported(const fkv_memory_shape *s, int first_device, const fkv_backend *backend,
+                                fkv_err *err)
 {
     fkv_device_limits limits = fkv_memory_device_limits(s);
-    const fkv_group group = {.n_devices = s->n_devices};
+    const fkv_group group = {.n_devices = s->n_devices, .first_device = first_device};
     fkv_attention_spec *layers = fkv_config_layers(s->config);
     limits.layers = layers;
     const fkv_status st = layers ? backend->supports(&limits, &group, err) : fkv_fail_memory(err);

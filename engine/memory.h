@@ -104,8 +104,10 @@ typedef struct fkv_memory {
 
 /* What fixes a device's workspace. inv_freq and layers are left to the caller. */
 fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *shape);
-/* Whether so many devices of the backend can run the model together (backend.h: supports). */
-fkv_status fkv_memory_supported(const fkv_memory_shape *shape, const fkv_backend *backend, fkv_err *err);
+/* Whether the shape's devices, from first_device of the backend's on, can run the model together
+ * (backend.h: supports). */
+fkv_status fkv_memory_supported(const fkv_memory_shape *shape, int first_device, const fkv_backend *backend,
+                                fkv_err *err);
 /* Where several devices prefill packs of several tiles, some tiles' outputs are in use side by side
  * (fkv_layer_finish_aside). */
 enum { FKV_TILES_OF_Y = 3, FKV_TILES_OF_PARTIAL = 2 };

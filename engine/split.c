@@ -90,15 +90,10 @@ double fkv_split_prefill_us(const fkv_cost *cost, const fkv_config *c, double pr
     return c->n_layers * (work + fkv_split_collectives_us(cost, c, t, n_ranks));
 }
 
-int fkv_split_best(const fkv_device_split *splits, int n, bool groups)
+int fkv_split_best(const fkv_device_split *splits, int n)
 {
     int best = -1;
-    double least = 0;
-    for (int i = 0; i < n; i++) {
-        const double us = splits[i].record_us * (groups ? 1 : splits[i].data_parallel);
-        if (!splits[i].fits || (best >= 0 && us >= least)) continue;
-        best = i;
-        least = us;
-    }
+    for (int i = 0; i < n; i++)
+        if (splits[i].fits && (best < 0 || splits[i].job_us < splits[best].job_us)) best = i;
     return best;
 }

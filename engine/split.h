@@ -16,7 +16,8 @@ typedef struct fkv_device_split {
     int slots;         /* of a group */
     double prefill_us; /* of the mean prompt, in its group */
     double step_us;    /* decode step of a group's slots */
-    double record_us;  /* job's time a record, all groups at work */
+    double job_us;     /* all of the job, all groups at work */
+    double record_us;  /* of it, a record */
     bool fits;         /* in memory */
 } fkv_device_split;
 
@@ -33,8 +34,7 @@ double fkv_split_collectives_us(const fkv_cost *cost, const fkv_config *config, 
 /* Prefill of a prompt on n ranks, collectives included. */
 double fkv_split_prefill_us(const fkv_cost *cost, const fkv_config *config, double prompt_tokens,
                             int n_ranks);
-/* Of those that fit: the fastest with every group at work (groups), or with one
- * group alone. Ties: fewer ranks. -1: none fits. */
-int fkv_split_best(const fkv_device_split *splits, int n, bool groups);
+/* Of those that fit the one that ends the job first; ties: the first of them. -1: none fits. */
+int fkv_split_best(const fkv_device_split *splits, int n);
 
 #endif

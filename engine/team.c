@@ -1,4 +1,4 @@
-/* Threads of the devices: see team.h. */
+/* Threads of the members: see team.h. */
 #include "engine/team.h"
 
 #include <pthread.h>
@@ -9,12 +9,13 @@
 
 typedef struct member {
     fkv_team *team;
-    int device;
+    int index;
     pthread_t id;
 } member;
 
 struct fkv_team {
-    int n_devices, n_started;
+    int n_members, n_started;
+    const char *noun;
     void (*abort_all)(void *ctx);
     void *abort_ctx;
     pthread_mutex_t lock;
@@ -28,26 +29,26 @@ struct fkv_team {
     member *members;
 };
 
-/* Puts the device before an error's message, where there are several. */
-static void name_device(const fkv_team *t, int device, fkv_err *err)
+/* Puts the member before an error's message, where there are several. */
+static void name_member(const fkv_team *t, int index, fkv_err *err)
 {
     char why[sizeof err->message];
-    if (t->n_devices == 1) return;
+    if (t->n_members == 1) return;
     memcpy(why, err->message, sizeof why);
-    snprintf(err->message, sizeof err->message, "device %d of %d: %.700s", device, t->n_devices, why);
+    snprintf(err->message, sizeof err->message, "%s %d of %d: %.700s", t->noun, index, t->n_members, why);
 }
 
-static void run_one(fkv_team *t, int device)
+static void run_one(fkv_team *t, int index)
 {
     fkv_err err = {0};
-    const fkv_status st = t->body(t->ctx, device, &err);
+    const fkv_status st = t->body(t->ctx, index, &err);
     if (!st) return;
     pthread_mutex_lock(&t->lock);
     const bool is_first = t->first.status == FKV_OK;
     if (is_first) {
         t->first = err;
         t->first.status = st;
-        name_device(t, device, &t->first);
+        name_member(t, index, &t->first);
     }
     pthread_mutex_unlock(&t->lock);
     if (is_first) t->abort_all(t->abort_ctx);
@@ -64,7 +65,7 @@ static void *member_main(void *arg)
         if (t->stop) break;
         seen = t->round;
         pthread_mutex_unlock(&t->lock);
-        run_one(t, m->device);
+        run_one(t, m->index);
         pthread_mutex_lock(&t->lock);
         if (--t->n_busy == 0) pthread_cond_signal(&t->done);
     }
@@ -72,23 +73,23 @@ static void *member_main(void *arg)
     return NULL;
 }
 
-fkv_status fkv_team_open(int n_devices, void (*abort_all)(void *ctx), void *abort_ctx, fkv_team **team,
-                         fkv_err *err)
+fkv_status fkv_team_open(int n_members, const char *noun, void (*abort_all)(void *ctx), void *abort_ctx,
+                         fkv_team **team, fkv_err *err)
 {
     fkv_status st = FKV_OK;
     *team = NULL;
     fkv_team *t = calloc(1, sizeof *t);
     if (!t) return fkv_fail_memory(err);
-    *t = (fkv_team){.n_devices = n_devices, .abort_all = abort_all, .abort_ctx = abort_ctx};
+    *t = (fkv_team){.n_members = n_members, .noun = noun, .abort_all = abort_all, .abort_ctx = abort_ctx};
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->start, NULL);
     pthread_cond_init(&t->done, NULL);
-    t->members = calloc((size_t)n_devices, sizeof *t->members);
+    t->members = calloc((size_t)n_members, sizeof *t->members);
     if (!t->members) st = fkv_fail_memory(err);
-    for (int d = 1; !st && d < n_devices; d++) {
-        t->members[d] = (member){.team = t, .device = d};
-        if (pthread_create(&t->members[d].id, NULL, member_main, &t->members[d]))
-            st = fkv_fail(err, FKV_E_SYSTEM, "can't start the thread of device %d", d);
+    for (int i = 1; !st && i < n_members; i++) {
+        t->members[i] = (member){.team = t, .index = i};
+        if (pthread_create(&t->members[i].id, NULL, member_main, &t->members[i]))
+            st = fkv_fail(err, FKV_E_SYSTEM, "can't start the thread of %s %d", noun, i);
         else
             t->n_started++;
     }
@@ -125,7 +126,7 @@ void fkv_team_close(fkv_team *t)
     t->stop = true;
     pthread_cond_broadcast(&t->start);
     pthread_mutex_unlock(&t->lock);
-    for (int d = 1; d <= t->n_started; d++) pthread_join(t->members[d].id, NULL);
+    for (int i = 1; i <= t->n_started; i++) pthread_join(t->members[i].id, NULL);
     free(t->members);
     pthread_cond_destroy(&t->start);
     pthread_cond_destroy(&t->done);

@@ -426,8 +426,6 @@ static void check_across(parser *p, const fkv_job *job)
 {
     const bool own_budgets = job->profile.budgets_file != NULL;
     const bool compresses = !own_budgets && job->profile.method != FKV_METHOD_NONE;
-    if (job->engine.data_parallel > 1)
-        refuse(p, "engine", "data_parallel", "more than 1 is not supported by this build yet");
     if (job->profile.kernel % 2 == 0) refuse(p, "profile", "kernel", "must be odd");
     if (job->input.format == FKV_FORMAT_LONGBENCH && !job->input.prompts && sound(p, "input", "prompts"))
         refuse(p, "input", "format", "longbench needs input.prompts, the templates by dataset");

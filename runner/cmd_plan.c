@@ -47,7 +47,7 @@ int fkv_cmd_plan(int argc, char **argv)
 {
     fkv_setup setup;
     fkv_output *output = NULL;
-    fkv_engine *engine = NULL;
+    fkv_replicas *replicas = NULL;
     fkv_planning planning = {0};
     fkv_err err = {0};
     const char *svg = NULL;
@@ -66,7 +66,7 @@ int fkv_cmd_plan(int argc, char **argv)
     fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;
     if (!st) st = fkv_output_open(setup.job, fkv_interrupt_asked, &output, &err);
     if (!st) st = fkv_output_name_archives(output, setup.job, &err);
-    if (!st) st = fkv_planning_make(&setup, output, &engine, &planning, &err);
+    if (!st) st = fkv_planning_make(&setup, output, &replicas, &planning, &err);
     if (!st) st = explain(&setup, &planning, svg, &err);
     if (!st && !(stats = fkv_output_path(output, "stats.json", true))) st = fkv_fail_memory(&err);
     if (!st) st = fkv_constants_print_measured(stats, stdout, &err);
@@ -75,7 +75,7 @@ int fkv_cmd_plan(int argc, char **argv)
         fkv_log("interrupted by signal %d; run it again", fkv_interrupt_signal());
     else if (st)
         fkv_report_error(&err);
-    fkv_engine_close(engine);
+    fkv_replicas_close(replicas);
     fkv_planning_free(&planning);
     if (st == FKV_E_INPUT)
         fkv_output_close_refused(output);

@@ -22,8 +22,8 @@ static const char usage[] = "usage: fairkv-batch run JOB.ini [-s section.key=val
 typedef struct run {
     fkv_setup setup;
     fkv_output *output;
-    fkv_engine *engine;
-    fkv_trace *trace; /* or NULL */
+    fkv_replicas *replicas;
+    fkv_trace *trace; /* of the first of them, or NULL */
     fkv_planning planning;
     fkv_stream_seen seen;
     double load_seconds, stream_seconds, start;
@@ -47,8 +47,9 @@ static int64_t peak_rss_bytes(void)
 
 static fkv_status write_stats(const run *r, bool complete, fkv_err *err)
 {
-    fkv_engine_stats e = {0};
-    if (r->engine) fkv_engine_stats_get(r->engine, &e);
+    fkv_engine_stats e;
+    const fkv_status st = fkv_replicas_stats(r->replicas, &e, err);
+    if (st) return st;
     fkv_stats stats = {.complete = complete,
                        .decode_steps = e.decode_steps,
                        .busy_slot_steps = e.busy_slot_steps,
@@ -88,7 +89,7 @@ static void print_summary(const run *r)
     fkv_output_totals t;
     fkv_engine_stats e;
     fkv_output_totals_get(r->output, &t);
-    fkv_engine_stats_get(r->engine, &e);
+    if (fkv_replicas_stats(r->replicas, &e, NULL)) return;
     const double secs = fkv_seconds() - r->start;
     fkv_log("done: %lld records, %lld of them by earlier runs, %lld errors, in %.1f s (%.1f records/s)",
             (long long)t.records, (long long)t.resumed, (long long)t.errors, secs,
@@ -114,10 +115,10 @@ static fkv_status load(run *r, fkv_err *err)
 {
     const double t = fkv_seconds();
     fkv_stage_begin("load");
-    fkv_status st = fkv_planning_load(&r->setup, &r->planning, &r->engine, err);
+    fkv_status st = fkv_planning_load(&r->setup, &r->planning, &r->replicas, err);
     if (!st) {
         char numerics[256];
-        fkv_engine_numerics(r->engine, numerics, sizeof numerics);
+        fkv_engine_numerics(fkv_replicas_first(r->replicas), numerics, sizeof numerics);
         st = fkv_output_pin(r->output, "numerics", numerics, err);
     }
     fkv_stage_end();
@@ -144,18 +145,21 @@ static fkv_status run_job(run *r, fkv_err *err)
         fkv_log("the model's generation_config.json says %s, which is not taken: how much chance there is in "
                 "choosing is for [sampling] and the records to say",
                 r->setup.generation.untaken);
-    fkv_status st = fkv_planning_make(&r->setup, r->output, &r->engine, &r->planning, err);
+    fkv_status st = fkv_planning_make(&r->setup, r->output, &r->replicas, &r->planning, err);
     if (st) return st;
     if ((st = load(r, err))) return st;
     fkv_device_info info;
-    fkv_engine_info(r->engine, &info);
-    fkv_log("model: %s on %s; %d ranks, %d slots, %d copies", r->setup.job->model.path, info.name,
+    fkv_engine_info(fkv_replicas_first(r->replicas), &info);
+    char replicas[32] = "";
+    if (r->planning.layout.replicas > 1)
+        snprintf(replicas, sizeof replicas, "%d replicas of ", r->planning.layout.replicas);
+    fkv_log("model: %s on %s; %s%d ranks, %d slots, %d copies", r->setup.job->model.path, info.name, replicas,
             r->planning.layout.ranks, r->planning.layout.slots, fkv_plan_copies(&r->planning.plan));
     /* Where an op's work is done when it returns, timing a step's parts costs nothing. */
-    if (!info.async && (st = fkv_trace_open(r->engine, &r->trace, err))) return st;
+    if (!info.async && (st = fkv_trace_open(fkv_replicas_first(r->replicas), &r->trace, err))) return st;
     const double t = fkv_seconds();
     fkv_stage_begin("stream");
-    st = fkv_stream_run(&r->setup, &r->planning, r->output, r->engine, &r->seen, err);
+    st = fkv_stream_run(&r->setup, &r->planning, r->output, r->replicas, &r->seen, err);
     fkv_stage_end();
     r->stream_seconds = fkv_seconds() - t;
     /* The manifest says last that the job is finished, after which no run comes back to
@@ -229,7 +233,7 @@ int fkv_cmd_run(int argc, char **argv)
     if (code < 0) {
         code = start(&r);
         fkv_trace_close(r.trace);
-        fkv_engine_close(r.engine);
+        fkv_replicas_close(r.replicas);
         fkv_planning_free(&r.planning);
         /* The log is one of the files that a refused run takes back. */
         if (r.refused) fkv_log_close();

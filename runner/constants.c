@@ -137,7 +137,7 @@ fkv_status fkv_constants_check(const fkv_setup *s, fkv_err *err)
     const fkv_calibration_task task = {.backend = s->backend,
                                        .config = &s->config,
                                        .n_ranks = s->auto_ranks ? 0 : s->n_ranks,
-                                       .n_devices = s->n_devices,
+                                       .n_devices = fkv_setup_devices_each(s),
                                        .n_slots = s->auto_slots ? 0 : s->n_slots,
                                        .n_threads = fkv_setup_threads(s),
                                        .mean_tokens = 1};

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/plan/other_ways.h"
 #include "runner/base/mem.h"
 
 /* Less than this share is called nothing. */
@@ -46,6 +47,12 @@ fkv_status fkv_explain_make(const fkv_setup *s, const fkv_planning *p, fkv_expla
     fkv_cost_tokens(&p->profile, x->tokens);
     const fkv_plan_problem problem = fkv_setup_plan_problem(s, p->plan.n_ranks, p->plan.n_slots, x->tokens,
                                                             &p->constants.cost, p->constants.collectives_us);
+    const fkv_config *c = &s->config;
+    const double output = (double)c->n_heads * c->head_dim * c->hidden;
+    const fkv_way_shape shape = {c->n_heads, c->head_dim, c->hidden,
+                                 output / (double)fkv_tensors_head_values(c)};
+    x->context_parallel_us = fkv_way_context_parallel_us(&problem, &shape);
+    x->attention_data_parallel_us = fkv_way_attention_data_parallel_us(&problem, &shape);
     for (int m = 0; !st && m < FKV_PLAN_MODES; m++) {
         st = fkv_plan_solve(&problem, (fkv_plan_mode)m, &x->modes[m], err);
         if (!st) st = fkv_sizing_even(&p->sizing, &problem, p->profile.budgets, &x->modes[m], err);
@@ -105,6 +112,13 @@ static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_exp
                 us[m] - common, us[m], x->balance[m], copies, mib(copies * copy), x->slots_fit[m]);
     }
     fprintf(out, "  %-16s %14.1f %10.1f\n", "bound", any->lower_bound_us - common, any->lower_bound_us);
+    if (any->n_ranks > 1)
+        fprintf(out,
+                "  %-16s %14.1f %10.1f  not run by this engine: each rank a share of every head's tokens\n"
+                "  %-16s %14.1f %10.1f  not run by this engine: each rank all attention weights, a share of "
+                "the slots\n",
+                "context-parallel", x->context_parallel_us - common, x->context_parallel_us, "attention-dp",
+                x->attention_data_parallel_us - common, x->attention_data_parallel_us);
     if (p->plan.step_us > us[p->plan.mode] * (1 + 1e-9))
         fprintf(out, "to fit the devices' memory slots were moved: the plan's step takes %.1f us\n",
                 p->plan.step_us);
@@ -170,19 +184,17 @@ static void print_splits(const fkv_setup *s, const fkv_planning *p, FILE *out)
         if (s->auto_ranks) fprintf(out, "ranks: %d (auto)\n", p->layout.ranks);
         return;
     }
-    fprintf(out, "split of the devices %15s %6s %14s %14s %14s\n", "data_parallel", "slots", "prefill ms",
-            "step ms", "ms a record");
+    fprintf(out, "split of the devices %15s %6s %14s %14s %14s %10s\n", "data_parallel", "slots",
+            "prefill ms", "step ms", "ms a record", "job s");
     for (int i = 0; i < z->n_splits; i++) {
         const fkv_device_split *c = &z->splits[i];
-        fprintf(out, "%c tensor_parallel %2d %15d %6d %14.2f %14.3f %14.2f%s\n",
-                i == z->best_groups ? '*' : ' ', c->tensor_parallel, c->data_parallel, c->slots,
-                c->prefill_us / 1e3, c->step_us / 1e3, c->record_us / 1e3, c->fits ? "" : "  does not fit");
+        fprintf(out, "%c tensor_parallel %2d %15d %6d %14.2f %14.3f %14.2f %10.1f%s\n",
+                i == z->best ? '*' : ' ', c->tensor_parallel, c->data_parallel, c->slots, c->prefill_us / 1e3,
+                c->step_us / 1e3, c->record_us / 1e3, c->job_us / 1e6, c->fits ? "" : "  does not fit");
     }
-    if (z->best_groups >= 0 && z->splits[z->best_groups].data_parallel > 1)
-        fprintf(out, "this build has data_parallel = 1 alone; with %d it would choose tensor_parallel = %d\n",
-                z->splits[z->best_groups].data_parallel, z->splits[z->best_groups].tensor_parallel);
-    fprintf(out, "ranks: %d%s on %d devices\n", p->layout.ranks, s->auto_ranks ? " (auto)" : "",
-            p->layout.devices);
+    fprintf(out, "ranks: %d%s on %d devices, in %d replicas%s\n", p->layout.ranks,
+            s->auto_ranks ? " (auto)" : "", p->layout.devices, p->layout.replicas,
+            s->auto_replicas ? " (auto)" : "");
 }
 
 void fkv_explain_print(const fkv_setup *s, const fkv_planning *p, const fkv_explanation *x, FILE *out)

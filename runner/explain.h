@@ -15,7 +15,8 @@ typedef struct fkv_explanation {
     double balance[FKV_PLAN_MODES]; /* fullest rank's tokens over the mean, summed over the layers */
     double budget_balance;          /* the same of standard, by budgets as if every prompt filled them */
     int slots_fit[FKV_PLAN_MODES];
-    double *tokens; /* [n_layers][n_kv_heads] expected */
+    double context_parallel_us, attention_data_parallel_us; /* steps of ways that this engine does not run */
+    double *tokens;                                         /* [n_layers][n_kv_heads] expected */
 } fkv_explanation;
 
 fkv_status fkv_explain_make(const fkv_setup *setup, const fkv_planning *planning, fkv_explanation *x,

@@ -1,4 +1,4 @@
-/* How far a layout's buffers reach, its engine, its part of plan.json: see layout.h. */
+/* How far a layout's buffers reach, its splits, its part of plan.json: see layout.h. */
 #include "runner/layout.h"
 
 #include "runner/base/json.h"
@@ -20,14 +20,23 @@ void fkv_layout_reach(const fkv_setup *s, int64_t prompt, int64_t new_tokens, in
     l->max_tokens = reach(new_tokens > 0 ? l->max_prompt + new_tokens : 0, FKV_PAGE_TOKENS, positions);
 }
 
+bool fkv_layout_split(const fkv_setup *s, int ranks, fkv_layout *l)
+{
+    const int n = s->auto_replicas ? s->n_devices : fkv_setup_devices_each(s);
+    if (ranks < 1 || ranks > s->config.n_kv_heads || n % ranks) return false;
+    l->ranks = l->devices = ranks;
+    l->replicas = s->auto_replicas ? n / ranks : s->n_replicas;
+    return true;
+}
+
 fkv_status fkv_layout_put(const fkv_layout *l, fkv_buf *out, fkv_err *err)
 {
     const bool dated = l->date[0] != '\0';
     return fkv_buf_printf(out, err,
-                          "\"layout\":{\"replicas\":%d,\"ranks\":%d,\"devices\":%d,\"slots\":%d,%s%s%s"
+                          "\"layout\":{\"ranks\":%d,\"devices\":%d,\"slots\":%d,%s%s%s"
                           "\n \"max_prompt\":%lld,\"max_tokens\":%lld,"
                           "\n \"largest_record\":{\"positions\":%lld,\"prompt\":%lld,\"pages\":%lld}}",
-                          l->replicas, l->ranks, l->devices, l->slots, dated ? "\"date\":\"" : "", l->date,
+                          l->ranks, l->devices, l->slots, dated ? "\"date\":\"" : "", l->date,
                           dated ? "\"," : "", (long long)l->max_prompt, (long long)l->max_tokens,
                           (long long)l->record.positions, (long long)l->record.prompt,
                           (long long)l->record.pages);
@@ -71,14 +80,4 @@ fkv_status fkv_layout_read(const char *path, fkv_layout *l, fkv_err *err)
     if (!st) st = fkv_json_i64(record, "pages", 1, most_pages, path, &r->pages, err);
     json_decref(root);
     return st;
-}
-
-fkv_status fkv_layout_engine(const fkv_setup *s, const fkv_layout *layout, fkv_engine **engine, fkv_err *err)
-{
-    const fkv_engine_options o = fkv_setup_engine_options(s, layout);
-    if (*engine && fkv_engine_ranks(*engine) == o.n_ranks && fkv_engine_devices(*engine) == o.n_devices)
-        return fkv_engine_resize(*engine, o.n_slots, o.max_prompt, o.max_tokens, err);
-    fkv_engine_close(*engine);
-    *engine = NULL;
-    return fkv_engine_open(&s->config, s->weights, &o, engine, err);
 }

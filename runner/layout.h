@@ -1,8 +1,8 @@
-/* A layout (setup.h): how far its buffers reach, its engine, and its part of plan.json, which every run and
- * part of an output must have alike.
+/* A layout (setup.h): how far its buffers reach, how it may split the devices, and its part of plan.json,
+ * which every run and part of an output must have alike: so replicas are not in it.
  *
- * Nothing is owned but the engine, by the caller. Not for choosing ranks and slots (layout_choice.h), nor
- * for whether they fit (sizing.h). */
+ * Nothing is owned. Not for choosing ranks, replicas and slots (layout_choice.h), nor for whether they fit
+ * (sizing.h), nor for engines (replicas.h). */
 #ifndef FKV_RUNNER_LAYOUT_H
 #define FKV_RUNNER_LAYOUT_H
 
@@ -13,11 +13,9 @@
 void fkv_layout_reach(const fkv_setup *setup, int64_t prompt, int64_t new_tokens, int tile,
                       fkv_layout *layout);
 
-/* An engine of the layout, without a plan: *engine resized, where it has the same ranks and
- * devices, so that weights are loaded once; else it is closed and another one opened. It is
- * the caller's to close; after a failure it is NULL, or one that can be closed and no more. */
-fkv_status fkv_layout_engine(const fkv_setup *setup, const fkv_layout *layout, fkv_engine **engine,
-                             fkv_err *err);
+/* Sets replicas of so many ranks, each on a device of its own: as many as the job says, or as its devices
+ * are enough for. False: the devices don't come out even, or there are more ranks than heads. */
+bool fkv_layout_split(const fkv_setup *setup, int ranks, fkv_layout *layout);
 
 /* The member "layout", without braces around it. */
 fkv_status fkv_layout_put(const fkv_layout *layout, fkv_buf *out, fkv_err *err);

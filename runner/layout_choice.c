@@ -1,4 +1,4 @@
-/* Ranks and slots that the job leaves open: see layout_choice.h. */
+/* Ranks, replicas and slots that the job leaves open: see layout_choice.h. */
 #include "runner/layout_choice.h"
 
 #include <stdlib.h>
@@ -12,93 +12,103 @@
 /* Of the device's rates, before there is a number of slots. */
 enum { SLOTS_GUESS = 32 };
 
+/* Records of one of so many replicas; of an unknown number many. */
+static int64_t share_of(int64_t n_records, int replicas)
+{
+    const int64_t n = n_records > 0 ? n_records : FKV_JOB_MANY;
+    return (n + replicas - 1) / replicas;
+}
+
 /* A split as the job would run on it: with the number of slots that is best there, if the job
  * leaves it open. */
-static fkv_status try_split(fkv_slot_search search, const fkv_layout *layout, int ranks,
-                            fkv_device_split *out, fkv_err *err)
+static fkv_status try_split(fkv_slot_search search, const fkv_layout *layout, fkv_device_split *out,
+                            fkv_err *err)
 {
     const fkv_setup *s = search.setup;
-    const int groups = layout->devices / ranks; /* each has its share of the records */
-    fkv_layout l = *layout;
+    const int64_t n = search.load.n_records;
     fkv_sizing z = *search.sizing;
     fkv_slot_model model;
-    l.ranks = l.devices = ranks;
-    fkv_sizing_update(s, &l, search.profile, &z);
+    fkv_sizing_update(s, layout, search.profile, &z);
     search.sizing = &z;
-    search.load.n_records = (search.load.n_records + groups - 1) / groups;
+    search.load.n_records = share_of(n, layout->replicas);
     fkv_status st = fkv_slots_model(&search, s->auto_slots ? 0 : layout->slots, &model, err);
     if (st) return st;
     const fkv_slot_choice best = fkv_slots_best(&search, &model);
-    const double n = search.load.n_records > 0 ? (double)search.load.n_records : FKV_JOB_MANY;
-    *out = (fkv_device_split){.tensor_parallel = ranks,
-                              .data_parallel = groups,
+    const double job_us = best.slots ? best.us : 0;
+    *out = (fkv_device_split){.tensor_parallel = layout->ranks,
+                              .data_parallel = layout->replicas,
                               .slots = best.slots,
                               .prefill_us = model.prefill_us,
                               .step_us = fkv_curve_step_us(&model.curve, best.slots, best.slots),
-                              .record_us = best.slots ? best.us / n / groups : 0,
+                              .job_us = job_us,
+                              .record_us = job_us / (double)share_of(n, 1),
                               .fits = best.slots > 0};
     return FKV_OK;
 }
 
-/* What one group of so many ranks would take. */
-static void log_ranks(const fkv_slot_search *s, const fkv_sizing *z)
+/* What the chosen split would take, and the others. */
+static void log_splits(const fkv_sizing *z)
 {
-    char others[320] = "";
-    const double n = s->load.n_records > 0 ? (double)s->load.n_records : FKV_JOB_MANY;
+    char others[480] = "";
     if (z->n_splits < 2 || z->best < 0) return;
     for (int i = 0; i < z->n_splits; i++) {
         const fkv_device_split *k = &z->splits[i];
         const size_t used = strlen(others);
         if (i == z->best) continue;
         if (k->fits)
-            snprintf(others + used, sizeof others - used, ", %d: %.1f s", k->tensor_parallel,
-                     1e-6 * n * k->record_us * k->data_parallel);
+            snprintf(others + used, sizeof others - used, ", %d of %d: %.1f s", k->data_parallel,
+                     k->tensor_parallel, 1e-6 * k->job_us);
         else
-            snprintf(others + used, sizeof others - used, ", %d: does not fit", k->tensor_parallel);
+            snprintf(others + used, sizeof others - used, ", %d of %d: does not fit", k->data_parallel,
+                     k->tensor_parallel);
     }
     const fkv_device_split *best = &z->splits[z->best];
-    fkv_log("ranks: %d, each on a device: %.1f s for the job by the cost model%s", best->tensor_parallel,
-            1e-6 * n * best->record_us * best->data_parallel, others);
+    fkv_log("replicas: %d of %d %s, each on a device: %.1f s for the job by the cost model%s",
+            best->data_parallel, best->tensor_parallel, best->tensor_parallel == 1 ? "rank" : "ranks",
+            1e-6 * best->job_us, others);
 }
 
-fkv_status fkv_ranks_choose(const fkv_slot_search *search, fkv_layout *layout, fkv_sizing *z, fkv_err *err)
+fkv_status fkv_splits_choose(const fkv_slot_search *search, fkv_layout *layout, fkv_sizing *z, fkv_err *err)
 {
-    const int devices = layout->devices, heads = search->setup->config.n_kv_heads;
+    const fkv_setup *s = search->setup;
     z->n_splits = 0;
-    for (int ranks = 1; ranks <= devices && ranks <= heads && z->n_splits < FKV_SPLITS_MAX; ranks++) {
-        if (devices % ranks) continue;
-        const fkv_status st = try_split(*search, layout, ranks, &z->splits[z->n_splits++], err);
+    for (int ranks = 1; ranks <= s->n_devices && z->n_splits < FKV_SPLITS_MAX; ranks++) {
+        fkv_layout l = *layout;
+        if (!fkv_layout_split(s, ranks, &l)) continue;
+        const fkv_status st = try_split(*search, &l, &z->splits[z->n_splits++], err);
         if (st) return st;
     }
-    z->best = fkv_split_best(z->splits, z->n_splits, false);
-    z->best_groups = fkv_split_best(z->splits, z->n_splits, true);
-    if (search->setup->auto_ranks) log_ranks(search, z);
-    if (search->setup->auto_ranks && z->best >= 0) {
-        layout->ranks = layout->devices = z->splits[z->best].tensor_parallel;
-        fkv_sizing_update(search->setup, layout, search->profile, z);
-    }
+    z->best = fkv_split_best(z->splits, z->n_splits);
+    if (s->auto_ranks) log_splits(z);
+    if (s->auto_ranks && z->best >= 0) fkv_layout_split(s, z->splits[z->best].tensor_parallel, layout);
+    /* More than one a record would never be at work. */
+    const int64_t most = share_of(search->load.n_records, 1);
+    if (s->auto_replicas && layout->replicas > most) layout->replicas = (int)most;
+    fkv_sizing_update(s, layout, search->profile, z);
     return FKV_OK;
 }
 
-static fkv_status choose_slots(const fkv_slot_search *search, fkv_engine **engine, fkv_layout *layout,
+/* A replica's slots, tried on the first one. */
+static fkv_status choose_slots(fkv_slot_search search, fkv_replicas **replicas, fkv_layout *layout,
                                fkv_err *err)
 {
     fkv_slot_model model;
-    fkv_status st = fkv_slots_model(search, 0, &model, err);
-    if (!st && fkv_constants_measured(search->setup)) {
-        st = fkv_layout_engine(search->setup, layout, engine, err);
-        if (!st) st = fkv_slots_measure(search, *engine, &model, err);
+    search.load.n_records = share_of(search.load.n_records, layout->replicas);
+    fkv_status st = fkv_slots_model(&search, 0, &model, err);
+    if (!st && fkv_constants_measured(search.setup)) {
+        st = fkv_replicas_open(search.setup, layout, replicas, err);
+        if (!st) st = fkv_slots_measure(&search, fkv_replicas_first(*replicas), &model, err);
     }
     if (st) return st;
-    const fkv_slot_choice best = fkv_slots_best(search, &model);
+    const fkv_slot_choice best = fkv_slots_best(&search, &model);
     if (best.slots == 0) return FKV_OK; /* what does not fit is said where the plan is checked */
     layout->slots = best.slots;
-    fkv_slots_log(search, &model, best);
+    fkv_slots_log(&search, &model, best);
     return FKV_OK;
 }
 
-fkv_status fkv_layout_choose(const fkv_setup *s, const fkv_profile *p, int64_t n_records, fkv_engine **engine,
-                             fkv_layout *layout, fkv_sizing *z, fkv_err *err)
+fkv_status fkv_layout_choose(const fkv_setup *s, const fkv_profile *p, int64_t n_records,
+                             fkv_replicas **replicas, fkv_layout *layout, fkv_sizing *z, fkv_err *err)
 {
     fkv_cost cost;
     double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
@@ -114,13 +124,13 @@ fkv_status fkv_layout_choose(const fkv_setup *s, const fkv_profile *p, int64_t n
                                              .new_tokens = p->new_tokens,
                                              .n_sample = p->n_sample,
                                              .mean_new = p->mean_output}};
-    const bool ranks = s->auto_ranks || layout->devices > 1;
-    fkv_layout guess = *layout;
+    const bool splits = s->auto_ranks || s->n_devices > 1;
+    fkv_layout guess = fkv_setup_layout(s); /* as many ranks as can be: what they cost each other is known */
     if (s->auto_slots) guess.slots = n_records > 0 && n_records < SLOTS_GUESS ? (int)n_records : SLOTS_GUESS;
     fkv_status st = FKV_OK;
-    if (ranks || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &cost, err);
-    if (!st && ranks) st = fkv_ranks_choose(&search, layout, z, err);
-    if (!st && s->auto_slots) st = choose_slots(&search, engine, layout, err);
+    if (splits || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &cost, err);
+    if (!st && splits) st = fkv_splits_choose(&search, layout, z, err);
+    if (!st && s->auto_slots) st = choose_slots(search, replicas, layout, err);
     if (!st) fkv_sizing_update(s, layout, p, z);
     free(tokens);
     return st;

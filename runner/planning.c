@@ -2,6 +2,7 @@
 #include "runner/planning.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +22,7 @@
 typedef struct making {
     const fkv_setup *setup;
     fkv_output *output;
-    fkv_engine **engine;
+    fkv_replicas **replicas;
     fkv_planning *p;
     char profile_print[17], plan_print[17]; /* fingerprints */
 } making;
@@ -39,29 +40,93 @@ static int64_t mean_budget(const fkv_setup *s, const fkv_sample *sample)
     return b > j->profile.window ? b : j->profile.window;
 }
 
+/* The sample's prompts on their way through the replicas. */
+typedef struct measuring {
+    const fkv_setup *setup;
+    const fkv_sample *sample;
+    int64_t b;
+    atomic_llong next; /* prompt that nobody has taken */
+    atomic_bool failed;
+    double *counts; /* [sample + 1][n_layers][n_kv_heads] of those that are longer than b; their sums */
+} measuring;
+
+static size_t counts_of(const measuring *a)
+{
+    return (size_t)a->setup->config.n_layers * (size_t)a->setup->config.n_kv_heads;
+}
+
+/* One prompt after the other, whichever replica is free. */
+static fkv_status measure_on(void *ctx, int replica, fkv_engine *engine, fkv_err *err)
+{
+    measuring *a = ctx;
+    fkv_status st = FKV_OK;
+    (void)replica;
+    for (int64_t i; !st && (i = atomic_fetch_add(&a->next, 1)) < a->sample->n;) {
+        const fkv_sample_record *r = &a->sample->records[i];
+        fkv_hold("profile", i, NULL, NULL);
+        if (fkv_interrupt_signal()) return fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
+        if (atomic_load(&a->failed)) break;
+        if ((int64_t)r->ids.len <= a->b) continue;
+        st = fkv_engine_profile(engine, r->ids.data, (int64_t)r->ids.len, r->max_new, a->b,
+                                a->setup->job->profile.floor, a->counts + (size_t)i * counts_of(a), err);
+    }
+    return st;
+}
+
+static void stop_measuring(void *ctx)
+{
+    measuring *a = ctx;
+    atomic_store(&a->failed, true);
+}
+
+/* The prompts' counts are added in their order, whoever measured them. */
+static void take_counts(const measuring *a, fkv_profile *p)
+{
+    const size_t n = counts_of(a);
+    double *sums = a->counts + (size_t)a->sample->n * n;
+    int64_t measured = 0;
+    for (int64_t i = 0; i < a->sample->n; i++) {
+        measured += (int64_t)a->sample->records[i].ids.len > a->b;
+        for (size_t k = 0; k < n; k++) sums[k] += a->counts[(size_t)i * n + k];
+    }
+    fkv_budget_from_counts(p, sums, measured, a->b);
+    fkv_log("profile: %lld of %lld sampled prompts are longer than the budget of %lld", (long long)measured,
+            (long long)a->sample->n, (long long)a->b);
+}
+
+/* Where the job leaves the ranks open, the sample is measured on as few as can hold it, whatever the
+ * devices: one profile for all numbers of them, and as many replicas as there can be. */
+static fkv_status take_fewest_ranks(making *m, fkv_err *err)
+{
+    fkv_planning *p = m->p;
+    fkv_layout l = p->layout;
+    bool fits = false;
+    if (!m->setup->auto_ranks) return FKV_OK;
+    for (int ranks = 1; !fits && ranks < m->setup->n_ranks; ranks++) {
+        if (!fkv_layout_split(m->setup, ranks, &l)) continue;
+        fkv_sizing_update(m->setup, &l, &p->profile, &p->sizing);
+        const fkv_status st = fkv_sizing_profiles(&p->sizing, &fits, err);
+        if (st) return st;
+        if (fits) p->layout = l;
+    }
+    fkv_sizing_update(m->setup, &p->layout, &p->profile, &p->sizing);
+    return FKV_OK;
+}
+
 static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fkv_err *err)
 {
     const fkv_setup *s = m->setup;
-    const fkv_config *c = &s->config;
-    int64_t measured = 0;
-    fkv_status st = FKV_OK;
-    double *sums = fkv_calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *sums);
-    if (!sums) return fkv_fail_memory(err);
-    st = fkv_layout_engine(s, &m->p->layout, m->engine, err);
-    for (int64_t i = 0; !st && i < sample->n; i++) {
-        const fkv_sample_record *r = &sample->records[i];
-        fkv_hold("profile", i, NULL, NULL);
-        if (fkv_interrupt_signal()) st = fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
-        if (st || (int64_t)r->ids.len <= b) continue;
-        st = fkv_engine_profile(*m->engine, r->ids.data, (int64_t)r->ids.len, r->max_new, b,
-                                s->job->profile.floor, sums, err);
-        measured++;
-    }
-    if (!st) fkv_budget_from_counts(&m->p->profile, sums, measured, b);
-    if (!st)
-        fkv_log("profile: %lld of %lld sampled prompts are longer than the budget of %lld",
-                (long long)measured, (long long)sample->n, (long long)b);
-    free(sums);
+    measuring a = {.setup = s, .sample = sample, .b = b};
+    const fkv_replica_work work = {&a, measure_on, stop_measuring};
+    size_t n;
+    if (!fkv_mul_size((size_t)sample->n + 1, counts_of(&a), &n)) return fkv_fail_memory(err);
+    a.counts = fkv_calloc(n, sizeof *a.counts);
+    if (!a.counts) return fkv_fail_memory(err);
+    fkv_status st = take_fewest_ranks(m, err);
+    if (!st) st = fkv_replicas_open(s, &m->p->layout, m->replicas, err);
+    if (!st) st = fkv_replicas_run(*m->replicas, &work, err);
+    if (!st) take_counts(&a, &m->p->profile);
+    free(a.counts);
     return st;
 }
 
@@ -256,6 +321,21 @@ static fkv_status put_extra(const making *m, fkv_buf *out, fkv_err *err)
     return st ? st : fkv_constants_put(&m->p->constants, out, err);
 }
 
+/* Replicas that share memory leave each other room for the largest record. */
+static fkv_status check_sharing(const making *m, fkv_err *err)
+{
+    const fkv_planning *p = m->p;
+    bool holds = true;
+    if (p->sizing.limit.bytes == p->sizing.alone_bytes) return FKV_OK;
+    const fkv_status st =
+        fkv_sizing_holds(&p->sizing, &p->plan, p->profile.budgets, &p->layout.record, &holds, err);
+    if (st || holds) return st;
+    return fkv_fail_at(err, FKV_E_INPUT, m->setup->job->path, 0, "engine.data_parallel",
+                       "%d replicas share the memory, and %lld MiB a device don't hold the largest record: "
+                       "use fewer",
+                       p->layout.replicas, (long long)p->sizing.limit.bytes >> 20);
+}
+
 static fkv_status solve(making *m, const char *path, fkv_err *err)
 {
     const fkv_setup *s = m->setup;
@@ -269,6 +349,7 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
         fkv_setup_plan_problem(s, m->p->layout.ranks, m->p->layout.slots, tokens, &m->p->constants.cost,
                                m->p->constants.collectives_us);
     if ((st = solve_to_fit(m, problem, err))) goto out;
+    if ((st = check_sharing(m, err))) goto out;
     if ((st = fkv_sizing_check_plan(&m->p->sizing, &m->p->plan, m->p->profile.budgets, err))) goto out;
     if ((st = put_extra(m, &extra, err))) goto out;
     if ((st = fkv_output_still_ours(m->output, err))) goto out;
@@ -279,6 +360,15 @@ out:
     return st;
 }
 
+/* Of the plan, on the devices that are here today: they may be more or fewer than the plan was made on. */
+static void use_ranks(const fkv_setup *s, int ranks, fkv_layout *layout)
+{
+    const int n = s->auto_replicas ? s->n_devices : fkv_setup_devices_each(s);
+    layout->ranks = ranks;
+    layout->devices = n < ranks ? n : ranks;
+    layout->replicas = s->auto_replicas ? n / layout->devices : s->n_replicas;
+}
+
 /* What the job left to the plan comes from the plan, and so does what may not change. */
 static fkv_status use_loaded(making *m, const char *path, fkv_err *err)
 {
@@ -287,10 +377,7 @@ static fkv_status use_loaded(making *m, const char *path, fkv_err *err)
     fkv_status st = fkv_layout_read(path, layout, err);
     if (st) return st;
     if (m->setup->auto_slots) layout->slots = m->p->plan.n_slots;
-    if (m->setup->auto_ranks) {
-        layout->ranks = m->p->plan.n_ranks;
-        if (layout->devices > layout->ranks) layout->devices = layout->ranks;
-    }
+    if (m->setup->auto_ranks) use_ranks(m->setup, m->p->plan.n_ranks, layout);
     fkv_sizing_update(m->setup, layout, &p->profile, &p->sizing);
     if ((st = fkv_constants_read(path, &p->constants, err))) return st;
     return fkv_sizing_check_loaded(&p->sizing, &p->plan, p->profile.budgets, &layout->record, err);
@@ -321,7 +408,7 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
         }
         fkv_plan_free(&m->p->plan);
     }
-    if ((st = fkv_layout_choose(m->setup, &m->p->profile, my_records(m), m->engine, &m->p->layout,
+    if ((st = fkv_layout_choose(m->setup, &m->p->profile, my_records(m), m->replicas, &m->p->layout,
                                 &m->p->sizing, err)))
         goto out;
     st = fkv_sizing_record_limit(&m->p->sizing, m->p->profile.budgets, &m->p->layout.record, err);
@@ -341,7 +428,9 @@ static fkv_status make_prints(making *m, bool with_budgets, fkv_err *err)
     const fkv_profile *p = &m->p->profile;
     fkv_buf text = {0};
     fkv_status st = fkv_output_identity(m->output, &text, err);
-    if (!st) st = fkv_buf_printf(&text, err, " %s %s %d", FKV_VERSION, s->backend->name, s->n_ranks);
+    if (!st)
+        st = fkv_buf_printf(&text, err, " %s %s %d", FKV_VERSION, s->backend->name,
+                            s->auto_ranks ? 0 : s->n_ranks);
     if (!st) fkv_hash_hex(fkv_hash(text.data, text.len, 0), m->profile_print);
     if (!st && with_budgets) {
         st = fkv_buf_printf(&text, err, " %s %lld %d %.17g", fkv_plan_mode_name(fkv_setup_mode(s)),
@@ -413,16 +502,16 @@ fkv_status fkv_planning_check_files(const fkv_setup *s, const fkv_output *output
     return st;
 }
 
-fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,
+fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_replicas **replicas,
                              fkv_planning *planning, fkv_err *err)
 {
-    making m = {.setup = setup, .output = output, .engine = engine, .p = planning};
+    making m = {.setup = setup, .output = output, .replicas = replicas, .p = planning};
     *planning = (fkv_planning){.layout = fkv_setup_layout(setup)};
     fkv_status st;
     fkv_constants_stated(setup, &planning->layout, &planning->constants);
     if ((st = fkv_sizing_probe(setup, &planning->sizing, err))) return st;
     fkv_sizing_update(setup, &planning->layout, &planning->profile, &planning->sizing);
-    if ((st = fkv_sizing_check_model(setup, &planning->sizing, err))) return st;
+    if ((st = fkv_sizing_check_model(&planning->sizing, err))) return st;
     if ((st = fkv_planning_pin(setup, output, err))) return st;
     if ((st = make_prints(&m, false, err))) return st;
     if ((st = fkv_output_with_lock(output, "profile", make_profile, &m, err))) return st;
@@ -432,20 +521,37 @@ fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_eng
     return fkv_output_pin(output, "plan", m.plan_print, err);
 }
 
-fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *p, fkv_engine **engine, fkv_err *err)
+typedef struct loading {
+    const fkv_setup *setup;
+    const fkv_planning *p;
+} loading;
+
+static fkv_status load_one(void *ctx, int replica, fkv_engine *engine, fkv_err *err)
 {
-    const fkv_status st = fkv_layout_engine(setup, &p->layout, engine, err);
-    const int64_t mib = setup->job->engine.kv_mib;
+    const loading *a = ctx;
+    const fkv_planning *p = a->p;
+    const int64_t mib = a->setup->job->engine.kv_mib;
     const fkv_engine_kv_limits limits = {
         .record = p->layout.record,
         .arena_pages = mib ? (mib << 20) / fkv_memory_page_bytes(&p->sizing.shape) + 1 : 0};
-    return st ? st : fkv_engine_set_plan(*engine, setup->weights, p->profile.budgets, &p->plan, &limits, err);
+    (void)replica;
+    return fkv_engine_set_plan(engine, a->setup->weights, p->profile.budgets, &p->plan, &limits, err);
 }
 
-fkv_status fkv_planning_grow(const fkv_setup *setup, fkv_planning *p, int64_t prompt, int64_t new_tokens,
-                             fkv_engine *engine, fkv_err *err)
+fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *p, fkv_replicas **replicas,
+                             fkv_err *err)
 {
-    fkv_layout *l = &p->layout;
+    loading a = {setup, p};
+    const fkv_replica_work work = {&a, load_one, NULL};
+    fkv_status st = fkv_replicas_open(setup, &p->layout, replicas, err);
+    if (!st) st = fkv_replicas_run(*replicas, &work, err);
+    return st ? st : fkv_replicas_check_alike(*replicas, err);
+}
+
+fkv_status fkv_planning_grow(const fkv_setup *setup, const fkv_planning *p, int64_t prompt,
+                             int64_t new_tokens, fkv_layout *l, fkv_engine *engine, fkv_err *err)
+{
+    loading a = {setup, p};
     const int64_t longest = prompt > l->max_prompt ? prompt + prompt / 4 : l->max_prompt;
     const int64_t left = l->max_tokens - l->max_prompt; /* what records had for new tokens until now */
     const int64_t more = new_tokens + new_tokens / 4;   /* so that it does not happen for every longer one */
@@ -456,7 +562,8 @@ fkv_status fkv_planning_grow(const fkv_setup *setup, fkv_planning *p, int64_t pr
             "made anew, for prompts of %lld and records of %lld",
             (long long)prompt, (long long)new_tokens, (long long)l->max_prompt, (long long)l->max_tokens);
     fkv_engine_clear_plan(engine);
-    return fkv_planning_load(setup, p, &engine, err);
+    const fkv_status st = fkv_engine_resize(engine, l->slots, l->max_prompt, l->max_tokens, err);
+    return st ? st : load_one(&a, 0, engine, err);
 }
 
 void fkv_planning_free(fkv_planning *p)

@@ -2,14 +2,15 @@
  * already, else measured, solved and written. Of several parts one does it under
  * a lock and the others load.
  *
- * A planning owns its profile and plan and is freed after a failure too; an engine that was opened for
- * measuring is the caller's, also then. Not for the solver (engine/plan/plan.h), nor for showing a plan
+ * A planning owns its profile and plan and is freed after a failure too; replicas that were opened for
+ * measuring are the caller's, also then. Not for the solver (engine/plan/plan.h), nor for showing a plan
  * (explain.h). */
 #ifndef FKV_RUNNER_PLANNING_H
 #define FKV_RUNNER_PLANNING_H
 
 #include "jobs/output.h"
 #include "runner/constants.h"
+#include "runner/replicas.h"
 #include "runner/setup.h"
 #include "runner/sizing.h"
 
@@ -23,18 +24,18 @@ typedef struct fkv_planning {
     double profile_seconds, plan_seconds;
 } fkv_planning;
 
-/* A setup in, a layout with its profile and plan out. *engine (NULL before) is opened when
- * measuring needs one. */
-fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_engine **engine,
+/* A setup in, a layout with its profile and plan out. *replicas (NULL before) are opened when
+ * measuring needs them. */
+fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_replicas **replicas,
                              fkv_planning *planning, fkv_err *err);
-/* The engine of the layout, with the plan: what measuring left open is used again, so that
+/* The replicas of the layout, with the plan: what measuring left open is used again, so that
  * weights are loaded once, unless it has other ranks or devices. */
-fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *planning, fkv_engine **engine,
+fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *planning, fkv_replicas **replicas,
                              fkv_err *err);
-/* The same for records longer than the layout's buffers and tables hold; nothing is in
- * flight. No answer depends on it. */
-fkv_status fkv_planning_grow(const fkv_setup *setup, fkv_planning *planning, int64_t prompt,
-                             int64_t new_tokens, fkv_engine *engine, fkv_err *err);
+/* One of them, from its own thread, for records longer than its buffers and tables hold, which are as in
+ * layout and then grown there; nothing is in flight on it. No answer depends on it. */
+fkv_status fkv_planning_grow(const fkv_setup *setup, const fkv_planning *planning, int64_t prompt,
+                             int64_t new_tokens, fkv_layout *layout, fkv_engine *engine, fkv_err *err);
 void fkv_planning_free(fkv_planning *planning);
 
 /* Pins what must stay the same over all runs and parts of one output and is known before the plan. */

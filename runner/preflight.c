@@ -139,7 +139,7 @@ static void check_machine(const fkv_setup *s, bool planned, fkv_sizing *z, fkv_e
     if (!st) {
         const fkv_layout layout = fkv_setup_layout(s);
         fkv_sizing_update(s, &layout, &none, z);
-        st = fkv_sizing_check_model(s, z, &err);
+        st = fkv_sizing_check_model(z, &err);
     }
     if (st) add_error(errs, &err);
     if (!planned && fkv_constants_check(s, &err)) add_error(errs, &err);

@@ -90,6 +90,14 @@ void *fkv_queue_pop(fkv_queue *q, int wait_ms, bool *ended)
     return item;
 }
 
+size_t fkv_queue_count(fkv_queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    const size_t n = q->n;
+    pthread_mutex_unlock(&q->lock);
+    return n;
+}
+
 void fkv_queue_close(fkv_queue *q)
 {
     pthread_mutex_lock(&q->lock);

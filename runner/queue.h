@@ -20,6 +20,8 @@ bool fkv_queue_push(fkv_queue *queue, void *item);
 /* The oldest item. Waits up to wait_ms (0: not, negative: for ever). NULL: none came, or
  * the queue is closed and empty (then *ended is set). */
 void *fkv_queue_pop(fkv_queue *queue, int wait_ms, bool *ended);
+/* Items in it. */
+size_t fkv_queue_count(fkv_queue *queue);
 /* No more pushes; what is in it can still be popped. */
 void fkv_queue_close(fkv_queue *queue);
 

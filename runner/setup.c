@@ -76,28 +76,49 @@ static void check_budgets(const fkv_setup *s, fkv_errs *errs)
     free(scores);
 }
 
-/* auto: every GPU there is, but no more than have a rank. */
+/* auto: every GPU there is, as far as ranks and replicas can use them. */
 static int devices_of(const fkv_setup *s)
 {
     const fkv_job *j = s->job;
     if (j->engine.devices) return (int)j->engine.devices;
-    const int64_t ranks = j->engine.tensor_parallel ? j->engine.tensor_parallel : s->config.n_kv_heads;
-    const int found = s->backend ? s->backend->n_devices() : 1;
-    return found < 1 ? 1 : found < ranks ? found : (int)ranks;
+    const int64_t n = s->backend ? s->backend->n_devices() : 1, found = n < 1 ? 1 : n;
+    const int64_t ranks = j->engine.tensor_parallel, replicas = j->engine.data_parallel;
+    const int64_t most = ranks ? ranks : s->config.n_kv_heads; /* of a replica */
+    if (replicas > found) return (int)found;
+    if (replicas) return (int)(replicas * (found / replicas < most ? found / replicas : most));
+    return (int)(ranks && found > ranks ? found / ranks * ranks : found);
+}
+
+int fkv_setup_devices_each(const fkv_setup *s)
+{
+    return s->n_devices > s->n_replicas ? s->n_devices / s->n_replicas : 1;
+}
+
+/* The most ranks, each on a device, into which so many devices can be split. */
+static int most_ranks(int n_devices, int heads)
+{
+    int ranks = n_devices < heads ? n_devices : heads;
+    while (n_devices % ranks) ranks--;
+    return ranks;
 }
 
 static void set_sizes(fkv_setup *s, int n_devices)
 {
     const fkv_job *j = s->job;
     s->auto_ranks = !j->engine.tensor_parallel;
+    s->auto_replicas = !j->engine.data_parallel;
     s->auto_slots = !j->engine.slots;
     s->n_devices = n_devices;
-    s->n_ranks = s->auto_ranks ? s->n_devices : (int)j->engine.tensor_parallel;
+    s->n_replicas = s->auto_replicas ? 1 : (int)j->engine.data_parallel;
+    s->n_ranks = s->auto_ranks ? most_ranks(fkv_setup_devices_each(s), s->config.n_kv_heads)
+                               : (int)j->engine.tensor_parallel;
+    if (s->auto_replicas && n_devices > s->n_ranks) s->n_replicas = n_devices / s->n_ranks;
     s->n_slots = s->auto_slots ? 1 : (int)j->engine.slots;
 }
 
-/* Whether the backend can run the model on so many devices; as_asked: with what the job sets, too. */
-static bool supported(const fkv_setup *s, int n_devices, bool as_asked, fkv_err *err)
+/* Whether the backend can run the model on groups of so many devices, one group behind the other;
+ * as_asked: with what the job sets, too. */
+static bool supported(const fkv_setup *s, int n_groups, int n_devices, bool as_asked, fkv_err *err)
 {
     const fkv_memory_shape shape = {.config = &s->config,
                                     .n_ranks = s->n_ranks,
@@ -106,19 +127,29 @@ static bool supported(const fkv_setup *s, int n_devices, bool as_asked, fkv_err 
                                     .max_prompt = 1,
                                     .window = as_asked ? (int)s->job->profile.window : 1};
     *err = (fkv_err){0};
-    return !fkv_memory_supported(&shape, s->backend, err);
+    for (int i = 0; i < n_groups; i++)
+        if (fkv_memory_supported(&shape, i * n_devices, s->backend, err)) return false;
+    return true;
+}
+
+/* The same with all that the job says. Devices that may come into one group must be able to. */
+static bool supported_as_asked(const fkv_setup *s, fkv_err *err)
+{
+    if (s->auto_ranks || !s->job->engine.devices) return supported(s, 1, s->n_devices, true, err);
+    const int each = fkv_setup_devices_each(s);
+    return supported(s, s->n_devices / each, each, true, err);
 }
 
 /* Where the job leaves the number of devices to us: the most that can work together. */
 static bool find_devices(fkv_setup *s, fkv_err *why)
 {
     fkv_err err = {0};
-    if (supported(s, s->n_devices, true, why)) return true;
-    if (s->job->engine.devices || !supported(s, 1, true, &err)) return false;
+    if (supported_as_asked(s, why)) return true;
+    if (s->job->engine.devices || !supported(s, 1, 1, true, &err)) return false;
     const int found = s->n_devices;
     for (int n = found - 1; n > 0; n--) {
         set_sizes(s, n);
-        if (supported(s, n, true, &err)) break;
+        if (supported_as_asked(s, &err)) break;
     }
     fkv_log("engine.devices = auto takes %d of %d: %s", s->n_devices, found, why->message);
     return true;
@@ -131,7 +162,7 @@ static void choose_backend(fkv_setup *s, fkv_errs *errs)
     fkv_err err = {0}, why = {0};
     set_sizes(s, devices_of(s));
     if (!s->backend || find_devices(s, &why)) return;
-    if (s->job->engine.backend == FKV_JOB_BACKEND_AUTO && !supported(s, 1, false, &err)) {
+    if (s->job->engine.backend == FKV_JOB_BACKEND_AUTO && !supported(s, 1, 1, false, &err)) {
         s->backend = fkv_backend_cpu(); /* the reference, which runs every model */
         fkv_log("engine.backend = auto takes %s: %s", s->backend->name, why.message);
         set_sizes(s, devices_of(s));
@@ -142,23 +173,33 @@ static void choose_backend(fkv_setup *s, fkv_errs *errs)
     add_error(errs, &err);
 }
 
+/* Whether devices that may come into one group reach each other's memory. */
+static bool in_reach(const fkv_setup *s, int each)
+{
+    for (int first = 0; first + each <= s->n_devices; first += each) {
+        const fkv_group group = {.n_devices = each, .first_device = first};
+        if (!s->backend->reach(&group)) return false;
+    }
+    return true;
+}
+
 /* What a head keeps can't go to a device that is out of reach of the one that prefills it. */
 static void check_reach(fkv_setup *s, fkv_errs *errs)
 {
     fkv_job *j = s->job;
     fkv_err err = {0};
-    const fkv_group group = {.n_devices = s->n_devices};
-    if (!s->backend || s->backend->reach(&group)) return;
+    const int each = s->auto_ranks && s->auto_replicas ? s->n_devices : fkv_setup_devices_each(s);
+    if (!s->backend || in_reach(s, each)) return;
     if (j->plan.mode == FKV_JOB_STANDARD || j->plan.max_copies == 0) return;
     if (j->plan.mode_given) {
         fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "plan.mode",
                     "moves heads between devices, and the %d here can't reach each other's memory: use "
                     "standard, or engine.devices = 1",
-                    s->n_devices);
+                    each);
         add_error(errs, &err);
         return;
     }
-    fkv_log("plan.mode is standard: the %d devices can't reach each other's memory", s->n_devices);
+    fkv_log("plan.mode is standard: the %d devices can't reach each other's memory", each);
     j->plan.mode = FKV_JOB_STANDARD;
 }
 
@@ -181,6 +222,33 @@ static void check_vocabulary(const fkv_setup *s, fkv_errs *errs)
     }
 }
 
+/* Every rank has a device, and every replica devices of its own. */
+static void check_devices(const fkv_setup *s, fkv_errs *errs)
+{
+    const char *path = s->job->path;
+    const int n = s->n_devices, each = fkv_setup_devices_each(s), ranks = s->n_ranks;
+    fkv_err err = {0};
+    if (n > s->n_replicas && n % s->n_replicas)
+        fkv_fail_at(&err, FKV_E_INPUT, path, 0, "engine.devices",
+                    "%d devices for %d replicas (engine.data_parallel): each needs as many", n,
+                    s->n_replicas);
+    else if (each > ranks)
+        fkv_fail_at(&err, FKV_E_INPUT, path, 0, "engine.devices",
+                    "%d devices for %d ranks: a device needs a rank", each, ranks);
+    if (err.status) add_error(errs, &err);
+    if (s->backend && !s->backend->shares_host && n < s->n_replicas) {
+        fkv_fail_at(&err, FKV_E_INPUT, path, 0, "engine.data_parallel",
+                    "%d replicas on %d devices: each needs one of its own", s->n_replicas, n);
+        add_error(errs, &err);
+    }
+    if (each > 255 || (ranks + each - 1) / each > FKV_MAX_LOCAL_RANKS) {
+        fkv_fail_at(&err, FKV_E_INPUT, path, 0, "engine.tensor_parallel",
+                    "%d ranks on %d devices are too many: at most %d on a device, and 255 devices", ranks,
+                    each, FKV_MAX_LOCAL_RANKS);
+        add_error(errs, &err);
+    }
+}
+
 /* What needs both the job and the model. */
 static void check_against_model(fkv_setup *s, fkv_errs *errs)
 {
@@ -195,17 +263,7 @@ static void check_against_model(fkv_setup *s, fkv_errs *errs)
                     c->n_kv_heads);
         add_error(errs, &err);
     }
-    if (s->n_devices > s->n_ranks) {
-        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.devices",
-                    "%d devices for %d ranks: a device needs a rank", s->n_devices, s->n_ranks);
-        add_error(errs, &err);
-    }
-    if (s->n_devices > 255 || (s->n_ranks + s->n_devices - 1) / s->n_devices > FKV_MAX_LOCAL_RANKS) {
-        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.tensor_parallel",
-                    "%d ranks on %d devices are too many: at most %d on a device, and 255 devices",
-                    s->n_ranks, s->n_devices, FKV_MAX_LOCAL_RANKS);
-        add_error(errs, &err);
-    }
+    check_devices(s, errs);
     if (j->engine.max_new_tokens >= c->max_positions) {
         fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.max_new_tokens",
                     "%lld leaves no room in the model's %d positions", (long long)j->engine.max_new_tokens,
@@ -368,15 +426,17 @@ int fkv_setup_threads(const fkv_setup *s)
 {
     const int64_t asked = s->job->engine.threads;
     const int all = asked ? (int)asked : fkv_machine_processors();
-    return all > s->n_devices ? all / s->n_devices : 1;
+    const int devices = s->n_devices > s->n_replicas ? s->n_devices : s->n_replicas;
+    return all > devices ? all / devices : 1;
 }
 
 void fkv_setup_log_sharing(const fkv_setup *s)
 {
-    if (s->auto_ranks || s->n_ranks <= s->n_devices) return;
+    const int each = fkv_setup_devices_each(s);
+    if (s->auto_ranks || s->n_ranks <= each) return;
     fkv_log("engine.tensor_parallel: %d ranks share %d %s and take turns: that gains nothing and costs speed "
             "(engine.tensor_parallel = %d does not), and the plan's figures are for ranks with a device each",
-            s->n_ranks, s->n_devices, s->n_devices == 1 ? "device" : "devices", s->n_devices);
+            s->n_ranks, each, each == 1 ? "device" : "devices", each);
 }
 
 /* The first run's day, in UTC, where the job doesn't say it. */
@@ -393,9 +453,9 @@ static void set_date(const fkv_setup *s, fkv_layout *layout)
 
 fkv_layout fkv_setup_layout(const fkv_setup *s)
 {
-    fkv_layout layout = {.replicas = 1,
+    fkv_layout layout = {.replicas = s->n_replicas,
                          .ranks = s->n_ranks,
-                         .devices = s->n_devices,
+                         .devices = fkv_setup_devices_each(s),
                          .slots = s->n_slots,
                          .max_prompt = fkv_prompt_longest(&s->limits),
                          .max_tokens = s->config.max_positions};
@@ -409,6 +469,7 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
     return (fkv_engine_options){.backend = s->backend,
                                 .n_ranks = layout->ranks,
                                 .n_devices = layout->devices,
+                                .n_sharing = s->backend->shares_host ? layout->replicas : 1,
                                 .n_slots = layout->slots,
                                 .max_prompt = layout->max_prompt,
                                 .max_tokens = layout->max_tokens,

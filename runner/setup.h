@@ -25,19 +25,21 @@ typedef struct fkv_setup {
     json_t *template_vars;  /* or NULL */
     fkv_buf stops;          /* the job's, as in fkv_stops */
     const fkv_backend *backend;
-    bool auto_ranks, auto_slots;     /* planning decides */
-    int n_ranks, n_devices, n_slots; /* as the job says; auto: a rank for every device, 1 slot */
+    bool auto_ranks, auto_replicas, auto_slots; /* planning decides */
+    /* As the job says; auto: as many ranks as devices and heads allow, as many replicas as there are
+     * devices for, 1 slot. Ranks and slots are of a replica, devices of all together. */
+    int n_ranks, n_replicas, n_slots, n_devices;
     fkv_prompt_limits limits;
 } fkv_setup;
 
 /* Where a run's work is done: what planning makes of a setup. */
 typedef struct fkv_layout {
-    int replicas; /* 1 in this build */
-    int ranks, devices, slots;
-    int64_t max_prompt;      /* tokens that the prefill buffers hold; longer prompts make them grow */
-    int64_t max_tokens;      /* of a record, prompt and new ones, that the page table holds; the same */
-    fkv_record_limit record; /* larger ones are too_large; 0 pages: not known yet */
-    char date[16];           /* the chat template's today; empty: it does not ask */
+    int replicas;
+    int ranks, devices, slots; /* of each */
+    int64_t max_prompt;        /* tokens that the prefill buffers hold; longer prompts make them grow */
+    int64_t max_tokens;        /* of a record, prompt and new ones, that the page table holds; the same */
+    fkv_record_limit record;   /* larger ones are too_large; 0 pages: not known yet */
+    char date[16];             /* the chat template's today; empty: it does not ask */
 } fkv_layout;
 
 /* Parses argv ("JOB.ini [-s section.key=value]..."; argv[0] is the subcommand's
@@ -47,6 +49,9 @@ int fkv_setup_parse(int argc, char **argv, const char *usage, fkv_setup *setup, 
 /* Opens what the job names but for its archives. Errors go to errs, all of them. */
 void fkv_setup_load(fkv_setup *setup, fkv_errs *errs);
 void fkv_setup_close(fkv_setup *setup);
+
+/* Devices of each of the setup's replicas. */
+int fkv_setup_devices_each(const fkv_setup *setup);
 
 /* Host threads of a device: engine.threads, else the processors that this process may use,
  * shared among the devices. */

@@ -45,7 +45,8 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_p
     const int64_t mean =
         p->n_sample ? (int64_t)(sum / p->n_sample) : fkv_prompt_limit(&s->limits, s->limits.max_new);
     z->lengths = (fkv_memory_lengths){mean > 0 ? mean : 1, mean_new};
-    z->limit.bytes = z->free_bytes / (s->backend->shares_host ? layout->devices : 1);
+    z->alone_bytes = z->free_bytes / (s->backend->shares_host ? layout->devices : 1);
+    z->limit.bytes = z->alone_bytes / (s->backend->shares_host ? layout->replicas : 1);
     z->shape.config = &s->config;
     z->shape.n_ranks = layout->ranks;
     z->shape.n_devices = layout->devices;
@@ -57,20 +58,38 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_p
     z->shape.n_threads = fkv_setup_threads(s);
 }
 
-fkv_status fkv_sizing_check_model(const fkv_setup *s, const fkv_sizing *z, fkv_err *err)
+/* Whether the model, the shape's buffers and one token fit; *why says what does not. */
+static fkv_status check_shape(const fkv_sizing *z, const fkv_memory_shape *shape, fkv_err *why, fkv_err *err)
 {
-    const size_t n = (size_t)s->config.n_layers * (size_t)s->config.n_kv_heads;
+    const size_t n = (size_t)shape->config->n_layers * (size_t)shape->config->n_kv_heads;
     const fkv_memory_lengths lengths = {1, 1};
-    fkv_memory_shape shape = z->shape;
     fkv_memory m = {0};
     int32_t *budgets = fkv_calloc(n, sizeof *budgets);
     if (!budgets) return fkv_fail_memory(err);
     for (size_t i = 0; i < n; i++) budgets[i] = 1;
-    shape.max_prompt = shape.max_tokens = 1;
-    fkv_status st = fkv_memory_predict(&shape, NULL, budgets, &lengths, &m, err);
-    if (!st) st = fkv_memory_check(&m, &z->limit, &lengths, err);
+    const fkv_status st = fkv_memory_predict(shape, NULL, budgets, &lengths, &m, err);
+    if (!st) fkv_memory_check(&m, &z->limit, &lengths, why);
     fkv_memory_free(&m);
     free(budgets);
+    return st;
+}
+
+fkv_status fkv_sizing_check_model(const fkv_sizing *z, fkv_err *err)
+{
+    fkv_memory_shape shape = z->shape;
+    fkv_err why = {0};
+    shape.max_prompt = shape.max_tokens = 1;
+    const fkv_status st = check_shape(z, &shape, &why, err);
+    if (st || !why.status) return st;
+    if (err) *err = why;
+    return why.status;
+}
+
+fkv_status fkv_sizing_profiles(const fkv_sizing *z, bool *fits, fkv_err *err)
+{
+    fkv_err why = {0};
+    const fkv_status st = check_shape(z, &z->shape, &why, err);
+    *fits = !st && !why.status;
     return st;
 }
 
@@ -83,10 +102,11 @@ fkv_status fkv_sizing_even(const fkv_sizing *z, const fkv_plan_problem *problem,
 fkv_status fkv_sizing_record_limit(const fkv_sizing *z, const int32_t *budgets, fkv_record_limit *out,
                                    fkv_err *err)
 {
-    /* As many devices share what is free as share the whole. */
-    const double share = z->free_bytes > 0 ? (double)z->limit.bytes / (double)z->free_bytes : 1;
+    /* As many devices share what is free as share the whole. Replicas change no answer, so they don't
+     * count: where they share memory, they must hold what one alone accepts. */
+    const double share = z->free_bytes > 0 ? (double)z->alone_bytes / (double)z->free_bytes : 1;
     const fkv_memory_limit nominal = {
-        fkv_memory_nominal((int64_t)(share * (double)z->total_bytes), z->limit.bytes, z->nominal_share),
+        fkv_memory_nominal((int64_t)(share * (double)z->total_bytes), z->alone_bytes, z->nominal_share),
         z->limit.arena_share};
     const fkv_config *c = z->shape.config;
     const fkv_record_shape record = {c->n_layers, c->n_kv_heads, z->shape.n_ranks, budgets};
@@ -95,7 +115,7 @@ fkv_status fkv_sizing_record_limit(const fkv_sizing *z, const int32_t *budgets, 
     if (st || !fkv_record_check(out, &record, z->lengths.prompt, z->lengths.max_new, &why)) return st;
     return fkv_fail(err, FKV_E_INPUT,
                     "too little memory: a plan counts on %lld of a device's %lld MiB: %.600s",
-                    (long long)nominal.bytes >> 20, (long long)z->limit.bytes >> 20, why.message);
+                    (long long)nominal.bytes >> 20, (long long)z->alone_bytes >> 20, why.message);
 }
 
 static fkv_status find_short(const fkv_sizing *z, const fkv_plan *plan, const int32_t *budgets,

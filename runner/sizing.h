@@ -16,11 +16,12 @@ typedef struct fkv_sizing {
     int worth_slots;                 /* fkv_device_info */
     double nominal_share;
     fkv_memory_limit limit;                  /* of each device */
+    int64_t alone_bytes;                     /* limit.bytes if there were one replica */
     fkv_memory_shape shape;                  /* of the layout */
     fkv_memory_lengths lengths;              /* the sample's means */
     fkv_device_split splits[FKV_SPLITS_MAX]; /* of the job's devices */
     int n_splits;
-    int best, best_groups; /* indices: with one group, and with data_parallel; -1: none fits */
+    int best; /* index; -1: none fits */
 } fkv_sizing;
 
 /* Opens a device, asks what it has, closes it, also after a failure. Before any engine is open. */
@@ -30,7 +31,9 @@ void fkv_sizing_update(const fkv_setup *setup, const fkv_layout *layout, const f
                        fkv_sizing *sizing);
 
 /* Whether the model can be loaded with the job's slots and one token be worked on. */
-fkv_status fkv_sizing_check_model(const fkv_setup *setup, const fkv_sizing *sizing, fkv_err *err);
+fkv_status fkv_sizing_check_model(const fkv_sizing *sizing, fkv_err *err);
+/* Whether a sample can be measured on the sizing's layout. */
+fkv_status fkv_sizing_profiles(const fkv_sizing *sizing, bool *fits, fkv_err *err);
 /* Evens out the plan's memory over the devices (fkv_memory_even). */
 fkv_status fkv_sizing_even(const fkv_sizing *sizing, const fkv_plan_problem *problem, const int32_t *budgets,
                            fkv_plan *plan, fkv_err *err);

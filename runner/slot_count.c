@@ -22,7 +22,7 @@ static int supported(const fkv_slot_search *s, int slots)
     for (; b->supports && slots > 1; slots /= 2) {
         fkv_err why = {0};
         shape.n_slots = slots;
-        if (!fkv_memory_supported(&shape, b, &why)) break;
+        if (!fkv_memory_supported(&shape, 0, b, &why)) break;
     }
     return slots;
 }

@@ -33,37 +33,56 @@ typedef struct item {
     fkv_finish why;
 } item;
 
-typedef struct stream {
+typedef struct stream stream;
+
+/* A replica at work. Its thread's, but for the atomics. */
+typedef struct lane {
+    stream *s;
+    fkv_answer_maker maker; /* stop strings */
+    fkv_layout layout;      /* with buffers as the replica has them now */
+    item *held;             /* read, and longer than these buffers */
+    atomic_int in_hand;     /* records that the engine has */
+    atomic_bool away;       /* takes none: it makes its buffers anew, or has ended */
+} lane;
+
+struct stream {
     const fkv_setup *setup;
-    fkv_planning *planning;
+    const fkv_planning *planning;
     fkv_output *output;
-    fkv_engine *engine;
+    fkv_replicas *replicas;
     fkv_reader *reader;
-    fkv_answer_maker maker; /* of the engine's thread: stop strings */
+    lane *lanes; /* [n_lanes], by replica */
+    int n_lanes;
     item *items;
     size_t n_items;
     fkv_queue *idle, *ready, *done;
-    item *held;           /* read, and longer than the engine's buffers */
-    atomic_bool failed;   /* stop everything */
-    atomic_bool over;     /* the engine has ended: what is not read yet isn't wanted */
+    atomic_bool failed; /* stop everything */
+    atomic_bool over;   /* the engines have ended: what is not read yet isn't wanted */
+    atomic_bool told;   /* that a signal came */
+    atomic_bool cut;    /* a signal ended a replica before the input did */
+    atomic_llong n_answered;
     pthread_mutex_t lock; /* for err */
     fkv_err err;          /* the first failure of reader or writer */
     atomic_llong n_input, read_bytes, all_bytes;
     fkv_stream_seen seen; /* the reader's until it has ended */
-    int64_t n_answered;   /* of the engine's thread, like told */
-    bool told;            /* that a signal came */
     bool reader_started, writer_started;
     pthread_t reader_id, writer_id;
-} stream;
+};
+
+static void stop_all(void *ctx)
+{
+    stream *s = ctx;
+    atomic_store(&s->failed, true);
+    fkv_queue_close(s->idle);
+    fkv_queue_close(s->ready);
+}
 
 static void fail(stream *s, const fkv_err *err)
 {
     pthread_mutex_lock(&s->lock);
     if (!s->err.status) s->err = *err;
     pthread_mutex_unlock(&s->lock);
-    atomic_store(&s->failed, true);
-    fkv_queue_close(s->idle);
-    fkv_queue_close(s->ready);
+    stop_all(s);
 }
 
 static void trim(fkv_buf *b)
@@ -265,19 +284,36 @@ static void *writer_main(void *arg)
     return NULL;
 }
 
-/* --- engine's side ---------------------------------------------------------- */
+/* --- engines' side ---------------------------------------------------------- */
 
-static bool is_longer(const stream *s, const item *it)
+/* Whether the lane has less than its even share of all records that are ready or in the engines' hands: one
+ * that is quicker to ask would leave others without work at the input's end. With one lane it always has. */
+static bool may_take(const lane *a)
 {
-    const fkv_layout *l = &s->planning->layout;
+    const stream *s = a->s;
+    int64_t all, lanes = 0;
+    if (s->n_lanes == 1 || !(all = (int64_t)fkv_queue_count(s->ready))) return true; /* it may have ended */
+    for (int i = 0; i < s->n_lanes; i++) {
+        if (atomic_load(&s->lanes[i].away)) continue;
+        all += atomic_load(&s->lanes[i].in_hand);
+        lanes++;
+    }
+    return atomic_load(&a->in_hand) * lanes < all;
+}
+
+static bool is_longer(const lane *a, const item *it)
+{
+    const fkv_layout *l = &a->layout;
     return (int64_t)it->ids.len > l->max_prompt || (int64_t)it->ids.len + it->max_new > l->max_tokens;
 }
 
-static item *next_item(stream *s, bool wait, bool *ended)
+static item *next_item(lane *a, bool wait, bool *ended)
 {
-    item *it = s->held;
-    s->held = NULL;
+    stream *s = a->s;
+    item *it = a->held;
+    a->held = NULL;
     *ended = false;
+    if (!it && !wait && !may_take(a)) return NULL;
     while (!it && !*ended) {
         it = fkv_queue_pop(s->ready, wait ? 100 : 0, ended);
         if (!wait || fkv_interrupt_signal() || atomic_load(&s->failed)) break;
@@ -288,15 +324,17 @@ static item *next_item(stream *s, bool wait, bool *ended)
 /* A record longer than the buffers ends this run of the engine: see run_engine. */
 static fkv_status next_request(void *ctx, bool wait, fkv_request *request, fkv_err *err)
 {
-    stream *s = ctx;
+    lane *a = ctx;
     bool ended;
-    item *it = next_item(s, wait, &ended);
+    item *it = next_item(a, wait, &ended);
     (void)err;
     if (!it) return ended ? FKV_END : FKV_E_BUSY;
-    if (is_longer(s, it)) {
-        s->held = it;
+    if (is_longer(a, it)) {
+        a->held = it;
+        atomic_store(&a->away, true);
         return FKV_END;
     }
+    atomic_fetch_add(&a->in_hand, 1);
     *request = (fkv_request){.ordinal = it->record.ordinal,
                              .ids = it->ids.data,
                              .n_ids = (int64_t)it->ids.len,
@@ -308,22 +346,21 @@ static fkv_status next_request(void *ctx, bool wait, fkv_request *request, fkv_e
 
 static bool on_token(void *ctx, const fkv_request *request, const int32_t *ids, int64_t n)
 {
-    stream *s = ctx;
+    lane *a = ctx;
     item *it = request->user;
-    return fkv_answer_stops(&s->maker, &it->ends.stops, &it->watch, ids, (size_t)n);
+    return fkv_answer_stops(&a->maker, &it->ends.stops, &it->watch, ids, (size_t)n);
 }
 
 static fkv_stopping stopping(void *ctx)
 {
-    stream *s = ctx;
+    stream *s = ((lane *)ctx)->s;
     const int sig = fkv_interrupt_signal();
     if (atomic_load(&s->failed)) return FKV_STOP_NOW;
     if (!sig) return FKV_GO_ON;
     const int64_t grace = s->setup->job->job.grace_s;
-    if (!s->told)
+    if (!atomic_exchange(&s->told, true))
         fkv_log("signal %d: no more records are begun; those in flight have %lld s to end (job.grace)", sig,
                 (long long)grace);
-    s->told = true;
     return fkv_interrupt_age() < (double)grace ? FKV_DRAIN : FKV_STOP_NOW;
 }
 
@@ -332,10 +369,17 @@ static bool stops_now(void *ctx)
     return stopping(ctx) == FKV_STOP_NOW;
 }
 
+/* To the writer. */
+static void give(lane *a, item *it)
+{
+    atomic_fetch_sub(&a->in_hand, 1);
+    fkv_queue_push(a->s->done, it);
+}
+
 static fkv_status on_finish(void *ctx, const fkv_request *request, const int32_t *ids, int64_t n,
                             fkv_finish why, fkv_err *err)
 {
-    stream *s = ctx;
+    lane *a = ctx;
     item *it = request->user;
     if ((size_t)n > it->out.cap) {
         int32_t *data = fkv_realloc(it->out.data, (size_t)n, sizeof *data);
@@ -346,19 +390,18 @@ static fkv_status on_finish(void *ctx, const fkv_request *request, const int32_t
     memcpy(it->out.data, ids, (size_t)n * sizeof *ids);
     it->out.len = (size_t)n;
     it->why = why;
-    fkv_queue_push(s->done, it);
-    fkv_hold("records", ++s->n_answered, stops_now, s);
+    give(a, it);
+    fkv_hold("records", atomic_fetch_add(&a->s->n_answered, 1) + 1, stops_now, a);
     return FKV_OK;
 }
 
 static fkv_status on_reject(void *ctx, const fkv_request *request, const char *code, const fkv_err *why,
                             fkv_err *err)
 {
-    stream *s = ctx;
     item *it = request->user;
     (void)err;
     fkv_record_set_error(&it->record, code, "%s", why->message);
-    fkv_queue_push(s->done, it);
+    give(ctx, it);
     return FKV_OK;
 }
 
@@ -368,9 +411,10 @@ static fkv_status start(stream *s, fkv_err *err)
 {
     fkv_errs errs = {0};
     fkv_status st;
-    s->n_items = FKV_ENGINE_HOLDS(s->planning->layout.slots) + READ_AHEAD;
+    s->n_items = (size_t)s->n_lanes * (FKV_ENGINE_HOLDS(s->planning->layout.slots) + READ_AHEAD);
     s->items = fkv_calloc(s->n_items, sizeof *s->items);
-    if (!s->items) return fkv_fail_memory(err);
+    s->lanes = fkv_calloc((size_t)s->n_lanes, sizeof *s->lanes);
+    if (!s->items || !s->lanes) return fkv_fail_memory(err);
     if ((st = fkv_queue_open(s->n_items, &s->idle, err))) return st;
     if ((st = fkv_queue_open(s->n_items, &s->ready, err))) return st;
     if ((st = fkv_queue_open(s->n_items, &s->done, err))) return st;
@@ -379,7 +423,11 @@ static fkv_status start(stream *s, fkv_err *err)
     fkv_errs_free(&errs);
     if (st) return st;
     fkv_reader_watch(s->reader, is_over, s);
-    fkv_answer_maker_open(&s->maker, s->setup);
+    for (int i = 0; i < s->n_lanes; i++) {
+        s->lanes[i].s = s;
+        s->lanes[i].layout = s->planning->layout;
+        fkv_answer_maker_open(&s->lanes[i].maker, s->setup);
+    }
     s->reader_started = pthread_create(&s->reader_id, NULL, reader_main, s) == 0;
     if (s->reader_started) s->writer_started = pthread_create(&s->writer_id, NULL, writer_main, s) == 0;
     return s->writer_started ? FKV_OK : fkv_fail(err, FKV_E_SYSTEM, "can't start a thread");
@@ -399,44 +447,66 @@ static void finish(stream *s)
         fkv_ids_free(&s->items[i].out);
         fkv_answer_watch_free(&s->items[i].watch);
     }
-    fkv_answer_maker_close(&s->maker);
+    for (int i = 0; s->lanes && i < s->n_lanes; i++) fkv_answer_maker_close(&s->lanes[i].maker);
     fkv_reader_close(s->reader);
     fkv_queue_free(s->idle);
     fkv_queue_free(s->ready);
     fkv_queue_free(s->done);
+    free(s->lanes);
     free(s->items);
     pthread_mutex_destroy(&s->lock);
 }
 
 /* Until the input ends; with nothing in flight the buffers may grow. */
-static fkv_status run_engine(stream *s, const fkv_engine_io *io, fkv_err *err)
+static fkv_status run_engine(lane *a, fkv_engine *engine, const fkv_engine_io *io, fkv_err *err)
 {
+    const stream *s = a->s;
     fkv_status st;
-    while (!(st = fkv_engine_run(s->engine, io, err)) && s->held) {
-        const item *it = s->held;
-        st = fkv_planning_grow(s->setup, s->planning, (int64_t)it->ids.len, it->max_new, s->engine, err);
+    while (!(st = fkv_engine_run(engine, io, err)) && a->held) {
+        const item *it = a->held;
+        st = fkv_planning_grow(s->setup, s->planning, (int64_t)it->ids.len, it->max_new, &a->layout, engine,
+                               err);
         if (st) return st;
+        atomic_store(&a->away, false);
     }
     return st;
 }
 
-fkv_status fkv_stream_run(const fkv_setup *setup, fkv_planning *planning, fkv_output *output,
-                          fkv_engine *engine, fkv_stream_seen *seen, fkv_err *err)
+/* One that ends by a signal lets the others end what they have begun. */
+static fkv_status run_lane(void *ctx, int replica, fkv_engine *engine, fkv_err *err)
 {
-    stream s = {.setup = setup, .planning = planning, .output = output, .engine = engine};
-    pthread_mutex_init(&s.lock, NULL);
-    const fkv_engine_io io = {.ctx = &s,
+    stream *s = ctx;
+    lane *a = &s->lanes[replica];
+    const fkv_engine_io io = {.ctx = a,
                               .next = next_request,
                               .token = on_token,
                               .finish = on_finish,
                               .reject = on_reject,
                               .stopping = stopping};
+    const fkv_status st = run_engine(a, engine, &io, err);
+    atomic_store(&a->away, true);
+    if (st != FKV_E_INTERRUPTED) return st;
+    atomic_store(&s->cut, true);
+    return FKV_OK;
+}
+
+fkv_status fkv_stream_run(const fkv_setup *setup, const fkv_planning *planning, fkv_output *output,
+                          fkv_replicas *replicas, fkv_stream_seen *seen, fkv_err *err)
+{
+    stream s = {.setup = setup,
+                .planning = planning,
+                .output = output,
+                .replicas = replicas,
+                .n_lanes = fkv_replicas_count(replicas)};
+    const fkv_replica_work work = {&s, run_lane, stop_all};
+    pthread_mutex_init(&s.lock, NULL);
     fkv_err run_err = {0};
     fkv_status st = start(&s, err);
-    if (!st) fkv_hold("records", 0, stops_now, &s);
-    if (!st) st = run_engine(&s, &io, &run_err);
+    if (!st) fkv_hold("records", 0, stops_now, &s.lanes[0]);
+    if (!st) st = fkv_replicas_run(replicas, &work, &run_err);
+    if (!st && atomic_load(&s.cut)) st = fkv_fail(&run_err, FKV_E_INTERRUPTED, "interrupted");
     finish(&s);
-    if (s.err.status) { /* the cause; the engine only noticed */
+    if (s.err.status) { /* the cause; the engines only noticed */
         *err = s.err;
         st = s.err.status;
     } else if (st && run_err.status) {

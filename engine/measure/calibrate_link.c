@@ -118,7 +118,7 @@ fkv_status fkv_calibration_measure_link(const fkv_calibration_task *t, double *s
     l.buffers = fkv_calloc((size_t)t->n_devices, sizeof(void *));
     fkv_status st = l.devices && l.buffers ? FKV_OK : fkv_fail_memory(err);
     if (!st) st = t->backend->world_open(&group, &l.world, err);
-    if (!st) st = fkv_team_open(t->n_devices, abort_world, &l, &l.team, err);
+    if (!st) st = fkv_team_open(t->n_devices, "device", abort_world, &l, &l.team, err);
     if (!st) st = fkv_team_run(l.team, open_device, &l, err);
     if (!st) st = measure(&l, t->n_slots, start_us, bytes_per_us, settled, err);
     fkv_team_close(l.team);

@@ -103,7 +103,7 @@ int main(int argc, char **argv)
     b.owners = malloc((size_t)b.kv_heads * MOST_ROWS);
     for (int d = 0; d <= b.n_devices; d++) b.cols[d] = (int64_t)b.hidden * d / b.n_devices / 8 * 8;
     if (b.backend->world_open(&group, &b.world, &err)) die("world", &err);
-    if (fkv_team_open(b.n_devices, stop, &b, &b.team, &err)) die("team", &err);
+    if (fkv_team_open(b.n_devices, "device", stop, &b, &b.team, &err)) die("team", &err);
     if (fkv_team_run(b.team, open_one, &b, &err)) die("open", &err);
     printf("%-16s", "us a call, rows");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) printf("%9d", rows[i]);

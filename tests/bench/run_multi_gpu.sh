@@ -92,6 +92,11 @@ for ranks in "$devices" $((2 * devices)); do
     same "one-$ranks" "many-$ranks-$mode"
   done
 done
+# Replicas; on a GPU that they share, none may take all memory.
+job alone engine.devices=1 engine.tensor_parallel=1
+job replicas "engine.devices=$devices" engine.tensor_parallel=1 "engine.data_parallel=$devices" engine.kv_memory=4096
+same alone replicas
+cmp "$out"/{alone,replicas}/profile.json && note "replicas: profile as of alone" || note "replicas: FAILED: another profile"
 # The other way of moving bytes.
 if [ "$gpus" -ge "$devices" ]; then
   FAIRKV_COLLECTIVES=nccl job "nccl-$devices" "engine.devices=$devices" "engine.tensor_parallel=$devices"

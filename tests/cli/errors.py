@@ -239,16 +239,7 @@ def variables_of_the_environment_are_taken_and_unset_ones_refused():
     refused("half-variable", ["without a variable's name"], "job.name=${")
 
 
-# What this build does not do yet.
-
-
-@test
-def unsupported_features_are_refused_by_name():
-    refused(
-        "unsupported",
-        ["engine.data_parallel: more than 1 is not supported by this build"],
-        "engine.data_parallel=2",
-    )
+# What does not go together.
 
 
 @test
@@ -267,6 +258,12 @@ def more_ranks_than_kv_heads_or_devices_than_ranks_are_refused():
     )
     refused(
         "devices", ["engine.devices: 3 devices for 2 ranks"], "engine.tensor_parallel=2", "engine.devices=3"
+    )
+    refused(
+        "replicas",
+        ["engine.devices: 3 devices for 2 replicas (engine.data_parallel): each needs as many"],
+        "engine.data_parallel=2",
+        "engine.devices=3",
     )
 
 

@@ -103,7 +103,6 @@ def simple(name, words, *settings):
 # The job file.
 simple("unknown_key", ["engine.slotz: unknown key"], "engine.slotz=4")
 simple("out_of_range", ["sampling.top_p: 7 is outside"], "sampling.top_p=7")
-simple("not_yet_built", ["engine.data_parallel: more than 1 is not supported"], "engine.data_parallel=2")
 simple("no_threads", ["engine.threads: 0 is outside"], "engine.threads=0")
 simple("even_kernel", ["profile.kernel: must be odd"], "profile.kernel=4")
 
@@ -111,6 +110,7 @@ simple("even_kernel", ["profile.kernel: must be odd"], "profile.kernel=4")
 simple("no_model", ["config.json", "tokenizer.json", "No such file"], "model.path=nowhere")
 simple("more_ranks_than_heads", ["more ranks (5)"], "engine.tensor_parallel=5")
 simple("more_devices_than_ranks", ["3 devices for 2 ranks"], "engine.tensor_parallel=2", "engine.devices=3")
+simple("replicas_of_unlike_size", ["5 devices for 2 replicas"], "engine.data_parallel=2", "engine.devices=5")
 simple("no_room_for_a_prompt", ["leaves no room"], "engine.max_new_tokens=2048")
 
 

@@ -1,4 +1,4 @@
-"""A small run with all its threads and two devices: what a thread sanitizer should watch."""
+"""A small run with all its threads, two devices and two replicas: what a thread sanitizer should watch."""
 
 import os
 import signal
@@ -55,6 +55,16 @@ def two_devices_profile_plan_and_answer():
     rows = job.run()
     assert [r["source"]["line"] for r in rows] == list(range(1, 61))
     assert all(r["usage"]["prompt_tokens"] == 160 for r in rows)
+
+
+@test
+def two_replicas_profile_plan_and_answer():
+    settings = ("profile.method=ada-snapkv", "profile.budget=48", "profile.sample=4", "job.limit=24")
+    one = small("one-replica", *settings)
+    one.run()
+    two = small("two-replicas", *settings, "engine.data_parallel=2", "engine.devices=4")
+    two.run()
+    assert two.content() == one.content()
 
 
 @test

@@ -71,7 +71,7 @@ static void open_world(world *w, size_t bytes)
     fkv_err err = {0};
     *w = (world){.bytes = bytes, .absent = -1};
     assert_int_equal(backend->world_open(&(fkv_group){.n_devices = n_devices}, &w->world, &err), FKV_OK);
-    assert_int_equal(fkv_team_open(n_devices, abort_all, w, &w->team, &err), FKV_OK);
+    assert_int_equal(fkv_team_open(n_devices, "device", abort_all, w, &w->team, &err), FKV_OK);
     if (fkv_team_run(w->team, open_device, w, &err)) fail_msg("%s", err.message);
     w->expected = malloc(bytes);
     w->owners = malloc(1 << 16);

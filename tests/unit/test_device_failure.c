@@ -1,5 +1,5 @@
-/* One of several devices fails halfway: every rank stops, the cause is named once with its
- * device, the exit code is 4, and a resume ends with the bytes of a run that nothing disturbed.
+/* One of several devices fails halfway: every rank and replica stops, the cause is named once with its
+ * replica and device, the exit code is 4, and a resume ends with the bytes of a run that nothing disturbed.
  *
  * The linker gives this program fkv_backend_find as __wrap_fkv_backend_find, so that the whole
  * command runs on a backend whose calls fail where a trial says so. A device that keeps the
@@ -38,8 +38,13 @@ static struct trial {
     int n[N_KINDS]; /* calls of the device so far */
     bool failed;
     fkv_device *devices[N_DEVICES];
+    const fkv_world *worlds[N_DEVICES]; /* open ones, by their first device */
     pthread_mutex_t lock;
-} trial = {.device = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
+    pthread_cond_t over;
+} trial = {.device = -1, .lock = PTHREAD_MUTEX_INITIALIZER, .over = PTHREAD_COND_INITIALIZER};
+
+static int n_replicas;
+static bool in_replicas; /* a job for several, whatever their number */
 
 static fkv_backend failing;
 static const fkv_backend *cpu;
@@ -49,16 +54,29 @@ static bool fails(const fkv_device *dev, int kind)
     pthread_mutex_lock(&trial.lock);
     const bool mine = trial.device >= 0 && trial.devices[1] && dev == trial.devices[trial.device];
     if (mine && trial.n[kind]++ == trial.at && trial.kind == kind) trial.failed = true;
+    if (trial.failed) pthread_cond_broadcast(&trial.over);
+    /* The other replica begins a record and waits, so that the one to fail has some to fail at. */
+    while (!mine && n_replicas > 1 && kind == MEET && trial.at >= 0 && !trial.failed)
+        pthread_cond_wait(&trial.over, &trial.lock);
     const bool failed = mine && trial.failed;
     pthread_mutex_unlock(&trial.lock);
     return failed;
+}
+
+static fkv_status open_world(const fkv_group *group, fkv_world **world, fkv_err *err)
+{
+    const fkv_status st = cpu->world_open(group, world, err);
+    pthread_mutex_lock(&trial.lock);
+    trial.worlds[group->first_device] = *world;
+    pthread_mutex_unlock(&trial.lock);
+    return st;
 }
 
 static fkv_status open_device(fkv_world *world, int index, int n_threads, fkv_device **dev, fkv_err *err)
 {
     const fkv_status st = cpu->open(world, index, n_threads, dev, err);
     pthread_mutex_lock(&trial.lock);
-    trial.devices[index] = *dev;
+    trial.devices[index + (world == trial.worlds[1])] = *dev;
     pthread_mutex_unlock(&trial.lock);
     return st;
 }
@@ -132,11 +150,14 @@ static void in_dir(const char *name, char out[PATH_SIZE])
 
 static int run(void)
 {
-    char job[PATH_SIZE], command[] = "run";
+    char job[PATH_SIZE], command[] = "run", set[] = "-s", replicas[40];
+    char method[] = "profile.method=uniform", limit[] = "job.limit=20";
     in_dir("job.ini", job);
-    char *argv[] = {command, job, NULL};
+    snprintf(replicas, sizeof replicas, "engine.data_parallel=%d", n_replicas);
+    char *argv[] = {command, job, set, replicas, set, limit, set, method, NULL};
     alarm(HANG_SECONDS);
-    const int code = fkv_cmd_run(2, argv);
+    /* replicas: records for both, and no meeting before the first */
+    const int code = fkv_cmd_run(in_replicas ? 8 : 4, argv);
     alarm(0);
     return code;
 }
@@ -187,7 +208,10 @@ static void fail_and_resume(int device, int kind, int at, const fkv_buf *want)
     in_dir("out", out);
     remove_tree(out);
     const int code = run_failing(device, kind, at);
-    snprintf(named, sizeof named, "error: device %d of %d: it ", device, N_DEVICES);
+    if (n_replicas > 1)
+        snprintf(named, sizeof named, "error: replica %d of %d: device %d: it ", device, n_replicas, device);
+    else
+        snprintf(named, sizeof named, "error: device %d of %d: it ", device, N_DEVICES);
     if (code != 4) fail_msg("device %d, kind %d, call %d: exit %d", device, kind, at, code);
     assert_int_equal(in_log("error: "), 1);
     assert_int_equal(in_log(named), 1);
@@ -237,12 +261,55 @@ static void a_device_that_fails_while_it_is_set_up_stops_all(void **state)
     fail_at(ALLOC, 3);
 }
 
+static void a_replica_that_fails_ends_all_and_is_named(void **state)
+{
+    (void)state;
+    static const int at[N_KINDS][2] = {[MEET] = {0, 20}, [SYNC] = {0, 8}, [ALLOC] = {0, 20}};
+    char out[PATH_SIZE];
+    fkv_buf want = {0};
+    in_replicas = true;
+    n_replicas = 2;
+    in_dir("out", out);
+    remove_tree(out);
+    assert_int_equal(run_failing(-1, MEET, -1), 0);
+    read_output("out/shards/*.zst", &want);
+    for (int device = 0; device < N_DEVICES; device++)
+        for (int kind = 0; kind < N_KINDS; kind++)
+            for (int i = 0; i < 2; i++) fail_and_resume(device, kind, at[kind][i], &want);
+    fkv_buf_free(&want);
+    n_replicas = 1;
+}
+
+/* A job that a replica's failure ended goes on with another number of replicas. */
+static void a_job_whose_replica_failed_ends_with_fewer(void **state)
+{
+    (void)state;
+    char out[PATH_SIZE];
+    fkv_buf want = {0}, got = {0};
+    in_dir("out", out);
+    remove_tree(out);
+    assert_int_equal(run_failing(-1, MEET, -1), 0);
+    read_output("out/shards/*.zst", &want);
+    remove_tree(out);
+    n_replicas = 2;
+    assert_int_equal(run_failing(1, SYNC, 8), 4);
+    n_replicas = 1;
+    assert_int_equal(run_failing(-1, MEET, -1), 0);
+    read_output("out/shards/*.zst", &got);
+    assert_int_equal(got.len, want.len);
+    assert_memory_equal(got.data, want.data, got.len);
+    fkv_buf_free(&want);
+    fkv_buf_free(&got);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_device_that_others_wait_for_stops_all),
         cmocka_unit_test(a_device_that_fails_behind_its_work_stops_all),
         cmocka_unit_test(a_device_that_fails_while_it_is_set_up_stops_all),
+        cmocka_unit_test(a_replica_that_fails_ends_all_and_is_named),
+        cmocka_unit_test(a_job_whose_replica_failed_ends_with_fewer),
     };
     char path[PATH_SIZE];
     snprintf(dir, sizeof dir, "%s/fkv-device-XXXXXX", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
@@ -260,8 +327,10 @@ int main(void)
         "slots = 2\n[output]\nrecords_per_shard = 2\n",
         FKV_TEST_DIR, FKV_TEST_DIR, FKV_TEST_DIR, FKV_TEST_DIR, N_DEVICES);
     fclose(f);
+    n_replicas = 1;
     cpu = fkv_backend_cpu();
     failing = *cpu;
+    failing.world_open = open_world;
     failing.open = open_device;
     failing.close = close_device;
     failing.sync = sync_device;

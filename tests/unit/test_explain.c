@@ -91,6 +91,9 @@ static void the_table_compares_the_modes(void **state)
                                  "best-effort",
                                  "* fair-copying",
                                  "bound",
+                                 "  context-parallel",
+                                 "  attention-dp",
+                                 "not run by this engine",
                                  "is the fullest",
                                  "would fit, with standard"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)

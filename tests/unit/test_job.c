@@ -271,7 +271,7 @@ static void bad_values_are_named(void **state)
         {"plan", "max_copies", "-1", "outside 0 to"},
         {"engine", "backend", "tpu", "none of: auto cpu cuda"},
         {"engine", "tensor_parallel", "1025", "outside 1 to 1024"},
-        {"engine", "data_parallel", "2", "more than 1 is not supported by this build"},
+        {"engine", "data_parallel", "0", "outside 1 to 1024"},
         {"engine", "devices", "0", "outside 1 to 1024"},
         {"engine", "slots", "eleven", "\"eleven\" is not a whole number or auto"},
         {"engine", "slots", "0", "outside 1 to 4096"},
@@ -509,7 +509,7 @@ static void checks_across_keys(void **state)
     fkv_job_free(parse_ok(HEAD "[profile]\nmethod = none\nbudget = 1\n", NULL));
     fkv_job_free(parse_ok(HEAD "[profile]\nwindow = 512\nbudget = 1%\n", NULL));
     fkv_job_free(parse_ok(HEAD "[input]\nformat = longbench\nprompts = p.json\n", NULL));
-    fkv_job_free(parse_ok(HEAD "[engine]\ndata_parallel = 1\n", NULL));
+    fkv_job_free(parse_ok(HEAD "[engine]\ndata_parallel = 2\n", NULL));
 }
 
 static void same_job(const fkv_job *a, const fkv_job *b)

@@ -134,7 +134,7 @@ static void one_number_alone_is_kept(void **state)
     assert_int_equal(best(m, 100, 10).slots, 24);
 }
 
-/* ---- ranks ---- */
+/* ---- ranks and replicas ---- */
 
 static int64_t no_workspace(const fkv_device_limits *limits, int n_threads)
 {
@@ -142,7 +142,7 @@ static int64_t no_workspace(const fkv_device_limits *limits, int n_threads)
     return 0;
 }
 
-/* A job of a 70B model on GPUs with so much memory. */
+/* A job on GPUs with so much memory. */
 typedef struct gpu_job {
     fkv_backend backend;
     fkv_job job;
@@ -154,24 +154,27 @@ typedef struct gpu_job {
     double tokens[640];
 } gpu_job;
 
-static void open_job(gpu_job *g, int prompt, int answer, int slots, int devices, int gib)
+static void open_model_job(gpu_job *g, const fkv_config *model, int prompt, int answer, int slots,
+                           int devices, int gib)
 {
     *g = (gpu_job){.backend = {.name = "gpu", .workspace_bytes = no_workspace}};
     g->job.plan.max_copies = -1;
     g->job.plan.mode = FKV_JOB_FAIR_COPYING;
     g->setup = (fkv_setup){.job = &g->job,
-                           .config = shape_70b,
+                           .config = *model,
                            .backend = &g->backend,
                            .auto_ranks = true,
+                           .auto_replicas = true,
                            .auto_slots = slots == 0,
                            .n_ranks = devices,
+                           .n_replicas = 1,
                            .n_devices = devices,
                            .n_slots = slots ? slots : 1,
                            .limits = {.max_positions = 131072, .max_new = 128}};
     g->prompt[0] = prompt;
     g->answer[0] = answer;
-    g->profile = (fkv_profile){.n_layers = 80,
-                               .n_kv_heads = 8,
+    g->profile = (fkv_profile){.n_layers = model->n_layers,
+                               .n_kv_heads = model->n_kv_heads,
                                .budgets = g->budgets,
                                .prompt_tokens = g->prompt,
                                .new_tokens = g->answer,
@@ -189,6 +192,11 @@ static void open_job(gpu_job *g, int prompt, int answer, int slots, int devices,
     fkv_sizing_update(&g->setup, &g->layout, &g->profile, &g->sizing);
 }
 
+static void open_job(gpu_job *g, int prompt, int answer, int slots, int devices, int gib)
+{
+    open_model_job(g, &shape_70b, prompt, answer, slots, devices, gib);
+}
+
 static fkv_sizing splits_of(gpu_job *g, const fkv_cost *rates, int64_t n_records)
 {
     fkv_err err = {0};
@@ -199,7 +207,7 @@ static fkv_sizing splits_of(gpu_job *g, const fkv_cost *rates, int64_t n_records
         .cost = rates,
         .tokens = g->tokens,
         .load = {.n_records = n_records, .new_tokens = g->answer, .n_sample = 1, .mean_new = g->answer[0]}};
-    if (fkv_ranks_choose(&search, &g->layout, &g->sizing, &err)) fail_msg("%s", err.message);
+    if (fkv_splits_choose(&search, &g->layout, &g->sizing, &err)) fail_msg("%s", err.message);
     return g->sizing;
 }
 
@@ -217,11 +225,19 @@ static void prefill_heavy_jobs_choose_few_ranks(void **state)
         assert_int_equal(z.splits[i].slots, 64);
         assert_true(z.splits[i].fits);
     }
-    assert_true(z.splits[z.best_groups].tensor_parallel <= 2);
-    /* One group alone is fastest with every device, one a rank. */
+    assert_true(z.splits[z.best].tensor_parallel <= 2);
+    assert_int_equal(g.layout.ranks, z.splits[z.best].tensor_parallel);
+    assert_int_equal(g.layout.devices, g.layout.ranks);
+    assert_int_equal(g.layout.replicas * g.layout.ranks, 8);
+    /* One replica alone is fastest with every device, one a rank. */
+    open_job(&g, 10000, 100, 64, 8, 400);
+    g.setup.auto_replicas = false;
+    z = splits_of(&g, &rates, 5000);
     assert_int_equal(z.splits[z.best].tensor_parallel, 8);
+    assert_int_equal(z.splits[0].data_parallel, 1);
     assert_int_equal(g.layout.ranks, 8);
     assert_int_equal(g.layout.devices, 8);
+    assert_int_equal(g.layout.replicas, 1);
     /* Few slots and long answers read the weights again and again: many ranks. */
     open_job(&g, 100, 4000, 1, 8, 400);
     z = splits_of(&g, &rates, 5000);
@@ -229,7 +245,7 @@ static void prefill_heavy_jobs_choose_few_ranks(void **state)
     /* What does not fit is not chosen: 140 GB of weights in 80 GB. */
     open_job(&g, 10000, 100, 16, 8, 80);
     z = splits_of(&g, &rates, 5000);
-    assert_true(!z.splits[0].fits && z.splits[z.best_groups].tensor_parallel > 1);
+    assert_true(!z.splits[0].fits && z.splits[z.best].tensor_parallel > 1);
     open_job(&g, 10000, 100, 16, 1, 80);
     assert_int_equal(splits_of(&g, &rates, 5000).best, -1);
 }
@@ -243,8 +259,8 @@ static void dear_collectives_argue_for_one_rank(void **state)
     rates.collective_us = 1e6;
     const fkv_sizing z = splits_of(&g, &rates, 1000);
     assert_int_equal(z.best, 0);
-    assert_int_equal(z.best_groups, 0);
     assert_int_equal(g.layout.ranks, 1);
+    assert_int_equal(g.layout.replicas, 8);
     assert_int_equal(g.layout.devices, 1);
 }
 
@@ -269,6 +285,50 @@ static void every_split_has_slots_of_its_own(void **state)
     assert_true(z.splits[2].fits && z.splits[2].slots < 64);
 }
 
+/* LongBench's lengths on two GPUs of 80 GB. */
+static void a_small_model_becomes_replicas_and_a_large_one_ranks(void **state)
+{
+    (void)state;
+    static const struct {
+        const fkv_config *model;
+        int64_t n_records;
+        int prompt, answer, devices, ranks, replicas;
+    } jobs[] = {
+        {&shape_8b, 5000, 10000, 100, 2, 1, 2}, {&shape_70b, 5000, 10000, 100, 2, 2, 1},
+        {&shape_8b, 5000, 10000, 100, 8, 1, 8}, {&shape_70b, 5000, 10000, 100, 8, 2, 4},
+        {&shape_8b, 1000000, 200, 20, 4, 1, 4}, /* short ones, too */
+        {&shape_8b, 1, 10000, 100, 2, 2, 1},    /* a replica without a record does nothing */
+        {&shape_8b, 2, 30000, 16, 8, 4, 2},     /* two records, and replicas for both */
+    };
+    for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
+        gpu_job g;
+        const fkv_cost rates = fkv_cost_gpu(jobs[i].model);
+        open_model_job(&g, jobs[i].model, jobs[i].prompt, jobs[i].answer, 0, jobs[i].devices, 75);
+        const fkv_sizing z = splits_of(&g, &rates, jobs[i].n_records);
+        if (g.layout.ranks != jobs[i].ranks || g.layout.replicas != jobs[i].replicas)
+            fail_msg("job %zu: %d replicas of %d ranks", i, g.layout.replicas, g.layout.ranks);
+        assert_true(z.splits[z.best].job_us > 0);
+        assert_true(fabs(z.splits[z.best].record_us * (double)jobs[i].n_records - z.splits[z.best].job_us) <
+                    1e-6 * z.splits[z.best].job_us);
+    }
+}
+
+static void ranks_that_the_job_says_get_as_many_replicas_as_there_are_records(void **state)
+{
+    (void)state;
+    const fkv_cost rates = fkv_cost_gpu(&shape_8b);
+    gpu_job g;
+    open_model_job(&g, &shape_8b, 1000, 100, 0, 8, 75);
+    g.setup.auto_ranks = false;
+    g.setup.n_ranks = g.layout.ranks = g.layout.devices = 2;
+    g.setup.n_replicas = g.layout.replicas = 4;
+    splits_of(&g, &rates, 100);
+    assert_int_equal(g.layout.replicas, 4);
+    splits_of(&g, &rates, 3);
+    assert_int_equal(g.layout.replicas, 3);
+    assert_int_equal(g.layout.ranks, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -283,6 +343,8 @@ int main(void)
         cmocka_unit_test(prefill_heavy_jobs_choose_few_ranks),
         cmocka_unit_test(dear_collectives_argue_for_one_rank),
         cmocka_unit_test(every_split_has_slots_of_its_own),
+        cmocka_unit_test(a_small_model_becomes_replicas_and_a_large_one_ranks),
+        cmocka_unit_test(ranks_that_the_job_says_get_as_many_replicas_as_there_are_records),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,15 +51,16 @@ static void collectives_cost_and_work_divides(void **state)
 static void the_fastest_split_that_fits_is_taken(void **state)
 {
     (void)state;
-    fkv_device_split s[3] = {{.tensor_parallel = 1, .data_parallel = 4, .record_us = 10, .fits = true},
-                             {.tensor_parallel = 2, .data_parallel = 2, .record_us = 12, .fits = true},
-                             {.tensor_parallel = 4, .data_parallel = 1, .record_us = 20, .fits = true}};
-    assert_int_equal(fkv_split_best(s, 3, true), 0);
-    assert_int_equal(fkv_split_best(s, 3, false), 2); /* 40, 24 and 20 us in one group */
+    fkv_device_split s[3] = {{.tensor_parallel = 1, .data_parallel = 4, .job_us = 10, .fits = true},
+                             {.tensor_parallel = 2, .data_parallel = 2, .job_us = 10, .fits = true},
+                             {.tensor_parallel = 4, .data_parallel = 1, .job_us = 9, .fits = true}};
+    assert_int_equal(fkv_split_best(s, 3), 2);
+    s[2].fits = false;
+    assert_int_equal(fkv_split_best(s, 3), 0); /* fewer ranks */
     s[0].fits = false;
-    assert_int_equal(fkv_split_best(s, 3, true), 1);
-    s[1].fits = s[2].fits = false;
-    assert_int_equal(fkv_split_best(s, 3, true), -1);
+    assert_int_equal(fkv_split_best(s, 3), 1);
+    s[1].fits = false;
+    assert_int_equal(fkv_split_best(s, 3), -1);
 }
 
 int main(void)
