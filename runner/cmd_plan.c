@@ -52,15 +52,12 @@ int fkv_cmd_plan(int argc, char **argv)
     fkv_err err = {0};
     const char *svg = NULL;
     char *stats = NULL;
-    if (!take_svg(&argc, argv, &svg)) {
-        fputs(usage, stderr);
-        return fkv_exit_code(FKV_E_INPUT);
-    }
+    if (!take_svg(&argc, argv, &svg))
+        return fkv_command_end(fkv_fail(&err, FKV_E_INPUT, "plan: --svg takes one FILE"), &err);
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
     fkv_hold("start", 0, NULL, NULL);
     fkv_preflight found;
     int code = fkv_preflight_open(argc, argv, usage, &setup, &found);
-    fkv_preflight_close(&found);
     if (code >= 0) goto out;
     fkv_setup_log_sharing(&setup);
     fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;

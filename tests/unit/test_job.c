@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "jobs/job.h"
+#include "jobs/job_keys.h"
 #include "runner/base/file.h"
 
 #define HEAD "[job]\nname = t\noutput = out\n[input]\narchives = a.jsonl\n[model]\npath = model\n"
@@ -729,9 +730,14 @@ static void help_has_every_key(void **state)
     fkv_buf out = {0};
     (void)state;
     assert_int_equal(fkv_job_write_help(&out, NULL), FKV_OK);
-    assert_non_null(strstr(out.data, "job.name"));
-    assert_non_null(strstr(out.data, "output.token_ids"));
-    assert_non_null(strstr(out.data, "(1024)"));
+    for (size_t i = 0; i < fkv_n_keys; i++) {
+        char line[256];
+        snprintf(line, sizeof line, "\n%s = %s", fkv_keys[i].name,
+                 fkv_keys[i].fallback ? fkv_keys[i].fallback : "");
+        assert_non_null(strstr(out.data, line));
+        assert_non_null(strstr(out.data, fkv_keys[i].help));
+    }
+    assert_non_null(strstr(out.data, "  required; text\n"));
     fkv_buf_free(&out);
 }
 
