@@ -28,22 +28,26 @@ static const char *plural(int64_t n)
 static void put_archive(const fkv_survey_archive *a, char *out, size_t size)
 {
     const long long read = a->n_read, records = a->n_records, members = a->n_members;
-    const char *stop = a->stop ? a->stop : "its beginning";
+    char stop[2048]; /* where reading ended */
+    const char *member = a->stop ? a->stop : "its beginning";
+    if (a->line > 0)
+        snprintf(stop, sizeof stop, "line %lld of %.1900s", (long long)a->line, member);
+    else
+        snprintf(stop, sizeof stop, "%.1900s", member);
     if (a->how == FKV_LOOKED_ALL && !read)
         snprintf(out, size, "%s: holds no record that is wanted", a->file->name);
     else if (a->how == FKV_LOOKED_ALL)
         snprintf(out, size, "%s: %lld record%s in %lld member%s", a->file->name, records, plural(read),
                  members, plural(members));
     else if (a->how == FKV_LOOKED_ENOUGH)
-        snprintf(out, size, "%s: %lld record%s, as far as job.limit", a->file->name, read, plural(read));
+        snprintf(out, size, "%s: %lld record%s, as far as job.limit, %s", a->file->name, read, plural(read),
+                 stop);
     else if (!read)
         snprintf(out, size, "%s: no record that is wanted in its first %lld MiB, down to %s", a->file->name,
                  (long long)a->bytes >> 20, stop);
     else
-        snprintf(out, size,
-                 "%s: ~%lld records, by %lld in its first %lld MiB, %.0f%%, down to line %lld of %s",
-                 a->file->name, records, read, (long long)a->bytes >> 20, 100 * a->share, (long long)a->line,
-                 stop);
+        snprintf(out, size, "%s: ~%lld records, by %lld in its first %lld MiB, %.0f%%, down to %s",
+                 a->file->name, records, read, (long long)a->bytes >> 20, 100 * a->share, stop);
 }
 
 static void print_archives(const fkv_survey *v, FILE *out)
@@ -108,8 +112,8 @@ static void print_prompts(const fkv_check_report *r, FILE *out)
     const fkv_prompt_limits *limits = &r->setup->limits;
     const int64_t n_looked = v->n + v->n_errors;
     fprintf(out, "; prompts of up to %lld tokens fit; %s%lld record%s looked at\n",
-            (long long)fkv_prompt_limit(limits, limits->max_new), n_looked == v->n_records ? "all " : "",
-            (long long)n_looked, plural(n_looked));
+            (long long)fkv_prompt_limit(limits, limits->max_new),
+            n_looked && n_looked == v->n_records ? "all " : "", (long long)n_looked, plural(n_looked));
     print_lengths(v, out);
     if (v->n)
         fprintf(out, ";   the longest has %lld tokens; %.0f new ones are the limit on average\n",
@@ -174,13 +178,14 @@ static void print_disk(const fkv_forecast *f, FILE *out)
     if (f->free_bytes >= 0 && f->free_bytes < all) fputs(";   WARNING: that may be too little\n", out);
 }
 
-static void print_time(const fkv_forecast *f, FILE *out)
+static void print_time(const fkv_check_report *r, FILE *out)
 {
+    const fkv_forecast *f = r->forecast;
     static const char *const by[] = {[FKV_COST_STATED] = "by stated rates, which are not this machine's",
                                      [FKV_COST_MEASURED] = "by what this machine measured",
                                      [FKV_COST_FILE] = "by the file that plan.calibration names"};
     _Static_assert(sizeof by / sizeof *by == FKV_COST_ORIGINS, "a text each");
-    if (f->n_left == 0)
+    if (f->n_left == 0 && r->survey->exact)
         fputs("; time: nothing is left to answer\n", out);
     else if (f->seconds >= 0)
         fprintf(out, "; time: ~%.0f s to answer ~%lld record%s, %s\n", f->seconds, (long long)f->n_left,
@@ -208,7 +213,7 @@ fkv_status fkv_check_print(const fkv_check_report *r, FILE *out, fkv_err *err)
             print_layout(r, out);
             print_memory(r->forecast, out);
             print_disk(r->forecast, out);
-            print_time(r->forecast, out);
+            print_time(r, out);
         }
         print_output(&r->found->output, out);
     }

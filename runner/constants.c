@@ -137,13 +137,10 @@ fkv_status fkv_constants_known(const fkv_setup *s, const fkv_layout *layout, con
     const source from = source_of(s);
     fkv_calibration_task task;
     fkv_calibration found;
-    *known = true;
-    if (planned && planned->cost.origin != FKV_COST_STATED) {
-        *out = fkv_cost_complete(&planned->cost, &stated);
-        return FKV_OK;
-    }
-    if (from == STATED) return FKV_OK;
-    *known = false;
+    const bool in_plan = planned && planned->cost.origin != FKV_COST_STATED;
+    if (in_plan) *out = fkv_cost_complete(&planned->cost, &stated);
+    *known = in_plan || from == STATED;
+    if (planned || from == STATED) return FKV_OK;
     if (from == MACHINE && layout->ranks == 1) return FKV_OK;
     fkv_status st = task_of(s, layout, profile, &task, err);
     if (st) return st;

@@ -9,7 +9,7 @@ import subprocess
 import cli
 from cli import Job, PromptJob, codes_of, command, test
 
-SUBCOMMANDS = ("run", "check", "plan", "export", "tokenize", "template")
+SUBCOMMANDS = ("run", "check", "plan", "init", "export", "tokenize", "template")
 
 
 def refused(name, words, *settings, code=2):

@@ -1,5 +1,6 @@
 """plan.json: what it says about every head, and the order of its predictions."""
 
+import json
 import os
 import subprocess
 import xml.dom.minidom
@@ -109,6 +110,16 @@ def the_cost_model_is_calibrated_as_the_job_says():
     assert cost("stated", "plan.calibration=stated")["origin"] == "stated"
     assert cost("standard", "plan.calibration=auto", "plan.mode=standard")["origin"] == "stated"
     assert not os.path.exists(cache), "something was measured that no plan depends on"
+
+    def time_of(name, *more):
+        job = Job("timed-" + name, *settings, *more)
+        ended = cli.command("check", job.path, "--json", env=env).must(0)
+        return json.loads(ended.out)["seconds"], json.loads(ended.out)["seconds_by"]
+
+    assert time_of("unknown", "plan.calibration=auto") == (None, None)
+    assert not os.path.exists(cache), "check measured something"
+    seconds, by = time_of("stated")
+    assert seconds > 0 and by == "stated"
     for i in range(20):  # other programs may disturb: then nothing is kept, and the log says so
         first = cost("first-%d" % i, "plan.calibration=auto")
         if os.path.exists(os.path.join(cache, "fairkv-batch")):
@@ -121,6 +132,9 @@ def the_cost_model_is_calibrated_as_the_job_says():
     kept = os.path.join(cache, "fairkv-batch", files[0])
     pinned = cost("pinned", "plan.calibration=" + kept)
     assert pinned["origin"] == "file" and pinned["token_us"] == first["token_us"]
+    for name, setting, origin in (("auto", "auto", "measured"), ("pinned", kept, "file")):
+        seconds, by = time_of(name, "plan.calibration=" + setting)
+        assert seconds > 0 and by == origin, (name, seconds, by)
 
     damaged = cli.load(kept)
     damaged["token_us"] = -1
