@@ -142,7 +142,7 @@ static void print_layout(const fkv_check_report *r, FILE *out)
         out,
         "; model: %d layers, %d query and %d KV heads of %d, hidden %d, vocabulary %d, %.1f MiB of weights\n",
         c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->hidden, c->vocab,
-        mib(fkv_engine_weight_bytes(c, 4)));
+        mib(fkv_engine_weight_bytes(c, r->found->sizing.shape.weight_bytes)));
     if (f->slots_open)
         snprintf(slots, sizeof slots, "slots: the run chooses, of up to ~%d", f->slots_most);
     else

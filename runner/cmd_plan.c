@@ -52,8 +52,11 @@ int fkv_cmd_plan(int argc, char **argv)
     fkv_err err = {0};
     const char *svg = NULL;
     char *stats = NULL;
-    if (!take_svg(&argc, argv, &svg))
-        return fkv_command_end(fkv_fail(&err, FKV_E_INPUT, "plan: --svg takes one FILE"), &err);
+    if (!take_svg(&argc, argv, &svg)) {
+        fkv_command_end(fkv_fail(&err, FKV_E_INPUT, "plan: --svg takes one FILE"), &err);
+        fputs(usage, stderr);
+        return fkv_exit_code(FKV_E_INPUT);
+    }
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
     fkv_hold("start", 0, NULL, NULL);
     fkv_preflight found;

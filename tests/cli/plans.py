@@ -259,8 +259,8 @@ def check_writes_nothing_and_prints_what_would_run():
         "mode = standard",
         "4 layers, 8 query and 4 KV heads of 64",
         "vocabulary 1024",
-        "2 ranks on 1 devices, 8 slots",
-        "1 input files",
+        "1 replica of 2 ranks on 1 device; 8 slots",
+        "300 records in 1 member of 1 file",
         "prompts of up to ",
     )
     assert done.err == "", done.err
@@ -273,7 +273,8 @@ def check_prints_a_job_file_that_means_the_same():
     job = Job("first", "job.limit=3")
     printed = job.command("check").must(0).out
     again = cli.write("again.ini", printed)
-    assert cli.command("check", again).must(0).out == printed
+    said = cli.command("check", again).must(0).out
+    assert said.split("\n;")[:4] == printed.split("\n;")[:4], said  # what is free changes
     job.run()
     cli.command("run", again).must(0, "nothing to do")  # the same job
 

@@ -365,6 +365,36 @@ static void all_errors_come_at_once(void **state)
     fkv_errs_free(&errs);
 }
 
+/* What is wrong has its default, so that the rest can be looked at. */
+static void a_job_with_mistakes_keeps_what_is_right(void **state)
+{
+    fkv_job *job = NULL;
+    fkv_errs errs = {0};
+    (void)state;
+    put("job.ini", "[job]\nname = \"x\"\noutput = o\n[input]\narchives = gone.zip a.jsonl gone.tar\n"
+                   "members = \"*\"\n[engine]\nslots = x\nthreads = 3\n[sampling]\nstop = [\"a ;b\"]\n");
+    assert_int_equal(fkv_job_read(job_path, NULL, 0, &job, &errs), FKV_E_INPUT);
+    assert_int_equal(errs.n, 6); /* name, archives, members, slots, stop; path is missing */
+    assert_non_null(strstr(errs.at[1].message, "gone.zip"));
+    assert_non_null(strstr(errs.at[1].message, "gone.tar"));
+    assert_non_null(strstr(errs.at[5].message, "\\u003b"));
+    assert_non_null(job);
+    assert_null(job->job.name);
+    assert_null(job->model.path);
+    assert_int_equal(job->input.n_files, 1);
+    assert_string_equal(job->input.files[0].name, "a.jsonl");
+    assert_int_equal(job->input.members.n, 1);
+    assert_string_equal(job->input.members.at[0], "*.jsonl");
+    assert_int_equal(job->engine.slots, 0);
+    assert_int_equal(job->engine.threads, 3);
+    fkv_job_free(job);
+    fkv_errs_free(&errs);
+    errs = (fkv_errs){0};
+    assert_int_equal(fkv_job_read("nowhere.ini", NULL, 0, &job, &errs), FKV_E_INPUT);
+    assert_null(job);
+    fkv_errs_free(&errs);
+}
+
 static void overrides_win(void **state)
 {
     (void)state;
@@ -751,6 +781,7 @@ int main(void)
         cmocka_unit_test(bad_lines_are_named),
         cmocka_unit_test(overrides_that_name_no_key),
         cmocka_unit_test(all_errors_come_at_once),
+        cmocka_unit_test(a_job_with_mistakes_keeps_what_is_right),
         cmocka_unit_test(overrides_win),
         cmocka_unit_test(long_lines_need_continuation),
         cmocka_unit_test(nul_bytes_are_refused),
