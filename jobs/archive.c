@@ -35,6 +35,8 @@ struct fkv_reader {
     int64_t n_records; /* handed out */
     uint64_t hash;     /* fkv_line.passed of the last of them */
     fkv_passed passed;
+    int64_t n_members; /* that match, of all archives */
+    int64_t unpacked;  /* bytes of the archive before */
     char message[256];
 
     bool quiet;
@@ -120,6 +122,7 @@ static void close_archive(fkv_reader *r)
     if (n && !r->quiet)
         fkv_log("%s: left out %lld resource file%s of macOS (__MACOSX/, ._*, .AppleDouble/)", name,
                 (long long)n, n == 1 ? "" : "s");
+    r->unpacked = fkv_members_unpacked(r->members);
     fkv_members_close(r->members);
     r->members = NULL;
     r->in_member = false;
@@ -152,6 +155,7 @@ static fkv_step next_member(fkv_reader *r, fkv_err *err)
     const size_t n = fkv_unpack_bare(name, strlen(name)), k = sizeof array - 1;
     fkv_lines_begin(&r->lines, n > k && strncasecmp(name + n - k, array, k) == 0);
     r->in_member = step == FKV_STEP_OK;
+    r->n_members += step == FKV_STEP_OK || step == FKV_STEP_MEMBER_UNREADABLE;
     if (step == FKV_STEP_END) {
         if (!fkv_members_matched(r->members) && !r->quiet)
             fkv_log("%s: no member matches input.members", r->job->input.files[r->file].name);
@@ -274,6 +278,14 @@ static bool has_looked_enough(void *ctx)
            (l->look->stop && l->look->stop(l->look->ctx));
 }
 
+/* How much of the open archive was read, above 0. */
+static double share_read(const fkv_reader *r)
+{
+    const double all = (double)r->file_bytes[r->file < r->end_file ? r->file : r->end_file - 1];
+    const double taken = r->members ? (double)fkv_members_taken(r->members) : all;
+    return taken < 1 || all < 1 ? 1 / (all + 1) : taken < all ? taken / all : 1;
+}
+
 /* Looks at file i, which can be opened. False: asked to stop, or a failure, in err. */
 static bool look_at(fkv_reader *r, size_t i, const fkv_look *look, fkv_err *err)
 {
@@ -283,7 +295,7 @@ static bool look_at(fkv_reader *r, size_t i, const fkv_look *look, fkv_err *err)
     fkv_looked how = FKV_LOOKED_ALL;
     r->file = i;
     r->end_file = i + 1;
-    r->n_records = 0;
+    r->n_records = r->n_members = 0;
     fkv_buf_clear(&r->other);
     while (!(st = fkv_reader_next(r, &line, err))) {
         if (line.error_code && !r->members && r->n_records == 1) {
@@ -302,7 +314,14 @@ static bool look_at(fkv_reader *r, size_t i, const fkv_look *look, fkv_err *err)
     }
     if (st && st != FKV_END) return false;
     const char *passed = r->members ? fkv_members_passed(r->members) : r->other.data ? r->other.data : "";
-    look->done(look->ctx, file, how, r->name.len ? r->name.data : passed, r->lines.line);
+    const fkv_look_end end = {.file = file,
+                              .how = how,
+                              .member = r->name.len ? r->name.data : passed,
+                              .line = r->lines.line,
+                              .n_members = r->n_members,
+                              .share = how == FKV_LOOKED_ALL ? 1 : share_read(r),
+                              .bytes = r->members ? fkv_members_unpacked(r->members) : r->unpacked};
+    look->done(look->ctx, &end);
     return true;
 }
 

@@ -65,14 +65,24 @@ typedef enum fkv_looked {
     FKV_LOOKED_FAR,    /* most_bytes far, and what is behind is not known */
 } fkv_looked;
 
+/* Where looking at an archive ended. */
+typedef struct fkv_look_end {
+    const fkv_input_file *file;
+    fkv_looked how;
+    const char *member; /* the last that was looked at or passed over, or "" */
+    int64_t line;       /* in it, so far */
+    int64_t n_members;  /* that match, so far */
+    double share;       /* of the file that was read, above 0 to 1 */
+    int64_t bytes;      /* that were read of it, decompressed */
+} fkv_look_end;
+
 typedef struct fkv_look {
     void *ctx;
     int64_t most_bytes; /* of an archive, decompressed, members that are passed over included */
     /* A record; true: that is enough of its archive. */
     bool (*see)(void *ctx, const fkv_line *line);
-    /* Once an archive. member: the last that was looked at or passed over, or ""; line: in it, so far. */
-    void (*done)(void *ctx, const fkv_input_file *file, fkv_looked how, const char *member, int64_t line);
-    bool (*stop)(void *ctx); /* ends it with FKV_E_INTERRUPTED; NULL: never */
+    void (*done)(void *ctx, const fkv_look_end *end); /* once an archive */
+    bool (*stop)(void *ctx);                          /* ends it with FKV_E_INTERRUPTED; NULL: never */
 } fkv_look;
 
 /* Reads the beginning of every archive: what fkv_reader_open checks, and on to the records that see

@@ -35,6 +35,7 @@ typedef struct setting {
     bool set;       /* by the file or an override */
     bool overriden; /* by -s */
     bool bad;       /* already reported; not to be parsed or missed */
+    bool commented; /* a comment was taken from its lines */
 } setting;
 
 typedef struct parser {
@@ -48,6 +49,7 @@ typedef struct parser {
     int64_t line;           /* number of the line that inih has */
     bool indented;          /* it starts with white space */
     bool awaiting;          /* it must still reach the handler, or it means nothing */
+    bool commented;         /* it ends with a comment */
     bool open_key;          /* inih would take an indented line for a continuation */
     int key;                /* that a continuation belongs to; -1: it is dropped */
 } parser;
@@ -153,23 +155,29 @@ static char *read_line(char *str, int num, void *stream)
         check_header(p, text);
     else
         p->awaiting = true;
+    p->commented = false;
+    for (size_t i = 0; str[i] && !p->commented; i++) p->commented = fkv_is_comment(str, i);
     return str;
+}
+
+/* What may have been meant by a key that is not there, or "". */
+static void suggest(const char *section, const char *name, char *out, size_t size)
+{
+    const char *near = fkv_key_nearest(section, name);
+    *out = '\0';
+    if (near) snprintf(out, size, "; did you mean %s?", near);
+    for (size_t i = 0; !near && i < fkv_n_keys; i++) {
+        if (strcmp(fkv_keys[i].name, name) == 0)
+            snprintf(out, size, "; it belongs to [%s]", fkv_keys[i].section);
+    }
 }
 
 static void unknown_key(parser *p, const char *section, const char *name)
 {
-    char key[160], message[256];
-    const char *near = fkv_key_nearest(section, name), *elsewhere = NULL;
-    for (size_t i = 0; !near && i < fkv_n_keys; i++) {
-        if (strcmp(fkv_keys[i].name, name) == 0) elsewhere = fkv_keys[i].section;
-    }
+    char key[160], hint[96], message[128];
+    suggest(section, name, hint, sizeof hint);
     snprintf(key, sizeof key, "%s.%s", section, name);
-    if (near)
-        snprintf(message, sizeof message, "unknown key; did you mean %s?", near);
-    else if (elsewhere)
-        snprintf(message, sizeof message, "unknown key; it belongs to [%s]", elsewhere);
-    else
-        snprintf(message, sizeof message, "unknown key");
+    snprintf(message, sizeof message, "unknown key%s", hint);
     report_line(p, p->line, key, message);
 }
 
@@ -186,6 +194,7 @@ static void continue_value(parser *p, const char *section, const char *value)
     size_t n = 0;
     while (value[n] && !fkv_is_comment(value, n)) n++;
     while (n && fkv_is_blank(value[n - 1])) n--;
+    s->commented = s->commented || p->commented;
     fkv_status st = fkv_buf_puts(&s->text, "\n", &err);
     if (!st) st = fkv_buf_append(&s->text, value, n, &err);
     if (st) report(p, &err);
@@ -221,6 +230,7 @@ static int handle(void *user, const char *section, const char *name, const char 
     }
     s->set = true;
     s->line = p->line;
+    s->commented = p->commented;
     p->key = key;
     if (fkv_buf_puts(&s->text, value, &err)) report(p, &err);
     return 1;
@@ -264,16 +274,18 @@ static void take_override(parser *p, const char *text)
         snprintf(name, sizeof name, "%.*s", (int)(n < 63 ? n : 63), dot + 1);
         snprintf(full, sizeof full, "%s.%s", section, name);
         const bool known = fkv_section_exists(section, strlen(section));
-        const char *near = known ? fkv_key_nearest(section, name) : fkv_key_nearest(NULL, section);
-        fkv_fail_at(&err, FKV_E_INPUT, "-s", 0, full, "unknown %s%s%s%s", known ? "key" : "section",
-                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+        const char *near = known ? NULL : fkv_key_nearest(NULL, section);
+        char hint[96] = "";
+        if (known) suggest(section, name, hint, sizeof hint);
+        if (near) snprintf(hint, sizeof hint, "; did you mean %s?", near);
+        fkv_fail_at(&err, FKV_E_INPUT, "-s", 0, full, "unknown %s%s", known ? "key" : "section", hint);
         report(p, &err);
         return;
     }
     setting *s = &p->settings[key];
     fkv_buf_clear(&s->text);
     s->set = s->overriden = true;
-    s->bad = false;
+    s->bad = s->commented = false;
     if (fkv_buf_puts(&s->text, equals + 1, &err)) report(p, &err);
 }
 
@@ -358,6 +370,22 @@ static fkv_status check_text(const fkv_key *key, const fkv_place *place, const c
     return is_json(key) ? FKV_OK : check_habits(key, place, text, err);
 }
 
+/* JSON that a comment has cut: inih takes it away before the text is known to be a string's. */
+static void explain_comment(fkv_err *err)
+{
+    const size_t n = strlen(err->message);
+    snprintf(err->message + n, sizeof err->message - n,
+             "; a ';' behind a blank begins a comment: in a string write \\u003b for it");
+}
+
+/* What is said of other keys is still to be checked: a wrong one counts as if it were not there. */
+static void fall_back(const fkv_key *key, fkv_job *job)
+{
+    const fkv_place nowhere = {.file = "", .dir = ""};
+    fkv_err ignored = {0};
+    if (key->fallback) fkv_key_parse(key, key->fallback, &nowhere, job, &ignored);
+}
+
 static void parse_setting(parser *p, size_t i, fkv_job *job)
 {
     const fkv_key *key = &fkv_keys[i];
@@ -366,7 +394,10 @@ static void parse_setting(parser *p, size_t i, fkv_job *job)
     fkv_buf text = {0};
     fkv_err err = {0};
     fkv_status st = FKV_OK;
-    if (s->bad) return;
+    if (s->bad) {
+        fall_back(key, job);
+        return;
+    }
     if (!s->set && !key->fallback) {
         fkv_key_fail(key, &place, &err, "is missing; every job needs it");
         report(p, &err);
@@ -387,8 +418,10 @@ static void parse_setting(parser *p, size_t i, fkv_job *job)
         st = fkv_key_parse(key, from, &place, job, &err);
     }
     if (st) {
+        if (is_json(key) && s->commented) explain_comment(&err);
         p->settings[i].bad = true;
         report(p, &err);
+        fall_back(key, job);
     }
     fkv_buf_free(&text);
 }
@@ -464,8 +497,8 @@ static void parser_close(parser *p)
     free(p->dir);
 }
 
-fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t n_overrides, fkv_job **job,
-                         fkv_errs *errs)
+fkv_status fkv_job_read(const char *path, const char *const *overrides, size_t n_overrides, fkv_job **job,
+                        fkv_errs *errs)
 {
     parser p = {0};
     fkv_err err = {0};
@@ -483,16 +516,24 @@ fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t 
     for (size_t i = 0; i < fkv_n_keys; i++) parse_setting(&p, i, j);
     j->plan.mode_given = given(&p, "plan", "mode");
     check_across(&p, j);
-    if (errs->n > before) {
-        st = p.broken ? p.broken : FKV_E_INPUT;
-        goto out;
-    }
+    if (errs->n > before) st = p.broken ? p.broken : FKV_E_INPUT;
+    if (p.broken) goto out;
     *job = j;
     j = NULL;
 out:
     if (err.status) fkv_errs_add(errs, &err);
     parser_close(&p);
     fkv_job_free(j);
+    return st;
+}
+
+fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t n_overrides, fkv_job **job,
+                         fkv_errs *errs)
+{
+    const fkv_status st = fkv_job_read(path, overrides, n_overrides, job, errs);
+    if (!st) return FKV_OK;
+    fkv_job_free(*job);
+    *job = NULL;
     return st;
 }
 

@@ -136,12 +136,22 @@ typedef struct fkv_job {
  * model.path. Free with fkv_job_free; *job is NULL after an error. */
 fkv_status fkv_job_parse(const char *path, const char *const *overrides, size_t n_overrides, fkv_job **job,
                          fkv_errs *errs);
+/* The same, but after mistakes *job is what can still be looked at to find more of them: a key
+ * that is wrong has its default, a required one NULL or, of archives, the files that there are.
+ * NULL where the file itself can't be read, or memory ran out. */
+fkv_status fkv_job_read(const char *path, const char *const *overrides, size_t n_overrides, fkv_job **job,
+                        fkv_errs *errs);
 void fkv_job_free(fkv_job *job);
 
 /* Every key of every section with its resolved value, as an INI file that
  * fkv_job_parse reads back to the same job, but that paths are absolute in it
  * (so the names of archives in rows, too). */
 fkv_status fkv_job_write_ini(const fkv_job *job, fkv_buf *out, fkv_err *err);
+
+/* A path as the value of a key of that section, with the line's end; pattern: one that matches it alone, for
+ * input.archives. What no job file can say is FKV_E_INPUT. */
+fkv_status fkv_job_write_path(const char *section, const char *path, bool pattern, fkv_buf *out,
+                              fkv_err *err);
 
 /* A JSON object {"section.key": "value", ...} of the keys that can change
  * answers or the shards' bytes, in table order. Files (prompts, archives, ...)
@@ -150,7 +160,11 @@ fkv_status fkv_job_write_ini(const fkv_job *job, fkv_buf *out, fkv_err *err);
  * only if these are equal. */
 fkv_status fkv_job_write_identity(const fkv_job *job, fkv_buf *out, fkv_err *err);
 
-/* One line of help per key, from the table. */
+/* The word for a format, as input.format has it. */
+const char *fkv_format_name(fkv_format format);
+
+/* Every key of the table by section: "key = default", what its value may be, and a line of what it
+ * means. */
 fkv_status fkv_job_write_help(fkv_buf *out, fkv_err *err);
 
 #endif

@@ -10,6 +10,8 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "runner/base/nearest.h"
+
 #define AT(field) offsetof(fkv_job, field)
 
 /* Identity. Not in it: where things lie (job.output, paths), how far and how
@@ -423,6 +425,14 @@ const fkv_key fkv_keys[] = {
 };
 const size_t fkv_n_keys = sizeof fkv_keys / sizeof *fkv_keys;
 
+const char *fkv_format_name(fkv_format format)
+{
+    static const char *const names[] = {[FKV_FORMAT_AUTO] = "auto",     [FKV_FORMAT_LONGBENCH] = "longbench",
+                                        [FKV_FORMAT_PROMPT] = "prompt", [FKV_FORMAT_OPENAI] = "openai",
+                                        [FKV_FORMAT_QA] = "qa",         [FKV_FORMAT_RULER] = "ruler"};
+    return names[format];
+}
+
 void fkv_key_full_name(const fkv_key *key, char name[FKV_KEY_NAME_MAX])
 {
     snprintf(name, FKV_KEY_NAME_MAX, "%s.%s", key->section, key->name);
@@ -471,39 +481,12 @@ bool fkv_key_looks_like_one(const char *section, const char *line)
     return fkv_key_find(section, strlen(section), line, n) >= 0;
 }
 
-/* Edit distance of two short words (insert, delete, replace). */
-static size_t distance(const char *a, const char *b)
-{
-    enum { MAX = 32 };
-    const size_t na = strlen(a), nb = strlen(b);
-    size_t row[MAX + 1];
-    if (na > MAX || nb > MAX) return MAX;
-    for (size_t j = 0; j <= nb; j++) row[j] = j;
-    for (size_t i = 1; i <= na; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= nb; j++) {
-            const size_t replace = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            row[j] = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
-            if (replace < row[j]) row[j] = replace;
-        }
-    }
-    return row[nb];
-}
-
 const char *fkv_key_nearest(const char *section, const char *word)
 {
-    const char *best = NULL;
-    size_t least = 4; /* farther words are no typing mistakes */
+    fkv_nearest near = {.word = word};
     for (size_t i = 0; i < fkv_n_keys; i++) {
         if (section && strcmp(fkv_keys[i].section, section) != 0) continue;
-        const char *known = section ? fkv_keys[i].name : fkv_keys[i].section;
-        const size_t d = distance(known, word);
-        if (d < least && d < strlen(known)) {
-            least = d;
-            best = known;
-        }
+        fkv_nearest_try(&near, section ? fkv_keys[i].name : fkv_keys[i].section);
     }
-    return best;
+    return near.best;
 }

@@ -71,21 +71,37 @@ static fkv_status parse_words(const fkv_key *key, const char *text, const fkv_pl
     return st;
 }
 
+/* A pattern's error beside those of patterns before it: they are one key's. */
+static void add_message(fkv_err *all, const fkv_err *one)
+{
+    const size_t n = strlen(all->message);
+    if (!all->status)
+        *all = *one;
+    else
+        snprintf(all->message + n, sizeof all->message - n, "; %.300s", one->message);
+}
+
 static fkv_status parse_archives(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,
                                  fkv_err *err)
 {
     fkv_buf word = {0};
     fkv_status st;
+    fkv_err wrong = {0};
     bool any = false;
     while (next_word(&text, &word, &st, err)) {
+        fkv_err one = {0};
         any = true;
-        if ((st = fkv_input_files_add(key, word.data ? word.data : "", place, job, err))) break;
+        if (!fkv_input_files_add(key, word.data ? word.data : "", place, job, &one)) continue;
+        if (one.status != FKV_E_INPUT) wrong = (fkv_err){0};
+        add_message(&wrong, &one);
+        if (one.status != FKV_E_INPUT) break;
     }
     fkv_buf_free(&word);
-    if (st) return st;
-    if (!any) return fkv_key_fail(key, place, err, "names no file");
     fkv_input_files_sort(job);
-    return FKV_OK;
+    if (st) return st;
+    if (wrong.status && err && !err->status) *err = wrong;
+    if (wrong.status) return wrong.status;
+    return any ? FKV_OK : fkv_key_fail(key, place, err, "names no file");
 }
 
 static fkv_status parse_stop(const fkv_key *key, const char *text, const fkv_place *place, fkv_job *job,

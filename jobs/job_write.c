@@ -13,6 +13,7 @@
 #include "runner/base/hash.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
+#include "runner/base/utf8.h"
 
 /* inih's lines hold 199 bytes; the rest is indentation, key and backslash. */
 enum { PIECE_MAX = 140 };
@@ -97,6 +98,28 @@ static fkv_status put_file_pattern(const char *section, const char *path, fkv_bu
     if (!st) st = put_pieces(section, word.data ? word.data : "", "\\", out, err);
     fkv_buf_free(&word);
     return st;
+}
+
+/* Whether a value of one piece can say it. */
+static bool is_plain(const char *path)
+{
+    const size_t n = strlen(path);
+    if (fkv_utf8_span(path, n) != n || !n || fkv_is_blank(path[n - 1]) || strchr(" \"'~", path[0]))
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        if ((unsigned char)path[i] < ' ' || path[i] == 0x7f) return false;
+        if (i && fkv_is_blank(path[i - 1]) && strchr(";#", path[i])) return false;
+    }
+    return true;
+}
+
+fkv_status fkv_job_write_path(const char *section, const char *path, bool pattern, fkv_buf *out, fkv_err *err)
+{
+    if (pattern && fkv_utf8_span(path, strlen(path)) == strlen(path))
+        return put_file_pattern(section, path, out, err);
+    if (!pattern && is_plain(path)) return put_scalar(section, path, out, err);
+    return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL,
+                       "such a name can't stand in a job file: rename it, or make a link to it");
 }
 
 static char *absolute(const char *path, fkv_err *err)
@@ -362,20 +385,59 @@ fkv_status fkv_job_write_identity(const fkv_job *job, fkv_buf *out, fkv_err *err
     return st;
 }
 
+/* "lo to hi"; what has no bound in practice has none in words. */
+static fkv_status put_range(const fkv_key *key, const char *before, fkv_buf *out, fkv_err *err)
+{
+    fkv_status st =
+        fkv_buf_printf(out, err, "%s%s%.0f", before, key->lo_open ? "more than " : "from ", key->lo);
+    if (!st && key->hi < FKV_KEY_WHOLE_MAX) st = fkv_buf_printf(out, err, " to %.0f", key->hi);
+    return st;
+}
+
+/* What a key's value may be, in words. */
+static fkv_status put_type(const fkv_key *key, fkv_buf *out, fkv_err *err)
+{
+    switch (key->type) {
+    case FKV_KEY_TEXT: return fkv_buf_puts(out, "text", err);
+    case FKV_KEY_PATH: return fkv_buf_puts(out, "path", err);
+    case FKV_KEY_FILE: return fkv_buf_printf(out, err, "one of: %s, or a path", key->choices);
+    case FKV_KEY_INT: return put_range(key, "whole number ", out, err);
+    case FKV_KEY_SIZE: return put_range(key, "bytes, K, M or G behind it, ", out, err);
+    case FKV_KEY_AUTO: return put_range(key, "auto, or whole number ", out, err);
+    case FKV_KEY_SEED: return fkv_buf_puts(out, "whole number from 0 to 18446744073709551615", err);
+    case FKV_KEY_REAL: return put_range(key, "number ", out, err);
+    case FKV_KEY_CHOICE:
+    case FKV_KEY_FLAG: return fkv_buf_printf(out, err, "one of: %s", key->choices);
+    case FKV_KEY_BUDGET:
+    case FKV_KEY_ERRORS: return put_range(key, "percentage, or whole number ", out, err);
+    case FKV_KEY_PART: return fkv_buf_printf(out, err, "i/n, with i below n, and n up to %.0f", key->hi);
+    case FKV_KEY_ARCHIVES: return fkv_buf_puts(out, "paths and patterns", err);
+    case FKV_KEY_MEMBERS: return fkv_buf_puts(out, "patterns", err);
+    case FKV_KEY_NAMES: return fkv_buf_puts(out, "names", err);
+    case FKV_KEY_STOP: return fkv_buf_puts(out, "JSON array of strings", err);
+    case FKV_KEY_OBJECT: return fkv_buf_puts(out, "JSON object", err);
+    case FKV_KEY_DATE: return fkv_buf_puts(out, "YYYY-MM-DD", err);
+    }
+    return FKV_OK;
+}
+
 fkv_status fkv_job_write_help(fkv_buf *out, fkv_err *err)
 {
+    enum { COLUMN = 36 };
     fkv_status st = FKV_OK;
+    const char *section = "";
     for (size_t i = 0; !st && i < fkv_n_keys; i++) {
         const fkv_key *key = &fkv_keys[i];
-        char name[FKV_KEY_NAME_MAX];
-        fkv_key_full_name(key, name);
-        st = fkv_buf_printf(out, err, "  %-26s %s", name, key->help);
-        if (!st && key->choices && strchr(key->choices, ' '))
-            st = fkv_buf_printf(out, err, "; one of: %s%s", key->choices,
-                                key->type == FKV_KEY_FILE ? ", or a file" : "");
-        if (!st && !key->fallback) st = fkv_buf_puts(out, " (required)", err);
-        if (!st && key->fallback && *key->fallback) st = fkv_buf_printf(out, err, " (%s)", key->fallback);
-        if (!st) st = fkv_buf_puts(out, "\n", err);
+        const char *fallback = key->fallback ? key->fallback : "";
+        if (strcmp(section, key->section) != 0)
+            st = fkv_buf_printf(out, err, "%s[%s]\n", i ? "\n" : "", key->section);
+        section = key->section;
+        const int n = (int)(strlen(key->name) + strlen(" = ") + strlen(fallback));
+        if (!st)
+            st = fkv_buf_printf(out, err, "%s = %s%*s  %s", key->name, fallback, n < COLUMN ? COLUMN - n : 0,
+                                "", key->fallback ? "" : "required; ");
+        if (!st) st = put_type(key, out, err);
+        if (!st) st = fkv_buf_printf(out, err, "\n    %s\n", key->help);
     }
     return st;
 }

@@ -38,6 +38,7 @@ typedef struct fkv_record {
     const char *archive; /* borrowed from the job */
     const char *member;  /* in member_name */
     int64_t line;
+    fkv_format format; /* the job's, or where that is auto, what the record looks like; auto: nothing known */
     fkv_buf member_name;
     fkv_buf id_json;   /* JSON text of the id; "null" when there is none or it can't be read */
     fkv_buf dataset;   /* resolved name; empty: null in the row */

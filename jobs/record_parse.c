@@ -557,7 +557,7 @@ static fkv_status take_said(const fkv_record_parser *parser, fkv_format format, 
 static fkv_status take_record(const fkv_record_parser *parser, const fkv_record_object *o, fkv_record *record,
                               fkv_err *err)
 {
-    const fkv_format format = format_of(parser, o);
+    const fkv_format format = record->format = format_of(parser, o);
     const fkv_record_key id = id_key(format, o);
     fkv_record_object body = {0};
     fkv_status st = take_id(o, id, record, err);
@@ -598,6 +598,7 @@ static void begin(fkv_record *record)
     fkv_buf *const buffers[] = {&record->member_name,  &record->id_json, &record->dataset,
                                 &record->fields,       &record->prompt,  &record->prefix,
                                 &record->sampling.stop};
+    record->format = FKV_FORMAT_AUTO;
     record->max_new_tokens = 0;
     record->wrap = FKV_WRAP_NONE;
     record->newline_ends = false;

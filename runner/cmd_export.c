@@ -67,7 +67,7 @@ static fkv_status parse(int argc, char **argv, options *o, fkv_err *err)
             if (++i == argc) return wrong(err, "--format needs a value", "");
             name = argv[i];
         } else {
-            return wrong(err, "unknown option", arg);
+            return fkv_command_bad_option("export", arg, USAGE, err);
         }
     }
     const fkv_status st = parse_format(name, &o->format, err);

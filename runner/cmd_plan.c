@@ -53,6 +53,7 @@ int fkv_cmd_plan(int argc, char **argv)
     const char *svg = NULL;
     char *stats = NULL;
     if (!take_svg(&argc, argv, &svg)) {
+        fkv_command_end(fkv_fail(&err, FKV_E_INPUT, "plan: --svg takes one FILE"), &err);
         fputs(usage, stderr);
         return fkv_exit_code(FKV_E_INPUT);
     }
@@ -60,7 +61,6 @@ int fkv_cmd_plan(int argc, char **argv)
     fkv_hold("start", 0, NULL, NULL);
     fkv_preflight found;
     int code = fkv_preflight_open(argc, argv, usage, &setup, &found);
-    fkv_preflight_close(&found);
     if (code >= 0) goto out;
     fkv_setup_log_sharing(&setup);
     fkv_status st = fkv_interrupt_asked() ? FKV_E_INTERRUPTED : FKV_OK;

@@ -229,7 +229,6 @@ int fkv_cmd_run(int argc, char **argv)
     fkv_hold("start", 0, NULL, NULL);
     fkv_preflight found;
     int code = fkv_preflight_open(argc, argv, usage, &r.setup, &found);
-    fkv_preflight_close(&found);
     if (code < 0) {
         code = start(&r);
         fkv_trace_close(r.trace);

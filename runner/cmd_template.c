@@ -117,15 +117,14 @@ static fkv_status read_options(int argc, char **argv, struct job *j, const char 
     struct tm day;
     strftime(j->today, sizeof j->today, "%Y-%m-%d", gmtime_r(&now, &day));
     j->date = j->today;
+    char letter[3];
     optind = 0; /* glibc: start anew, main may have parsed before */
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         switch (c) {
         case 'd': j->date = optarg; break;
         case 'h': return FKV_END;
-        default:
-            return fkv_fail(err, FKV_E_INPUT, "template: unknown option, or one without its value: %s",
-                            argv[optind - 1]);
+        default: return fkv_command_bad_option("template", fkv_command_option(argv, letter), usage, err);
         }
     }
     if (argc - optind != 1)

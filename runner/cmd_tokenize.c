@@ -133,6 +133,7 @@ static fkv_status read_options(int argc, char **argv, struct job *j, const char 
                                             {"bos", no_argument, NULL, 'b'},
                                             {"help", no_argument, NULL, 'h'},
                                             {0}};
+    char letter[3];
     optind = 0; /* glibc: start anew, main may have parsed before */
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
@@ -141,7 +142,7 @@ static fkv_status read_options(int argc, char **argv, struct job *j, const char 
         case 'j': j->json = true; break;
         case 'b': j->bos = true; break;
         case 'h': return FKV_END;
-        default: return fkv_fail(err, FKV_E_INPUT, "tokenize: unknown option %s", argv[optind - 1]);
+        default: return fkv_command_bad_option("tokenize", fkv_command_option(argv, letter), usage, err);
         }
     }
     if (argc - optind != 1)

@@ -12,9 +12,16 @@ int fkv_cmd_plan(int argc, char **argv);
 int fkv_cmd_export(int argc, char **argv);
 int fkv_cmd_tokenize(int argc, char **argv);
 int fkv_cmd_template(int argc, char **argv);
+int fkv_cmd_init(int argc, char **argv);
 
 /* For those that answer on standard output and keep no log: says on standard error what went wrong,
  * behind the output so far. Returns the exit code. */
 int fkv_command_end(fkv_status st, const fkv_err *err);
+
+/* The error of an option that the subcommand has not, or without its value, with the nearest one that
+ * its usage names. */
+fkv_status fkv_command_bad_option(const char *command, const char *option, const char *usage, fkv_err *err);
+/* The option that getopt_long minds: of argv, or of the letters of one word. */
+const char *fkv_command_option(char **argv, char letter[3]);
 
 #endif

@@ -130,6 +130,32 @@ fkv_status fkv_constants_rates(const fkv_setup *s, const fkv_layout *layout, con
     return st;
 }
 
+fkv_status fkv_constants_known(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *profile,
+                               const fkv_constants *planned, fkv_cost *out, bool *known, fkv_err *err)
+{
+    const fkv_cost stated = *out = stated_cost(s);
+    const source from = source_of(s);
+    fkv_calibration_task task;
+    fkv_calibration found;
+    const bool in_plan = planned && planned->cost.origin != FKV_COST_STATED;
+    if (in_plan) *out = fkv_cost_complete(&planned->cost, &stated);
+    *known = in_plan || from == STATED;
+    if (planned || from == STATED) return FKV_OK;
+    if (from == MACHINE && layout->ranks == 1) return FKV_OK;
+    fkv_status st = task_of(s, layout, profile, &task, err);
+    if (st) return st;
+    if (from == NAMED) {
+        task.n_ranks = task.n_slots = 0;
+        st = fkv_calibration_pinned(&task, s->job->plan.calibration, &found, err);
+        found.cost.origin = FKV_COST_FILE;
+        *known = !st;
+    } else {
+        st = fkv_calibration_kept(&task, &found, known, err);
+    }
+    if (*known) *out = fkv_cost_complete(&found.cost, &stated);
+    return st;
+}
+
 fkv_status fkv_constants_check(const fkv_setup *s, fkv_err *err)
 {
     fkv_calibration ignored;

@@ -33,6 +33,12 @@ fkv_status fkv_constants_choose(const fkv_setup *setup, const fkv_layout *layout
 fkv_status fkv_constants_rates(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
                                fkv_cost *out, fkv_err *err);
 
+/* The rates that are known without measuring: those of a plan, where planned is not NULL; a file's; those
+ * that the machine keeps for the layout; those that the job wants stated. *known is false where there are
+ * none of these, and the stated ones of *out are but a guess. */
+fkv_status fkv_constants_known(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
+                               const fkv_constants *planned, fkv_cost *out, bool *known, fkv_err *err);
+
 /* Whether a calibration file that the job names can be read and is for this job. */
 fkv_status fkv_constants_check(const fkv_setup *setup, fkv_err *err);
 /* Whether what planning needs is measured on this machine: plan.calibration = auto, measure. */

@@ -29,6 +29,14 @@ bool fkv_layout_split(const fkv_setup *s, int ranks, fkv_layout *l)
     return true;
 }
 
+void fkv_layout_take_ranks(const fkv_setup *s, int ranks, fkv_layout *l)
+{
+    const int n = s->auto_replicas ? s->n_devices : fkv_setup_devices_each(s);
+    l->ranks = ranks;
+    l->devices = n < ranks ? n : ranks;
+    l->replicas = s->auto_replicas ? n / l->devices : s->n_replicas;
+}
+
 fkv_status fkv_layout_put(const fkv_layout *l, fkv_buf *out, fkv_err *err)
 {
     const bool dated = l->date[0] != '\0';

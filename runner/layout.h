@@ -16,6 +16,8 @@ void fkv_layout_reach(const fkv_setup *setup, int64_t prompt, int64_t new_tokens
 /* Sets replicas of so many ranks, each on a device of its own: as many as the job says, or as its devices
  * are enough for. False: the devices don't come out even, or there are more ranks than heads. */
 bool fkv_layout_split(const fkv_setup *setup, int ranks, fkv_layout *layout);
+/* The ranks of a plan, on the devices that are here today: they may be more or fewer than it was made on. */
+void fkv_layout_take_ranks(const fkv_setup *setup, int ranks, fkv_layout *layout);
 
 /* The member "layout", without braces around it. */
 fkv_status fkv_layout_put(const fkv_layout *layout, fkv_buf *out, fkv_err *err);

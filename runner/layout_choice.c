@@ -79,7 +79,6 @@ fkv_status fkv_splits_choose(const fkv_slot_search *search, fkv_layout *layout, 
         if (st) return st;
     }
     z->best = fkv_split_best(z->splits, z->n_splits);
-    if (s->auto_ranks) log_splits(z);
     if (s->auto_ranks && z->best >= 0) fkv_layout_split(s, z->splits[z->best].tensor_parallel, layout);
     /* More than one a record would never be at work. */
     const int64_t most = share_of(search->load.n_records, 1);
@@ -130,6 +129,7 @@ fkv_status fkv_layout_choose(const fkv_setup *s, const fkv_profile *p, int64_t n
     fkv_status st = FKV_OK;
     if (splits || s->auto_slots) st = fkv_constants_rates(s, &guess, p, &cost, err);
     if (!st && splits) st = fkv_splits_choose(&search, layout, z, err);
+    if (!st && splits && s->auto_ranks) log_splits(z);
     if (!st && s->auto_slots) st = choose_slots(search, replicas, layout, err);
     if (!st) fkv_sizing_update(s, layout, p, z);
     free(tokens);

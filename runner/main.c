@@ -9,8 +9,9 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
+#include "jobs/job.h"
 #include "runner/base/log.h"
-#include "runner/base/status.h"
+#include "runner/base/nearest.h"
 #include "runner/commands.h"
 
 typedef struct command {
@@ -21,9 +22,10 @@ typedef struct command {
 
 static const command commands[] = {
     {"run", fkv_cmd_run, "JOB.ini [-s section.key=value]...   profile, plan, stream, report"},
-    {"check", fkv_cmd_check, "JOB.ini [-s ...]    validate everything; print what a run would do"},
+    {"check", fkv_cmd_check, "JOB.ini [-s ...] [--json]   validate everything; print what a run would do"},
     {"plan", fkv_cmd_plan,
      "JOB.ini [-s ...] [--svg FILE]   write profile.json and plan.json; explain the plan"},
+    {"init", fkv_cmd_init, "MODEL_DIR ARCHIVE [-o FILE]   a commented job file for what it finds there"},
     {"export", fkv_cmd_export, "OUTPUT_DIR --format longbench|ruler|openai|jsonl [--partial] DEST|-"},
     {"tokenize", fkv_cmd_tokenize, "MODEL_DIR [--decode] [--json] [--bos]   stdin to stdout, line by line"},
     {"template", fkv_cmd_template,
@@ -36,6 +38,7 @@ static void print_help(FILE *out)
           out);
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         fprintf(out, "  fairkv-batch %-8s %s\n", commands[i].name, commands[i].help);
+    fputs("  fairkv-batch help     COMMAND|keys   more of a command; every key of a job file\n", out);
     fputs(
         "\nexit codes: 0 all records done; 1 done, some records failed; 2 the command line, the job or its\n"
         "input is wrong; 3 system error; 4 device error; 75 try again later: interrupted (run it again to\n"
@@ -85,6 +88,52 @@ static void refuse_exit(void)
     _exit(fkv_exit_code(FKV_E_SYSTEM));
 }
 
+static const command *find_command(const char *name)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (!strcmp(name, commands[i].name)) return &commands[i];
+    return NULL;
+}
+
+/* What is neither a subcommand nor the other word that may stand there. */
+static int refuse_word(const char *what, const char *word, const char *other)
+{
+    fkv_err err = {0};
+    fkv_nearest near = {.word = word};
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) fkv_nearest_try(&near, commands[i].name);
+    fkv_nearest_try(&near, other);
+    fkv_fail(&err, FKV_E_INPUT, "no %s '%s'%s%s%s", what, word, near.best ? "; did you mean " : "",
+             near.best ? near.best : "", near.best ? "?" : "");
+    const int code = fkv_command_end(err.status, &err);
+    fputs("\n", stderr);
+    print_help(stderr);
+    return code;
+}
+
+static int print_keys(void)
+{
+    fkv_buf text = {0};
+    fkv_err err = {0};
+    const fkv_status st = fkv_job_write_help(&text, &err);
+    if (!st) fputs(text.data, stdout);
+    fkv_buf_free(&text);
+    return fkv_command_end(st, &err);
+}
+
+/* argv[0] is "help". */
+static int help(int argc, char **argv)
+{
+    char option[] = "--help";
+    const char *topic = argc > 1 ? argv[1] : "help";
+    const command *c = find_command(topic);
+    if (!strcmp(topic, "keys")) return print_keys();
+    if (c) return c->run(2, (char *[]){argv[1], option, NULL});
+    if (strcmp(topic, "help") != 0 && strcmp(topic, "--help") != 0 && strcmp(topic, "-h") != 0)
+        return refuse_word("subcommand or topic", topic, "keys");
+    print_help(stdout);
+    return 0;
+}
+
 static int run_command(int argc, char **argv)
 {
     if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
@@ -95,9 +144,10 @@ static int run_command(int argc, char **argv)
         printf("fairkv-batch %s, backends: %s\n", FKV_VERSION, fkv_backend_names());
         return 0;
     }
-    for (size_t i = 0; argc >= 2 && i < sizeof commands / sizeof *commands; i++)
-        if (!strcmp(argv[1], commands[i].name)) return commands[i].run(argc - 1, argv + 1);
-    if (argc >= 2) fprintf(stderr, "fairkv-batch: no subcommand '%s'\n\n", argv[1]);
+    const command *c = argc >= 2 ? find_command(argv[1]) : NULL;
+    if (c) return c->run(argc - 1, argv + 1);
+    if (argc >= 2 && !strcmp(argv[1], "help")) return help(argc - 1, argv + 1);
+    if (argc >= 2) return refuse_word("subcommand", argv[1], "help");
     print_help(stderr);
     return fkv_exit_code(FKV_E_INPUT);
 }

@@ -27,17 +27,20 @@ typedef struct making {
     char profile_print[17], plan_print[17]; /* fingerprints */
 } making;
 
-/* Mean tokens per head that the job asks for. */
-static int64_t mean_budget(const fkv_setup *s, const fkv_sample *sample)
+int64_t fkv_planning_budget(const fkv_setup *s, double mean_prompt)
 {
     const fkv_job *j = s->job;
     if (j->profile.method == FKV_METHOD_NONE) return fkv_prompt_longest(&s->limits);
     if (j->profile.budget > 0) return j->profile.budget;
+    const int64_t b = llround(j->profile.budget_percent / 100 * mean_prompt);
+    return b > j->profile.window ? b : j->profile.window;
+}
+
+static double mean_prompt(const fkv_sample *sample)
+{
     double total = 0;
     for (int64_t i = 0; i < sample->n; i++) total += (double)sample->records[i].ids.len;
-    const double mean = sample->n ? total / (double)sample->n : 0;
-    const int64_t b = llround(j->profile.budget_percent / 100 * mean);
-    return b > j->profile.window ? b : j->profile.window;
+    return sample->n ? total / (double)sample->n : 0;
 }
 
 /* The sample's prompts on their way through the replicas. */
@@ -169,14 +172,12 @@ static fkv_status budgets_from_scores(making *m, int64_t b, fkv_err *err)
     return st;
 }
 
-/* Heads of a layer with a window keep what it shows, whatever the budget. */
-static void set_windows(making *m)
+void fkv_planning_set_windows(const fkv_config *c, fkv_profile *p)
 {
-    const fkv_config *c = &m->setup->config;
     for (int l = 0; l < c->n_layers; l++) {
         const int window = fkv_config_window(c, l);
         for (int h = 0; window && h < c->n_kv_heads; h++)
-            m->p->profile.budgets[l * c->n_kv_heads + h] = window < FKV_BUDGET_MAX ? window : FKV_BUDGET_MAX;
+            p->budgets[l * c->n_kv_heads + h] = window < FKV_BUDGET_MAX ? window : FKV_BUDGET_MAX;
     }
 }
 
@@ -185,7 +186,7 @@ static fkv_status fill_budgets(making *m, const fkv_sample *sample, fkv_err *err
     const fkv_job *j = m->setup->job;
     fkv_profile *p = &m->p->profile;
     if (j->profile.budgets_file) return fkv_budget_read_file(j->profile.budgets_file, p, err);
-    const int64_t b = mean_budget(m->setup, sample);
+    const int64_t b = fkv_planning_budget(m->setup, mean_prompt(sample));
     p->mean_budget = b;
     switch (j->profile.method) {
     case FKV_METHOD_ADA_SNAPKV: return measure_ada(m, sample, b, err);
@@ -257,7 +258,7 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     if ((st = take_lengths(m, &sample, err))) goto out;
     reach_lengths(m);
     if ((st = fill_budgets(m, &sample, err))) goto out;
-    set_windows(m);
+    fkv_planning_set_windows(c, p);
     if ((st = fkv_output_still_ours(m->output, err))) goto out;
     st = fkv_profile_write(p, m->setup->job->model.path, m->profile_print, path, err);
 out:
@@ -360,15 +361,6 @@ out:
     return st;
 }
 
-/* Of the plan, on the devices that are here today: they may be more or fewer than the plan was made on. */
-static void use_ranks(const fkv_setup *s, int ranks, fkv_layout *layout)
-{
-    const int n = s->auto_replicas ? s->n_devices : fkv_setup_devices_each(s);
-    layout->ranks = ranks;
-    layout->devices = n < ranks ? n : ranks;
-    layout->replicas = s->auto_replicas ? n / layout->devices : s->n_replicas;
-}
-
 /* What the job left to the plan comes from the plan, and so does what may not change. */
 static fkv_status use_loaded(making *m, const char *path, fkv_err *err)
 {
@@ -377,7 +369,7 @@ static fkv_status use_loaded(making *m, const char *path, fkv_err *err)
     fkv_status st = fkv_layout_read(path, layout, err);
     if (st) return st;
     if (m->setup->auto_slots) layout->slots = m->p->plan.n_slots;
-    if (m->setup->auto_ranks) use_ranks(m->setup, m->p->plan.n_ranks, layout);
+    if (m->setup->auto_ranks) fkv_layout_take_ranks(m->setup, m->p->plan.n_ranks, layout);
     fkv_sizing_update(m->setup, layout, &p->profile, &p->sizing);
     if ((st = fkv_constants_read(path, &p->constants, err))) return st;
     return fkv_sizing_check_loaded(&p->sizing, &p->plan, p->profile.budgets, &layout->record, err);

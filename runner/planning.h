@@ -43,6 +43,11 @@ fkv_status fkv_planning_pin(const fkv_setup *setup, fkv_output *output, fkv_err 
 /* Whether profile.json and plan.json, where they are there, can be read. */
 fkv_status fkv_planning_check_files(const fkv_setup *setup, const fkv_output *output, fkv_err *err);
 
+/* Mean tokens per head that the job asks for, where prompts have so many on average. */
+int64_t fkv_planning_budget(const fkv_setup *setup, double mean_prompt);
+/* Heads of a layer with a window keep what it shows, whatever the budget. */
+void fkv_planning_set_windows(const fkv_config *config, fkv_profile *profile);
+
 /* Mean over the sample of the share of its prompts' K and V that is kept; 1 without a sample. */
 double fkv_planning_kept_share(const fkv_planning *planning);
 

@@ -20,9 +20,14 @@ static void add_error(fkv_errs *errs, fkv_err *err)
 
 /* ---- the input ---- */
 
+/* First records that are made a prompt of, and how long their lines may be: a moment's work. */
+enum { TRIED_MOST = 64, TRIED_BYTES = 1 << 20 };
+
 typedef struct looking {
     const fkv_setup *setup;
-    fkv_buf *lines;
+    bool closed;            /* the job has mistakes: no record is looked at */
+    fkv_prompter *prompter; /* or NULL: no prompt is made */
+    int n_tried;
     fkv_record record;
     int64_t n_records; /* of all archives */
     int64_t before;    /* of those, of archives that are done with */
@@ -52,50 +57,45 @@ static void check_template(looking *l, const fkv_line *line)
             "prompts are the same");
 }
 
+/* Whether the chat template takes an archive's first record. If not, the record becomes an error row, and
+ * perhaps all of them: nothing to refuse, but to say. */
+static void try_prompt(looking *l, const fkv_line *line)
+{
+    fkv_ids ids = {0};
+    int64_t max_new, truncated;
+    fkv_record *r = &l->record;
+    if (!l->prompter || r->error_code[0] || l->n_tried == TRIED_MOST || line->n > TRIED_BYTES) return;
+    l->n_tried++;
+    if (!fkv_prompter_make(l->prompter, r, &ids, &max_new, &truncated, &l->err) &&
+        !strcmp(r->error_code, "chat_template"))
+        fkv_log("WARNING: of %s line %lld of %s, its first record, will be an error row: %s", line->archive,
+                (long long)line->line, line->member, r->error_message);
+    fkv_ids_free(&ids);
+}
+
 /* One record is enough, but where its dataset has no template: others may have one. */
 static bool see_record(void *ctx, const fkv_line *line)
 {
     looking *l = ctx;
     l->n_records++;
-    if (line->error_code || !l->setup->parser) l->known = true;
-    if (line->error_code || !l->setup->parser) return true;
+    if (line->error_code || !l->setup->parser || l->closed) l->known = true;
+    if (line->error_code || !l->setup->parser || l->closed) return true;
     if (fkv_record_parse(l->setup->parser, line, &l->record, &l->err)) return true;
     check_template(l, line);
     if (strcmp(l->record.error_code, "unknown_dataset") != 0) l->known = true;
     if (!l->known && !l->unknown[0]) snprintf(l->unknown, sizeof l->unknown, "%s", l->record.error_message);
+    if (l->known) try_prompt(l, line);
     return l->known;
 }
 
-static fkv_status put_place(looking *l, const char *before, const char *member, int64_t line, fkv_err *err)
-{
-    if (!*member) return FKV_OK;
-    fkv_status st = fkv_buf_puts(l->lines, before, err);
-    if (!st && line > 0) st = fkv_buf_printf(l->lines, err, "line %lld of ", (long long)line);
-    return st ? st : fkv_json_put_string(l->lines, member, strlen(member), err);
-}
-
-/* Says where reading stopped. */
-static void end_archive(void *ctx, const fkv_input_file *file, fkv_looked how, const char *member,
-                        int64_t line)
+static void end_archive(void *ctx, const fkv_look_end *end)
 {
     looking *l = ctx;
     const bool any = l->n_records > l->before;
-    fkv_status st = fkv_buf_printf(l->lines, &l->err, "%s: ", file->name);
     l->before = l->n_records;
     l->n_files++;
-    if (how != FKV_LOOKED_ENOUGH && !any && !l->other.len) fkv_buf_puts(&l->other, member, &l->err);
-    if (how == FKV_LOOKED_FAR) l->open_end = true;
-    if (!st && how == FKV_LOOKED_ENOUGH) {
-        st = fkv_buf_puts(l->lines, "looked at as far as its first record", &l->err);
-        if (!st) st = put_place(l, ", ", member, line, &l->err);
-    } else if (!st && how == FKV_LOOKED_FAR) {
-        st = fkv_buf_printf(l->lines, &l->err, "no record that is wanted in its first %lld MiB",
-                            (long long)(FKV_PREFLIGHT_BYTES >> 20));
-        if (!st) st = put_place(l, ", down to ", member, line, &l->err);
-    } else if (!st) {
-        st = fkv_buf_puts(l->lines, any ? "looked at to its end" : "holds no record that is wanted", &l->err);
-    }
-    if (!st) fkv_buf_puts(l->lines, "\n", &l->err);
+    if (end->how != FKV_LOOKED_ENOUGH && !any && !l->other.len) fkv_buf_puts(&l->other, end->member, &l->err);
+    if (end->how == FKV_LOOKED_FAR) l->open_end = true;
 }
 
 static bool is_interrupted(void *ctx)
@@ -104,8 +104,12 @@ static bool is_interrupted(void *ctx)
     return fkv_interrupt_asked();
 }
 
-static void look_at_input(looking *l, fkv_errs *errs)
+/* prompts: what prompts are made with is there. */
+static void look_at_input(looking *l, bool prompts, fkv_errs *errs)
 {
+    const fkv_layout layout = fkv_setup_layout(l->setup);
+    const fkv_prompt_source source = fkv_setup_prompts(l->setup, &layout);
+    if (prompts && fkv_prompter_open(&source, &l->prompter, &l->err)) add_error(errs, &l->err);
     const fkv_look look = {.ctx = l,
                            .most_bytes = FKV_PREFLIGHT_BYTES,
                            .see = see_record,
@@ -113,6 +117,7 @@ static void look_at_input(looking *l, fkv_errs *errs)
                            .stop = is_interrupted};
     fkv_input_look(l->setup->job, &look, errs);
     add_error(errs, &l->err);
+    fkv_prompter_close(l->prompter);
 }
 
 /* Whether there is anything to answer. What was not looked at may hold it. */
@@ -187,26 +192,37 @@ static bool has_plan(const fkv_setup *s, const fkv_output *output)
 
 /* ---- all of it ---- */
 
+/* The folder is looked at before the model is opened: cron may start a run beside another every minute. */
 static void verify(fkv_setup *s, looking *l, fkv_preflight *found, fkv_errs *errs)
 {
     fkv_err err = {0};
-    fkv_sizing z = {0};
     fkv_output *output = NULL;
-    /* Before the model is opened: cron may start a run beside another every minute. */
     const fkv_status folder = fkv_output_check(s->job, fkv_interrupt_asked, &err);
     add_error(errs, &err);
     if (folder == FKV_E_BUSY || folder == FKV_E_INTERRUPTED) return;
     const int before = errs->n;
     fkv_setup_load(s, errs);
     const bool loaded = errs->n == before;
-    look_at_input(l, errs);
+    look_at_input(l, loaded, errs);
     /* An output is compared with all that the job names. */
     if (!errs->n && check_output(s, &output, found, errs)) goto out;
     check_records(l, errs);
-    if (loaded) check_machine(s, has_plan(s, output), &z, errs);
-    if (output) check_pins(s, output, &z, errs);
+    if (loaded) check_machine(s, has_plan(s, output), &found->sizing, errs);
+    if (output) check_pins(s, output, &found->sizing, errs);
 out:
     fkv_output_close(output);
+}
+
+/* What else is wrong with a job that has mistakes: what the sound keys name is opened. */
+static void verify_rest(fkv_setup *s, looking *l, fkv_errs *errs)
+{
+    fkv_err err = {0};
+    l->closed = true;
+    /* Only mistakes count: it is no matter who holds the folder. */
+    if (s->job->job.output && fkv_output_check(s->job, fkv_interrupt_asked, &err) == FKV_E_INPUT)
+        add_error(errs, &err);
+    fkv_setup_load(s, errs);
+    look_at_input(l, false, errs);
 }
 
 static int report(const fkv_errs *errs)
@@ -223,18 +239,16 @@ static int report(const fkv_errs *errs)
 int fkv_preflight_open(int argc, char **argv, const char *usage, fkv_setup *s, fkv_preflight *found)
 {
     fkv_errs errs = {0};
-    looking l = {.setup = s, .lines = &found->input};
+    looking l = {.setup = s};
     *found = (fkv_preflight){0};
     int code = fkv_setup_parse(argc, argv, usage, s, &errs);
-    if (code < 0 && !errs.n) verify(s, &l, found, &errs);
+    if (code < 0 && !errs.n)
+        verify(s, &l, found, &errs);
+    else if (code < 0 && s->job)
+        verify_rest(s, &l, &errs);
     if (code < 0) code = report(&errs);
     fkv_record_free(&l.record);
     fkv_buf_free(&l.other);
     fkv_errs_free(&errs);
     return code;
-}
-
-void fkv_preflight_close(fkv_preflight *found)
-{
-    fkv_buf_free(&found->input);
 }

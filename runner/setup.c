@@ -13,6 +13,7 @@
 #include "runner/base/log.h"
 #include "runner/base/machine.h"
 #include "runner/base/mem.h"
+#include "runner/commands.h"
 
 int fkv_report_error(const fkv_err *err)
 {
@@ -29,24 +30,27 @@ fkv_status fkv_setup_no_record(const fkv_setup *s, const char *member, fkv_err *
                        *member ? ", such as " : "", member);
 }
 
-/* Splits argv into the job file and the overrides. False: the command line is wrong. */
-static bool parse_args(int argc, char **argv, const char **path, const char **overrides, size_t *n)
+/* Splits argv into the job file and the overrides. */
+static fkv_status parse_args(int argc, char **argv, const char *usage, const char **path,
+                             const char **overrides, size_t *n, fkv_err *err)
 {
     *path = NULL;
     *n = 0;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "-s")) {
-            if (++i == argc) return false;
+            if (++i == argc) return fkv_command_bad_option(argv[0], "-s", usage, err);
             overrides[(*n)++] = argv[i];
         } else if (!strncmp(argv[i], "-s", 2) && argv[i][2]) {
             overrides[(*n)++] = argv[i] + 2;
-        } else if (argv[i][0] == '-' || *path) {
-            return false;
+        } else if (argv[i][0] == '-') {
+            return fkv_command_bad_option(argv[0], argv[i], usage, err);
+        } else if (*path) {
+            return fkv_fail(err, FKV_E_INPUT, "%s: takes one JOB.ini, not %s besides", argv[0], argv[i]);
         } else {
             *path = argv[i];
         }
     }
-    return *path != NULL;
+    return *path ? FKV_OK : fkv_fail(err, FKV_E_INPUT, "%s: JOB.ini is missing", argv[0]);
 }
 
 static void add_error(fkv_errs *errs, fkv_err *err)
@@ -395,18 +399,18 @@ int fkv_setup_parse(int argc, char **argv, const char *usage, fkv_setup *s, fkv_
         fkv_fail_memory(&err);
         return fkv_report_error(&err);
     }
-    const bool ok = parse_args(argc, argv, &path, overrides, &n);
-    if (ok)
-        fkv_job_parse(path, overrides, n, &s->job, errs);
-    else
-        fputs(usage, stderr);
+    const fkv_status st = parse_args(argc, argv, usage, &path, overrides, &n, &err);
+    if (!st) fkv_job_read(path, overrides, n, &s->job, errs);
     free(overrides);
-    return ok ? -1 : fkv_exit_code(FKV_E_INPUT);
+    if (!st) return -1;
+    fkv_command_end(st, &err);
+    fputs(usage, stderr);
+    return fkv_exit_code(st);
 }
 
 void fkv_setup_load(fkv_setup *s, fkv_errs *errs)
 {
-    open_model(s, errs);
+    if (s->job->model.path) open_model(s, errs);
     fkv_record_parser_open(s->job, &s->parser, errs);
 }
 

@@ -69,6 +69,9 @@ fkv_status fkv_calibration_measure(const fkv_calibration_task *task, fkv_calibra
  * measured (may be NULL): whether it was measured now. */
 fkv_status fkv_calibration_cached(const fkv_calibration_task *task, fkv_calibration *out, bool *measured,
                                   fkv_err *err);
+/* The one that the machine keeps, and nothing is measured: *found is false where there is none. */
+fkv_status fkv_calibration_kept(const fkv_calibration_task *task, fkv_calibration *out, bool *found,
+                                fkv_err *err);
 /* A file that the job names. Wrong fields, and another backend, shape, number of ranks or
  * of slots, are FKV_E_INPUT naming the field. Device, version and tokens may differ:
  * naming a file is how one set of constants serves several machines. A task with 0 ranks

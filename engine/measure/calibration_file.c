@@ -271,6 +271,19 @@ out:
     return st;
 }
 
+fkv_status fkv_calibration_kept(const fkv_calibration_task *task, fkv_calibration *out, bool *found,
+                                fkv_err *err)
+{
+    *out = (fkv_calibration){0};
+    *found = false;
+    const fkv_status st = fkv_calibration_key_of(task, &out->key, err);
+    if (st) return st;
+    char *path = fkv_calibration_path(&out->key);
+    *found = path && load(path, out);
+    free(path);
+    return FKV_OK;
+}
+
 fkv_status fkv_calibration_pinned(const fkv_calibration_task *task, const char *path, fkv_calibration *out,
                                   fkv_err *err)
 {

@@ -9,7 +9,7 @@ import subprocess
 import cli
 from cli import Job, PromptJob, codes_of, command, test
 
-SUBCOMMANDS = ("run", "check", "plan", "export", "tokenize", "template")
+SUBCOMMANDS = ("run", "check", "plan", "init", "export", "tokenize", "template")
 
 
 def refused(name, words, *settings, code=2):
@@ -50,7 +50,7 @@ def a_wrong_command_line_exits_2_and_shows_the_usage():
     command("export", "a", "b", "c", "--format", "jsonl").must(2, "too many arguments: c")
     command("export", "a", "b", "--format").must(2, "--format needs a value")
     command("export", "a", "b", "--format", "csv").must(2, "unknown format: csv")
-    command("export", "a", "b", "--what").must(2, "unknown option: --what")
+    command("export", "a", "b", "--what").must(2, "unknown option --what")
     command("tokenize").must(2, "one MODEL_DIR")
     command("tokenize", "a", "b").must(2, "one MODEL_DIR")
     command("tokenize", cli.TINY, "--what").must(2, "unknown option --what")

@@ -1,5 +1,6 @@
 """jobs/FORMATS.md against what runs write: every field of one is a field of the other."""
 
+import json
 import os
 import re
 import shutil
@@ -101,6 +102,13 @@ def files_hold_the_documented_fields():
     job.run()
     for file in ("manifest.json", "profile.json", "plan.json", "stats.json"):
         must_agree(file, cli.load(job.file(file)))
+
+
+@test
+def check_prints_the_documented_fields():
+    job, _ = calibrated("check")
+    with_errors = PromptJob("check-errors", [b"no JSON", {"id": 1, "prompt": "one"}])
+    must_agree("check --json", *(json.loads(j.command("check", "--json").must(0).out) for j in (job, with_errors)))
 
 
 @test

@@ -543,29 +543,31 @@ def an_archive_without_the_first_template_is_read_on():
     line = json.dumps({k: record[k] for k in ("_id", "input", "context", "answers")}).encode() + b"\n"
     path = cli.write("two.tar", tar_of(("a.jsonl", line * 3), ("needle_1k.jsonl", line)))
     job = Job("two-datasets", "input.archives=" + path, "input.members=*.jsonl")
-    ended = job.command("check").must(0, 'looked at as far as its first record, line 1 of "needle_1k.jsonl"')
+    ended = job.command("check").must(0, path + ": 4 records in 2 members\n", "3 of 4 are error rows: unknown_dataset")
     assert cli.codes_of(job.run(1)) == ["unknown_dataset"] * 3 + [None], ended.text
 
 
 @test
 def check_says_where_it_stopped():
-    """After 256 MiB it does not know: what is behind may be wanted."""
+    """It reads 512 MiB of all archives together: what is behind may be wanted."""
     far = tar_of(("big.bin", b"\0" * (300 << 20)), ("a.jsonl", LINES))
     path = cli.write("far.tar.zst", cli.zstd(far, "-1"))
     near = cli.write("near.jsonl", LINES)
     none = cli.write("none.tar", tar_of(("notes.txt", LINES)))
     job = PromptJob("far", " ".join((path, near, none)), "input.members=*.jsonl")
-    ended = job.command("check").must(0)
+    ended = job.command("check").must(0, "; input: ~4 records in 1 member so far of 3 files\n")
     for words in (
-        path + ': no record that is wanted in its first 256 MiB, down to "big.bin"\n',
-        near + ': looked at as far as its first record, line 1 of "near.jsonl"\n',
+        path + ': no record that is wanted in its first 170 MiB, down to "big.bin"\n',
+        near + ": 4 records in 1 member\n",
         none + ": holds no record that is wanted\n",
     ):
-        assert "; " + words in ended.out, ended.out
+        assert ";   " + words in ended.out, ended.out
     assert len(job.run()) == 8
     alone = PromptJob("far-alone", path, "input.members=*.jsonl")
-    alone.command("check").must(0, "in its first 256 MiB")
+    alone.command("check").must(0, path + ": 4 records in 1 member\n")
     assert len(alone.run()) == 4
+    twice = PromptJob("far-twice", path + " " + cli.write("g.tar.zst", cli.zstd(far, "-1")), "input.members=*.jsonl")
+    twice.command("check").must(0, "; input: ~0 records in 0 members so far of 2 files\n", "; time: not known")
 
 
 @test
@@ -573,7 +575,7 @@ def blank_lines_without_end_are_not_read_to_their_end():
     frame = cli.zstd((b" " * 1023 + b"\n") * (64 << 10))
     path = cli.write("endless.jsonl.zst", frame * 500)
     PromptJob("endless", path).command("check").must(
-        0, path + ': no record that is wanted in its first 256 MiB, down to line 262'
+        0, path + ': no record that is wanted in its first 512 MiB, down to line 524'
     )
 
 

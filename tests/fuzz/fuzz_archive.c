@@ -28,11 +28,11 @@ static bool see_first(void *ctx, const fkv_line *line)
     return true;
 }
 
-static void end_file(void *ctx, const fkv_input_file *file, fkv_looked how, const char *member, int64_t line)
+static void end_file(void *ctx, const fkv_look_end *end)
 {
-    (void)ctx, (void)file, (void)how, (void)line;
-    json_t *name = json_string(member);
-    if (!name) abort();
+    (void)ctx;
+    json_t *name = json_string(end->member);
+    if (!name || !(end->share > 0 && end->share <= 1) || end->n_members < 0) abort();
     json_decref(name);
 }
 

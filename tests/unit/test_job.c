@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "jobs/job.h"
+#include "jobs/job_keys.h"
 #include "runner/base/file.h"
 
 #define HEAD "[job]\nname = t\noutput = out\n[input]\narchives = a.jsonl\n[model]\npath = model\n"
@@ -361,6 +362,36 @@ static void all_errors_come_at_once(void **state)
                      FKV_E_INPUT);
     /* sed, foo, override foo; slots, top_p, window, mode; name, archives, path missing */
     assert_int_equal(errs.n, 10);
+    fkv_errs_free(&errs);
+}
+
+/* What is wrong has its default, so that the rest can be looked at. */
+static void a_job_with_mistakes_keeps_what_is_right(void **state)
+{
+    fkv_job *job = NULL;
+    fkv_errs errs = {0};
+    (void)state;
+    put("job.ini", "[job]\nname = \"x\"\noutput = o\n[input]\narchives = gone.zip a.jsonl gone.tar\n"
+                   "members = \"*\"\n[engine]\nslots = x\nthreads = 3\n[sampling]\nstop = [\"a ;b\"]\n");
+    assert_int_equal(fkv_job_read(job_path, NULL, 0, &job, &errs), FKV_E_INPUT);
+    assert_int_equal(errs.n, 6); /* name, archives, members, slots, stop; path is missing */
+    assert_non_null(strstr(errs.at[1].message, "gone.zip"));
+    assert_non_null(strstr(errs.at[1].message, "gone.tar"));
+    assert_non_null(strstr(errs.at[5].message, "\\u003b"));
+    assert_non_null(job);
+    assert_null(job->job.name);
+    assert_null(job->model.path);
+    assert_int_equal(job->input.n_files, 1);
+    assert_string_equal(job->input.files[0].name, "a.jsonl");
+    assert_int_equal(job->input.members.n, 1);
+    assert_string_equal(job->input.members.at[0], "*.jsonl");
+    assert_int_equal(job->engine.slots, 0);
+    assert_int_equal(job->engine.threads, 3);
+    fkv_job_free(job);
+    fkv_errs_free(&errs);
+    errs = (fkv_errs){0};
+    assert_int_equal(fkv_job_read("nowhere.ini", NULL, 0, &job, &errs), FKV_E_INPUT);
+    assert_null(job);
     fkv_errs_free(&errs);
 }
 
@@ -729,9 +760,14 @@ static void help_has_every_key(void **state)
     fkv_buf out = {0};
     (void)state;
     assert_int_equal(fkv_job_write_help(&out, NULL), FKV_OK);
-    assert_non_null(strstr(out.data, "job.name"));
-    assert_non_null(strstr(out.data, "output.token_ids"));
-    assert_non_null(strstr(out.data, "(1024)"));
+    for (size_t i = 0; i < fkv_n_keys; i++) {
+        char line[256];
+        snprintf(line, sizeof line, "\n%s = %s", fkv_keys[i].name,
+                 fkv_keys[i].fallback ? fkv_keys[i].fallback : "");
+        assert_non_null(strstr(out.data, line));
+        assert_non_null(strstr(out.data, fkv_keys[i].help));
+    }
+    assert_non_null(strstr(out.data, "  required; text\n"));
     fkv_buf_free(&out);
 }
 
@@ -745,6 +781,7 @@ int main(void)
         cmocka_unit_test(bad_lines_are_named),
         cmocka_unit_test(overrides_that_name_no_key),
         cmocka_unit_test(all_errors_come_at_once),
+        cmocka_unit_test(a_job_with_mistakes_keeps_what_is_right),
         cmocka_unit_test(overrides_win),
         cmocka_unit_test(long_lines_need_continuation),
         cmocka_unit_test(nul_bytes_are_refused),
