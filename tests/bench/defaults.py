@@ -14,7 +14,7 @@ model  writes a model folder: config.json, tokenizer.json and, with --chain, wei
        tokens.
 job    writes prompts.jsonl, {"id", "prompt", "max_tokens"} a line, and expected.json: the tokens of every
        prompt and answer. KIND:
-         lengths   300 records as LongBench's: prompts log-normal, median 8k, sigma 0.6, 1k to 30k; limits
+         lengths   300 records (environment: RECORDS) as LongBench's: prompts log-normal, median 8k, sigma 0.6, 1k to 30k; limits
                    32, 64, 64, 128, 128, 512
          long      prompts of 8,000 tokens, the yardstick of prefill
          short     4,000 prompts of 65 tokens with 4 new ones
@@ -229,7 +229,7 @@ def make_model(args):
 def lengths_of(kind, scale, rng):
     """(tokens of the prompt, limit, tokens of the answer) of every record. scale: shorter and fewer by that."""
     records = []
-    n = {"lengths": 300, "long": 64, "short": 4000, "mixed": 4000, "skewed": 160, "stop": 640}[kind]
+    n = {"lengths": int(os.environ.get("RECORDS", 300)), "long": 64, "short": 4000, "mixed": 4000, "skewed": 160, "stop": 640}[kind]
     if kind not in ("skewed", "stop"):
         n = max(24, n // scale)
     for i in range(n if scale == 1 or kind != "stop" else 2 * SLOTS["stop"]):
