@@ -544,9 +544,12 @@ void fkv_engine_clear_plan(fkv_engine *e)
 void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
 {
     const int64_t peak = e->kv.peak * page_bytes_of(e);
-    const fkv_schedule_stats *t = &e->schedule_stats;
+    fkv_schedule_stats sums = e->schedule_stats;
+    const fkv_schedule_stats *t = &sums;
+    if (e->schedule) fkv_schedule_stats_add(e->schedule, &sums);
     *stats = (fkv_engine_stats){.decode_steps = e->decode_steps,
                                 .busy_slot_steps = t->busy_slot_steps,
+                                .busy_slots = e->schedule ? fkv_schedule_busy(e->schedule) : 0,
                                 .restarts = t->n_restarts,
                                 .restarted_tokens = t->restarted_tokens,
                                 .prefill_passes = t->n_passes,
@@ -557,11 +560,12 @@ void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
                                 .copy_bytes = e->copy_bytes,
                                 .prefill_seconds = e->prefill_seconds,
                                 .decode_seconds = e->decode_seconds};
-    for (int i = 0; i < e->options.n_devices; i++) {
+    for (int i = 0; !e->schedule && i < e->options.n_devices; i++) {
         const fkv_engine_device *d = &e->devices[i];
         e->options.backend->span_seconds(d->dev, stats->rank_attention_seconds + d->rank0, d->n_ranks);
     }
-    for (int r = 0; r < e->options.n_ranks; r++) stats->rank_attention_seconds[r] += e->rank_seconds[r];
+    for (int r = 0; !e->schedule && r < e->options.n_ranks; r++)
+        stats->rank_attention_seconds[r] += e->rank_seconds[r];
 }
 
 void fkv_engine_stats_reset(fkv_engine *e)

@@ -544,11 +544,11 @@ void fkv_output_close(fkv_output *o)
     /* Nothing is lost if these fail: the rows are in the journal's file. */
     fkv_err err = {0};
     if (o->journal && !o->looking && fkv_journal_sync(o->journal, &err))
-        fkv_log("%s: journal: %s", o->folder.path, err.message);
+        fkv_log_at(FKV_LOG_WARNING, "%s: journal: %s", o->folder.path, err.message);
     /* A finish that failed is the next run's: it must not come true behind the error. */
     const bool save = o->journal && o->unsaved && !o->manifest.complete;
     const fkv_status st = save ? save_manifest(o, &err) : FKV_OK;
-    if (st && st != FKV_E_BUSY) fkv_log("%s: manifest: %s", o->folder.path, err.message);
+    if (st && st != FKV_E_BUSY) fkv_log_at(FKV_LOG_WARNING, "%s: manifest: %s", o->folder.path, err.message);
     fkv_journal_close(o->journal);
     fkv_manifest_free(&o->manifest);
     fkv_buf_free(&o->job_ini);
@@ -622,8 +622,7 @@ fkv_status fkv_output_sync(fkv_output *o, fkv_err *err)
     return st;
 }
 
-/* How many of the first n_records records are this part's. */
-static int64_t owned_records(const fkv_output *o, int64_t n_records)
+int64_t fkv_output_share(const fkv_output *o, int64_t n_records)
 {
     const int64_t full = n_records / o->per_shard, rest = n_records % o->per_shard;
     const int64_t parts = o->folder.n_parts, part = o->folder.part;
@@ -640,7 +639,7 @@ fkv_status fkv_output_finish(fkv_output *o, int64_t n_records, fkv_err *err)
                            "is %lld, but the input has %lld", (long long)m->records, (long long)n_records);
     if (m->complete) return FKV_OK;
     const int64_t have = m->n_rows + (int64_t)fkv_journal_count(o->journal);
-    const int64_t want = n_records < 0 ? -1 : owned_records(o, n_records);
+    const int64_t want = n_records < 0 ? -1 : fkv_output_share(o, n_records);
     const size_t beyond = fkv_journal_range(o->journal, n_records, INT64_MAX, NULL);
     const bool shards_beyond =
         m->n_shards && m->shards[m->n_shards - 1].first + m->shards[m->n_shards - 1].count > n_records;
@@ -687,10 +686,54 @@ void fkv_output_totals_get(fkv_output *o, fkv_output_totals *totals)
         .errors = o->manifest.n_errors + fkv_journal_errors(o->journal),
         .prompt_tokens = o->prompt_tokens,
         .completion_tokens = o->completion_tokens,
-        .ended = o->manifest.records >= 0 && rows == owned_records(o, o->manifest.records),
+        .ended = o->manifest.records >= 0 && rows == fkv_output_share(o, o->manifest.records),
         .complete = o->manifest.complete && !o->unsaved,
     };
     pthread_mutex_unlock(&o->mutex);
+}
+
+static void count_error(const char *row, size_t n, fkv_error_counts *counts)
+{
+    static const char *const of_row[] = {"error"}, *const of_error[] = {"code"};
+    fkv_span error, code = {0};
+    fkv_err ignored = {0};
+    if (fkv_row_members(row, n, of_row, &error, 1, &ignored) || !fkv_row_has(&error)) return;
+    const bool quoted = !fkv_row_members(error.p, error.n, of_error, &code, 1, &ignored) && code.n > 2;
+    fkv_error_counts_add(counts, quoted ? code.p + 1 : "", quoted ? code.n - 2 : 0, 1);
+}
+
+static fkv_status count_shard_errors(const fkv_output *o, int64_t index, fkv_error_counts *counts,
+                                     fkv_err *err)
+{
+    char name[FKV_SHARD_NAME_SIZE];
+    fkv_shard_reader *reader = NULL;
+    const char *row;
+    size_t n;
+    fkv_shard_name(index, name);
+    char *path = fkv_folder_path(&o->folder, name, false);
+    fkv_status st = path ? fkv_shard_reader_open(path, &reader, err) : fkv_fail_memory(err);
+    while (!st && !(st = fkv_shard_reader_next(reader, &row, &n, err))) count_error(row, n, counts);
+    fkv_shard_reader_close(reader);
+    free(path);
+    return st == FKV_END ? FKV_OK : st;
+}
+
+fkv_status fkv_output_count_errors(const fkv_output *o, fkv_error_counts *counts, fkv_err *err)
+{
+    const fkv_manifest *m = &o->manifest;
+    const fkv_journal_entry *entries;
+    fkv_buf row = {0};
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < m->n_shards; i++)
+        if (m->shards[i].errors) st = count_shard_errors(o, m->shards[i].index, counts, err);
+    const size_t n = fkv_journal_range(o->journal, 0, INT64_MAX, &entries);
+    for (size_t i = 0; !st && i < n; i++) {
+        if (!entries[i].is_error) continue;
+        st = fkv_journal_read(o->journal, &entries[i], &row, err);
+        if (!st) count_error(row.data, row.len, counts);
+    }
+    fkv_buf_free(&row);
+    return st;
 }
 
 fkv_status fkv_output_pin(fkv_output *o, const char *key, const char *value, fkv_err *err)
@@ -723,4 +766,9 @@ fkv_status fkv_output_with_lock(fkv_output *o, const char *what, fkv_status (*ma
 fkv_status fkv_output_still_ours(const fkv_output *o, fkv_err *err)
 {
     return fkv_folder_still_ours(&o->folder, err);
+}
+
+fkv_status fkv_output_glance(const fkv_output *o, fkv_err *err)
+{
+    return fkv_folder_glance(&o->folder, err);
 }

@@ -206,7 +206,7 @@ fkv_status fkv_constants_print_measured(const char *path, FILE *out, fkv_err *er
     if (!fkv_file_exists(path)) return FKV_OK;
     const fkv_status st = fkv_json_load(path, MAX_STATS_BYTES, &root, err);
     if (st) return st;
-    const json_t *step = json_object_get(root, "step");
+    const json_t *step = json_object_get(json_object_get(root, "run"), "step");
     const double predicted = json_number_value(json_object_get(step, "predicted_us"));
     const double measured = json_number_value(json_object_get(step, "measured_us"));
     const double segments = json_number_value(json_object_get(step, "predicted_segments_us"));

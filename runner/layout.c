@@ -2,6 +2,7 @@
 #include "runner/layout.h"
 
 #include "runner/base/json.h"
+#include "runner/tally.h"
 
 enum { MAX_PLAN_BYTES = 64 << 20, MAX_TOKENS = 1 << 30 };
 static const int64_t most_pages = (int64_t)1 << 50;
@@ -78,7 +79,10 @@ fkv_status fkv_layout_engine(const fkv_setup *s, const fkv_layout *layout, fkv_e
     const fkv_engine_options o = fkv_setup_engine_options(s, layout);
     if (*engine && fkv_engine_ranks(*engine) == o.n_ranks && fkv_engine_devices(*engine) == o.n_devices)
         return fkv_engine_resize(*engine, o.n_slots, o.max_prompt, o.max_tokens, err);
+    const fkv_stage before = fkv_tally_stage(s->tally, FKV_STAGE_LOAD);
     fkv_engine_close(*engine);
     *engine = NULL;
-    return fkv_engine_open(&s->config, s->weights, &o, engine, err);
+    const fkv_status st = fkv_engine_open(&s->config, s->weights, &o, engine, err);
+    fkv_tally_stage(s->tally, before);
+    return st;
 }

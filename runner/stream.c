@@ -16,8 +16,9 @@
 #include "runner/hold.h"
 #include "runner/interrupt.h"
 #include "runner/queue.h"
+#include "runner/tally.h"
 
-enum { READ_AHEAD = 32, SYNC_SECONDS = 5, PROGRESS_SECONDS = 10 };
+enum { READ_AHEAD = 32, SYNC_SECONDS = 5 };
 
 /* A buffer that a large record left behind is given back. */
 static const size_t keep_bytes = (size_t)1 << 20;
@@ -48,7 +49,7 @@ typedef struct stream {
     atomic_bool over;     /* the engine has ended: what is not read yet isn't wanted */
     pthread_mutex_t lock; /* for err */
     fkv_err err;          /* the first failure of reader or writer */
-    atomic_llong n_input, read_bytes, all_bytes;
+    atomic_llong n_input;
     fkv_stream_seen seen; /* the reader's until it has ended */
     int64_t n_answered;   /* of the engine's thread, like told */
     bool told;            /* that a signal came */
@@ -128,10 +129,18 @@ static void see_damage(stream *s, const fkv_line *line)
     if (seen->last_damaged && !strcmp(seen->last_damaged, line->archive)) return;
     seen->n_damaged++;
     seen->last_damaged = line->archive;
-    fkv_log(
-        "WARNING: %s is damaged at line %lld of \"%s\": %s; what could be read is answered, and error rows "
-        "stand for the rest",
-        line->archive, (long long)line->line, line->member, line->error_message);
+    fkv_log_at(FKV_LOG_WARNING,
+               "%s is damaged at line %lld of \"%s\": %s; what could be read is answered, and error rows "
+               "stand for the rest",
+               line->archive, (long long)line->line, line->member, line->error_message);
+}
+
+/* ended: that was all of it. */
+static void tell_input(const stream *s, bool ended)
+{
+    int64_t done, all;
+    fkv_reader_progress(s->reader, &done, &all);
+    fkv_tally_input(s->setup->tally, atomic_load(&s->n_input), done, all, ended);
 }
 
 static fkv_status read_all(stream *s, fkv_err *err)
@@ -141,16 +150,14 @@ static fkv_status read_all(stream *s, fkv_err *err)
     fkv_line line;
     fkv_status st = fkv_prompter_open(&source, &prompter, err);
     while (!st && !(st = fkv_reader_next(s->reader, &line, err))) {
-        int64_t done, all;
-        fkv_reader_progress(s->reader, &done, &all);
-        atomic_store(&s->read_bytes, done);
-        atomic_store(&s->all_bytes, all);
         atomic_store(&s->n_input, line.ordinal + 1);
+        tell_input(s, false);
         if (atomic_load(&s->failed)) break;
         see_damage(s, &line);
         if (fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, prompter, err);
     }
     fkv_prompter_close(prompter);
+    if (st == FKV_END) tell_input(s, !atomic_load(&s->over) && !atomic_load(&s->failed));
     return st == FKV_END || st == FKV_E_INTERRUPTED ? FKV_OK : st;
 }
 
@@ -193,22 +200,11 @@ static fkv_status write_one(stream *s, item *it, fkv_answer_maker *maker, fkv_bu
         return st;
     st = fkv_output_add(s->output, it->record.ordinal, row->data, row->len, is_error, answer.prompt_tokens,
                         answer.completion_tokens, err);
+    if (!st)
+        fkv_tally_row(s->setup->tally, is_error ? it->record.error_code : NULL, answer.prompt_tokens,
+                      answer.completion_tokens);
     trim(row);
     return st;
-}
-
-static void log_progress(const stream *s, double start, const fkv_output_totals *first)
-{
-    fkv_output_totals t;
-    fkv_output_totals_get(s->output, &t);
-    const double secs = fkv_seconds() - start, all = (double)atomic_load(&s->all_bytes);
-    const double share = all > 0 ? (double)atomic_load(&s->read_bytes) / all : 0;
-    const double per_s = (double)(t.records - first->records) / secs;
-    fkv_log("progress: %lld records (%lld errors), %.1f records/s, %.0f prompt and %.0f new tokens/s, %.0f%% "
-            "of the "
-            "input read",
-            (long long)t.records, (long long)t.errors, per_s, (double)t.prompt_tokens / secs,
-            (double)t.completion_tokens / secs, 100 * share);
 }
 
 static fkv_status check_errors(stream *s, fkv_err *err)
@@ -222,11 +218,8 @@ static fkv_status write_all(stream *s, fkv_err *err)
 {
     fkv_answer_maker maker;
     fkv_buf row = {0};
-    fkv_output_totals first;
-    const double start = fkv_seconds();
-    double synced = start, told = start;
+    double synced = fkv_seconds();
     bool ended = false;
-    fkv_output_totals_get(s->output, &first);
     fkv_status st = FKV_OK;
     fkv_answer_maker_open(&maker, s->setup);
     while (!st && !ended) {
@@ -240,10 +233,6 @@ static fkv_status write_all(stream *s, fkv_err *err)
         if (!st && t - synced >= SYNC_SECONDS) {
             st = fkv_output_sync(s->output, err);
             synced = t;
-        }
-        if (t - told >= PROGRESS_SECONDS) {
-            log_progress(s, start, &first);
-            told = t;
         }
     }
     fkv_buf_free(&row);
@@ -307,10 +296,18 @@ static bool on_token(void *ctx, const fkv_request *request, const int32_t *ids, 
     return fkv_answer_stops(&s->maker, &it->ends.stops, &it->watch, ids, (size_t)n);
 }
 
+static void tell_engine(const stream *s)
+{
+    fkv_engine_stats stats;
+    fkv_engine_stats_get(s->engine, &stats);
+    fkv_tally_engine(s->setup->tally, &stats);
+}
+
 static fkv_stopping stopping(void *ctx)
 {
     stream *s = ctx;
     const int sig = fkv_interrupt_signal();
+    if (fkv_tally_wants(s->setup->tally)) tell_engine(s);
     if (atomic_load(&s->failed)) return FKV_STOP_NOW;
     if (!sig) return FKV_GO_ON;
     const int64_t grace = s->setup->job->job.grace_s;
