@@ -182,6 +182,7 @@ void fkv_run_stats_planned(fkv_run_stats *s, const fkv_planning *planning, const
     snprintf(s->device, sizeof s->device, "%s", info.name);
     const fkv_tally_goal goal = {.done = t.records,
                                  .errors = t.errors,
+                                 .limit = s->setup->job->job.limit,
                                  .n_input = planning->profile.n_input,
                                  .share = share_of,
                                  .ctx = s->output,

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "runner/base/clock.h"
+#include "runner/base/log.h"
 #include "runner/base/mem.h"
 
 enum { RATE_TICKS = 61 };
@@ -72,7 +73,11 @@ fkv_stage fkv_tally_stage(fkv_tally *t, fkv_stage stage)
     t->stage = stage;
     t->stage_start = now;
     if (stage != before) t->n = t->all = 0;
+    const double spent = t->seconds[before];
     pthread_mutex_unlock(&t->mutex);
+    if (stage != before)
+        fkv_log_at(FKV_LOG_DEBUG, "stage %s: %.3f s",
+                   before == FKV_STAGE_OTHER ? "answer" : fkv_stage_name(before), spent);
     return before;
 }
 
@@ -102,6 +107,7 @@ void fkv_tally_answer(fkv_tally *t, const fkv_tally_goal *goal)
     pthread_mutex_lock(&t->mutex);
     t->goal = *goal;
     t->answering = true;
+    atomic_store(&t->wants, true);
     t->answer_start = now;
     t->n_ticks = 0;
     t->points[0] = point_of(t, now);
@@ -230,6 +236,7 @@ static void look_at_total(const fkv_tally *t, fkv_tally_view *v)
         if (t->n_read <= 0 || t->bytes <= 0) return;
         const double guess = (double)t->n_read * ((double)t->all_bytes / (double)t->bytes);
         n = guess < 9e15 ? (int64_t)guess : t->n_read;
+        if (g->limit && n > g->limit) n = g->limit;
         if (n < t->n_read) n = t->n_read;
     }
     v->total = g->share ? g->share(g->ctx, n) : n;
@@ -244,9 +251,8 @@ static void look_at_stages(const fkv_tally *t, double now, fkv_tally_view *v)
     const double whole = v->seconds[FKV_STAGE_OTHER];
     double prefill = t->engine.prefill_seconds, decode = t->engine.decode_seconds;
     if (prefill + decode > whole) {
-        const double scale = whole / (prefill + decode);
-        prefill *= scale;
-        decode *= scale;
+        prefill *= whole / (prefill + decode);
+        decode = whole - prefill;
     }
     v->seconds[FKV_STAGE_PREFILL] = prefill;
     v->seconds[FKV_STAGE_DECODE] = decode;

@@ -16,6 +16,7 @@ typedef struct fkv_tally fkv_tally;
 /* What there is to answer, when that begins. */
 typedef struct fkv_tally_goal {
     int64_t done, errors; /* rows of earlier runs */
+    int64_t limit;        /* of records; 0: none */
     int64_t n_input;      /* records of the whole input as the profile knows it; 0: not known */
     int64_t (*share)(const void *ctx, int64_t n_input); /* of this part */
     const void *ctx;
