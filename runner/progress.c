@@ -12,6 +12,7 @@
 #include "runner/base/mem.h"
 
 enum { FIRST_SECONDS = 10, MOST_SECONDS = 300, SAVE_SECONDS = 30, TEXT = 512 };
+enum { STACK_BYTES = 512 << 10 }; /* of the usual 8 MiB a small address space would miss the rest */
 
 struct fkv_progress {
     fkv_tally *tally;
@@ -216,6 +217,7 @@ static void *tell_all(void *arg)
 fkv_status fkv_progress_open(fkv_tally *tally, fkv_progress **progress, fkv_err *err)
 {
     pthread_condattr_t monotonic;
+    pthread_attr_t small;
     fkv_progress *p = *progress = fkv_calloc(1, sizeof *p);
     if (!p) return fkv_fail_memory(err);
     p->tally = tally;
@@ -226,7 +228,11 @@ fkv_status fkv_progress_open(fkv_tally *tally, fkv_progress **progress, fkv_err 
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&p->wake, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    if (!pthread_create(&p->thread, NULL, tell_all, p)) return FKV_OK;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, STACK_BYTES);
+    const bool began = !pthread_create(&p->thread, &small, tell_all, p);
+    pthread_attr_destroy(&small);
+    if (began) return FKV_OK;
     pthread_cond_destroy(&p->wake);
     pthread_mutex_destroy(&p->mutex);
     free(p);
