@@ -546,9 +546,12 @@ void fkv_engine_clear_plan(fkv_engine *e)
 void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
 {
     const int64_t peak = e->kv.peak * page_bytes_of(e);
-    const fkv_schedule_stats *t = &e->schedule_stats;
+    fkv_schedule_stats sums = e->schedule_stats;
+    const fkv_schedule_stats *t = &sums;
+    if (e->schedule) fkv_schedule_stats_add(e->schedule, &sums);
     *stats = (fkv_engine_stats){.decode_steps = e->decode_steps,
                                 .busy_slot_steps = t->busy_slot_steps,
+                                .busy_slots = e->schedule ? fkv_schedule_busy(e->schedule) : 0,
                                 .restarts = t->n_restarts,
                                 .restarted_tokens = t->restarted_tokens,
                                 .prefill_passes = t->n_passes,
@@ -559,11 +562,12 @@ void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
                                 .copy_bytes = e->copy_bytes,
                                 .prefill_seconds = e->prefill_seconds,
                                 .decode_seconds = e->decode_seconds};
-    for (int i = 0; i < e->options.n_devices; i++) {
+    for (int i = 0; !e->schedule && i < e->options.n_devices; i++) {
         const fkv_engine_device *d = &e->devices[i];
         e->options.backend->span_seconds(d->dev, stats->rank_attention_seconds + d->rank0, d->n_ranks);
     }
-    for (int r = 0; r < e->options.n_ranks; r++) stats->rank_attention_seconds[r] += e->rank_seconds[r];
+    for (int r = 0; !e->schedule && r < e->options.n_ranks; r++)
+        stats->rank_attention_seconds[r] += e->rank_seconds[r];
 }
 
 void fkv_engine_stats_reset(fkv_engine *e)
@@ -574,25 +578,29 @@ void fkv_engine_stats_reset(fkv_engine *e)
     memset(e->rank_seconds, 0, (size_t)e->options.n_ranks * sizeof *e->rank_seconds);
 }
 
+void fkv_engine_stats_add(fkv_engine_stats *all, const fkv_engine_stats *s, int n)
+{
+    all->decode_steps += s->decode_steps;
+    all->busy_slot_steps += s->busy_slot_steps;
+    all->busy_slots += s->busy_slots;
+    all->restarts += s->restarts;
+    all->restarted_tokens += s->restarted_tokens;
+    all->prefill_passes += s->prefill_passes;
+    all->prefill_rows += s->prefill_rows;
+    all->kv_bytes += s->kv_bytes;
+    all->kv_arena_bytes += s->kv_arena_bytes;
+    all->weight_bytes += s->weight_bytes;
+    all->copy_bytes += s->copy_bytes;
+    all->prefill_seconds += s->prefill_seconds / n;
+    all->decode_seconds += s->decode_seconds / n;
+    for (int r = 0; r < FKV_PLAN_MAX_HEADS; r++)
+        all->rank_attention_seconds[r] += s->rank_attention_seconds[r] / n;
+}
+
 void fkv_engine_stats_join(const fkv_engine_stats *each, int n, fkv_engine_stats *all)
 {
     *all = (fkv_engine_stats){0};
-    for (const fkv_engine_stats *s = each; s < each + n; s++) {
-        all->decode_steps += s->decode_steps;
-        all->busy_slot_steps += s->busy_slot_steps;
-        all->restarts += s->restarts;
-        all->restarted_tokens += s->restarted_tokens;
-        all->prefill_passes += s->prefill_passes;
-        all->prefill_rows += s->prefill_rows;
-        all->kv_bytes += s->kv_bytes;
-        all->kv_arena_bytes += s->kv_arena_bytes;
-        all->weight_bytes += s->weight_bytes;
-        all->copy_bytes += s->copy_bytes;
-        all->prefill_seconds += s->prefill_seconds / n;
-        all->decode_seconds += s->decode_seconds / n;
-        for (int r = 0; r < FKV_PLAN_MAX_HEADS; r++)
-            all->rank_attention_seconds[r] += s->rank_attention_seconds[r] / n;
-    }
+    for (int i = 0; i < n; i++) fkv_engine_stats_add(all, &each[i], n);
 }
 
 void fkv_engine_close(fkv_engine *e)

@@ -86,6 +86,7 @@ typedef struct fkv_engine_io {
 typedef struct fkv_engine_stats {
     int64_t decode_steps;
     int64_t busy_slot_steps;            /* slots at work, summed over the steps */
+    int busy_slots;                     /* slots that hold a record now; 0 outside of a run */
     int64_t restarts, restarted_tokens; /* of requests that had to yield their memory */
     int64_t prefill_passes, prefill_rows;
     int64_t kv_bytes;       /* largest in use, all ranks together */
@@ -142,12 +143,15 @@ void fkv_engine_clear_plan(fkv_engine *engine);
  * has forgotten requests that it neither finished nor rejected. */
 fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *err);
 
-/* Over all plans since open, or since the last reset. */
+/* Over all plans since open, or since the last reset. While a run is under way its functions may ask, too:
+ * then without rank_attention_seconds, for which devices would have to stand still. */
 void fkv_engine_stats_get(fkv_engine *engine, fkv_engine_stats *stats);
 void fkv_engine_stats_reset(fkv_engine *engine);
 /* What n engines that work side by side did, all of the same ranks: counts and bytes are summed, times are
  * the mean, as one of them has them. */
 void fkv_engine_stats_join(const fkv_engine_stats *each, int n, fkv_engine_stats *stats);
+/* Adds one of n to all. */
+void fkv_engine_stats_add(fkv_engine_stats *all, const fkv_engine_stats *one, int n);
 /* NULL: nothing. */
 void fkv_engine_close(fkv_engine *engine);
 

@@ -229,11 +229,13 @@ fkv_status fkv_engine_run(fkv_engine *e, const fkv_engine_io *io, fkv_err *err)
     run r = {.e = e, .io = io};
     fkv_err ignored = {0};
     fkv_status st = open_run(&r, err);
+    e->schedule = r.schedule;
     if (!st) st = loop(&r, err);
     /* What is under way writes into the results; and no slot stays at work. */
     for (int s = 0; r.idle && s < e->options.n_slots; s++) r.idle[s] = (fkv_edit){s, FKV_SLOT_IDLE};
     if (r.schedule) fkv_team_run(e->team, settle_on, &r, &ignored);
     if (r.schedule) fkv_schedule_stats_add(r.schedule, &e->schedule_stats);
+    e->schedule = NULL;
     fkv_schedule_close(r.schedule);
     free(r.idle);
     for (int i = 0; i < 2; i++) {

@@ -477,6 +477,11 @@ void fkv_schedule_recycle(fkv_schedule *s, fkv_work *w)
     s->unused[s->n_unused++] = w;
 }
 
+int fkv_schedule_busy(const fkv_schedule *s)
+{
+    return s->n_flight;
+}
+
 void fkv_schedule_stats_add(const fkv_schedule *s, fkv_schedule_stats *stats)
 {
     stats->n_restarts += s->stats.n_restarts;

@@ -101,6 +101,8 @@ void fkv_schedule_finish(fkv_schedule *s, fkv_work *w, bool answered, bool decod
 /* The memory of a finished one, when the caller is done with it. */
 void fkv_schedule_recycle(fkv_schedule *s, fkv_work *w);
 
+/* Slots that hold a request. */
+int fkv_schedule_busy(const fkv_schedule *s);
 /* Adds its counts to those in stats. */
 void fkv_schedule_stats_add(const fkv_schedule *s, fkv_schedule_stats *stats);
 /* Gives all pages back. */

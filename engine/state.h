@@ -142,7 +142,8 @@ struct fkv_engine {
     /* stats; of plans that were cleared */
     int64_t decode_steps, kv_peak_bytes;
     double prefill_seconds, decode_seconds;
-    fkv_schedule_stats schedule_stats; /* of all runs */
+    fkv_schedule_stats schedule_stats; /* of all runs that have ended */
+    const fkv_schedule *schedule;      /* of the run under way; NULL: none is */
     double *rank_seconds;              /* [n_ranks] */
 };
 

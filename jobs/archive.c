@@ -158,7 +158,8 @@ static fkv_step next_member(fkv_reader *r, fkv_err *err)
     r->n_members += step == FKV_STEP_OK || step == FKV_STEP_MEMBER_UNREADABLE;
     if (step == FKV_STEP_END) {
         if (!fkv_members_matched(r->members) && !r->quiet)
-            fkv_log("%s: no member matches input.members", r->job->input.files[r->file].name);
+            fkv_log_at(FKV_LOG_WARNING, "%s: no member matches input.members",
+                       r->job->input.files[r->file].name);
         if (fkv_buf_puts(&r->other, fkv_members_passed(r->members), err)) return FKV_STEP_SYSTEM;
         close_archive(r);
     }

@@ -126,6 +126,8 @@ typedef struct fkv_job {
         int64_t records_per_shard;
         int64_t compression_level;
         bool token_ids;
+        int64_t progress_s; /* between lines of progress; 0: auto */
+        char *metrics;      /* a second place of metrics.prom, a file or a folder; or NULL */
     } output;
 } fkv_job;
 

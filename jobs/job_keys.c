@@ -422,6 +422,21 @@ const fkv_key fkv_keys[] = {
      .fallback = "no",
      .choices = "no yes",
      .help = "yes adds the generated ids to each row"},
+    {.section = "output",
+     .name = "progress",
+     .type = FKV_KEY_AUTO,
+     .offset = AT(output.progress_s),
+     .fallback = "auto",
+     .lo = 1,
+     .hi = 86400,
+     .help = "seconds between lines of progress in the log, or auto: 10, then twice as long each time, up to "
+             "5 minutes"},
+    {.section = "output",
+     .name = "metrics",
+     .type = FKV_KEY_PATH,
+     .offset = AT(output.metrics),
+     .fallback = "",
+     .help = "a second place for metrics.prom: a file, or a folder such as node_exporter's"},
 };
 const size_t fkv_n_keys = sizeof fkv_keys / sizeof *fkv_keys;
 

@@ -108,7 +108,7 @@ static bool is_same(const content *a, const content *b)
     return a->size == b->size && !strcmp(a->xxh3, b->xxh3);
 }
 
-fkv_status fkv_known_archives_same(const json_t *a, const json_t *b, bool *same, fkv_err *err)
+static fkv_status is_same_list(const json_t *a, const json_t *b, bool *same, fkv_err *err)
 {
     const size_t n = json_array_size(a);
     content *x = NULL, *y = NULL;
@@ -153,8 +153,8 @@ static fkv_status put_grown(const json_t *list, const json_t *changed, json_t **
     return FKV_OK;
 }
 
-fkv_status fkv_known_archives_grown(const json_t *list, const json_t *now, const fkv_job *job, json_t **grown,
-                                    fkv_err *err)
+static fkv_status find_grown(const json_t *list, const json_t *now, const fkv_job *job, json_t **grown,
+                             fkv_err *err)
 {
     const size_t n = json_array_size(list);
     content *theirs = NULL, *ours = NULL;
@@ -175,6 +175,20 @@ fkv_status fkv_known_archives_grown(const json_t *list, const json_t *now, const
 out:
     free(ours);
     free(theirs);
+    return st;
+}
+
+fkv_status fkv_known_archives_follow(const json_t *list, const fkv_job *job, json_t **now, bool *follows,
+                                     bool *has_grown, fkv_err *err)
+{
+    json_t *grown = NULL;
+    fkv_status st = is_same_list(list, *now, follows, err);
+    if (!st && !*follows) st = find_grown(list, *now, job, &grown, err);
+    *has_grown = grown != NULL;
+    if (!grown) return st;
+    json_decref(*now);
+    *now = grown;
+    *follows = true;
     return st;
 }
 

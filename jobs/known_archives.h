@@ -13,13 +13,11 @@
 
 /* The list of a job, whose files are read. */
 fkv_status fkv_known_archives_make(const fkv_job *job, json_t **list, fkv_err *err);
-/* The list that comes of it where nothing but the last archive changed, and that only at its end: its first
- * bytes, as many as list says, are what they were. In list's order and with its names, the caller's to free;
- * NULL where it is not so. now: the job's own list. */
-fkv_status fkv_known_archives_grown(const json_t *list, const json_t *now, const fkv_job *job, json_t **grown,
-                                    fkv_err *err);
-/* Whether both are of the same contents, whatever their order and names. */
-fkv_status fkv_known_archives_same(const json_t *a, const json_t *b, bool *same, fkv_err *err);
+/* Whether the job's own list, *now, can stand for list: of the same contents, whatever their order and names,
+ * or grown from it, where nothing but the last archive changed, and that only at its end: its first bytes, as
+ * many as list says, are what they were. *now is in list's order and has its names then. */
+fkv_status fkv_known_archives_follow(const json_t *list, const fkv_job *job, json_t **now, bool *follows,
+                                     bool *has_grown, fkv_err *err);
 /* FKV_E_INPUT unless list is one; path is the file that it stands in. */
 fkv_status fkv_known_archives_check(const json_t *list, const char *path, fkv_err *err);
 /* Gives the job's files the order and the names of list. now: the job's own list. Does nothing where their

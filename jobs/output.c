@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "jobs/error_rows.h"
 #include "jobs/folder.h"
 #include "jobs/journal.h"
 #include "jobs/known_archives.h"
@@ -234,21 +235,14 @@ static fkv_status compare(fkv_output *o, const fkv_manifest *theirs, fkv_err *er
 static fkv_status adopt_archives(fkv_output *o, const fkv_manifest *theirs, bool *has_grown, fkv_err *err)
 {
     static const char key[] = "input.archives";
-    json_t *grown = NULL, *was = json_object_get(theirs->identity, key);
-    bool same = false;
+    json_t *was = json_object_get(theirs->identity, key);
+    bool follows;
     *has_grown = false;
     if (!theirs->archives || !was) return FKV_OK;
-    fkv_status st = fkv_known_archives_same(theirs->archives, o->manifest.archives, &same, err);
-    if (!st && !same)
-        st = fkv_known_archives_grown(theirs->archives, o->manifest.archives, o->job, &grown, err);
-    if (st || (!same && !grown)) return st;
-    if (json_object_set(o->manifest.identity, key, was)) st = fkv_fail_memory(err);
-    if (!same) {
-        json_decref(o->manifest.archives);
-        o->manifest.archives = grown;
-        *has_grown = true;
-    }
-    return st;
+    const fkv_status st =
+        fkv_known_archives_follow(theirs->archives, o->job, &o->manifest.archives, &follows, has_grown, err);
+    if (st || !follows) return st;
+    return json_object_set(o->manifest.identity, key, was) ? fkv_fail_memory(err) : FKV_OK;
 }
 
 /* Parts take the names of archives from the first of them. */
@@ -569,11 +563,11 @@ void fkv_output_close(fkv_output *o)
     /* Nothing is lost if these fail: the rows are in the journal's file. */
     fkv_err err = {0};
     if (o->journal && !o->looking && fkv_journal_sync(o->journal, &err))
-        fkv_log("%s: journal: %s", o->folder.path, err.message);
+        fkv_log_at(FKV_LOG_WARNING, "%s: journal: %s", o->folder.path, err.message);
     /* A finish that failed is the next run's: it must not come true behind the error. */
     const bool save = o->journal && o->unsaved && !o->manifest.complete;
     const fkv_status st = save ? save_manifest(o, &err) : FKV_OK;
-    if (st && st != FKV_E_BUSY) fkv_log("%s: manifest: %s", o->folder.path, err.message);
+    if (st && st != FKV_E_BUSY) fkv_log_at(FKV_LOG_WARNING, "%s: manifest: %s", o->folder.path, err.message);
     fkv_journal_close(o->journal);
     fkv_manifest_free(&o->manifest);
     fkv_buf_free(&o->job_ini);
@@ -691,8 +685,7 @@ fkv_status fkv_output_sync(fkv_output *o, fkv_err *err)
     return st;
 }
 
-/* How many of the first n_records records are this part's. */
-static int64_t owned_records(const fkv_output *o, int64_t n_records)
+int64_t fkv_output_share(const fkv_output *o, int64_t n_records)
 {
     const int64_t full = n_records / o->per_shard, rest = n_records % o->per_shard;
     const int64_t parts = o->folder.n_parts, part = o->folder.part;
@@ -709,7 +702,7 @@ fkv_status fkv_output_finish(fkv_output *o, int64_t n_records, fkv_err *err)
                            "is %lld, but the input has %lld", (long long)m->records, (long long)n_records);
     if (m->complete) return FKV_OK;
     const int64_t have = m->n_rows + (int64_t)fkv_journal_count(o->journal);
-    const int64_t want = n_records < 0 ? -1 : owned_records(o, n_records);
+    const int64_t want = n_records < 0 ? -1 : fkv_output_share(o, n_records);
     const size_t beyond = fkv_journal_range(o->journal, n_records, INT64_MAX, NULL);
     const bool shards_beyond =
         m->n_shards && m->shards[m->n_shards - 1].first + m->shards[m->n_shards - 1].count > n_records;
@@ -756,10 +749,15 @@ void fkv_output_totals_get(fkv_output *o, fkv_output_totals *totals)
         .errors = o->manifest.n_errors + fkv_journal_errors(o->journal),
         .prompt_tokens = o->prompt_tokens,
         .completion_tokens = o->completion_tokens,
-        .ended = o->manifest.records >= 0 && rows == owned_records(o, o->manifest.records),
+        .ended = o->manifest.records >= 0 && rows == fkv_output_share(o, o->manifest.records),
         .complete = o->manifest.complete && !o->unsaved,
     };
     pthread_mutex_unlock(&o->mutex);
+}
+
+fkv_status fkv_output_count_errors(const fkv_output *o, fkv_error_counts *counts, fkv_err *err)
+{
+    return fkv_error_rows_count(&o->folder, &o->manifest, o->journal, counts, err);
 }
 
 fkv_status fkv_output_pin(fkv_output *o, const char *key, const char *value, fkv_err *err)
@@ -792,4 +790,9 @@ fkv_status fkv_output_with_lock(fkv_output *o, const char *what, fkv_status (*ma
 fkv_status fkv_output_still_ours(const fkv_output *o, fkv_err *err)
 {
     return fkv_folder_still_ours(&o->folder, err);
+}
+
+fkv_status fkv_output_glance(const fkv_output *o, fkv_err *err)
+{
+    return fkv_folder_glance(&o->folder, err);
 }

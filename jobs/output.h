@@ -18,6 +18,7 @@
 #ifndef FKV_JOBS_OUTPUT_H
 #define FKV_JOBS_OUTPUT_H
 
+#include "jobs/error_counts.h"
 #include "jobs/job.h"
 
 typedef struct fkv_output fkv_output;
@@ -100,6 +101,13 @@ fkv_status fkv_output_finish(fkv_output *output, int64_t n_records, fkv_err *err
 
 void fkv_output_totals_get(fkv_output *output, fkv_output_totals *totals);
 
+/* Of the first n_records records of the input, how many are this part's. */
+int64_t fkv_output_share(const fkv_output *output, int64_t n_records);
+
+/* Adds the error rows by their code: reads the shards that have some, and the journal. For the thread that
+ * adds rows, or before there is one. */
+fkv_status fkv_output_count_errors(const fkv_output *output, fkv_error_counts *counts, fkv_err *err);
+
 /* Stores a key of the manifest's "run" object (plan fingerprint and the like):
  * sets it on the first run; on a resume a different value is FKV_E_INPUT naming
  * key, old and new value. */
@@ -123,5 +131,7 @@ fkv_status fkv_output_with_lock(fkv_output *output, const char *what,
                                 fkv_status (*make)(void *ctx, fkv_err *err), void *ctx, fkv_err *err);
 /* FKV_E_BUSY: another run has taken the folder over. For who writes shared files into it. */
 fkv_status fkv_output_still_ours(const fkv_output *output, fkv_err *err);
+/* The same of this part's own files, for little; from any thread. */
+fkv_status fkv_output_glance(const fkv_output *output, fkv_err *err);
 
 #endif

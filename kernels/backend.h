@@ -44,6 +44,7 @@
 #include "runner/base/status.h"
 
 enum { FKV_MAX_LOCAL_RANKS = 64, FKV_TICKETS = 4, FKV_ASIDES = 8 };
+enum { FKV_BUS_PLACE = 32 }; /* "domain:bus:device.function" of PCI, with its NUL */
 
 /* Tokens of a tile of prefill attention and of scores; a prompt's first tile starts at its
  * own position 0, wherever it lies in a pack. */
@@ -322,6 +323,9 @@ typedef struct fkv_backend {
     /* --- devices and memory ------------------------------------------------ */
     /* Devices that are here and of use side by side. */
     int (*n_devices)(void);
+    /* Where the device's GPU is on the bus; devices that share one are at the same place. False: not known.
+     * NULL: none of the backend's is a GPU. */
+    bool (*bus_place)(int device, char out[FKV_BUS_PLACE]);
     /* Whether a group of them can run a model of these limits, all of its layers, together: FKV_OK, or
      * FKV_E_INPUT with a sentence about what can't be done. Needs no device; what it allows prepare does not
      * refuse. */

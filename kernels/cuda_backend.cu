@@ -135,6 +135,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .name = "cuda",
         .shares_host = false,
         .n_devices = cuda_n_devices,
+        .bus_place = cuda_bus_place,
         .supports = cuda_supports,
         .reach = cuda_reach,
         .world_open = cuda_world_open,

@@ -255,6 +255,7 @@ int cuda_group_gpu(const fkv_group *group, int i);
 /* Whether each GPU of the group can reach every other's memory. */
 bool cuda_all_peers(const fkv_group *group);
 int cuda_n_devices(void);
+bool cuda_bus_place(int device, char out[FKV_BUS_PLACE]);
 /* Whether so many devices can be had and can meet. */
 fkv_status cuda_check_group(const fkv_group *group, fkv_err *err);
 fkv_status cuda_world_open(const fkv_group *group, fkv_world **world, fkv_err *err);

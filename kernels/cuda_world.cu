@@ -59,6 +59,14 @@ int cuda_n_devices(void)
     return n < COLLECTIVE_MAX_DEVICES ? n : COLLECTIVE_MAX_DEVICES;
 }
 
+bool cuda_bus_place(int device, char out[FKV_BUS_PLACE])
+{
+    const fkv_group alone = {1, device, FKV_WAY_ANY};
+    const bool found = cudaDeviceGetPCIBusId(out, FKV_BUS_PLACE, cuda_group_gpu(&alone, 0)) == cudaSuccess;
+    cudaGetLastError();
+    return found;
+}
+
 fkv_status cuda_check_group(const fkv_group *group, fkv_err *err)
 {
     const int n = group->n_devices, most = cuda_count_gpus() * devices_per_gpu();

@@ -2,11 +2,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "engine/measure/measure.h"
 #include "jobs/error_limit.h"
-#include "jobs/stats.h"
 #include "runner/base/clock.h"
 #include "runner/base/log.h"
 #include "runner/commands.h"
@@ -14,10 +12,16 @@
 #include "runner/interrupt.h"
 #include "runner/planning.h"
 #include "runner/preflight.h"
+#include "runner/progress.h"
+#include "runner/run_stats.h"
 #include "runner/stream.h"
 
-static const char usage[] = "usage: fairkv-batch run JOB.ini [-s section.key=value]...\n"
-                            "Profiles, plans and answers every record of the job; run it again to resume.\n";
+static const char usage[] =
+    "usage: fairkv-batch run JOB.ini [-s section.key=value]... [--quiet | -v] [--log-format text|json]\n"
+    "Profiles, plans and answers every record of the job; run it again to resume.\n"
+    "  --quiet        says only what went wrong; the output's log has everything\n"
+    "  -v             says more\n"
+    "  --log-format   json: an object a line on standard error, with the progress in numbers\n";
 
 typedef struct run {
     fkv_setup setup;
@@ -26,63 +30,13 @@ typedef struct run {
     fkv_trace *trace; /* of the first of them, or NULL */
     fkv_planning planning;
     fkv_stream_seen seen;
-    double load_seconds, stream_seconds, start;
-    bool refused; /* the job can't be done as it is */
+    fkv_tally *tally;
+    fkv_progress *progress;
+    fkv_run_stats *stats; /* NULL: the output is not open, or has nothing to do */
+    double start;
+    bool answering; /* there was a plan, and answers began */
+    bool refused;   /* the job can't be done as it is */
 } run;
-
-/* ru_maxrss outlives exec on Linux: it would count the memory of the process that
- * started this one. VmHWM is of this program alone. */
-static int64_t peak_rss_bytes(void)
-{
-    char line[256];
-    long long kib = 0;
-    FILE *f = fopen("/proc/self/status", "re");
-    while (f && !kib && fgets(line, sizeof line, f))
-        if (!strncmp(line, "VmHWM:", 6)) kib = strtoll(line + 6, NULL, 10);
-    if (f) fclose(f);
-    if (kib > 0) return kib * 1024;
-    struct rusage u;
-    return getrusage(RUSAGE_SELF, &u) ? 0 : (int64_t)u.ru_maxrss * 1024;
-}
-
-static fkv_status write_stats(const run *r, bool complete, fkv_err *err)
-{
-    fkv_engine_stats e;
-    const fkv_status st = fkv_replicas_stats(r->replicas, &e, err);
-    if (st) return st;
-    fkv_stats stats = {.complete = complete,
-                       .decode_steps = e.decode_steps,
-                       .busy_slot_steps = e.busy_slot_steps,
-                       .restarts = e.restarts,
-                       .restarted_tokens = e.restarted_tokens,
-                       .prefill_passes = e.prefill_passes,
-                       .prefill_tokens = e.prefill_rows,
-                       .slots = r->planning.layout.slots,
-                       .kv_bytes = e.kv_bytes,
-                       .peak_rss_bytes = peak_rss_bytes(),
-                       .phases = {{"load", r->load_seconds},
-                                  {"profile", r->planning.profile_seconds},
-                                  {"plan", r->planning.plan_seconds},
-                                  {"stream", r->stream_seconds},
-                                  {"prefill", e.prefill_seconds},
-                                  {"decode", e.decode_seconds}},
-                       .rank_attention_seconds = e.rank_attention_seconds,
-                       .n_ranks = r->planning.layout.ranks,
-                       .backend = r->setup.backend->name,
-                       .versions = "{\"fairkv-batch\":\"" FKV_VERSION "\"}"};
-    const fkv_trace_sums *trace = r->trace ? fkv_trace_get(r->trace) : NULL;
-    if (trace && trace->n_steps > 0) {
-        const fkv_plan *plan = &r->planning.plan;
-        const double common = 1e6 * (trace->layers_seconds + trace->once_seconds) / (double)trace->n_steps;
-        stats.step_predicted_us = plan->step_us;
-        stats.step_measured_us = fkv_trace_step_us(trace);
-        stats.segments_predicted_us = plan->step_us - plan->n_layers * (r->planning.constants.cost.common_us +
-                                                                        r->planning.constants.collectives_us);
-        stats.segments_measured_us = stats.step_measured_us - common;
-    }
-    fkv_output_totals_get(r->output, &stats.totals);
-    return fkv_stats_write(r->output, &stats, err);
-}
 
 static void print_summary(const run *r)
 {
@@ -105,15 +59,15 @@ static void print_summary(const run *r)
         r->planning.layout.ranks, fkv_planning_balance(&r->planning, false),
         fkv_plan_copies(&r->planning.plan), fkv_planning_balance(&r->planning, true));
     if (r->seen.n_damaged)
-        fkv_log("WARNING: %lld of %zu archives are damaged, %s%s: records are missing, and only error rows "
-                "say so",
-                (long long)r->seen.n_damaged, r->setup.job->input.n_files,
-                r->seen.n_damaged > 1 ? "the last of them " : "", r->seen.last_damaged);
+        fkv_log_at(FKV_LOG_WARNING,
+                   "%lld of %zu archives are damaged, %s%s: records are missing, and only error rows "
+                   "say so",
+                   (long long)r->seen.n_damaged, r->setup.job->input.n_files,
+                   r->seen.n_damaged > 1 ? "the last of them " : "", r->seen.last_damaged);
 }
 
 static fkv_status load(run *r, fkv_err *err)
 {
-    const double t = fkv_seconds();
     fkv_stage_begin("load");
     fkv_status st = fkv_planning_load(&r->setup, &r->planning, &r->replicas, err);
     if (!st) {
@@ -122,7 +76,6 @@ static fkv_status load(run *r, fkv_err *err)
         st = fkv_output_pin(r->output, "numerics", numerics, err);
     }
     fkv_stage_end();
-    r->load_seconds = fkv_seconds() - t;
     return st;
 }
 
@@ -136,6 +89,49 @@ static fkv_status check_errors(run *r, int64_t n_input, fkv_err *err)
     const fkv_status saved = st ? fkv_output_set_ended(r->output, n_input, &more) : FKV_OK;
     if (saved) *err = more;
     return saved ? saved : st;
+}
+
+/* By the thread that tells the progress. A file that can't be replaced now may be later; the run's end
+ * says so. */
+static void save_at_work(void *ctx)
+{
+    const run *r = ctx;
+    fkv_err ignored = {0};
+    fkv_run_stats_save(r->stats, -1, false, &ignored);
+}
+
+/* 0, or 1 where some records failed. */
+static int finished_code(fkv_output *output)
+{
+    fkv_output_totals t;
+    fkv_output_totals_get(output, &t);
+    return t.errors ? 1 : 0;
+}
+
+/* The manifest says last that the job is finished, after which no run comes back to what is missing. */
+static fkv_status finish(run *r, fkv_err *err)
+{
+    fkv_tally_stage(r->tally, FKV_STAGE_FINISH);
+    fkv_status st = check_errors(r, r->seen.n_records, err);
+    if (!st) st = fkv_output_still_ours(r->output, err);
+    if (!st) st = fkv_run_stats_save(r->stats, finished_code(r->output), true, err);
+    return st ? st : fkv_output_finish(r->output, r->seen.n_records, err);
+}
+
+static fkv_status answer(run *r, fkv_err *err)
+{
+    fkv_run_stats_planned(r->stats, &r->planning, r->replicas);
+    /* Before the first row: see count_old_errors in run_stats.c. */
+    fkv_status st = fkv_run_stats_save(r->stats, -1, false, err);
+    if (st) return st;
+    r->answering = true;
+    fkv_tally_stage(r->tally, FKV_STAGE_OTHER);
+    fkv_stage_begin("stream");
+    st = fkv_stream_run(&r->setup, &r->planning, r->output, r->replicas, &r->seen, err);
+    fkv_stage_end();
+    fkv_progress_saves(r->progress, NULL, NULL);
+    fkv_run_stats_measured(r->stats, &r->planning, r->replicas, r->trace);
+    return st ? st : finish(r, err);
 }
 
 static fkv_status run_job(run *r, fkv_err *err)
@@ -157,34 +153,37 @@ static fkv_status run_job(run *r, fkv_err *err)
             r->planning.layout.ranks, r->planning.layout.slots, fkv_plan_copies(&r->planning.plan));
     /* Where an op's work is done when it returns, timing a step's parts costs nothing. */
     if (!info.async && (st = fkv_trace_open(fkv_replicas_first(r->replicas), &r->trace, err))) return st;
-    const double t = fkv_seconds();
-    fkv_stage_begin("stream");
-    st = fkv_stream_run(&r->setup, &r->planning, r->output, r->replicas, &r->seen, err);
-    fkv_stage_end();
-    r->stream_seconds = fkv_seconds() - t;
-    /* The manifest says last that the job is finished, after which no run comes back to
-     * what is missing. */
-    if (!st) st = check_errors(r, r->seen.n_records, err);
-    if (!st) st = fkv_output_still_ours(r->output, err);
-    if (!st) st = write_stats(r, true, err);
-    if (!st) st = fkv_output_finish(r->output, r->seen.n_records, err);
-    if (st && st != FKV_E_BUSY) { /* the files of an output that another run has are that run's */
-        fkv_output_totals totals;
-        fkv_err ignored = {0};
-        fkv_output_sync(r->output, &ignored);
-        fkv_output_totals_get(r->output, &totals);
-        write_stats(r, totals.complete, &ignored);
-    }
-    if (!st) print_summary(r);
-    return st;
+    return answer(r, err);
 }
 
-/* 0, or 1 where some records failed. */
-static int finished_code(fkv_output *output)
+/* The last word of both files, once the run's end is known; of an output that another run has they are that
+ * run's, and a refused one changes nothing. */
+static void save_at_end(run *r, fkv_status st, int code)
 {
+    fkv_err err = {0};
     fkv_output_totals t;
-    fkv_output_totals_get(output, &t);
-    return t.errors ? 1 : 0;
+    fkv_progress_saves(r->progress, NULL, NULL);
+    if (!r->stats || st == FKV_E_BUSY || (st == FKV_E_INPUT && !r->answering)) return;
+    fkv_output_sync(r->output, &err);
+    err = (fkv_err){0};
+    fkv_output_totals_get(r->output, &t);
+    if (fkv_run_stats_save(r->stats, code, t.complete, &err) && !st)
+        fkv_log_at(FKV_LOG_WARNING, "%s: %s", err.file, err.message);
+}
+
+/* A job that ends with error rows says which, also where nothing else is said. */
+static void warn_of_errors(run *r)
+{
+    fkv_error_counts errors;
+    char text[1024];
+    size_t n = 0;
+    fkv_run_stats_errors(r->stats, &errors);
+    for (int i = 0; i < errors.n && n < sizeof text; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s %s %lld", i ? "," : "", errors.at[i].code,
+                              (long long)errors.at[i].rows);
+    if (errors.n)
+        fkv_log_at(FKV_LOG_WARNING, "%lld records are error rows:%s",
+                   (long long)fkv_error_counts_sum(&errors), text);
 }
 
 static int start(run *r)
@@ -208,17 +207,42 @@ static int start(run *r)
             goto out;
         }
         if (totals.resumed) fkv_log("resuming: %lld records are done", (long long)totals.resumed);
-        st = run_job(r, &err);
+        st = fkv_run_stats_open(&r->setup, r->output, &r->stats, &err);
+        if (!st) fkv_progress_saves(r->progress, save_at_work, r);
+        if (!st) st = run_job(r, &err);
     }
+    code = st ? fkv_exit_code(st) : finished_code(r->output);
+    save_at_end(r, st, code);
+    fkv_progress_close(r->progress); /* what follows stands by itself */
+    r->progress = NULL;
+    if (!st) print_summary(r);
+    if (!st) warn_of_errors(r);
     if (st == FKV_E_INTERRUPTED)
         fkv_log("interrupted by signal %d; run it again to resume", fkv_interrupt_signal());
     else if (st)
         fkv_report_error(&err);
-    code = st ? fkv_exit_code(st) : finished_code(r->output);
     r->refused = st == FKV_E_INPUT;
 out:
     free(log_path);
     return code;
+}
+
+static void close_run(run *r)
+{
+    fkv_progress_close(r->progress);
+    fkv_run_stats_close(r->stats);
+    fkv_trace_close(r->trace);
+    fkv_replicas_close(r->replicas);
+    fkv_planning_free(&r->planning);
+    /* The log is one of the files that a refused run takes back. */
+    if (r->refused) fkv_log_close();
+    if (r->refused)
+        fkv_output_close_refused(r->output);
+    else
+        fkv_output_close(r->output);
+    fkv_tally_close(r->tally);
+    fkv_setup_close(&r->setup);
+    fkv_log_close();
 }
 
 int fkv_cmd_run(int argc, char **argv)
@@ -227,21 +251,14 @@ int fkv_cmd_run(int argc, char **argv)
     fkv_err err = {0};
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
     fkv_hold("start", 0, NULL, NULL);
+    if (fkv_progress_start(r.start, &r.tally, &r.progress, &err)) return fkv_report_error(&err);
     fkv_preflight found;
     int code = fkv_preflight_open(argc, argv, usage, &r.setup, &found);
     if (code < 0) {
+        r.setup.tally = r.tally;
+        fkv_progress_pace(r.progress, r.setup.job->output.progress_s);
         code = start(&r);
-        fkv_trace_close(r.trace);
-        fkv_replicas_close(r.replicas);
-        fkv_planning_free(&r.planning);
-        /* The log is one of the files that a refused run takes back. */
-        if (r.refused) fkv_log_close();
-        if (r.refused)
-            fkv_output_close_refused(r.output);
-        else
-            fkv_output_close(r.output);
     }
-    fkv_setup_close(&r.setup);
-    fkv_log_close();
+    close_run(&r);
     return code;
 }

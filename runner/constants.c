@@ -230,9 +230,11 @@ fkv_status fkv_constants_print_measured(const char *path, FILE *out, fkv_err *er
 {
     json_t *root = NULL;
     if (!fkv_file_exists(path)) return FKV_OK;
-    const fkv_status st = fkv_json_load(path, MAX_STATS_BYTES, &root, err);
-    if (st) return st;
-    const json_t *step = json_object_get(root, "step");
+    fkv_err bad = {0};
+    const fkv_status st = fkv_json_load(path, MAX_STATS_BYTES, &root, &bad);
+    if (st == FKV_E_INPUT) return FKV_OK; /* a damaged file says nothing */
+    if (st) return fkv_fail_at(err, st, bad.file, 0, NULL, "%s", bad.message);
+    const json_t *step = json_object_get(json_object_get(root, "run"), "step");
     const double predicted = json_number_value(json_object_get(step, "predicted_us"));
     const double measured = json_number_value(json_object_get(step, "measured_us"));
     const double segments = json_number_value(json_object_get(step, "predicted_segments_us"));

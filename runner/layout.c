@@ -2,6 +2,7 @@
 #include "runner/layout.h"
 
 #include "runner/base/json.h"
+#include "runner/tally.h"
 
 enum { MAX_PLAN_BYTES = 64 << 20, MAX_TOKENS = 1 << 30 };
 static const int64_t most_pages = (int64_t)1 << 50;

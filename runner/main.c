@@ -84,7 +84,7 @@ static bool ended;
 static void refuse_exit(void)
 {
     if (ended) return;
-    fkv_log("error: a library gave up, most likely for want of memory; run it again to resume");
+    fkv_log_at(FKV_LOG_ERROR, "a library gave up, most likely for want of memory; run it again to resume");
     _exit(fkv_exit_code(FKV_E_SYSTEM));
 }
 

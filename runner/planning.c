@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "engine/plan/partition.h"
-#include "runner/base/clock.h"
 #include "runner/base/file.h"
 #include "runner/base/hash.h"
 #include "runner/base/json.h"
@@ -18,6 +17,7 @@
 #include "runner/layout.h"
 #include "runner/layout_choice.h"
 #include "runner/sample.h"
+#include "runner/tally.h"
 
 typedef struct making {
     const fkv_setup *setup;
@@ -66,6 +66,7 @@ static fkv_status measure_on(void *ctx, int replica, fkv_engine *engine, fkv_err
     (void)replica;
     for (int64_t i; !st && (i = atomic_fetch_add(&a->next, 1)) < a->sample->n;) {
         const fkv_sample_record *r = &a->sample->records[i];
+        fkv_tally_count(a->setup->tally, i, a->sample->n);
         fkv_hold("profile", i, NULL, NULL);
         if (fkv_interrupt_signal()) return fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
         if (atomic_load(&a->failed)) break;
@@ -238,8 +239,8 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     fkv_profile *p = &m->p->profile;
     fkv_sample sample = {0};
     char *found = NULL, *path = fkv_output_path(m->output, "profile.json", false);
-    const double t = fkv_seconds();
     fkv_stage_begin("profile");
+    fkv_tally_stage(m->setup->tally, FKV_STAGE_SAMPLE);
     fkv_status st = path ? fkv_profile_init(p, c->n_layers, c->n_kv_heads, err) : fkv_fail_memory(err);
     if (st) goto out;
     if (fkv_file_exists(path)) {
@@ -257,13 +258,13 @@ static fkv_status make_profile(void *ctx, fkv_err *err)
     }
     if ((st = take_lengths(m, &sample, err))) goto out;
     reach_lengths(m);
+    fkv_tally_stage(m->setup->tally, FKV_STAGE_PROFILE);
     if ((st = fill_budgets(m, &sample, err))) goto out;
     fkv_planning_set_windows(c, p);
     if ((st = fkv_output_still_ours(m->output, err))) goto out;
     st = fkv_profile_write(p, m->setup->job->model.path, m->profile_print, path, err);
 out:
     fkv_stage_end();
-    m->p->profile_seconds = fkv_seconds() - t;
     fkv_sample_free(&sample);
     free(found);
     free(path);
@@ -346,6 +347,7 @@ static fkv_status solve(making *m, const char *path, fkv_err *err)
     if (!tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(&m->p->profile, tokens);
     if ((st = fkv_constants_choose(s, &m->p->layout, &m->p->profile, &m->p->constants, err))) goto out;
+    fkv_tally_stage(s->tally, FKV_STAGE_PLAN);
     const fkv_plan_problem problem =
         fkv_setup_plan_problem(s, m->p->layout.ranks, m->p->layout.slots, tokens, &m->p->constants.cost,
                                m->p->constants.collectives_us);
@@ -386,10 +388,10 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
 {
     making *m = ctx;
     char *found = NULL, *path = fkv_output_path(m->output, "plan.json", false);
-    const double t = fkv_seconds();
     fkv_status st = FKV_OK;
     if (!path) return fkv_fail_memory(err);
     fkv_stage_begin("plan");
+    fkv_tally_stage(m->setup->tally, FKV_STAGE_PLAN);
     fkv_hold("plan", 0, NULL, NULL);
     if (fkv_file_exists(path)) {
         if ((st = fkv_plan_read(path, &m->p->plan, &found, err))) goto out;
@@ -400,6 +402,7 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
         }
         fkv_plan_free(&m->p->plan);
     }
+    fkv_tally_stage(m->setup->tally, FKV_STAGE_CALIBRATE);
     if ((st = fkv_layout_choose(m->setup, &m->p->profile, my_records(m), m->replicas, &m->p->layout,
                                 &m->p->sizing, err)))
         goto out;
@@ -407,7 +410,6 @@ static fkv_status make_plan(void *ctx, fkv_err *err)
     if (!st) st = solve(m, path, err);
 out:
     fkv_stage_end();
-    m->p->plan_seconds = fkv_seconds() - t;
     free(found);
     free(path);
     return st;
@@ -506,8 +508,10 @@ fkv_status fkv_planning_make(const fkv_setup *setup, fkv_output *output, fkv_rep
     if ((st = fkv_sizing_check_model(&planning->sizing, err))) return st;
     if ((st = fkv_planning_pin(setup, output, err))) return st;
     if ((st = make_prints(&m, false, err))) return st;
+    fkv_tally_stage(setup->tally, FKV_STAGE_WAIT);
     if ((st = fkv_output_with_lock(output, "profile", make_profile, &m, err))) return st;
     if ((st = make_prints(&m, true, err))) return st;
+    fkv_tally_stage(setup->tally, FKV_STAGE_WAIT);
     if ((st = fkv_output_with_lock(output, "plan", make_plan, &m, err))) return st;
     if ((st = pin_sizes(setup, &planning->layout, output, true, err))) return st;
     return fkv_output_pin(output, "plan", m.plan_print, err);
@@ -535,8 +539,10 @@ fkv_status fkv_planning_load(const fkv_setup *setup, const fkv_planning *p, fkv_
 {
     loading a = {setup, p};
     const fkv_replica_work work = {&a, load_one, NULL};
+    const fkv_stage before = fkv_tally_stage(setup->tally, FKV_STAGE_LOAD);
     fkv_status st = fkv_replicas_open(setup, &p->layout, replicas, err);
     if (!st) st = fkv_replicas_run(*replicas, &work, err);
+    fkv_tally_stage(setup->tally, before);
     return st ? st : fkv_replicas_check_alike(*replicas, err);
 }
 

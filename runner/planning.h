@@ -21,7 +21,6 @@ typedef struct fkv_planning {
     fkv_sizing sizing;
     fkv_constants constants;          /* that the plan was solved with */
     bool profile_loaded, plan_loaded; /* not made by this run */
-    double profile_seconds, plan_seconds;
 } fkv_planning;
 
 /* A setup in, a layout with its profile and plan out. *replicas (NULL before) are opened when

@@ -6,6 +6,7 @@
 
 #include "engine/team.h"
 #include "runner/base/mem.h"
+#include "runner/tally.h"
 
 struct fkv_replicas {
     int n, n_ranks, n_devices; /* ranks and devices of each */
@@ -90,10 +91,12 @@ fkv_status fkv_replicas_open(const fkv_setup *s, const fkv_layout *l, fkv_replic
     const fkv_replica_work resizing = {&o, resize_one, NULL}, loading = {&o, open_one, NULL};
     if (old && old->n == l->replicas && old->n_ranks == l->ranks && old->n_devices == l->devices)
         return fkv_replicas_run(old, &resizing, err);
+    const fkv_stage before = fkv_tally_stage(s->tally, FKV_STAGE_LOAD);
     fkv_replicas_close(old);
     fkv_status st = make(l, replicas, err);
     o.replicas = *replicas;
     if (!st) st = fkv_replicas_run(*replicas, &loading, err);
+    fkv_tally_stage(s->tally, before);
     if (!st) return FKV_OK;
     fkv_replicas_close(*replicas);
     *replicas = NULL;

@@ -9,6 +9,7 @@
 #include "runner/base/hash.h"
 #include "runner/base/mem.h"
 #include "runner/interrupt.h"
+#include "runner/tally.h"
 
 /* Tells the sample's random numbers from those of sampling tokens. */
 static const uint64_t sample_stream = 0x73616d706c65;
@@ -69,6 +70,7 @@ static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_prompter 
     while (!(st = fkv_reader_next(reader, &line, err))) {
         int64_t truncated;
         s->n_input = line.ordinal + 1;
+        fkv_tally_count(setup->tally, s->n_input, 0);
         if (!line.error_code && (int64_t)line.n > s->max_line_bytes) s->max_line_bytes = (int64_t)line.n;
         if (fkv_interrupt_signal()) return fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
         const uint64_t key = fkv_random_u64(setup->job->job.seed, sample_stream, (uint64_t)line.ordinal);

@@ -19,7 +19,11 @@ int fkv_report_error(const fkv_err *err)
 {
     char text[2048];
     fkv_err_format(err, text, sizeof text);
-    fkv_log("error: %s", text);
+    /* That another run has the output is no news to who starts a job every hour. */
+    if (err->status == FKV_E_BUSY)
+        fkv_log("error: %s", text);
+    else
+        fkv_log_at(FKV_LOG_ERROR, "%s", text);
     return fkv_exit_code(err->status);
 }
 
@@ -30,14 +34,38 @@ fkv_status fkv_setup_no_record(const fkv_setup *s, const char *member, fkv_err *
                        *member ? ", such as " : "", member);
 }
 
+/* An option of how the run talks: how many words it takes; 0: it is none of them, -1: it is wrong. */
+static int parse_style(int argc, char **argv, int i, fkv_log_style *style)
+{
+    static const char format[] = "--log-format";
+    const size_t n = sizeof format - 1;
+    if (!strcmp(argv[i], "--quiet") || !strcmp(argv[i], "-q")) {
+        style->level = FKV_LOG_WARNING;
+        return 1;
+    }
+    if (!strcmp(argv[i], "-v") || !strcmp(argv[i], "--verbose")) {
+        style->level = FKV_LOG_DEBUG;
+        return 1;
+    }
+    if (strncmp(argv[i], format, n) != 0 || (argv[i][n] && argv[i][n] != '=')) return 0;
+    const char *value = argv[i][n] ? argv[i] + n + 1 : i + 1 < argc ? argv[i + 1] : "";
+    style->json = !strcmp(value, "json");
+    return !style->json && strcmp(value, "text") != 0 ? -1 : argv[i][n] ? 1 : 2;
+}
+
 /* Splits argv into the job file and the overrides. */
 static fkv_status parse_args(int argc, char **argv, const char *usage, const char **path,
                              const char **overrides, size_t *n, fkv_err *err)
 {
+    fkv_log_style style = fkv_log_get_style();
     *path = NULL;
     *n = 0;
     for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "-s")) {
+        const int words = parse_style(argc, argv, i, &style);
+        if (words < 0) return fkv_command_bad_option(argv[0], argv[i], usage, err);
+        if (words) {
+            i += words - 1;
+        } else if (!strcmp(argv[i], "-s")) {
             if (++i == argc) return fkv_command_bad_option(argv[0], "-s", usage, err);
             overrides[(*n)++] = argv[i];
         } else if (!strncmp(argv[i], "-s", 2) && argv[i][2]) {
@@ -50,6 +78,7 @@ static fkv_status parse_args(int argc, char **argv, const char *usage, const cha
             *path = argv[i];
         }
     }
+    if (*path) fkv_log_set_style(style);
     return *path ? FKV_OK : fkv_fail(err, FKV_E_INPUT, "%s: JOB.ini is missing", argv[0]);
 }
 
@@ -378,7 +407,7 @@ int fkv_report_errors(const fkv_errs *errs)
         const int c = fkv_report_error(&errs->at[i]);
         if (c > code) code = c;
     }
-    if (errs->n > FKV_ERRS_MAX) fkv_log("error: and %d more", errs->n - FKV_ERRS_MAX);
+    if (errs->n > FKV_ERRS_MAX) fkv_log_at(FKV_LOG_ERROR, "and %d more", errs->n - FKV_ERRS_MAX);
     return code ? code : fkv_exit_code(FKV_E_SYSTEM);
 }
 

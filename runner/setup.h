@@ -13,7 +13,10 @@
 #include "runner/prompt.h"
 #include "tokenizer/tokenizer.h"
 
+struct fkv_tally;
+
 typedef struct fkv_setup {
+    struct fkv_tally *tally; /* what the work is told to (tally.h); borrowed, or NULL */
     fkv_job *job;
     fkv_record_parser *parser;
     fkv_config config;

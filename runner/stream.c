@@ -16,8 +16,9 @@
 #include "runner/hold.h"
 #include "runner/interrupt.h"
 #include "runner/queue.h"
+#include "runner/tally.h"
 
-enum { READ_AHEAD = 32, SYNC_SECONDS = 5, PROGRESS_SECONDS = 10 };
+enum { READ_AHEAD = 32, SYNC_SECONDS = 5 };
 
 /* A buffer that a large record left behind is given back. */
 static const size_t keep_bytes = (size_t)1 << 20;
@@ -31,6 +32,7 @@ typedef struct item {
     fkv_answer_watch watch;
     fkv_answer_ends ends;
     fkv_finish why;
+    bool begun; /* its prompt is prefilled */
 } item;
 
 typedef struct stream stream;
@@ -41,8 +43,11 @@ typedef struct lane {
     fkv_answer_maker maker; /* stop strings */
     fkv_layout layout;      /* with buffers as the replica has them now */
     item *held;             /* read, and longer than these buffers */
-    atomic_int in_hand;     /* records that the engine has */
+    atomic_llong in_hand;   /* work of the records that the engine has */
     atomic_bool away;       /* takes none: it makes its buffers anew, or has ended */
+    fkv_engine *engine;     /* while it runs; its thread's */
+    unsigned told;          /* round of telling that it was part of */
+    fkv_engine_stats stats; /* as they were then; with the stream's lock */
 } lane;
 
 struct stream {
@@ -61,9 +66,11 @@ struct stream {
     atomic_bool told;   /* that a signal came */
     atomic_bool cut;    /* a signal ended a replica before the input did */
     atomic_llong n_answered;
-    pthread_mutex_t lock; /* for err */
-    fkv_err err;          /* the first failure of reader or writer */
-    atomic_llong n_input, read_bytes, all_bytes;
+    atomic_uint round;       /* of telling what the engines did */
+    atomic_llong ready_work; /* of the records in ready */
+    pthread_mutex_t lock;    /* for err and the lanes' stats */
+    fkv_err err;             /* the first failure of reader or writer */
+    atomic_llong n_input;
     fkv_stream_seen seen; /* the reader's until it has ended */
     bool reader_started, writer_started;
     pthread_t reader_id, writer_id;
@@ -111,6 +118,13 @@ static void recycle(stream *s, item *it)
     fkv_queue_push(s->idle, it);
 }
 
+/* What is still to be done for a record, roughly, in tokens: of its prompt, until it is prefilled, and new
+ * ones, as many as there may be. */
+static int64_t work_of(const item *it)
+{
+    return (it->begun ? 0 : (int64_t)it->ids.len) + it->max_new;
+}
+
 /* --- reader ---------------------------------------------------------------- */
 
 /* What no slot can take is known here already. */
@@ -136,7 +150,10 @@ static fkv_status read_one(stream *s, const fkv_line *line, fkv_prompter *prompt
     if (!it->record.error_code[0]) check_size(s, it);
     it->ends = (fkv_answer_ends){fkv_sampling_of(s->setup, &it->record), fkv_stops_of(s->setup, &it->record)};
     trim(&it->record.prompt);
-    return fkv_queue_push(it->record.error_code[0] ? s->done : s->ready, it) ? FKV_OK : FKV_END;
+    if (it->record.error_code[0]) return fkv_queue_push(s->done, it) ? FKV_OK : FKV_END;
+    it->begun = false;
+    atomic_fetch_add(&s->ready_work, work_of(it));
+    return fkv_queue_push(s->ready, it) ? FKV_OK : FKV_END;
 }
 
 /* Says once an archive that it is damaged: its error row alone is easily overlooked. */
@@ -147,10 +164,18 @@ static void see_damage(stream *s, const fkv_line *line)
     if (seen->last_damaged && !strcmp(seen->last_damaged, line->archive)) return;
     seen->n_damaged++;
     seen->last_damaged = line->archive;
-    fkv_log(
-        "WARNING: %s is damaged at line %lld of \"%s\": %s; what could be read is answered, and error rows "
-        "stand for the rest",
-        line->archive, (long long)line->line, line->member, line->error_message);
+    fkv_log_at(FKV_LOG_WARNING,
+               "%s is damaged at line %lld of \"%s\": %s; what could be read is answered, and error rows "
+               "stand for the rest",
+               line->archive, (long long)line->line, line->member, line->error_message);
+}
+
+/* ended: that was all of it. */
+static void tell_input(const stream *s, bool ended)
+{
+    int64_t done, all;
+    fkv_reader_progress(s->reader, &done, &all);
+    fkv_tally_input(s->setup->tally, atomic_load(&s->n_input), done, all, ended);
 }
 
 static fkv_status read_all(stream *s, fkv_err *err)
@@ -160,22 +185,20 @@ static fkv_status read_all(stream *s, fkv_err *err)
     fkv_line line;
     fkv_status st = fkv_prompter_open(&source, &prompter, err);
     while (!st) {
-        int64_t done, all;
         fkv_passed passed;
         st = fkv_reader_next(s->reader, &line, err);
         fkv_reader_passed(s->reader, &passed);
         if (st == FKV_END) fkv_output_pass_end(s->output, passed.records, passed.firm, passed.hash);
         if (st) break;
-        fkv_reader_progress(s->reader, &done, &all);
-        atomic_store(&s->read_bytes, done);
-        atomic_store(&s->all_bytes, all);
         atomic_store(&s->n_input, line.ordinal + 1);
+        tell_input(s, false);
         if (atomic_load(&s->failed)) break;
         see_damage(s, &line);
         st = fkv_output_pass(s->output, line.ordinal + 1, line.passed, err);
         if (!st && fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, prompter, err);
     }
     fkv_prompter_close(prompter);
+    if (st == FKV_END) tell_input(s, !atomic_load(&s->over) && !atomic_load(&s->failed));
     return st == FKV_END || st == FKV_E_INTERRUPTED ? FKV_OK : st;
 }
 
@@ -218,22 +241,11 @@ static fkv_status write_one(stream *s, item *it, fkv_answer_maker *maker, fkv_bu
         return st;
     st = fkv_output_add(s->output, it->record.ordinal, row->data, row->len, is_error, answer.prompt_tokens,
                         answer.completion_tokens, err);
+    if (!st)
+        fkv_tally_row(s->setup->tally, is_error ? it->record.error_code : NULL, answer.prompt_tokens,
+                      answer.completion_tokens);
     trim(row);
     return st;
-}
-
-static void log_progress(const stream *s, double start, const fkv_output_totals *first)
-{
-    fkv_output_totals t;
-    fkv_output_totals_get(s->output, &t);
-    const double secs = fkv_seconds() - start, all = (double)atomic_load(&s->all_bytes);
-    const double share = all > 0 ? (double)atomic_load(&s->read_bytes) / all : 0;
-    const double per_s = (double)(t.records - first->records) / secs;
-    fkv_log("progress: %lld records (%lld errors), %.1f records/s, %.0f prompt and %.0f new tokens/s, %.0f%% "
-            "of the "
-            "input read",
-            (long long)t.records, (long long)t.errors, per_s, (double)t.prompt_tokens / secs,
-            (double)t.completion_tokens / secs, 100 * share);
 }
 
 static fkv_status check_errors(stream *s, fkv_err *err)
@@ -247,11 +259,8 @@ static fkv_status write_all(stream *s, fkv_err *err)
 {
     fkv_answer_maker maker;
     fkv_buf row = {0};
-    fkv_output_totals first;
-    const double start = fkv_seconds();
-    double synced = start, told = start;
+    double synced = fkv_seconds();
     bool ended = false;
-    fkv_output_totals_get(s->output, &first);
     fkv_status st = FKV_OK;
     fkv_answer_maker_open(&maker, s->setup);
     while (!st && !ended) {
@@ -265,10 +274,6 @@ static fkv_status write_all(stream *s, fkv_err *err)
         if (!st && t - synced >= SYNC_SECONDS) {
             st = fkv_output_sync(s->output, err);
             synced = t;
-        }
-        if (t - told >= PROGRESS_SECONDS) {
-            log_progress(s, start, &first);
-            told = t;
         }
     }
     fkv_buf_free(&row);
@@ -286,13 +291,13 @@ static void *writer_main(void *arg)
 
 /* --- engines' side ---------------------------------------------------------- */
 
-/* Whether the lane has less than its even share of all records that are ready or in the engines' hands: one
+/* Whether the lane has less than its even share of the work that is ready or in the engines' hands: one
  * that is quicker to ask would leave others without work at the input's end. With one lane it always has. */
 static bool may_take(const lane *a)
 {
     const stream *s = a->s;
-    int64_t all, lanes = 0;
-    if (s->n_lanes == 1 || !(all = (int64_t)fkv_queue_count(s->ready))) return true; /* it may have ended */
+    int64_t all = atomic_load(&s->ready_work), lanes = 0;
+    if (s->n_lanes == 1 || fkv_queue_count(s->ready) == 0) return true; /* it may have ended */
     for (int i = 0; i < s->n_lanes; i++) {
         if (atomic_load(&s->lanes[i].away)) continue;
         all += atomic_load(&s->lanes[i].in_hand);
@@ -334,7 +339,8 @@ static fkv_status next_request(void *ctx, bool wait, fkv_request *request, fkv_e
         atomic_store(&a->away, true);
         return FKV_END;
     }
-    atomic_fetch_add(&a->in_hand, 1);
+    atomic_fetch_sub(&a->s->ready_work, work_of(it));
+    atomic_fetch_add(&a->in_hand, work_of(it));
     *request = (fkv_request){.ordinal = it->record.ordinal,
                              .ids = it->ids.data,
                              .n_ids = (int64_t)it->ids.len,
@@ -348,13 +354,41 @@ static bool on_token(void *ctx, const fkv_request *request, const int32_t *ids, 
 {
     lane *a = ctx;
     item *it = request->user;
+    if (!it->begun) {
+        it->begun = true;
+        atomic_fetch_sub(&a->in_hand, (int64_t)it->ids.len);
+    }
     return fkv_answer_stops(&a->maker, &it->ends.stops, &it->watch, ids, (size_t)n);
+}
+
+/* Every lane tells of its own engine, and with it what the others told last. */
+static void tell_engines(lane *a)
+{
+    stream *s = a->s;
+    fkv_engine_stats all = {0};
+    pthread_mutex_lock(&s->lock);
+    fkv_engine_stats_get(a->engine, &a->stats);
+    for (int i = 0; i < s->n_lanes; i++) fkv_engine_stats_add(&all, &s->lanes[i].stats, s->n_lanes);
+    fkv_tally_engine(s->setup->tally, &all);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void tell_if_wanted(lane *a)
+{
+    stream *s = a->s;
+    if (!a->engine) return; /* it waits in a hold, before the first record */
+    if (fkv_tally_wants(s->setup->tally)) atomic_fetch_add(&s->round, 1);
+    const unsigned round = atomic_load(&s->round);
+    if (a->told == round) return;
+    a->told = round;
+    tell_engines(a);
 }
 
 static fkv_stopping stopping(void *ctx)
 {
     stream *s = ((lane *)ctx)->s;
     const int sig = fkv_interrupt_signal();
+    tell_if_wanted(ctx);
     if (atomic_load(&s->failed)) return FKV_STOP_NOW;
     if (!sig) return FKV_GO_ON;
     const int64_t grace = s->setup->job->job.grace_s;
@@ -372,7 +406,7 @@ static bool stops_now(void *ctx)
 /* To the writer. */
 static void give(lane *a, item *it)
 {
-    atomic_fetch_sub(&a->in_hand, 1);
+    atomic_fetch_sub(&a->in_hand, work_of(it));
     fkv_queue_push(a->s->done, it);
 }
 
@@ -483,6 +517,7 @@ static fkv_status run_lane(void *ctx, int replica, fkv_engine *engine, fkv_err *
                               .finish = on_finish,
                               .reject = on_reject,
                               .stopping = stopping};
+    a->engine = engine;
     const fkv_status st = run_engine(a, engine, &io, err);
     atomic_store(&a->away, true);
     if (st != FKV_E_INTERRUPTED) return st;

@@ -363,6 +363,8 @@ def run(args):
             with open(os.path.join(output, name)) as f:
                 result[name.split(".")[0]] = json.load(f)
     stats, plan = result.get("stats"), result.pop("plan", {})
+    if stats and "run" in stats:
+        stats = result["stats"] = stats["run"]
     result.update(slots=plan.get("slots"), ranks=plan.get("ranks"))
     if stats and stats["complete"]:
         result["same_prompts"] = stats["prompt_tokens"] == sum(expected["prompts"])
@@ -387,11 +389,11 @@ def seconds(result, name):
 
 def calibration(result):
     """What measuring the device took; a program that does not state it apart does it as it plans."""
-    return seconds(result, "calibration") if "calibration" in result["stats"]["seconds"] else seconds(result, "plan")
+    return seconds(result, "calibrate") if "calibrate" in result["stats"]["seconds"] else seconds(result, "plan")
 
 
 def records_alone(result):
-    return result["wall"] - calibration(result) - seconds(result, "profile")
+    return result["wall"] - calibration(result) - seconds(result, "sample") - seconds(result, "profile")
 
 
 def rate(result):

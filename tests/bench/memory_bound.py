@@ -82,7 +82,7 @@ def run(binary, archive, folder, n_records):
     ).stdout.split()[-2:]
     seconds = time.time() - start
     with open(os.path.join(output, "stats.json")) as f:
-        stats = json.load(f)
+        stats = json.load(f)["run"]
     if int(code) or stats["records"] != n_records or stats["errors"] or not stats["complete"]:
         sys.exit("the run failed: exit %d, %s" % (int(code), stats))
     if stats["completion_tokens"] != n_records:

@@ -11,6 +11,7 @@ alone takes the key out of the job.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -89,12 +90,21 @@ def budgets_file(name, budgets):
 # Running the program.
 
 
+STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", re.M)
+
+
+def unstamped(text):
+    """What a run said, without the times in front of its lines."""
+    return STAMP.sub("", text)
+
+
 class Ended:
-    """A command that ended: code, and out and err as text."""
+    """A command that ended: code, and out and err as text; err without times, raw_err with them."""
 
     def __init__(self, code, out, err):
         self.code, self.raw_out = code, out
-        self.out, self.err = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+        self.out, self.raw_err = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+        self.err = unstamped(self.raw_err)
         self.text = self.out + self.err
         # Under a sanitizer build its report is a failure, whatever the exit code.
         for sign in ("Sanitizer", "runtime error:", "Assertion"):
@@ -230,7 +240,7 @@ class Running:
     def text(self):
         self.log.flush()
         with open(self.log.name, "rb") as f:
-            return f.read().decode("utf-8", "replace")
+            return unstamped(f.read().decode("utf-8", "replace"))
 
 
 # Jobs.
@@ -314,7 +324,12 @@ class Job:
         return content
 
     def stats(self, file="stats.json"):
-        return load(self.file(file))
+        """Of the last run."""
+        return load(self.file(file))["run"]
+
+    def sums(self, file="stats.json"):
+        """Of all runs."""
+        return load(self.file(file))["job"]
 
     def plan(self):
         return load(self.file("plan.json"))

@@ -112,6 +112,8 @@ def values_out_of_range_are_refused_with_the_range():
         ("profile.budget=101%", ["profile.budget: 101%", "at most 100%"]),
         ("output.compression_level=40", ["output.compression_level: 40 is outside 1 to 19"]),
         ("output.records_per_shard=0", ["output.records_per_shard: 0 is outside"]),
+        ("output.progress=0", ["output.progress: 0 is outside 1 to 86400"]),
+        ("output.progress=1.5", ["output.progress", "or auto"]),
         ("input.part=3/3", ["input.part: 3/3", "0 <= i < n"]),
         ("input.max_record_bytes=5G", ["input.max_record_bytes", "outside"]),
         ("job.limit=-4", ["job.limit: -4 is less than 0"]),

@@ -68,6 +68,9 @@ def needed(job, call):
         return False
     if call.path.startswith(job.file("lock")) and call.name != "link":
         return False
+    at = re.search(r">, (\d+), SEEK_SET", call.args)
+    if call.name == "lseek" and at and call.path.startswith(cli.DATA) and int(at.group(1)) >= os.path.getsize(call.path):
+        return False  # nothing is left to be read there
     return call.path.startswith((job.output, job.path, cli.DATA))
 
 

