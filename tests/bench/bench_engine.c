@@ -1,8 +1,8 @@
 /* Times prefill and decode of any model shape with dummy weights, by plan mode.
  *
  * usage: bench_engine [key=value]...
- *   backend=auto  shape=8b|70b|tiny  ranks=1  devices=1  slots=64  budget=1024  floor=0.2
- *   scores=FILE (published head scores; without it uniform budgets)
+ *   backend=auto  shape=8b|70b|tiny  layers=0 (so many of the shape's alone)  ranks=1  devices=1  slots=64
+ * budget=1024  floor=0.2 scores=FILE (published head scores; without it uniform budgets)
  *   modes=standard,best-effort,fair-copying  prompt=8192  steps=32  prefill=0 (tokens; 0: not timed)
  *   gbps=0 (copy bandwidth measured elsewhere: prints the share of the floor)
  *   temperature=0  top_p=1  top_k=0
@@ -31,7 +31,7 @@
 
 typedef struct args {
     const char *backend, *shape, *scores, *modes;
-    int ranks, devices, slots, steps, calibrate, run, ops;
+    int layers, ranks, devices, slots, steps, calibrate, run, ops;
     int64_t budget, prompt, prefill;
     double floor, gbps, tflops;
     fkv_sampling sampling;
@@ -70,6 +70,8 @@ static args parse(int argc, char **argv)
             a.scores = v;
         else if (IS("modes"))
             a.modes = v;
+        else if (IS("layers"))
+            a.layers = atoi(v);
         else if (IS("ranks"))
             a.ranks = atoi(v);
         else if (IS("devices"))
@@ -411,7 +413,8 @@ out:
 int main(int argc, char **argv)
 {
     const args a = parse(argc, argv);
-    const fkv_config c = shape_of(a.shape);
+    fkv_config c = shape_of(a.shape);
+    if (a.layers > 0 && a.layers < c.n_layers) c.n_layers = a.layers;
     fkv_err err = {0};
     fkv_profile p = {0};
     fkv_safetensors *w;

@@ -123,16 +123,29 @@ same "one-$devices" killed
 [ "${BENCH:-yes}" = no ] && { cat "$summary"; ! grep -q FAILED "$summary"; exit; }
 # --- speed -----------------------------------------------------------------------
 scores=$shared/profiles/llama-3-8b.headkv.json
+engine() { # NAME SECONDS ARG...: one line of bench_engine's log a figure
+  local name=$1 limit=$2; shift 2
+  step "$name" "$limit" "$build/tests/bench_engine" backend=cuda "scores=$scores" "$@" || return
+  grep -E "constants|prefill|step|segments" "$out/$name.log" | tee -a "$summary"
+}
+for tokens in 8192 32768; do
+  for n in 1 "$devices"; do
+    engine "prefill-$tokens-on-$n" 200 shape=8b "ranks=$n" "devices=$n" slots=16 modes=standard steps=2 "prompt=$tokens" "prefill=$tokens"
+  done
+done
+many=("ranks=$devices" "devices=$devices" prompt=32768 steps=64 calibrate=1)
 for slots in 128 192; do
-  step "8b-$slots" 300 "$build/tests/bench_engine" backend=cuda shape=8b "ranks=$devices" "devices=$devices" "slots=$slots" \
-    budget=4096 "scores=$scores" prompt=20000 prefill=8192 steps=96 calibrate=1
-  grep -E "constants|prefill|step|segments" "$out/8b-$slots.log" | tee -a "$summary"
+  engine "8b-$slots" 300 shape=8b "slots=$slots" budget=4096 "${many[@]}"
 done
-for slots in 16 32; do
-  [ "$gpus" -lt 2 ] && break # a GPU holds half of a 70B model's weights, not all
-  step "70b-$slots" 400 "$build/tests/bench_engine" backend=cuda shape=70b "ranks=$devices" "devices=$devices" "slots=$slots" \
-    budget=4096 "scores=$scores" prompt=20000 steps=96 calibrate=1
-  grep -E "constants|step|segments" "$out/70b-$slots.log" | tee -a "$summary"
-done
+if [ "$gpus" -ge 2 ]; then # a GPU holds half of a 70B model's weights, not all
+  for budget in 1024 4096; do
+    for slots in 64 32 16 8 4; do # the most that fit
+      engine "70b-$budget-$slots" 300 shape=70b "slots=$slots" "budget=$budget" "${many[@]}" && break
+    done
+    for slots in 128 112 96 64; do
+      engine "70b-40-layers-$budget-$slots" 300 shape=70b layers=40 "slots=$slots" "budget=$budget" "${many[@]}" && break
+    done
+  done
+fi
 echo; echo "--- summary ---"; cat "$summary"
-! grep -q FAILED "$summary"
+! grep -q "FAILED: " "$summary"
