@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <unistd.h>
 
 extern "C" {
 #include "runner/base/mem.h"
@@ -38,6 +39,25 @@ bool cuda_check_lt(fkv_device *dev, cublasStatus_t e, const char *file, int line
     if (e == CUBLAS_STATUS_SUCCESS) return true;
     keep_error(dev, file, line, what, cublasLtGetStatusString(e));
     return false;
+}
+
+__global__ void nothing_kernel()
+{
+}
+
+void cuda_fail_if_told(fkv_device *dev)
+{
+    static const char *const told = getenv("FAIRKV_TEST_FAIL");
+    char what[8];
+    int gpu, path = 0;
+    if (!told || sscanf(told, "%7s %d %n", what, &gpu, &path) != 2 || !path || gpu != dev->gpu) return;
+    if (dev->failed || access(told + path, F_OK)) return;
+    void *p = NULL;
+    if (!strcmp(what, "alloc"))
+        CUDA(dev, cudaMalloc(&p, (size_t)1 << 60));
+    else
+        nothing_kernel<<<1, 1 << 20, 0, dev->stream>>>();
+    CUDA_LAUNCHED(dev);
 }
 
 void cuda_fail(fkv_device *dev, const char *why)

@@ -128,6 +128,9 @@ bool cuda_check_lt(fkv_device *dev, cublasStatus_t e, const char *file, int line
 #define CUDA(dev, call)    cuda_check(dev, call, __FILE__, __LINE__, #call)
 #define CUBLAS(dev, call)  cuda_check_lt(dev, call, __FILE__, __LINE__, #call)
 #define CUDA_LAUNCHED(dev) cuda_check(dev, cudaGetLastError(), __FILE__, __LINE__, "launch")
+/* For tests: with FAIRKV_TEST_FAIL="launch GPU PATH" or "alloc GPU PATH" that GPU's next launch, or
+ * allocation, fails once there is a file PATH. Called once a step. */
+void cuda_fail_if_told(fkv_device *dev);
 /* Keeps why as the error. */
 void cuda_fail(fkv_device *dev, const char *why);
 /* The kept error as a status (FKV_E_DEVICE, "GPU 0 (NVIDIA H200): ..."). */

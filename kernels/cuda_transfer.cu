@@ -63,6 +63,7 @@ static bool reach(fkv_device *dev, int64_t ticket)
 
 int64_t cuda_post(fkv_device *dev)
 {
+    cuda_fail_if_told(dev);
     if (dev->n_posted - dev->n_waited == FKV_TICKETS) reach(dev, dev->n_waited + 1);
     cuda_ticket *t = &dev->tickets[++dev->n_posted % FKV_TICKETS];
     if (t->done || CUDA(dev, cudaEventCreate(&t->done))) CUDA(dev, cudaEventRecord(t->done, dev->stream));

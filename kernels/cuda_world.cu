@@ -4,7 +4,8 @@
  * a device which waits for one that failed ends too.
  *
  * Environment, for tests and measurements: FAIRKV_COLLECTIVES=nccl moves bytes through NCCL
- * where peers could; FAIRKV_DEVICES_PER_GPU=n puts up to n devices on a GPU.
+ * where peers could; FAIRKV_DEVICES_PER_GPU=n puts up to n devices on a GPU; for FAIRKV_TEST_FAIL see
+ * cuda_fail_if_told.
  */
 #include "kernels/cuda_collective.h"
 

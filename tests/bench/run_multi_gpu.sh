@@ -120,6 +120,37 @@ start=$SECONDS
 killed >"$out/killed.log" 2>&1 && note "killed: ok in $((SECONDS - start)) s" || note "killed: FAILED"
 same "one-$devices" killed
 
+# A device that fails while records are answered, as one tensor-parallel group and as replicas: exit 4 within 5 s, by
+# name, and the next run goes on.
+fails() { # NAME launch|alloc SETTING...
+  local name=$1 what=$2 pid rc began held=$out/$1.held broken=$out/$1.broken s=(); shift 2
+  for x in "$@"; do s+=(-s "$x"); done
+  rm -rf "${out:?}/$name" "$held" "$broken"
+  sed "s#OUTPUT#$out/$name#" "$out/job.ini" >"$out/$name.ini"
+  FAIRKV_TEST_HOLD="records 6 $held" FAIRKV_TEST_FAIL="$what 1 $broken" \
+    "$build/runner/fairkv-batch" run "$out/$name.ini" "${s[@]}" >"$out/$name.log" 2>&1 & pid=$!
+  while [ ! -e "$held" ] && kill -0 $pid 2>/dev/null; do sleep 0.05; done
+  touch "$broken"
+  rm -f "$held"
+  began=$(date +%s%N)
+  wait $pid; rc=$?
+  local ms=$((($(date +%s%N) - began) / 1000000))
+  if [ $rc = 4 ] && [ $ms -lt 5000 ] && grep -q "GPU 1" "$out/$name.log"; then
+    note "$name: exit 4 after $ms ms, naming GPU 1"
+  else
+    note "$name: FAILED: exit $rc after $ms ms: $(tail -n 1 "$out/$name.log")"
+  fi
+  step "$name-resumed" 200 "$build/runner/fairkv-batch" run "$out/$name.ini" "${s[@]}"
+}
+if [ "$gpus" -ge 2 ]; then
+  for what in launch alloc; do
+    fails "fails-$what" "$what" "engine.devices=$devices" "engine.tensor_parallel=$devices" plan.mode=fair-copying
+    same "one-$devices" "fails-$what"
+    fails "replica-fails-$what" "$what" "engine.devices=$devices" engine.tensor_parallel=1 "engine.data_parallel=$devices"
+    same alone "replica-fails-$what"
+  done
+fi
+
 [ "${BENCH:-yes}" = no ] && { cat "$summary"; ! grep -q FAILED "$summary"; exit; }
 # --- speed -----------------------------------------------------------------------
 scores=$shared/profiles/llama-3-8b.headkv.json
