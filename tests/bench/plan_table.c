@@ -1,12 +1,15 @@
 /* plan_table FILE...: how good plans are on published head scores.
  * plan_table --time: how long the largest plans take; exit 1 beyond their limits.
  *
- * For every file of scores ({"scores": [32][32 query heads or 8 KV heads]}),
- * two model shapes and all combinations of floor, ranks, mean budget and slots
- * it solves the plan and prints, summed over the layers, the attention segment
- * of standard, best-effort and fair-copying, the bound, the gap to it, what the
+ * For every file ({"scores": [layers][query heads or 8 KV heads]}), two model shapes
+ * and all combinations of floor, ranks, mean budget and slots it solves the plan and prints, summed over the
+ * layers, the attention segment of standard, best-effort and fair-copying, the bound, the gap to it, what the
  * segment and the whole step gain, and the copies. The output has no times of
  * its own, so it is the same on every machine.
+ *
+ * Files *.headkv.json and *.duo.json hold heads' scores, of which a share is spread evenly (floor); others
+ * hold kept tokens, which are budgets as they are: floor 0. Layer l of a shape takes the file's layer l * n /
+ * layers.
  *
  * Constants: an H200 copies 4.27 TB/s; bf16 weights and KV. Start-up and
  * gathers count nothing, and the rest of a step is the bytes of the output
@@ -20,9 +23,10 @@
 #include "engine/plan/budget.h"
 #include "engine/plan/plan.h"
 #include "runner/base/hash.h"
+#include "runner/base/json.h"
 #include "runner/base/layer_spec.h"
 
-enum { FILE_LAYERS = 32, FILE_HEADS = 32, N_KV_HEADS = 8, HEAD_DIM = 128, WINDOW = 32, MAX_LAYERS = 80 };
+enum { MOST_LAYERS = 80, MOST_HEADS = 128, N_KV_HEADS = 8, HEAD_DIM = 128, WINDOW = 32, MAX_LAYERS = 80 };
 #define BYTES_PER_US 4.27e6
 #define BF16_BYTES   2.0
 
@@ -42,7 +46,7 @@ static const char *const kind_names[KINDS] = {"the attention segment gains 1.66x
 
 /* What the closing lines say. */
 typedef struct totals {
-    int n;
+    int n, n_each;       /* settings; files and floors */
     double worst_gap[3]; /* by slots */
     /* Of the files and floors at [shape][ranks][budget][slots]. */
     int at[KINDS][2][3][3][3];
@@ -76,7 +80,7 @@ static fkv_status row(const char *name, const shape *m, const fkv_profile *profi
     const double standard = plan.standard_us - common, fair = plan.fair_copying_us - common;
     const double bound = plan.lower_bound_us - common, gap = fair / bound - 1;
     const double segment = standard / fair, step = plan.standard_us / plan.fair_copying_us;
-    printf("%-26s %-3s %5.1f %5d %6d %5d %9.1f %9.1f %9.1f %9.1f %6.2f %7.2f %6.2f %6.2f\n", name, m->name,
+    printf("%-46s %-3s %5.1f %5d %6d %5d %9.1f %9.1f %9.1f %9.1f %6.2f %7.2f %6.2f %6.2f\n", name, m->name,
            floor_, ranks[i_ranks], budgets[i_budget], slots[i_slots], standard, plan.best_effort_us - common,
            fair, bound, 100 * gap, segment, step, (double)fkv_plan_copies(&plan) / m->n_layers);
     const int kinds[KINDS] = {segment >= 1.66, step >= 1.66, segment < 1.005};
@@ -87,38 +91,68 @@ static fkv_status row(const char *name, const shape *m, const fkv_profile *profi
     return FKV_OK;
 }
 
+/* The file's scores of every KV head. */
+static fkv_status read_scores(const char *path, double *scores, int *n_layers, fkv_err *err)
+{
+    json_t *root;
+    int64_t layers, heads;
+    fkv_status st = fkv_json_load(path, 1 << 24, &root, err);
+    if (st) return st;
+    st = fkv_json_i64(root, "n_layers", 1, MOST_LAYERS, path, &layers, err);
+    if (!st) st = fkv_json_i64_or(root, "n_heads", N_KV_HEADS, MOST_HEADS, N_KV_HEADS, path, &heads, err);
+    json_decref(root);
+    *n_layers = st ? 0 : (int)layers;
+    return st ? st : fkv_scores_read_file(path, *n_layers, (int)heads, N_KV_HEADS, scores, err);
+}
+
+static bool ends_in(const char *name, const char *end)
+{
+    const size_t n = strlen(name), k = strlen(end);
+    return n >= k && !strcmp(name + n - k, end);
+}
+
+static fkv_status rows(const char *name, const shape *m, fkv_profile *profile, const double *scores,
+                       double floor_, totals *sum, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    for (int r = 0; r < 3; r++)
+        for (int b = 0; b < 3; b++) {
+            fkv_budget_from_scores(profile, scores, budgets[b], WINDOW, floor_);
+            for (int s = 0; !st && s < 3; s++) st = row(name, m, profile, floor_, r, b, s, sum, err);
+        }
+    return st;
+}
+
 static fkv_status table(const char *path, totals *sum, fkv_err *err)
 {
-    static double scores[FILE_LAYERS * N_KV_HEADS], spread[MAX_LAYERS * N_KV_HEADS];
+    static double scores[MOST_LAYERS * N_KV_HEADS], spread[MAX_LAYERS * N_KV_HEADS];
     const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
-    fkv_status st = fkv_scores_read_file(path, FILE_LAYERS, FILE_HEADS, N_KV_HEADS, scores, err);
+    const bool kept = !ends_in(name, ".headkv.json") && !ends_in(name, ".duo.json");
+    int n;
+    fkv_status st = read_scores(path, scores, &n, err);
     for (size_t i = 0; !st && i < sizeof shapes / sizeof *shapes; i++) {
         const shape *m = &shapes[i];
         fkv_profile profile;
         if ((st = fkv_profile_init(&profile, m->n_layers, N_KV_HEADS, err))) return st;
         for (int l = 0; l < m->n_layers; l++)
-            memcpy(spread + (size_t)l * N_KV_HEADS,
-                   scores + (size_t)(l * FILE_LAYERS / m->n_layers) * N_KV_HEADS,
+            memcpy(spread + (size_t)l * N_KV_HEADS, scores + (size_t)(l * n / m->n_layers) * N_KV_HEADS,
                    N_KV_HEADS * sizeof *scores);
-        for (int f = 0; f < 2; f++)
-            for (int r = 0; r < 3; r++)
-                for (int b = 0; b < 3; b++) {
-                    fkv_budget_from_scores(&profile, spread, budgets[b], WINDOW, floors[f]);
-                    for (int s = 0; !st && s < 3; s++)
-                        st = row(name, m, &profile, floors[f], r, b, s, sum, err);
-                }
+        for (int f = 0; !st && f < (kept ? 1 : 2); f++)
+            st = rows(name, m, &profile, spread, kept ? 0 : floors[f], sum, err);
         fkv_profile_free(&profile);
     }
+    sum->n_each += kept ? 1 : 2;
     return st;
 }
 
 /* Where each kind of gain shows: settings of one shape and number of ranks a line. */
-static void print_kinds(const totals *sum, int n_each)
+static void print_kinds(const totals *sum)
 {
     for (int k = 0; k < KINDS; k++) {
         int n = 0;
         for (int i = 0; i < 54; i++) n += (&sum->at[k][0][0][0][0])[i];
-        printf("\n%s at %d settings (budget x slots: of %d files and floors)\n", kind_names[k], n, n_each);
+        printf("\n%s at %d settings (budget x slots: of %d files and floors)\n", kind_names[k], n,
+               sum->n_each);
         for (int m = 0; m < 2; m++)
             for (int r = 0; r < 3; r++) {
                 const char *between = "";
@@ -171,7 +205,7 @@ int main(int argc, char **argv)
     if (!strcmp(argv[1], "--time")) return time_one(80, 8, 8, 0.2) | time_one(80, 64, 16, 5);
     printf("made by: build/tests/plan_table ../shared/profiles/*.json > tests/bench/plan_table.txt\n\n");
     printf("attention segment summed over layers, us; gap in %%; gains over standard; copies a layer\n");
-    printf("%-26s %-3s %5s %5s %6s %5s %9s %9s %9s %9s %6s %7s %6s %6s\n", "scores", "", "floor", "ranks",
+    printf("%-46s %-3s %5s %5s %6s %5s %9s %9s %9s %9s %6s %7s %6s %6s\n", "scores", "", "floor", "ranks",
            "budget", "slots", "standard", "best-eff", "fair-copy", "bound", "gap", "segment", "step",
            "copies");
     for (int i = 1; i < argc; i++)
@@ -183,6 +217,6 @@ int main(int argc, char **argv)
         }
     printf("\n%d settings; widest gap: %.2f %% at 16 slots, %.2f %% at 64, %.2f %% at 256\n", sum.n,
            100 * sum.worst_gap[0], 100 * sum.worst_gap[1], 100 * sum.worst_gap[2]);
-    print_kinds(&sum, 2 * (argc - 1));
+    print_kinds(&sum);
     return 0;
 }
