@@ -166,6 +166,13 @@ static int64_t share_of(const void *ctx, int64_t n_input)
     return fkv_output_share(ctx, n_input);
 }
 
+static double mean_of(const int32_t *tokens, int n)
+{
+    double sum = 0;
+    for (int i = 0; tokens && i < n; i++) sum += tokens[i];
+    return n > 0 ? sum / n : 0;
+}
+
 void fkv_run_stats_planned(fkv_run_stats *s, const fkv_planning *planning, const fkv_replicas *replicas)
 {
     fkv_output_totals t;
@@ -180,14 +187,17 @@ void fkv_run_stats_planned(fkv_run_stats *s, const fkv_planning *planning, const
     s->stats.n_devices = n_devices;
     s->stats.balance = fkv_planning_balance(planning, false);
     snprintf(s->device, sizeof s->device, "%s", info.name);
-    const fkv_tally_goal goal = {.done = t.records,
-                                 .errors = t.errors,
-                                 .limit = s->setup->job->job.limit,
-                                 .n_input = planning->profile.n_input,
-                                 .share = share_of,
-                                 .ctx = s->output,
-                                 .slots = planning->layout.slots * planning->layout.replicas,
-                                 .balance = s->stats.balance};
+    const fkv_tally_goal goal = {
+        .done = t.records,
+        .errors = t.errors,
+        .limit = s->setup->job->job.limit,
+        .n_input = planning->profile.n_input,
+        .share = share_of,
+        .ctx = s->output,
+        .slots = planning->layout.slots * planning->layout.replicas,
+        .balance = s->stats.balance,
+        .mean_prompt = mean_of(planning->profile.prompt_tokens, planning->profile.n_sample),
+        .mean_new = mean_of(planning->profile.new_tokens, planning->profile.n_sample)};
     pthread_mutex_unlock(&s->mutex);
     fkv_tally_answer(s->setup->tally, &goal);
 }

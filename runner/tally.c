@@ -2,6 +2,7 @@
  * the series. */
 #include "runner/tally.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -259,6 +260,23 @@ static void look_at_stages(const fkv_tally *t, double now, fkv_tally_view *v)
     v->seconds[FKV_STAGE_OTHER] = whole - prefill - decode;
 }
 
+/* Rows come late: the first when all slots are prefilled. So time goes by what the engine has done of the
+ * prompts and answers to come, at the rates that it has had so far. */
+static double time_left(const fkv_tally *t, const fkv_tally_view *v)
+{
+    const fkv_engine_stats *e = &t->engine;
+    const double records = (double)(v->total - t->goal.done);
+    if (e->prefill_rows <= 0 || t->goal.mean_prompt <= 0)
+        return v->records_per_s > 0 ? (double)(v->total - v->done) / v->records_per_s : -1;
+    const bool known = t->now.records >= t->goal.slots && t->now.records > 0;
+    const double mean_new =
+        known ? (double)t->now.completion_tokens / (double)t->now.records : t->goal.mean_new;
+    const double prompts = fmax(records * t->goal.mean_prompt - (double)e->prefill_rows, 0);
+    const double steps = fmax(records * (mean_new - 1) - (double)e->busy_slot_steps, 0);
+    return prompts * e->prefill_seconds / (double)e->prefill_rows +
+           (e->busy_slot_steps > 0 ? steps * e->decode_seconds / (double)e->busy_slot_steps : 0);
+}
+
 void fkv_tally_look(fkv_tally *t, double now, fkv_tally_view *v)
 {
     *v = (fkv_tally_view){.total = -1, .eta_s = -1};
@@ -278,7 +296,7 @@ void fkv_tally_look(fkv_tally *t, double now, fkv_tally_view *v)
     if (t->answering) {
         look_at_rates(t, now, v);
         look_at_total(t, v);
-        if (v->total >= 0 && v->records_per_s > 0) v->eta_s = (double)(v->total - v->done) / v->records_per_s;
+        if (v->total >= 0) v->eta_s = v->total > v->done ? time_left(t, v) : 0;
     }
     pthread_mutex_unlock(&t->mutex);
 }

@@ -21,7 +21,8 @@ typedef struct fkv_tally_goal {
     int64_t (*share)(const void *ctx, int64_t n_input); /* of this part */
     const void *ctx;
     int slots;
-    double balance; /* of the plan; 0: not known */
+    double balance;               /* of the plan; 0: not known */
+    double mean_prompt, mean_new; /* tokens of a record, as the sample has them; 0: not known */
 } fkv_tally_goal;
 
 /* How a run stands. */

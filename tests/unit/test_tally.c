@@ -117,6 +117,28 @@ static int64_t half(const void *ctx, int64_t n)
     return n / 2;
 }
 
+static void time_left_is_known_before_the_first_row(void **state)
+{
+    fkv_tally *t = *state;
+    const fkv_tally_goal goal = {.n_input = 600, .slots = 200, .mean_prompt = 9000, .mean_new = 101};
+    fkv_tally_answer(t, &goal);
+    const double start = fkv_seconds();
+    assert_true(look(t, start + 1).eta_s < 0);
+    /* A tenth of the prompts in 16 s, and no step yet. */
+    const fkv_engine_stats early = {.prefill_rows = 540000, .prefill_seconds = 16};
+    fkv_tally_engine(t, &early);
+    assert_true(fabs(look(t, start + 16).eta_s - 144) < 1e-6);
+    /* All of them, and half of the steps; then the rows say that answers are shorter than their limits. */
+    const fkv_engine_stats late = {
+        .prefill_rows = 5400000, .prefill_seconds = 160, .busy_slot_steps = 30000, .decode_seconds = 6};
+    fkv_tally_engine(t, &late);
+    assert_true(fabs(look(t, start + 166).eta_s - 6) < 1e-6);
+    for (int i = 0; i < 200; i++) fkv_tally_row(t, NULL, 9000, 76);
+    assert_true(fabs(look(t, start + 166).eta_s - 3) < 1e-6);
+    for (int i = 0; i < 400; i++) fkv_tally_row(t, NULL, 9000, 76);
+    assert_true(look(t, start + 170).eta_s <= 0);
+}
+
 static void a_total_is_counted_or_estimated(void **state)
 {
     fkv_tally *t = *state;
@@ -233,9 +255,14 @@ static void lines_say_it(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(stages_are_all_of_the_wall_time), TEST(a_week_of_points_is_bounded_and_in_order),
-        TEST(rates_are_of_the_last_minute),    TEST(a_total_is_counted_or_estimated),
-        TEST(lengths_and_codes_are_counted),   cmocka_unit_test(without_a_tally_nothing_happens),
+        TEST(stages_are_all_of_the_wall_time),
+        TEST(a_week_of_points_is_bounded_and_in_order),
+        TEST(rates_are_of_the_last_minute),
+        TEST(a_total_is_counted_or_estimated),
+        TEST(time_left_is_known_before_the_first_row),
+
+        TEST(lengths_and_codes_are_counted),
+        cmocka_unit_test(without_a_tally_nothing_happens),
         cmocka_unit_test(lines_say_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
