@@ -131,13 +131,13 @@ static json_t *locks_of(const fkv_standing *s)
 
 static fkv_status print_json(const fkv_standing *s, fkv_err *err)
 {
-    json_t *errors = json_object();
+    json_t *errors = json_array();
     json_error_t je;
     for (int i = 0; i < s->errors.n; i++) {
         json_t *x = s->examples[i] ? fkv_json_parse(s->examples[i], strlen(s->examples[i]), 0, &je) : NULL;
-        json_object_set_new(
-            errors, s->errors.at[i].code,
-            json_pack("{s:I,s:o}", "rows", (json_int_t)s->errors.at[i].rows, "example", x ? x : json_null()));
+        json_array_append_new(errors,
+                              json_pack("{s:s,s:I,s:o}", "code", s->errors.at[i].code, "rows",
+                                        (json_int_t)s->errors.at[i].rows, "example", x ? x : json_null()));
     }
     json_t *doc =
         json_pack("{s:s,s:b,s:I,s:I,s:I,s:o,s:b,s:o,s:o,s:o,s:o,s:o,s:i}", "format", "fairkv-status/1",

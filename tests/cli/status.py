@@ -30,7 +30,7 @@ def a_finished_job_is_complete_and_status_changes_nothing():
     before = digest(job.output)
     said = status(job.output, 0)
     assert said["complete"] and said["done"] == said["records"] == 12 and said["missing"] == 0, said
-    assert said["errors"] == {} and said["locks"] == [] and said["seconds_left"] is None, said
+    assert said["errors"] == [] and said["locks"] == [] and said["seconds_left"] is None, said
     assert "12 of 12 records done, 0 error rows; complete" in command("status", job.output).must(0).out
     assert digest(job.output) == before
 
@@ -46,9 +46,9 @@ def errors_have_an_example_that_a_terminal_can_show():
     for row in rows:
         codes.setdefault(row["error"]["code"], []).append(row)
     assert said["error_rows"] == len(rows) == 2, said
-    assert {c: e["rows"] for c, e in said["errors"].items()} == {c: len(r) for c, r in codes.items()}, said
-    for code, error in said["errors"].items():
-        first = codes[code][0]
+    assert {e["code"]: e["rows"] for e in said["errors"]} == {c: len(r) for c, r in codes.items()}, said
+    for error in said["errors"]:
+        first = codes[error["code"]][0]
         assert error["example"] == {"source": first["source"], "message": first["error"]["message"]}, error
     text = command("status", job.output).must(1).out
     assert all(code in text for code in codes) and "\x1b" not in text and "\u202e" not in text, text
