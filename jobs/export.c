@@ -4,8 +4,6 @@
  * Not for: what a line holds (export_row.c), how files are kept (export_files.c). */
 #include "jobs/export.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,15 +12,13 @@
 
 #include "jobs/export_files.h"
 #include "jobs/export_row.h"
-#include "jobs/manifest.h"
+#include "jobs/merged.h"
 #include "jobs/shard.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
 
-enum { MAX_PARTS = 100000 };
 static const size_t MAX_CLASSES_BYTES = (size_t)256 << 20; /* of all datasets together */
-static const size_t MAX_PROFILE_BYTES = (size_t)16 << 20;
 
 /* Where a dataset's file is: LongBench's two halves; RULER has no second. */
 enum { PLAIN, LONGBENCH_E, N_FOLDERS };
@@ -30,10 +26,7 @@ enum { PLAIN, LONGBENCH_E, N_FOLDERS };
 typedef struct exporter {
     const char *output_dir, *dest;
     fkv_export_format format;
-    fkv_manifest shards; /* of all manifests together */
-    int64_t n_parts, n_manifests, records;
-    char *job;        /* job.name, as the first part has it */
-    int64_t job_part; /* whose it is */
+    fkv_merged all; /* manifests */
     char *folders[N_FOLDERS];
     fkv_export_files files;
     fkv_export_file *answers, *errors; /* DEST, DEST.errors (OPENAI) */
@@ -42,103 +35,6 @@ typedef struct exporter {
     fkv_buf line, dataset, member, path;
     fkv_export_counts *counts;
 } exporter;
-
-static bool is_manifest(const char *name, int64_t *part, int64_t *n_parts)
-{
-    int used = 0;
-    long long i = 0, n = 1;
-    *part = 0;
-    *n_parts = 1;
-    if (strcmp(name, "manifest.json") == 0) return true;
-    if (sscanf(name, "manifest-%6lldof%6lld.json%n", &i, &n, &used) != 2 || !used || name[used]) return false;
-    *part = i;
-    *n_parts = n;
-    return i >= 0 && n >= 2 && i < n && n <= MAX_PARTS;
-}
-
-static fkv_status merge_manifest(exporter *x, const char *path, int64_t part, int64_t n_parts, fkv_err *err)
-{
-    fkv_manifest m;
-    fkv_status st = fkv_manifest_load(path, &m, err);
-    if (st) return st;
-    if (!m.complete) x->counts->complete = false;
-    /* A part may have been done before the last archive grew. */
-    if (m.complete && x->records >= 0 && m.records != x->records) x->counts->complete = false;
-    if (m.complete && m.records > x->records) x->records = m.records;
-    if (!x->job || part < x->job_part) {
-        free(x->job);
-        x->job = strdup(m.job);
-        x->job_part = part;
-        if (!x->job) {
-            st = fkv_fail_memory(err);
-            goto out;
-        }
-    }
-    if (x->n_manifests == 0) {
-        x->n_parts = n_parts;
-        x->shards.identity = json_incref(m.identity);
-        x->shards.records_per_shard = m.records_per_shard;
-    } else if (n_parts != x->n_parts) {
-        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "is of %lld parts, another manifest here of %lld",
-                         (long long)n_parts, (long long)x->n_parts);
-        goto out;
-    } else if ((st = fkv_manifest_same_job(&x->shards, &m, path, err))) {
-        goto out;
-    }
-    x->n_manifests++;
-    for (size_t i = 0; !st && i < m.n_shards; i++) {
-        if (m.shards[i].index % n_parts != part)
-            st = fkv_fail_at(err, FKV_E_INPUT, path, 0, "shards", "shard %lld is another part's",
-                             (long long)m.shards[i].index);
-        else
-            st = fkv_manifest_add(&x->shards, &m.shards[i], err);
-    }
-out:
-    fkv_manifest_free(&m);
-    return st;
-}
-
-static fkv_status merge_manifests(exporter *x, fkv_err *err)
-{
-    fkv_status st = FKV_OK;
-    DIR *dir = opendir(x->output_dir);
-    if (!dir) return fkv_fail_open(err, x->output_dir);
-    while (!st) {
-        errno = 0;
-        const struct dirent *e = readdir(dir);
-        if (!e && errno) st = fkv_fail_errno(err, x->output_dir, "read the folder");
-        if (!e) break;
-        int64_t part, n_parts;
-        if (!is_manifest(e->d_name, &part, &n_parts)) continue;
-        char *path = fkv_path_join(x->output_dir, e->d_name);
-        st = path ? merge_manifest(x, path, part, n_parts, err) : fkv_fail_memory(err);
-        free(path);
-    }
-    closedir(dir);
-    if (!st && x->n_manifests == 0)
-        st = fkv_fail_at(err, FKV_E_INPUT, x->output_dir, 0, NULL,
-                         "has no manifest.json: not an output folder");
-    if (x->n_manifests != x->n_parts) x->counts->complete = false;
-    return st;
-}
-
-/* How many records the whole input has, as the first run counted them. -1: nobody did. */
-static fkv_status count_records(exporter *x, fkv_err *err)
-{
-    json_t *doc = NULL;
-    fkv_err ignored = {0};
-    if (x->counts->complete || x->records >= 0) return FKV_OK;
-    char *path = fkv_path_join(x->output_dir, "profile.json");
-    if (!path) return fkv_fail_memory(err);
-    const fkv_status st = fkv_json_load(path, MAX_PROFILE_BYTES, &doc, &ignored);
-    const json_t *input = st ? NULL : json_object_get(doc, "input");
-    if (json_is_object(input) &&
-        fkv_json_i64_or(input, "records", 0, INT64_MAX, -1, path, &x->records, &ignored))
-        x->records = -1;
-    json_decref(doc);
-    free(path);
-    return FKV_OK;
-}
 
 /* Where rows go. */
 
@@ -325,7 +221,7 @@ static fkv_status read_shard(exporter *x, const fkv_manifest_shard *s, fkv_err *
     fkv_shard_name(s->index, file);
     char *path = fkv_path_join(x->output_dir, file);
     if (!path) return fkv_fail_memory(err);
-    fkv_export_row row = {.where = path, .ordinal = s->index * x->shards.records_per_shard};
+    fkv_export_row row = {.where = path, .ordinal = s->index * x->all.shards.records_per_shard};
     fkv_status st = fkv_shard_reader_open(path, &reader, err);
     while (!st && !(st = fkv_shard_reader_next(reader, &row.text, &row.n, err))) {
         row.at++;
@@ -345,7 +241,8 @@ static fkv_status read_shard(exporter *x, const fkv_manifest_shard *s, fkv_err *
 static fkv_status read_shards(exporter *x, fkv_err *err)
 {
     fkv_status st = FKV_OK;
-    for (size_t i = 0; !st && i < x->shards.n_shards; i++) st = read_shard(x, &x->shards.shards[i], err);
+    for (size_t i = 0; !st && i < x->all.shards.n_shards; i++)
+        st = read_shard(x, &x->all.shards.shards[i], err);
     return st;
 }
 
@@ -358,7 +255,7 @@ static fkv_status name_folders(exporter *x, fkv_err *err)
         x->folders[PLAIN] = strdup(x->dest);
         return x->folders[PLAIN] ? FKV_OK : fkv_fail_memory(err);
     }
-    st = fkv_export_name(&job, x->job, strlen(x->job), false, err);
+    st = fkv_export_name(&job, x->all.job, strlen(x->all.job), false, err);
     for (int i = 0; !st && i < N_FOLDERS; i++) {
         if (asprintf(&x->folders[i], "%s/%s/%s", x->dest, i == LONGBENCH_E ? "pred_e" : "pred", job.data) <
             0) {
@@ -410,9 +307,8 @@ static void remove_empty(exporter *x)
 static void free_exporter(exporter *x)
 {
     fkv_export_files_free(&x->files);
-    fkv_manifest_free(&x->shards);
+    fkv_merged_free(&x->all);
     for (int i = 0; i < N_FOLDERS; i++) free(x->folders[i]);
-    free(x->job);
     fkv_buf_free(&x->line);
     fkv_buf_free(&x->dataset);
     fkv_buf_free(&x->member);
@@ -422,18 +318,18 @@ static void free_exporter(exporter *x)
 fkv_status fkv_export(const char *output_dir, fkv_export_format format, const char *dest,
                       fkv_export_counts *counts, fkv_err *err)
 {
-    exporter x = {.output_dir = output_dir, .dest = dest, .format = format, .records = -1, .counts = counts};
+    exporter x = {.output_dir = output_dir, .dest = dest, .format = format, .counts = counts};
     *counts = (fkv_export_counts){.complete = true};
     if (!dest[0]) return fkv_fail(err, FKV_E_INPUT, "the destination is empty");
     x.to_stdout = strcmp(dest, "-") == 0;
-    fkv_status st = merge_manifests(&x, err);
-    if (!st) st = count_records(&x, err);
+    fkv_status st = fkv_merged_load(output_dir, &x.all, err);
+    counts->complete = x.all.complete;
     if (!st) st = begin(&x, err);
-    x.learning = by_dataset(&x) && x.shards.n_errors > 0;
+    x.learning = by_dataset(&x) && x.all.shards.n_errors > 0;
     if (!st && x.learning) st = read_shards(&x, err);
     x.learning = false;
     if (!st) st = read_shards(&x, err);
-    counts->missing = x.records >= x.shards.n_rows ? x.records - x.shards.n_rows : -1;
+    counts->missing = x.all.records >= x.all.shards.n_rows ? x.all.records - x.all.shards.n_rows : -1;
     if (!st && x.to_stdout && fflush(stdout)) st = fkv_fail_errno(err, "standard output", "write");
     if (!st && !x.to_stdout) st = fkv_export_files_publish(&x.files, &counts->files, err);
     if (st) fkv_export_files_free(&x.files);

@@ -27,6 +27,8 @@ static const command commands[] = {
      "JOB.ini [-s ...] [--svg FILE]   write profile.json and plan.json; explain the plan"},
     {"init", fkv_cmd_init, "MODEL_DIR ARCHIVE [-o FILE]   a commented job file for what it finds there"},
     {"export", fkv_cmd_export, "OUTPUT_DIR --format longbench|ruler|openai|jsonl [--partial] DEST|-"},
+    {"status", fkv_cmd_status,
+     "OUTPUT_DIR [--json]   how far it is, errors by code, who is at work; reads only"},
     {"tokenize", fkv_cmd_tokenize, "MODEL_DIR [--decode] [--json] [--bos]   stdin to stdout, line by line"},
     {"template", fkv_cmd_template,
      "MODEL_DIR|FILE [--date D]   chat template: JSON lines of messages to text, line by line"},

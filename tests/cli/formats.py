@@ -112,6 +112,16 @@ def check_prints_the_documented_fields():
 
 
 @test
+def status_prints_the_documented_fields():
+    job = PromptJob("status-fields", [b"no JSON"] + [{"id": i, "prompt": "one"} for i in range(8)], "engine.slots=1")
+    run = cli.Running(job, hold="records 3").until_held()
+    at_work = json.loads(cli.command("status", job.output, "--json").must(75).out)
+    run.go_on()
+    assert run.wait() == 1
+    must_agree("status --json", at_work, json.loads(cli.command("status", job.output, "--json").must(1).out))
+
+
+@test
 def leases_hold_the_documented_fields():
     job, _ = calibrated("leases")
     run = cli.Running(job, hold="plan 0").until_held()

@@ -5,7 +5,7 @@ import re
 import cli
 from cli import Job, PromptJob, command, test
 
-COMMANDS = ("run", "check", "plan", "init", "export", "tokenize", "template")
+COMMANDS = ("run", "check", "plan", "init", "export", "status", "tokenize", "template")
 
 
 def resolved(text):
@@ -105,6 +105,7 @@ def an_unknown_word_is_named_with_the_nearest_known_one():
         ("tokenize", "--jsno", "--json"),
         ("template", "--daet", "--date"),
         ("export", "--partail", "--partial"),
+        ("status", "--jsno", "--json"),
         ("init", "--hlep", "--help"),
     ):
         words = "%s: unknown option %s; did you mean %s?" % (which, option, near)

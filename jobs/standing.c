@@ -1,0 +1,228 @@
+/* How far an output is: see standing.h. */
+#include "jobs/standing.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "jobs/error_rows.h"
+#include "jobs/merged.h"
+#include "jobs/row.h"
+#include "runner/base/file.h"
+#include "runner/base/json.h"
+#include "runner/base/mem.h"
+
+static const size_t MAX_STATS_BYTES = (size_t)1 << 20;
+static const double WINDOW_S = 60;
+static const int64_t most = (int64_t)1 << 53;
+
+/* An error row: its code counts, and the first of a code is kept. */
+static fkv_status see_row(void *ctx, const char *row, size_t n, fkv_err *err)
+{
+    static const char *const of_row[] = {"source", "error"}, *const of_error[] = {"code", "message"};
+    fkv_standing *s = ctx;
+    fkv_span at[2], in[2] = {{0}};
+    fkv_err ignored = {0};
+    if (fkv_row_members(row, n, of_row, at, 2, &ignored) || !fkv_row_has(&at[1])) return FKV_OK;
+    const bool sound = !fkv_row_members(at[1].p, at[1].n, of_error, in, 2, &ignored) && in[0].n > 2;
+    const fkv_error_counts before = s->errors;
+    fkv_error_counts_add(&s->errors, sound ? in[0].p + 1 : "", sound ? in[0].n - 2 : 0, 1);
+    if (s->errors.n == before.n) return FKV_OK;
+    fkv_buf text = {0};
+    const fkv_span source = fkv_row_has(&at[0]) ? at[0] : (fkv_span){"null", 4};
+    const fkv_span message = sound && fkv_row_has(&in[1]) ? in[1] : (fkv_span){"null", 4};
+    const fkv_status st = fkv_buf_printf(&text, err, "{\"source\":%.*s,\"message\":%.*s}", (int)source.n,
+                                         source.p, (int)message.n, message.p);
+    if (st) fkv_buf_free(&text);
+    s->examples[s->errors.n - 1] = text.data;
+    return st;
+}
+
+static bool in_no_shard(void *ctx, const fkv_journal_entry *entry)
+{
+    const fkv_manifest *m = ctx;
+    return !fkv_manifest_find(m, entry->ordinal / m->records_per_shard);
+}
+
+/* The journals were opened before the manifests were read: a row that moved to a shard meanwhile is in
+ * both, and never in neither. */
+static fkv_status count_rows(const fkv_folder *folder, fkv_merged *all, fkv_journal **journals,
+                             fkv_standing *s, fkv_err *err)
+{
+    s->done = all->shards.n_rows;
+    s->n_errors = all->shards.n_errors;
+    fkv_status st = fkv_error_rows_each(folder, &all->shards, NULL, see_row, s, err);
+    for (int64_t i = 0; !st && i < all->n_parts; i++) {
+        fkv_journal_filter(journals[i], in_no_shard, &all->shards);
+        s->done += (int64_t)fkv_journal_count(journals[i]);
+        s->n_errors += fkv_journal_errors(journals[i]);
+        st = fkv_error_rows_each(folder, NULL, journals[i], see_row, s, err);
+    }
+    return st;
+}
+
+static fkv_status look_at_journals(fkv_folder *folder, const fkv_merged *all, fkv_journal **journals,
+                                   fkv_err *err)
+{
+    uint64_t identity;
+    fkv_status st = fkv_manifest_hash(&all->shards, &identity, err);
+    for (int64_t i = 0; !st && i < all->n_parts; i++) {
+        folder->part = i;
+        char *path = fkv_folder_path(folder, "journal", true);
+        st = path ? fkv_journal_look(path, identity, &journals[i], err) : fkv_fail_memory(err);
+        free(path);
+    }
+    return st;
+}
+
+/* Records/s over the last minute of run.throughput; 0: too little is known. */
+static double rate_of(const json_t *run)
+{
+    const json_t *points = json_object_get(run, "throughput");
+    const size_t n = json_array_size(points);
+    const json_t *last = n ? json_array_get(points, n - 1) : NULL;
+    const double end = json_number_value(json_array_get(last, 0));
+    for (size_t i = n; i-- > 0;) {
+        const json_t *p = json_array_get(points, i);
+        const double s = end - json_number_value(json_array_get(p, 0));
+        const double more =
+            json_number_value(json_array_get(last, 1)) - json_number_value(json_array_get(p, 1));
+        if (s > 0 && (s >= WINDOW_S || i == 0)) return more > 0 ? more / s : 0;
+    }
+    return 0;
+}
+
+/* What a part's stats.json says, as far as it can be read: it is no part of what was answered. *known:
+ * it says how many records the part has. */
+static fkv_status read_stats(const char *path, bool at_work, fkv_standing *s, int64_t *records, bool *known,
+                             fkv_err *err)
+{
+    json_t *doc = NULL;
+    struct stat sb;
+    bool estimated;
+    *known = false;
+    if (stat(path, &sb) && errno == ENOENT) return FKV_OK;
+    fkv_status st = fkv_json_load(path, MAX_STATS_BYTES, &doc, err);
+    const json_t *job = json_object_get(doc, "job"), *run = json_object_get(doc, "run");
+    if (!st && (!json_is_object(job) || !json_is_object(run)))
+        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "has no job and run: not a run's stats");
+    if (!st) st = fkv_json_i64_or(job, "records", 0, most, -1, path, records, err);
+    if (!st) st = fkv_json_bool_or(job, "estimated", false, path, &estimated, err);
+    if (!st) {
+        *known = *records >= 0;
+        if (*known && estimated) s->estimated = true;
+        if (at_work && json_is_null(json_object_get(run, "end"))) s->rate += rate_of(run);
+    }
+    json_decref(doc);
+    return st;
+}
+
+static bool is_at_work(const fkv_standing *s, int64_t part, int64_t n_parts)
+{
+    char name[64] = "lock";
+    if (n_parts > 1) snprintf(name, sizeof name, "lock-%lldof%lld", (long long)part, (long long)n_parts);
+    for (int i = 0; i < s->n_locks; i++)
+        if (!strcmp(s->locks[i].file, name)) return true;
+    return false;
+}
+
+/* The total: counted where a part or the sample came to the end, else the parts' guesses together. */
+static fkv_status add_stats(fkv_folder *folder, const fkv_merged *all, fkv_standing *s, fkv_err *err)
+{
+    int64_t sum = 0;
+    bool all_known = true;
+    fkv_status st = FKV_OK;
+    for (int64_t i = 0; !st && i < all->n_parts; i++) {
+        int64_t records = 0;
+        bool known;
+        folder->part = i;
+        char *path = fkv_folder_path(folder, "stats.json", true);
+        st = path ? read_stats(path, is_at_work(s, i, all->n_parts), s, &records, &known, err)
+                  : fkv_fail_memory(err);
+        free(path);
+        if (st) break;
+        all_known = all_known && known;
+        if (known) sum += records > most - sum ? most - sum : records;
+    }
+    s->records = all->records >= 0 ? all->records : all_known ? sum : -1;
+    if (all->records >= 0 || s->records < 0) s->estimated = false;
+    return st;
+}
+
+static fkv_status add_lock(const char *folder, const char *name, fkv_standing *s, fkv_err *err)
+{
+    fkv_buf text = {0};
+    struct statx sx;
+    if (s->n_locks == FKV_STANDING_LOCKS) {
+        s->n_more_locks++;
+        return FKV_OK;
+    }
+    char *path = fkv_path_join(folder, name);
+    if (!path) return fkv_fail_memory(err);
+    fkv_standing_lock lock = {0};
+    fkv_err ignored = {0};
+    /* It may go at any moment. */
+    if (!statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_BTIME, &sx) &&
+        S_ISREG(sx.stx_mode)) {
+        snprintf(lock.file, sizeof lock.file, "%s", name);
+        lock.beat = sx.stx_mtime.tv_sec;
+        if (sx.stx_mask & STATX_BTIME) lock.since = sx.stx_btime.tv_sec;
+        if (fkv_file_read(path, 4096, &text, &ignored) || !fkv_lease_parse(text.data, text.len, &lock.holder))
+            lock.holder = (fkv_lease_holder){0};
+        s->locks[s->n_locks++] = lock;
+    }
+    fkv_buf_free(&text);
+    free(path);
+    return FKV_OK;
+}
+
+static fkv_status find_locks(const char *folder, fkv_standing *s, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    DIR *dir = opendir(folder);
+    if (!dir) return fkv_fail_open(err, folder);
+    for (const struct dirent *e; !st && (e = readdir(dir));) {
+        const char *name = e->d_name;
+        if (strncmp(name, "lock", 4) != 0 || (name[4] && name[4] != '-') || strchr(name, '.') ||
+            strlen(name) >= sizeof s->locks[0].file)
+            continue;
+        st = add_lock(folder, name, s, err);
+    }
+    closedir(dir);
+    return st;
+}
+
+fkv_status fkv_standing_read(const char *path, fkv_standing *s, fkv_err *err)
+{
+    fkv_merged all;
+    fkv_journal **journals = NULL;
+    *s = (fkv_standing){.records = -1};
+    fkv_status st = fkv_merged_load(path, &all, err);
+    if (st) return st;
+    const int64_t n = all.n_parts;
+    fkv_folder folder = {.path = (char *)path, .n_parts = n};
+    journals = fkv_calloc((size_t)n, sizeof *journals);
+    st = journals ? look_at_journals(&folder, &all, journals, err) : fkv_fail_memory(err);
+    fkv_merged_free(&all);
+    if (!st) st = fkv_merged_load(path, &all, err);
+    if (!st && all.n_parts != n) st = fkv_fail(err, FKV_E_BUSY, "%s was begun anew meanwhile", path);
+    if (!st) st = count_rows(&folder, &all, journals, s, err);
+    if (!st) st = find_locks(path, s, err);
+    if (!st) st = add_stats(&folder, &all, s, err);
+    s->complete = all.complete;
+    s->n_parts = n;
+    for (int64_t i = 0; journals && i < n; i++) fkv_journal_close(journals[i]);
+    free(journals);
+    fkv_merged_free(&all);
+    if (st) fkv_standing_free(s);
+    return st;
+}
+
+void fkv_standing_free(fkv_standing *s)
+{
+    for (int i = 0; i < FKV_ERROR_CODES; i++) free(s->examples[i]);
+    *s = (fkv_standing){.records = -1};
+}
