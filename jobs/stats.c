@@ -132,7 +132,9 @@ static fkv_status put_labels(const fkv_output *output, fkv_buf *b, fkv_err *err)
     fkv_output_who(output, &name, &part, &n_parts);
     /* Not "job", which Prometheus sets itself. */
     fkv_status st = put_label(b, "name", name, err);
-    if (!st) st = fkv_buf_printf(b, err, ",part=\"%lld/%lld\"", (long long)part, (long long)n_parts);
+    if (!st && !n_parts) st = fkv_buf_printf(b, err, ",part=\"auto%lld\"", (long long)part);
+    if (!st && n_parts)
+        st = fkv_buf_printf(b, err, ",part=\"%lld/%lld\"", (long long)part, (long long)n_parts);
     return st;
 }
 

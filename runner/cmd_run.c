@@ -138,8 +138,21 @@ static fkv_status check_errors(run *r, int64_t n_input, fkv_err *err)
     return saved ? saved : st;
 }
 
+/* part = auto: before the model is loaded, something to do for it. */
+static fkv_status claim(const run *r, fkv_err *err)
+{
+    bool claimed;
+    const fkv_job *job = r->setup.job;
+    const int64_t n = r->planning.profile.n_input, per_shard = job->output.records_per_shard;
+    if (!job->input.claims) return FKV_OK;
+    fkv_log("part = auto: %lld records at %lld a shard have work for up to %lld processes", (long long)n,
+            (long long)per_shard, (long long)((n + per_shard - 1) / per_shard));
+    return fkv_output_claim(r->output, n, &claimed, err);
+}
+
 static fkv_status run_job(run *r, fkv_err *err)
 {
+    const bool shared = r->setup.job->input.claims;
     fkv_setup_log_sharing(&r->setup);
     if (r->setup.generation.untaken[0])
         fkv_log("the model's generation_config.json says %s, which is not taken: how much chance there is in "
@@ -147,6 +160,7 @@ static fkv_status run_job(run *r, fkv_err *err)
                 r->setup.generation.untaken);
     fkv_status st = fkv_planning_make(&r->setup, r->output, &r->replicas, &r->planning, err);
     if (st) return st;
+    if ((st = claim(r, err))) return st;
     if ((st = load(r, err))) return st;
     fkv_device_info info;
     fkv_engine_info(fkv_replicas_first(r->replicas), &info);
@@ -166,9 +180,11 @@ static fkv_status run_job(run *r, fkv_err *err)
      * what is missing. */
     if (!st) st = check_errors(r, r->seen.n_records, err);
     if (!st) st = fkv_output_still_ours(r->output, err);
-    if (!st) st = write_stats(r, true, err);
+    if (!st && !shared) st = write_stats(r, true, err);
     if (!st) st = fkv_output_finish(r->output, r->seen.n_records, err);
-    if (st && st != FKV_E_BUSY) { /* the files of an output that another run has are that run's */
+    if (!st && shared) st = write_stats(r, true, err);
+    /* The files of an output that another run has are that run's, but where they carry our number. */
+    if (st && (st != FKV_E_BUSY || shared)) {
         fkv_output_totals totals;
         fkv_err ignored = {0};
         fkv_output_sync(r->output, &ignored);
@@ -197,10 +213,12 @@ static int start(run *r)
     if (!st) st = fkv_output_open(r->setup.job, fkv_interrupt_asked, &r->output, &err);
     if (!st) fkv_hold("output", 0, NULL, NULL);
     if (!st) st = fkv_output_name_archives(r->output, r->setup.job, &err);
-    if (!st && !(log_path = fkv_output_path(r->output, "log", true))) st = fkv_fail_memory(&err);
-    if (!st) st = fkv_log_open(log_path, &err);
+    if (!st) fkv_output_totals_get(r->output, &totals);
+    /* Of many processes that come to a finished job none leaves a log. */
+    const bool logs = !st && !(totals.complete && r->setup.job->input.claims);
+    if (logs && !(log_path = fkv_output_path(r->output, "log", true))) st = fkv_fail_memory(&err);
+    if (!st && logs) st = fkv_log_open(log_path, &err);
     if (!st) {
-        fkv_output_totals_get(r->output, &totals);
         if (totals.complete) {
             fkv_log("nothing to do: all %lld records are done (%lld errors)", (long long)totals.records,
                     (long long)totals.errors);
@@ -212,6 +230,8 @@ static int start(run *r)
     }
     if (st == FKV_E_INTERRUPTED)
         fkv_log("interrupted by signal %d; run it again to resume", fkv_interrupt_signal());
+    else if (st == FKV_E_BUSY && r->setup.job->input.claims)
+        fkv_log("%s: %s", err.file, err.message);
     else if (st)
         fkv_report_error(&err);
     code = st ? fkv_exit_code(st) : finished_code(r->output);

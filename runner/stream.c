@@ -153,12 +153,41 @@ static void see_damage(stream *s, const fkv_line *line)
         line->archive, (long long)line->line, line->member, line->error_message);
 }
 
-static fkv_status read_all(stream *s, fkv_err *err)
+static bool is_over(void *ctx)
 {
-    const fkv_prompt_source source = fkv_setup_prompts(s->setup, &s->planning->layout);
-    fkv_prompter *prompter = NULL;
+    stream *s = ctx;
+    return atomic_load(&s->over);
+}
+
+static fkv_status open_reader(stream *s, fkv_err *err)
+{
+    fkv_errs errs = {0};
+    const fkv_status st = fkv_reader_open(s->setup->job, &s->reader, &errs);
+    if (st && errs.at) *err = errs.at[0];
+    fkv_errs_free(&errs);
+    if (!st) fkv_reader_watch(s->reader, is_over, s);
+    return st;
+}
+
+/* The input has ended after n records; part = auto: is it to be read again, for what others have left? */
+static fkv_status read_again(stream *s, int64_t n, bool *again, fkv_err *err)
+{
+    fkv_err busy = {0};
+    fkv_status st = atomic_load(&s->over) || fkv_interrupt_signal() ? FKV_E_BUSY : FKV_OK;
+    *again = false;
+    if (!st) st = fkv_output_claim(s->output, n, again, &busy);
+    if (st && st != FKV_E_BUSY) *err = busy;
+    if (st || !*again) return st == FKV_E_BUSY ? FKV_OK : st;
+    fkv_reader_close(s->reader);
+    s->reader = NULL;
+    s->seen = (fkv_stream_seen){0};
+    return open_reader(s, err);
+}
+
+static fkv_status read_once(stream *s, fkv_prompter *prompter, fkv_err *err)
+{
     fkv_line line;
-    fkv_status st = fkv_prompter_open(&source, &prompter, err);
+    fkv_status st = FKV_OK;
     while (!st) {
         int64_t done, all;
         fkv_passed passed;
@@ -175,14 +204,22 @@ static fkv_status read_all(stream *s, fkv_err *err)
         st = fkv_output_pass(s->output, line.ordinal + 1, line.passed, err);
         if (!st && fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, prompter, err);
     }
-    fkv_prompter_close(prompter);
-    return st == FKV_END || st == FKV_E_INTERRUPTED ? FKV_OK : st;
+    return st == FKV_E_INTERRUPTED ? FKV_OK : st;
 }
 
-static bool is_over(void *ctx)
+static fkv_status read_all(stream *s, fkv_err *err)
 {
-    stream *s = ctx;
-    return atomic_load(&s->over);
+    const fkv_prompt_source source = fkv_setup_prompts(s->setup, &s->planning->layout);
+    fkv_prompter *prompter = NULL;
+    bool again = true;
+    fkv_status st = fkv_prompter_open(&source, &prompter, err);
+    while (!st && again) {
+        st = read_once(s, prompter, err);
+        again = st == FKV_END;
+        if (again) st = read_again(s, atomic_load(&s->n_input), &again, err);
+    }
+    fkv_prompter_close(prompter);
+    return st == FKV_E_INTERRUPTED ? FKV_OK : st;
 }
 
 static void *reader_main(void *arg)
@@ -409,7 +446,6 @@ static fkv_status on_reject(void *ctx, const fkv_request *request, const char *c
 
 static fkv_status start(stream *s, fkv_err *err)
 {
-    fkv_errs errs = {0};
     fkv_status st;
     s->n_items = (size_t)s->n_lanes * (FKV_ENGINE_HOLDS(s->planning->layout.slots) + READ_AHEAD);
     s->items = fkv_calloc(s->n_items, sizeof *s->items);
@@ -419,10 +455,7 @@ static fkv_status start(stream *s, fkv_err *err)
     if ((st = fkv_queue_open(s->n_items, &s->ready, err))) return st;
     if ((st = fkv_queue_open(s->n_items, &s->done, err))) return st;
     for (size_t i = 0; i < s->n_items; i++) fkv_queue_push(s->idle, &s->items[i]);
-    if ((st = fkv_reader_open(s->setup->job, &s->reader, &errs)) && errs.at) *err = errs.at[0];
-    fkv_errs_free(&errs);
-    if (st) return st;
-    fkv_reader_watch(s->reader, is_over, s);
+    if ((st = open_reader(s, err))) return st;
     for (int i = 0; i < s->n_lanes; i++) {
         s->lanes[i].s = s;
         s->lanes[i].layout = s->planning->layout;
