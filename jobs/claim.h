@@ -15,6 +15,7 @@ typedef struct fkv_claim {
     int64_t index;
     fkv_lease *lease;
     fkv_journal *journal;     /* NULL: not loaded yet */
+    int64_t asked;            /* records below were read for this claim already, and are on their way */
     bool written;             /* the shard's file is there; shard says what the manifest is to say of it */
     fkv_manifest_shard shard; /* of those that are written */
 } fkv_claim;

@@ -41,7 +41,7 @@ bool fkv_output_needs(const fkv_output *o, int64_t ordinal)
     fkv_journal *journal;
     if (!fkv_output_owns(o, ordinal)) return false;
     pthread_mutex_lock(fkv_output_mutex(o));
-    const bool needs = !o->manifest.complete && !find_row(o, ordinal, &journal) && journal;
+    const bool needs = !o->manifest.complete && !o->repeated && !find_row(o, ordinal, &journal) && journal;
     pthread_mutex_unlock(fkv_output_mutex(o));
     return needs;
 }

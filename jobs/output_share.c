@@ -67,12 +67,18 @@ fkv_status fkv_output_share_pass(fkv_output *o, int64_t ordinal, fkv_err *err)
 {
     fkv_claim *claim;
     const int64_t index = ordinal / o->per_shard;
-    if (index == o->looked) return FKV_OK;
-    o->looked = index;
+    fkv_status st = FKV_OK;
     pthread_mutex_lock(&o->mutex);
-    const bool settled = is_settled(o, index);
+    const bool settled = index == o->looked || is_settled(o, index);
     pthread_mutex_unlock(&o->mutex);
-    return settled ? FKV_OK : claim_one(o, index, FKV_LEASE_NOW, &claim, err);
+    o->looked = index;
+    if (!settled && (st = claim_one(o, index, FKV_LEASE_NOW, &claim, err))) return st;
+    pthread_mutex_lock(&o->mutex);
+    claim = fkv_claims_find(&o->claims, index);
+    o->repeated = claim && ordinal < claim->asked;
+    if (claim && !o->repeated) claim->asked = ordinal + 1;
+    pthread_mutex_unlock(&o->mutex);
+    return FKV_OK;
 }
 
 /* Claims the first shard that wants rows and can be had. *held: shards that others have. */

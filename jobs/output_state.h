@@ -33,6 +33,7 @@ struct fkv_output {
     fkv_manifest manifest; /* of this part; shards on disk */
     fkv_claims claims;     /* part = auto: the shards at hand, each with a journal of its own */
     int64_t looked;        /* part = auto: the shard that was last asked for in passing, -1: none */
+    bool repeated;         /* part = auto: the record that the reader is at was read for its claim before */
     int64_t added;         /* rows of this run */
     fkv_journal *journal;  /* NULL with part = auto */
     char *manifest_path;
