@@ -1,6 +1,6 @@
 /* A shard that a process works on where several share the folder (part = auto): the lease "lock-shard-NNNNNN"
- * and the journal "journal-shard-NNNNNN". The journal goes with the lease, not with the process: whoever takes
- * a dead one's lease has its rows without looking for them.
+ * and the journal "journal-shard-NNNNNN". The journal goes with the lease, not with the process: whoever
+ * takes a dead one's lease has its rows without looking for them.
  *
  * A claim owns its lease and its journal; claims own their claims. Not thread-safe: the owner locks
  * (output_state.h). Not for: which shard is next (output_share.c). Internal to jobs. */

@@ -11,7 +11,8 @@ bool fkv_name_is_part(const char *name, const char *stem, const char *suffix, in
                       int64_t *n_parts);
 /* Whether name is that of a shard's file, with suffix ("" or ".tmp"). */
 bool fkv_name_is_shard(const char *name, const char *suffix, int64_t *index);
-/* Whether name is what a shard is written under first; *number: of the process with part = auto that does, or -1.
+/* Whether name is what a shard is written under first; *number: of the process with part = auto that does, or
+ * -1.
  */
 bool fkv_name_is_unfinished_shard(const char *name, int64_t *number);
 /* Whether name is WHAT-shard-NNNNNN + suffix. */

@@ -97,8 +97,7 @@ static fkv_status add_locked(fkv_output *o, int64_t ordinal, const char *row, si
         return fkv_fail(err, FKV_E_SYSTEM, "internal error: record %lld finished twice", (long long)ordinal);
     fkv_status st = fkv_folder_glance(&o->folder, err);
     if (!st) st = fkv_claims_glance(&o->claims, err);
-    if (!st)
-        st = fkv_journal_add(*journal, ordinal, row, n, is_error, prompt_tokens, completion_tokens, err);
+    if (!st) st = fkv_journal_add(*journal, ordinal, row, n, is_error, prompt_tokens, completion_tokens, err);
     if (st) return st;
     o->added++;
     o->errors_added += is_error;
@@ -115,12 +114,12 @@ fkv_status fkv_output_add(fkv_output *o, int64_t ordinal, const char *row, size_
         return fkv_fail(err, FKV_E_SYSTEM, "internal error: record %lld is not a row of this part",
                         (long long)ordinal);
     pthread_mutex_lock(&o->mutex);
-    fkv_status st =
-        add_locked(o, ordinal, row, n, is_error, prompt_tokens, completion_tokens, &journal, err);
+    fkv_status st = add_locked(o, ordinal, row, n, is_error, prompt_tokens, completion_tokens, &journal, err);
     pthread_mutex_unlock(&o->mutex);
     if (st) return st;
     const int64_t index = ordinal / o->per_shard;
-    const size_t have = fkv_journal_range(journal, index * o->per_shard, fkv_output_shard_end(o, index), NULL);
+    const size_t have =
+        fkv_journal_range(journal, index * o->per_shard, fkv_output_shard_end(o, index), NULL);
     return (int64_t)have == o->per_shard ? fkv_output_commit(o, index, err) : FKV_OK;
 }
 

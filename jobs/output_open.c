@@ -1,5 +1,5 @@
-/* How an output begins and ends: see output.h. Owns nothing beyond what it makes. Not for: what happens to it in
- * between (output.c), file formats (journal.c, manifest.c, shard.c), names and leases (folder.c). */
+/* How an output begins and ends: see output.h. Owns nothing beyond what it makes. Not for: what happens to it
+ * in between (output.c), file formats (journal.c, manifest.c, shard.c), names and leases (folder.c). */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -302,7 +302,7 @@ static fkv_status load_folder(fkv_output *o, fkv_err *err)
         o->resumed = o->manifest.n_rows;
         o->errors_before = o->manifest.n_errors;
         o->saved_at = fkv_seconds();
-        return FKV_OK;
+        return o->manifest.complete && !o->looking ? fkv_folder_sweep_claims(&o->folder, err) : FKV_OK;
     }
     if (o->has_grown && (st = reopen_end(o, err))) return st;
     if ((st = reopen_shards_with_errors(o, err))) return st;

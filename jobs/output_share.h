@@ -2,10 +2,10 @@
  * (output.h) is written here too.
  *
  * A process that reads the input claims every shard that it comes to and finds free. At the input's end it
- * looks for what dead ones left, and reads again for that. All shards but a short last one are in the manifest
- * as soon as they are made. The short one's rows wait in its journal: under lock-job, each process that ends
- * looks whether all others are there. If so it makes the short one and says that the job is complete; if not it
- * gives its own claims up before it leaves lock-job. So the last to end finishes. */
+ * looks for what dead ones left, and reads again for that. All shards but a short last one are in the
+ * manifest as soon as they are made. The short one's rows wait in its journal: under lock-job, each process
+ * that ends looks whether all others are there. If so it makes the short one and says that the job is
+ * complete; if not it gives its own claims up before it leaves lock-job. So the last to end finishes. */
 #ifndef FKV_JOBS_OUTPUT_SHARE_H
 #define FKV_JOBS_OUTPUT_SHARE_H
 

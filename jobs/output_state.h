@@ -4,8 +4,9 @@
  *
  * One mutex guards the state. Only the thread that adds rows changes it, so that
  * thread may read it without; a shard is compressed that way, while others go on
- * asking which records are needed. Claims (claim.h) are the exception: who reads the input makes them, so their
- * list is looked at under the mutex; a claim that is in it stays until the thread that adds rows ends it. */
+ * asking which records are needed. Claims (claim.h) are the exception: who reads the input makes them, so
+ * their list is looked at under the mutex; a claim that is in it stays until the thread that adds rows ends
+ * it. */
 #ifndef FKV_JOBS_OUTPUT_STATE_H
 #define FKV_JOBS_OUTPUT_STATE_H
 

@@ -52,8 +52,8 @@ static fkv_status zstd_error(size_t code, const char *path, fkv_err *err)
     return fkv_fail_at(err, FKV_E_SYSTEM, path, 0, NULL, "zstd: %s", ZSTD_getErrorName(code));
 }
 
-fkv_status fkv_shard_writer_open(const char *path, const char *who, int level, uint64_t total_bytes, fkv_shard_writer **writer,
-                                 fkv_err *err)
+fkv_status fkv_shard_writer_open(const char *path, const char *who, int level, uint64_t total_bytes,
+                                 fkv_shard_writer **writer, fkv_err *err)
 {
     fkv_status st = FKV_OK;
     *writer = NULL;

@@ -8,7 +8,9 @@ import re
 import signal
 
 import cli
+import killing
 import outputs
+import strace
 from cli import Job, Running, command, test
 
 outputs.in_memory()
@@ -226,6 +228,25 @@ def killed_just_before_the_end_the_next_one_only_finishes():
     assert cli.load(job.file("manifest.json"))["complete"] is False
     job.command("run").must(0, "done: 230 records, 230 of them by earlier runs")
     must_be_whole(job)
+
+
+@test
+def a_kill_at_any_call_is_made_up_for_by_the_next_process():
+    strace.needed()
+    job = killing.small_job("calls", "input.part=auto")
+    job.run()
+    content = job.content()
+    killing.remove(job)
+    points = killing.call_points(job, ("rename", "link", "unlink", "mkdir"))
+    assert len(points) > 40, points
+    for point in points[:: 9 if cli.sanitized() else 3]:
+        killing.remove(job)
+        victim = killing.Victim(job, point)
+        victim.process.wait(cli.TIMEOUT_S)
+        victim.kill()
+        job.command("run").must(0)
+        assert job.content() == content, point
+        assert outputs.leavings(job) == [] and glob.glob(job.file("journal*")) == [], (point, os.listdir(job.output))
 
 
 @test
