@@ -228,7 +228,9 @@ static int start(run *r)
         if (totals.resumed) fkv_log("resuming: %lld records are done", (long long)totals.resumed);
         st = run_job(r, &err);
     }
-    if (st == FKV_E_INTERRUPTED)
+    if (st == FKV_E_INTERRUPTED && !fkv_interrupt_signal())
+        fkv_log("%s; run it again to resume", err.message);
+    else if (st == FKV_E_INTERRUPTED)
         fkv_log("interrupted by signal %d; run it again to resume", fkv_interrupt_signal());
     else if (st == FKV_E_BUSY && r->setup.job->input.claims)
         fkv_log("%s: %s", err.file, err.message);

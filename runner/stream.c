@@ -16,6 +16,7 @@
 #include "runner/hold.h"
 #include "runner/interrupt.h"
 #include "runner/queue.h"
+#include "runner/time_limit.h"
 
 enum { READ_AHEAD = 32, SYNC_SECONDS = 5, PROGRESS_SECONDS = 10 };
 
@@ -31,6 +32,7 @@ typedef struct item {
     fkv_answer_watch watch;
     fkv_answer_ends ends;
     fkv_finish why;
+    double begun; /* monotonic seconds: given to an engine */
 } item;
 
 typedef struct stream stream;
@@ -61,6 +63,8 @@ struct stream {
     atomic_bool told;   /* that a signal came */
     atomic_bool cut;    /* a signal ended a replica before the input did */
     atomic_llong n_answered;
+    atomic_llong longest_ms; /* that a record took */
+    atomic_bool out_of_time; /* another one would not end before the job's time limit */
     pthread_mutex_t lock; /* for err */
     fkv_err err;          /* the first failure of reader or writer */
     atomic_llong n_input, read_bytes, all_bytes;
@@ -372,6 +376,7 @@ static fkv_status next_request(void *ctx, bool wait, fkv_request *request, fkv_e
         return FKV_END;
     }
     atomic_fetch_add(&a->in_hand, 1);
+    it->begun = fkv_seconds();
     *request = (fkv_request){.ordinal = it->record.ordinal,
                              .ids = it->ids.data,
                              .n_ids = (int64_t)it->ids.len,
@@ -388,12 +393,25 @@ static bool on_token(void *ctx, const fkv_request *request, const int32_t *ids, 
     return fkv_answer_stops(&a->maker, &it->ends.stops, &it->watch, ids, (size_t)n);
 }
 
+/* What is begun now would take as long as the longest record until now. */
+static bool is_out_of_time(stream *s)
+{
+    double left;
+    if (atomic_load(&s->out_of_time)) return true;
+    if (!fkv_time_limit_left(&left) || left > (double)atomic_load(&s->longest_ms) / 1000) return false;
+    if (!atomic_exchange(&s->out_of_time, true))
+        fkv_log("the job's time ends soon (SLURM_JOB_END_TIME), and records took up to %.0f s: no more are "
+                "begun",
+                (double)atomic_load(&s->longest_ms) / 1000);
+    return true;
+}
+
 static fkv_stopping stopping(void *ctx)
 {
     stream *s = ((lane *)ctx)->s;
     const int sig = fkv_interrupt_signal();
     if (atomic_load(&s->failed)) return FKV_STOP_NOW;
-    if (!sig) return FKV_GO_ON;
+    if (!sig) return is_out_of_time(s) ? FKV_DRAIN : FKV_GO_ON;
     const int64_t grace = s->setup->job->job.grace_s;
     if (!atomic_exchange(&s->told, true))
         fkv_log("signal %d: no more records are begun; those in flight have %lld s to end (job.grace)", sig,
@@ -409,6 +427,9 @@ static bool stops_now(void *ctx)
 /* To the writer. */
 static void give(lane *a, item *it)
 {
+    const long long ms = (long long)((fkv_seconds() - it->begun) * 1000);
+    long long longest = atomic_load(&a->s->longest_ms);
+    while (ms > longest && !atomic_compare_exchange_weak(&a->s->longest_ms, &longest, ms)) continue;
     atomic_fetch_sub(&a->in_hand, 1);
     fkv_queue_push(a->s->done, it);
 }
@@ -537,7 +558,8 @@ fkv_status fkv_stream_run(const fkv_setup *setup, const fkv_planning *planning, 
     fkv_status st = start(&s, err);
     if (!st) fkv_hold("records", 0, stops_now, &s.lanes[0]);
     if (!st) st = fkv_replicas_run(replicas, &work, &run_err);
-    if (!st && atomic_load(&s.cut)) st = fkv_fail(&run_err, FKV_E_INTERRUPTED, "interrupted");
+    if (!st && atomic_load(&s.cut))
+        st = fkv_fail(&run_err, FKV_E_INTERRUPTED, "stopped before the job's time limit");
     finish(&s);
     if (s.err.status) { /* the cause; the engines only noticed */
         *err = s.err;
