@@ -65,8 +65,8 @@ struct stream {
     atomic_llong n_answered;
     atomic_llong longest_ms; /* that a record took */
     atomic_bool out_of_time; /* another one would not end before the job's time limit */
-    pthread_mutex_t lock; /* for err */
-    fkv_err err;          /* the first failure of reader or writer */
+    pthread_mutex_t lock;    /* for err */
+    fkv_err err;             /* the first failure of reader or writer */
     atomic_llong n_input, read_bytes, all_bytes;
     fkv_stream_seen seen; /* the reader's until it has ended */
     bool reader_started, writer_started;
