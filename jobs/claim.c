@@ -35,12 +35,13 @@ fkv_status fkv_claim_open(const fkv_folder *folder, int64_t index, fkv_patience 
     return st;
 }
 
-fkv_status fkv_claim_load(fkv_claim *c, const fkv_folder *folder, uint64_t identity, fkv_err *err)
+fkv_status fkv_claim_load(fkv_claim *c, const fkv_folder *folder, uint64_t identity, bool anew, fkv_err *err)
 {
     int64_t dropped = 0;
     char *path = path_of(folder, "journal", c->index);
     if (!path) return fkv_fail_memory(err);
-    fkv_status st = fkv_journal_open(path, identity, &c->journal, &dropped, err);
+    fkv_status st = anew && unlink(path) && errno != ENOENT ? fkv_fail_errno(err, path, "remove") : FKV_OK;
+    if (!st) st = fkv_journal_open(path, identity, &c->journal, &dropped, err);
     /* One that was only silent may wake up and write on; then into a file that has no name any more. */
     if (!st && fkv_lease_after_silence(c->lease)) st = fkv_journal_renew(c->journal, err);
     if (!st && dropped)

@@ -28,8 +28,9 @@ typedef struct fkv_claims {
 /* Takes the lease. *claim is NULL where another process has it. */
 fkv_status fkv_claim_open(const fkv_folder *folder, int64_t index, fkv_patience patience, bool (*asked)(void),
                           fkv_claim **claim, fkv_err *err);
-/* Opens the journal, with the rows of who had the shard before. */
-fkv_status fkv_claim_load(fkv_claim *claim, const fkv_folder *folder, uint64_t identity, fkv_err *err);
+/* Opens the journal, with the rows of who had the shard before; anew: without. */
+fkv_status fkv_claim_load(fkv_claim *claim, const fkv_folder *folder, uint64_t identity, bool anew,
+                          fkv_err *err);
 /* Gives it up; done: the journal is not needed any more and goes too. NULL is fine. */
 void fkv_claim_close(fkv_claim *claim, const fkv_folder *folder, bool done);
 

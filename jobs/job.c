@@ -439,11 +439,6 @@ static void check_across(parser *p, const fkv_job *job)
     if (job->job.restart && (job->input.n_parts > 1 || job->input.claims) && sound(p, "job", "restart"))
         refuse(p, "input", "part",
                "job.restart = yes would move away what other parts write; restart without parts");
-    if (job->job.retry_errors && job->input.claims && sound(p, "job", "retry_errors"))
-        refuse(
-            p, "input", "part",
-            "with auto each process that joins would do the error rows again (job.retry_errors): use 0/1 or "
-            "i/n");
 }
 
 static fkv_status parser_open(parser *p, const char *path, fkv_errs *errs, fkv_job *job, fkv_err *err)

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "jobs/known_archives.h"
+#include "jobs/output_share.h"
 #include "jobs/output_state.h"
 #include "jobs/reopen.h"
 #include "jobs/shard.h"
@@ -232,7 +233,7 @@ static fkv_status load_journal(fkv_output *o, fkv_err *err)
 /* For retry_errors. Error rows stay in the journal's file, so that a later run without it has them. */
 static fkv_status reopen_shards_with_errors(fkv_output *o, fkv_err *err)
 {
-    const fkv_reopening r = {&o->folder, &o->manifest, o->journal, o->looking};
+    const fkv_reopening r = {&o->folder, &o->manifest, o->journal, o->looking, false};
     if (!o->retry_errors || o->manifest.n_errors == 0) return FKV_OK;
     const fkv_status st = fkv_reopen_errors(&r, err);
     if (st) return st;
@@ -244,7 +245,7 @@ static fkv_status reopen_shards_with_errors(fkv_output *o, fkv_err *err)
  * would take it for answered. */
 static fkv_status reopen_end(fkv_output *o, fkv_err *err)
 {
-    const fkv_reopening r = {&o->folder, &o->manifest, o->journal, o->looking};
+    const fkv_reopening r = {&o->folder, &o->manifest, o->journal, o->looking, false};
     int64_t from;
     o->manifest.complete = false;
     o->manifest.records = -1;
@@ -287,6 +288,19 @@ static fkv_status prepare(fkv_output *o, const fkv_job *job, fkv_err *err)
     return st;
 }
 
+static fkv_status load_shared(fkv_output *o, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    if (o->manifest.complete && !o->looking) st = fkv_folder_sweep_claims(&o->folder, err);
+    if (!st && o->retry_errors)
+        st = o->looking ? fkv_output_share_retry(o, err)
+                        : fkv_folder_with_lock(&o->folder, "job", o->asked, fkv_output_share_retry, o, err);
+    o->resumed = o->manifest.n_rows;
+    o->errors_before = o->manifest.n_errors;
+    o->saved_at = fkv_seconds();
+    return st;
+}
+
 static fkv_status load_folder(fkv_output *o, fkv_err *err)
 {
     o->manifest_path = fkv_folder_path(&o->folder, "manifest.json", !o->folder.shared);
@@ -298,12 +312,7 @@ static fkv_status load_folder(fkv_output *o, fkv_err *err)
     if (!st && !o->looking) st = fkv_folder_with_lock(&o->folder, "job", o->asked, settle_job, o, err);
     if (!st && !o->folder.shared) st = load_journal(o, err);
     if (st || o->other_job) return st;
-    if (o->folder.shared) {
-        o->resumed = o->manifest.n_rows;
-        o->errors_before = o->manifest.n_errors;
-        o->saved_at = fkv_seconds();
-        return o->manifest.complete && !o->looking ? fkv_folder_sweep_claims(&o->folder, err) : FKV_OK;
-    }
+    if (o->folder.shared) return load_shared(o, err);
     if (o->has_grown && (st = reopen_end(o, err))) return st;
     if ((st = reopen_shards_with_errors(o, err))) return st;
     o->resumed = o->manifest.n_rows + (int64_t)fkv_journal_count(o->journal);

@@ -2,6 +2,7 @@
 #include "jobs/output_share.h"
 
 #include "jobs/output_state.h"
+#include "jobs/reopen.h"
 #include "runner/base/log.h"
 
 /* Rows that a shard has when the input has n_records. */
@@ -31,7 +32,7 @@ static fkv_status look_again(fkv_output *o, int64_t index, bool *done, uint64_t 
 static fkv_status load(const fkv_output *o, fkv_claim *c, uint64_t identity, fkv_err *err)
 {
     const int64_t first = c->index * o->per_shard, end = fkv_output_shard_end(o, c->index);
-    const fkv_status st = fkv_claim_load(c, &o->folder, identity, err);
+    const fkv_status st = fkv_claim_load(c, &o->folder, identity, false, err);
     if (st || fkv_journal_range(c->journal, first, end, NULL) == fkv_journal_count(c->journal)) return st;
     return fkv_fail_at(err, FKV_E_INPUT, o->folder.path, 0, NULL,
                        "the journal of shard %lld holds records of others", (long long)c->index);
@@ -61,6 +62,37 @@ static fkv_status claim_one(fkv_output *o, int64_t index, fkv_patience patience,
     else
         *claim = c;
     return st;
+}
+
+/* The answers of a shard go to its journal, the error rows are done again. */
+static fkv_status retry_shard(const fkv_output *o, const fkv_manifest_shard *s, uint64_t identity,
+                              fkv_err *err)
+{
+    fkv_claim *c;
+    /* Who made it gives it up in a moment. */
+    fkv_status st = fkv_claim_open(&o->folder, s->index, FKV_LEASE_WAIT, o->asked, &c, err);
+    if (st || !c) return st;
+    st = fkv_claim_load(c, &o->folder, identity, true, err);
+    const fkv_reopening r = {&o->folder, NULL, c->journal, false, true};
+    if (!st) st = fkv_reopen_rows(&r, s, err);
+    if (!st) st = fkv_journal_sync(c->journal, err);
+    fkv_claim_close(c, &o->folder, false);
+    return st;
+}
+
+fkv_status fkv_output_share_retry(void *ctx, fkv_err *err)
+{
+    fkv_output *o = ctx;
+    uint64_t identity;
+    fkv_status st = o->looking ? FKV_OK : fkv_output_merge(o, err);
+    if (st || o->manifest.n_errors == 0 || (!o->manifest.complete && o->manifest.records < 0)) return st;
+    st = fkv_manifest_hash(&o->manifest, &identity, err);
+    for (size_t i = 0; !st && !o->looking && i < o->manifest.n_shards; i++) {
+        const fkv_manifest_shard *s = &o->manifest.shards[i];
+        if (fkv_reopen_wants(&o->manifest, s)) st = retry_shard(o, s, identity, err);
+    }
+    if (!st) fkv_reopen_forget(&o->manifest);
+    return st || o->looking ? st : fkv_output_save_held(o, err);
 }
 
 fkv_status fkv_output_share_pass(fkv_output *o, int64_t ordinal, fkv_err *err)

@@ -11,6 +11,10 @@
 
 #include "jobs/output.h"
 
+/* For retry_errors, while lock-job is held (with_lock's make; ctx is the output): where the job has come to
+ * its end, its error rows are needed again. While it is at work it goes on: or every process that joins would
+ * begin them anew. */
+fkv_status fkv_output_share_retry(void *ctx, fkv_err *err);
 /* The reader has come to a record: claims its shard, if that is free. */
 fkv_status fkv_output_share_pass(fkv_output *output, int64_t ordinal, fkv_err *err);
 /* Makes the shards whose last row came with the claim. For the thread that adds rows. */

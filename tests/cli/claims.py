@@ -258,7 +258,6 @@ def other_ranks_and_other_ways_to_share_are_refused():
         job.command("run", "-s", "input.part=" + part).must(2, "input.part", "the output was begun")
     job.command("check", "-s", "input.part=0/1").must(2, "was begun with input.part = auto")
     job.command("run", "-s", "job.restart=yes").must(2, "job.restart")
-    job.command("run", "-s", "job.retry_errors=yes").must(2, "job.retry_errors")
     job.command("run").must(0)
     must_be_whole(job)
     single = small("single", "job.limit=8")
@@ -282,6 +281,31 @@ def bad_records_of_every_process_count_in_the_end():
     codes.append(second.wait())
     assert set(codes) <= {1, 75} and 1 in codes, (codes, first.text(), second.text())
     job.command("run").must(1, "nothing to do: all 101 records are done (1 errors)")
+
+
+@test
+def error_rows_of_a_finished_job_are_done_again_once():
+    good = {"prompt": cli.needle_prompt(cli.one_record())[-400:]}
+    job = cli.PromptJob(
+        "retry",
+        [good] * 30 + [b"[]"] + [good] * 19 + [b"[]"] + [good] * 10,
+        "input.part=auto",
+        "output.records_per_shard=20",
+    )
+    job.run(1)
+    content = job.content()
+    again = ["-s", "job.retry_errors=yes"]
+    kill(Running(job, *again, hold="output 0").until_held())
+    manifest = cli.load(job.file("manifest.json"))
+    assert manifest["complete"] is False and manifest["errors"] == 0, manifest
+    assert [s["first"] for s in manifest["shards"]] == [0], manifest
+    # What goes on with it begins nothing anew.
+    job.command("run", *again).must(1, "resuming: 20 records", "done: 61 records, 59 of them by earlier runs, 2 errors")
+    assert job.content() == content and outputs.leavings(job) == [] and glob.glob(job.file("journal*")) == []
+    stats = job.stats("stats-auto0.json")
+    assert stats["records"] == 61 and stats["errors"] == 2 and stats["resumed"] == 59, stats
+    job.command("check", *again).must(0)
+    job.command("run").must(1, "nothing to do")
 
 
 cli.main()
