@@ -17,13 +17,15 @@
 
 char *fkv_folder_path(const fkv_folder *f, const char *file, bool per_part)
 {
-    if (!per_part || f->n_parts == 1) return fkv_path_join(f->path, file);
+    if (!per_part || (f->n_parts == 1 && !f->shared)) return fkv_path_join(f->path, file);
     const char *dot = strrchr(file, '.');
     const int stem = dot ? (int)(dot - file) : (int)strlen(file);
-    char *path = NULL;
-    if (asprintf(&path, "%s/%.*s-%lldof%lld%s", f->path, stem, file, (long long)f->part,
-                 (long long)f->n_parts, dot ? dot : "") < 0)
-        return NULL;
+    char *path = NULL, who[48];
+    if (f->shared)
+        snprintf(who, sizeof who, "auto%lld", (long long)f->number);
+    else
+        snprintf(who, sizeof who, "%lldof%lld", (long long)f->part, (long long)f->n_parts);
+    if (asprintf(&path, "%s/%.*s-%s%s", f->path, stem, file, who, dot ? dot : "") < 0) return NULL;
     return path;
 }
 
@@ -56,7 +58,7 @@ static fkv_status take_lease(fkv_folder *f, bool (*asked)(void), fkv_lease **lea
     char *path = fkv_folder_path(f, "lock", true);
     if (!path) return fkv_fail_memory(err);
     fkv_status st = fkv_dir_make(f->path, err);
-    if (!st) st = fkv_lease_take(path, f->path, false, asked, lease, err);
+    if (!st) st = fkv_lease_take(path, f->path, FKV_LEASE_TRY, asked, lease, err);
     free(path);
     return st;
 }
@@ -70,6 +72,24 @@ fkv_status fkv_folder_still_ours(const fkv_folder *f, fkv_err *err)
 fkv_status fkv_folder_glance(const fkv_folder *f, fkv_err *err)
 {
     return f->lease ? fkv_lease_glance(f->lease, err) : FKV_OK;
+}
+
+/* The smallest number that no living process has. One whose holder may be dead is passed over, so that a
+ * process that wakes up never finds its files in use. */
+static fkv_status take_number(fkv_folder *f, bool (*asked)(void), fkv_err *err)
+{
+    fkv_status st = fkv_dir_make(f->path, err);
+    for (f->number = 0; !st; f->number++) {
+        fkv_err busy = {0};
+        char *path = fkv_folder_path(f, "lock", true);
+        if (!path) return fkv_fail_memory(err);
+        st = fkv_lease_take(path, f->path, FKV_LEASE_NOW, asked, &f->lease, &busy);
+        free(path);
+        if (!st) break;
+        if (st != FKV_E_BUSY && err && !err->status) *err = busy;
+        if (st == FKV_E_BUSY) st = FKV_OK;
+    }
+    return st;
 }
 
 bool fkv_folder_after_silence(const fkv_folder *f)
@@ -183,7 +203,7 @@ static fkv_status find_foreign(void *ctx, const char *name, fkv_err *err)
 static fkv_status find_foreign_shard(void *ctx, const char *name, fkv_err *err)
 {
     int64_t index;
-    if (fkv_name_is_shard(name, "", &index) || fkv_name_is_shard(name, ".tmp", &index)) return FKV_OK;
+    if (fkv_name_is_shard(name, "", &index) || fkv_name_is_unfinished_shard(name, &index)) return FKV_OK;
     char *path = fkv_path_join("shards", name);
     const fkv_status st = path ? keep_first(ctx, path, err) : fkv_fail_memory(err);
     free(path);
@@ -243,12 +263,13 @@ out:
     return st;
 }
 
-fkv_status fkv_folder_name(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
-                           fkv_err *err)
+fkv_status fkv_folder_name(fkv_folder *f, const fkv_folder_place *place, fkv_err *err)
 {
-    *f = (fkv_folder){.part = part, .n_parts = n_parts < 1 ? 1 : n_parts};
+    const char *path = place->path;
+    *f = (fkv_folder){
+        .part = place->part, .n_parts = place->n_parts < 1 ? 1 : place->n_parts, .shared = place->shared};
     if (!path || !path[0]) return fkv_fail_at(err, FKV_E_INPUT, NULL, 0, "job.output", "is empty");
-    if (restart && f->n_parts > 1)
+    if (place->restart && (f->n_parts > 1 || f->shared))
         return fkv_fail_at(err, FKV_E_INPUT, path, 0, "job.restart",
                            "can't be used with input.part, whose runs share the output: move it aside before "
                            "starting the parts");
@@ -276,15 +297,14 @@ static fkv_status first_missing(const char *path, char **missing, fkv_err *err)
     return st;
 }
 
-fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
-                           bool (*asked)(void), fkv_err *err)
+fkv_status fkv_folder_open(fkv_folder *f, const fkv_folder_place *place, bool (*asked)(void), fkv_err *err)
 {
-    fkv_status st = fkv_folder_name(f, path, part, n_parts, restart, err);
+    fkv_status st = fkv_folder_name(f, place, err);
     /* Nothing is put into a folder of others, not even a lease. */
     if (!st) st = fkv_folder_check_ours(f, err);
     if (!st) st = first_missing(f->path, &f->made, err);
-    if (!st) st = take_lease(f, asked, &f->lease, err);
-    if (!st && restart) st = restart_folder(f, asked, err);
+    if (!st) st = f->shared ? take_number(f, asked, err) : take_lease(f, asked, &f->lease, err);
+    if (!st && place->restart) st = restart_folder(f, asked, err);
     if (st) fkv_folder_close(f);
     return st;
 }
@@ -387,18 +407,18 @@ static fkv_status check_path(const fkv_folder *f, bool restart, bool *old, fkv_e
     return check_above(f, "can't be moved aside", err);
 }
 
-fkv_status fkv_folder_check(const char *path, int64_t part, int64_t n_parts, bool restart,
-                            bool (*asked)(void), fkv_err *err)
+fkv_status fkv_folder_check(const fkv_folder_place *place, bool (*asked)(void), fkv_err *err)
 {
     fkv_folder f;
     lease_search search = {&f, asked};
     char *lock = NULL;
+    const bool restart = place->restart;
     bool old = false;
-    fkv_status st = fkv_folder_name(&f, path, part, n_parts, restart, err);
+    fkv_status st = fkv_folder_name(&f, place, err);
     if (!st && !(lock = fkv_folder_path(&f, "lock", true))) st = fkv_fail_memory(err);
     if (!st) st = check_path(&f, restart, &old, err);
     if (!st && !old) st = fkv_folder_check_ours(&f, err);
-    if (!st) st = fkv_lease_look(lock, f.path, asked, err);
+    if (!st && !f.shared) st = fkv_lease_look(lock, f.path, asked, err);
     if (!st && restart) st = each_name(f.path, check_part_lease, &search, err);
     if (!st && old) st = check_all_ours(&f, err);
     free(lock);
@@ -532,11 +552,13 @@ void fkv_folder_peers_free(fkv_folder_peers *peers)
     *peers = (fkv_folder_peers){0};
 }
 
+/* In shards/, what a process of this number or this part was writing when it ended. */
 static fkv_status sweep_shard(void *ctx, const char *name, fkv_err *err)
 {
     const fkv_folder *f = ctx;
-    if (!own_shard(f, name, ".tmp")) return FKV_OK;
-    char *path = NULL;
+    char *path = NULL, mine[48] = ".tmp";
+    if (f->shared) snprintf(mine, sizeof mine, ".auto%lld.tmp", (long long)f->number);
+    if (!own_shard(f, name, mine)) return FKV_OK;
     if (asprintf(&path, "%s/shards/%s", f->path, name) < 0) return fkv_fail_memory(err);
     unlink(path);
     free(path);
@@ -571,7 +593,61 @@ fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err)
     char *shards = fkv_folder_path(f, "shards", false);
     if (!st && !shards) st = fkv_fail_memory(err);
     if (!st) st = each_name(shards, sweep_shard, (void *)f, err);
-    if (!st && f->n_parts == 1) st = each_name(f->path, sweep_lease, f->path, err);
+    if (!st && f->n_parts == 1 && !f->shared) st = each_name(f->path, sweep_lease, f->path, err);
+    free(shards);
+    return st;
+}
+
+static bool number_is_taken(const fkv_folder *f, int64_t number)
+{
+    fkv_folder other = *f;
+    other.number = number;
+    char *path = fkv_folder_path(&other, "lock", true);
+    const bool taken = !path || fkv_file_exists(path);
+    free(path);
+    return taken;
+}
+
+/* Removes a lease whose holder is known to be dead. */
+static fkv_status sweep_dead(void *ctx, const char *name, fkv_err *err)
+{
+    int64_t part, n_parts;
+    fkv_lease *dead = NULL;
+    if (!fkv_name_is_claim(name, "lock", "", &part) &&
+        !(fkv_name_is_part(name, "lock", "", &part, &n_parts) && n_parts == 0))
+        return FKV_OK;
+    char *path = fkv_path_join(ctx, name);
+    if (!path) return fkv_fail_memory(err);
+    fkv_lease_take(path, ctx, FKV_LEASE_NOW, NULL, &dead, NULL);
+    fkv_lease_release(dead);
+    free(path);
+    return FKV_OK;
+}
+
+/* Removes a journal, and what dead processes left of a shard or a manifest. */
+static fkv_status sweep_rest(void *ctx, const char *name, fkv_err *err)
+{
+    const fkv_folder *f = ctx;
+    int64_t n, n_parts;
+    const bool is_shard = fkv_name_is_unfinished_shard(name, &n) && n >= 0;
+    const bool is_manifest =
+        !is_shard && fkv_name_is_part(name, "manifest", ".json.tmp", &n, &n_parts) && n_parts == 0;
+    char *path = NULL;
+    if (((is_shard || is_manifest) && number_is_taken(f, n)) ||
+        (!is_shard && !is_manifest && !fkv_name_is_claim(name, "journal", "", &n)))
+        return FKV_OK;
+    if (asprintf(&path, "%s/%s%s", f->path, is_shard ? "shards/" : "", name) < 0) return fkv_fail_memory(err);
+    unlink(path);
+    free(path);
+    return FKV_OK;
+}
+
+fkv_status fkv_folder_sweep_claims(const fkv_folder *f, fkv_err *err)
+{
+    char *shards = fkv_folder_path(f, "shards", false);
+    fkv_status st = shards ? each_name(f->path, sweep_dead, f->path, err) : fkv_fail_memory(err);
+    if (!st) st = each_name(f->path, sweep_rest, (void *)f, err);
+    if (!st) st = each_name(shards, sweep_rest, (void *)f, err);
     free(shards);
     return st;
 }
@@ -592,7 +668,7 @@ fkv_status fkv_folder_with_lock(fkv_folder *f, const char *what, bool (*asked)(v
 {
     char *path = NULL;
     if (asprintf(&path, "%s/lock-%s", f->path, what) < 0) return fkv_fail_memory(err);
-    fkv_status st = fkv_lease_take(path, f->path, true, asked, &f->inner, err);
+    fkv_status st = fkv_lease_take(path, f->path, FKV_LEASE_WAIT, asked, &f->inner, err);
     if (!st) st = sweep_shared(f, what, err);
     if (!st) st = make(ctx, err);
     fkv_lease_release(f->inner);

@@ -2,8 +2,10 @@
  * in the files is output.c's matter. Internal to jobs.
  *
  * A run holds the lease "lock" (a part: "lock-1of3") from open to close. What parts share
- * is made under short leases of its own, "lock-<what>" (lease.h). An fkv_folder owns its path
- * and its lease; after a failed open or name it is empty, and peers are after a failed look.
+ * is made under short leases of its own, "lock-<what>" (lease.h). Runs that share out the shards as they
+ * go (part = auto) each hold a "lock-autoN": N is a living process's alone, and tells its files from the
+ * others'. An fkv_folder owns its path and its lease; after a failed open or name it is empty, and peers are
+ * after a failed look.
  */
 #ifndef FKV_JOBS_FOLDER_H
 #define FKV_JOBS_FOLDER_H
@@ -14,9 +16,19 @@
 #include "jobs/lease.h"
 #include "runner/base/status.h"
 
+/* Which folder, and whose. Borrowed. */
+typedef struct fkv_folder_place {
+    const char *path;
+    int64_t part, n_parts;
+    bool shared; /* part = auto */
+    bool restart;
+} fkv_folder_place;
+
 typedef struct fkv_folder {
     char *path; /* without trailing slashes */
     int64_t part, n_parts;
+    bool shared;
+    int64_t number;   /* shared: of the lease "lock-autoN" */
     fkv_lease *lease; /* NULL: not held */
     fkv_lease *inner; /* of with_lock, while it runs */
     char *made;       /* the topmost folder that open made; NULL: it was there */
@@ -33,8 +45,7 @@ typedef struct fkv_folder_peers {
  * holder, FKV_E_INPUT a file that is not ours where there is no manifest of ours. With restart an
  * old output is moved to <path>.old-YYYYmmdd-HHMMSS first, never while a run holds it or it has
  * files of others; refused for parts, which share the folder. asked (or NULL): see lease.h. */
-fkv_status fkv_folder_open(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
-                           bool (*asked)(void), fkv_err *err);
+fkv_status fkv_folder_open(fkv_folder *f, const fkv_folder_place *place, bool (*asked)(void), fkv_err *err);
 /* Gives the lease up. A folder that open made and that is still empty goes. */
 void fkv_folder_close(fkv_folder *f);
 /* Removes our files, the manifest last, for a run that was refused; close follows. */
@@ -48,14 +59,12 @@ bool fkv_folder_after_silence(const fkv_folder *f);
 /* Whether open could have the folder now: FKV_E_BUSY names the run that holds it, FKV_E_SYSTEM
  * says why it can't be made or written to, FKV_E_INPUT what it holds that is not ours. Makes
  * nothing and promises nothing: open decides. */
-fkv_status fkv_folder_check(const char *path, int64_t part, int64_t n_parts, bool restart,
-                            bool (*asked)(void), fkv_err *err);
+fkv_status fkv_folder_check(const fkv_folder_place *place, bool (*asked)(void), fkv_err *err);
 /* A folder for look and the checks, without a lock; it need not be there. */
-fkv_status fkv_folder_name(fkv_folder *f, const char *path, int64_t part, int64_t n_parts, bool restart,
-                           fkv_err *err);
+fkv_status fkv_folder_name(fkv_folder *f, const fkv_folder_place *place, fkv_err *err);
 
 /* malloc'd path of a file in it; per_part puts the part's number before the
- * suffix when there are parts. NULL: no memory. */
+ * suffix when there are parts, or the process's where they share. NULL: no memory. */
 char *fkv_folder_path(const fkv_folder *f, const char *file, bool per_part);
 
 fkv_status fkv_folder_look(const fkv_folder *f, fkv_folder_peers *peers, fkv_err *err);
@@ -70,6 +79,9 @@ void fkv_folder_peers_free(fkv_folder_peers *peers);
 
 /* Removes temporary files, and leases within, that an earlier run of this part left behind. */
 fkv_status fkv_folder_sweep(const fkv_folder *f, fkv_err *err);
+
+/* For a finished output that processes shared: removes the journals of shards, and what dead ones left. */
+fkv_status fkv_folder_sweep_claims(const fkv_folder *f, fkv_err *err);
 
 /* Runs make while this process alone holds the lease lock-<what>, and removes before what a killed
  * one left of the file that is made under it. Gives up with FKV_E_INTERRUPTED when asked (or NULL)

@@ -2,6 +2,7 @@
 #include "jobs/folder_names.h"
 
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "jobs/lease.h"
@@ -27,6 +28,10 @@ bool fkv_name_is_part(const char *name, const char *stem, const char *suffix, in
     *part = 0;
     *n_parts = 1;
     if (*p == '-') {
+        if (!strncmp(p, "-auto", 5)) {
+            *n_parts = 0;
+            return (p = read_number(p + 5, part)) && strcmp(p, suffix) == 0;
+        }
         if (!(p = read_number(p + 1, part)) || strncmp(p, "of", 2) != 0) return false;
         if (!(p = read_number(p + 2, n_parts)) || *n_parts < 2 || *part >= *n_parts) return false;
     }
@@ -43,9 +48,36 @@ bool fkv_name_is_shard(const char *name, const char *suffix, int64_t *index)
     return strncmp(name, base, n) == 0 && strcmp(name + n, suffix) == 0;
 }
 
+bool fkv_name_is_unfinished_shard(const char *name, int64_t *number)
+{
+    int64_t index;
+    const char *suffix = strchr(name, '.'), *rest = suffix ? strstr(suffix, ".auto") : NULL;
+    char plain[FKV_SHARD_NAME_SIZE];
+    *number = -1;
+    if (fkv_name_is_shard(name, ".tmp", &index)) return true;
+    if (!rest || (size_t)(rest - name) >= sizeof plain) return false;
+    memcpy(plain, name, (size_t)(rest - name));
+    plain[rest - name] = '\0';
+    return fkv_name_is_shard(plain, "", &index) && (rest = read_number(rest + 5, number)) &&
+           !strcmp(rest, ".tmp");
+}
+
+bool fkv_name_is_claim(const char *name, const char *what, const char *suffix, int64_t *index)
+{
+    char shard[FKV_SHARD_NAME_SIZE];
+    const size_t n = strlen(what);
+    if (strncmp(name, what, n) != 0 || name[n] != '-' || strlen(name) >= sizeof shard) return false;
+    name += n + 1;
+    const size_t digits = strncmp(name, "shard-", 6) ? 0 : 6 + strspn(name + 6, "0123456789");
+    if (!digits || strcmp(name + digits, suffix) != 0) return false;
+    snprintf(shard, sizeof shard, "%.*s.jsonl.zst", (int)digits, name);
+    return fkv_name_is_shard(shard, "", index);
+}
+
 bool fkv_name_is_lease(const char *name)
 {
     int64_t part, n_parts;
+    if (fkv_name_is_claim(name, "lock", "", &part)) return true;
     return !strcmp(name, "lock-job") || !strcmp(name, "lock-profile") || !strcmp(name, "lock-plan") ||
            fkv_name_is_part(name, "lock", "", &part, &n_parts);
 }
@@ -65,6 +97,8 @@ static bool is_file(const char *name, const char *tmp)
         strcat(strcpy(suffix, files[i].suffix), tmp);
         if (fkv_name_is_part(name, files[i].stem, suffix, &part, &n_parts)) return true;
     }
+    int64_t index;
+    if (fkv_name_is_claim(name, "journal", tmp, &index)) return true;
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) {
         const size_t n = strlen(shared[i]);
         if (strncmp(name, shared[i], n) == 0 && strlen(name) == n + n_tmp && !strcmp(name + n, tmp))

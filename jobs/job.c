@@ -469,7 +469,7 @@ static void check_across(parser *p, const fkv_job *job)
     if (compresses && job->profile.method == FKV_METHOD_SCORES && !job->profile.scores_file &&
         sound(p, "profile", "scores_file"))
         refuse(p, "profile", "method", "scores needs profile.scores_file");
-    if (job->job.restart && job->input.n_parts > 1 && sound(p, "job", "restart"))
+    if (job->job.restart && (job->input.n_parts > 1 || job->input.claims) && sound(p, "job", "restart"))
         refuse(p, "input", "part",
                "job.restart = yes would move away what other parts write; restart without parts");
 }

@@ -83,6 +83,7 @@ typedef struct fkv_job {
         int64_t max_record_bytes;
         int64_t max_window;    /* bytes that a zst stream's decoder may hold */
         int64_t part, n_parts; /* this process does the shards j with j mod n_parts == part */
+        bool claims;           /* part = auto: those that it finds free (part 0 of 1) */
     } input;
     struct {
         char *path;

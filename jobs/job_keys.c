@@ -142,7 +142,7 @@ const fkv_key fkv_keys[] = {
      .fallback = "0/1",
      .lo = 0,
      .hi = 100000,
-     .help = "i/n: this process does the shards j with j mod n = i"},
+     .help = "i/n: this process does the shards j with j mod n = i; auto: those that it finds free"},
 
     {.section = "model",
      .name = "path",

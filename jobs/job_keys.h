@@ -21,7 +21,7 @@ typedef enum fkv_key_type {
     FKV_KEY_FLAG,     /* bool: index in choices */
     FKV_KEY_BUDGET,   /* tokens, or a percentage */
     FKV_KEY_ERRORS,   /* a number of records, or a percentage */
-    FKV_KEY_PART,     /* "i/n" */
+    FKV_KEY_PART,     /* "i/n" or "auto" */
     FKV_KEY_ARCHIVES, /* glob patterns of files */
     FKV_KEY_MEMBERS,  /* fkv_words: patterns of member names, one at least */
     FKV_KEY_NAMES,    /* fkv_words: letters, digits, "_", "-", "." and what is not ASCII */

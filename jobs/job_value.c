@@ -149,8 +149,12 @@ static fkv_status parse_part(const fkv_key *key, const char *text, const fkv_pla
 {
     const char *rest;
     int64_t i, n;
+    job->input.claims = strcmp(text, "auto") == 0;
+    job->input.part = 0;
+    job->input.n_parts = 1;
+    if (job->input.claims) return FKV_OK;
     if (!whole_number(text, &i, &rest) || *rest != '/' || !whole_number(rest + 1, &n, &rest) || *rest)
-        return fkv_key_fail(key, place, err, "\"%s\" is not of the form i/n, such as 0/4", text);
+        return fkv_key_fail(key, place, err, "\"%s\" is neither auto nor of the form i/n, such as 0/4", text);
     if (n < 1 || n > (int64_t)key->hi || i < 0 || i >= n)
         return fkv_key_fail(key, place, err, "%s: i/n needs 0 <= i < n <= %.0f", text, key->hi);
     job->input.part = i;
@@ -301,6 +305,7 @@ fkv_status fkv_key_print(const fkv_key *key, const fkv_job *job, fkv_buf *out, f
     case FKV_KEY_BUDGET: return print_share(job->profile.budget, job->profile.budget_percent, out, err);
     case FKV_KEY_ERRORS: return print_share(job->job.max_errors, job->job.max_errors_percent, out, err);
     case FKV_KEY_PART:
+        if (job->input.claims) return fkv_buf_puts(out, "auto", err);
         return fkv_buf_printf(out, err, "%lld/%lld", (long long)job->input.part,
                               (long long)job->input.n_parts);
     case FKV_KEY_CHOICE: memcpy(&choice, at, sizeof choice); return print_choice(key, choice, out, err);

@@ -331,8 +331,8 @@ static void tell(const sight *s, verdict v, const char *path)
 
 /* Looks until the holder is known to be dead, or alive (where that is not waited for: FKV_E_BUSY).
  * s->there is false where there is no lease. */
-static fkv_status settle(const char *path, const char *subject, bool wait, bool (*asked)(void), sight *s,
-                         verdict *v, fkv_err *err)
+static fkv_status settle(const char *path, const char *subject, fkv_patience patience, bool (*asked)(void),
+                         sight *s, verdict *v, fkv_err *err)
 {
     bool told = false;
     const double start = fkv_seconds();
@@ -341,7 +341,8 @@ static fkv_status settle(const char *path, const char *subject, bool wait, bool 
         if (st || !s->there) return st;
         *v = judge(s);
         if (*v == DEAD || *v == SILENT) return FKV_OK;
-        if (*v == LIVE && !wait) return busy(s, subject, err);
+        if (patience == FKV_LEASE_NOW || (*v == LIVE && patience == FKV_LEASE_TRY))
+            return busy(s, subject, err);
         const double waited = fkv_seconds() - start;
         /* A process that ends is gone before anybody would want to read of it. */
         if (!told && (*v == LIVE || waited > 1)) {
@@ -357,7 +358,7 @@ fkv_status fkv_lease_look(const char *path, const char *subject, bool (*asked)(v
 {
     sight s;
     verdict v;
-    return settle(path, subject, false, asked, &s, &v, err);
+    return settle(path, subject, FKV_LEASE_TRY, asked, &s, &v, err);
 }
 
 /* ---- taking ---- */
@@ -428,7 +429,7 @@ static fkv_status try_link(fkv_lease *l, bool *ours, fkv_err *err)
     return *ours || sb.st_nlink ? FKV_OK : make_file(l, err);
 }
 
-static fkv_status win(fkv_lease *l, bool wait, bool (*asked)(void), fkv_err *err)
+static fkv_status win(fkv_lease *l, fkv_patience patience, bool (*asked)(void), fkv_err *err)
 {
     fkv_status st = make_file(l, err);
     for (int i = 0; !st; i++) {
@@ -436,7 +437,7 @@ static fkv_status win(fkv_lease *l, bool wait, bool (*asked)(void), fkv_err *err
         verdict v = LIVE;
         bool ours;
         if ((st = try_link(l, &ours, err)) || ours) break;
-        if ((st = settle(l->path, l->subject, wait, asked, &s, &v, err))) break;
+        if ((st = settle(l->path, l->subject, patience, asked, &s, &v, err))) break;
         if (!s.there && i > LINK_TRIES) /* nobody has it, and we can't either */
             return fkv_fail_at(err, FKV_E_SYSTEM, l->path, 0, NULL, "can't be linked to");
         if (!s.there) {
@@ -638,12 +639,18 @@ static fkv_status new_lease(const char *path, const char *subject, fkv_lease **l
     return l->path && l->subject && l->tmp && l->old ? FKV_OK : fkv_fail_memory(err);
 }
 
-fkv_status fkv_lease_take(const char *path, const char *subject, bool wait, bool (*asked)(void),
+fkv_status fkv_lease_take(const char *path, const char *subject, fkv_patience patience, bool (*asked)(void),
                           fkv_lease **lease, fkv_err *err)
 {
     fkv_lease *l;
-    fkv_status st = new_lease(path, subject, &l, err);
-    if (!st) st = win(l, wait, asked, err);
+    sight s;
+    verdict v;
+    /* Where nothing is waited for, most are another's: those cost a look and no file. */
+    fkv_status st = FKV_OK;
+    *lease = NULL;
+    if (patience == FKV_LEASE_NOW && (st = settle(path, subject, patience, asked, &s, &v, err))) return st;
+    st = new_lease(path, subject, &l, err);
+    if (!st) st = win(l, patience, asked, err);
     if (!st && unlink(l->tmp) && errno != ENOENT)
         st = fkv_fail_errno(err, l->path, "remove the lease's file");
     if (!st) tidy(l); /* now too: a chain of killed runs would leave more and more */

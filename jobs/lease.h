@@ -44,13 +44,18 @@ typedef struct fkv_lease_holder {
 /* Reads n bytes of a lease file. False: they are no lease. */
 bool fkv_lease_parse(const char *text, size_t n, fkv_lease_holder *holder);
 
-/* Takes the lease of path for this process. subject is what messages are about. While another
- * process holds it: FKV_E_BUSY with its host and number, or with wait the call waits for its
- * end. A holder that may be dead is watched in both cases. asked (or NULL) says that the
- * process should stop: FKV_E_INTERRUPTED. A file system without hard links is FKV_E_SYSTEM. */
-fkv_status fkv_lease_take(const char *path, const char *subject, bool wait, bool (*asked)(void),
+/* What a take does about another's lease: it is FKV_E_BUSY, with the holder's host and number. */
+typedef enum fkv_patience {
+    FKV_LEASE_TRY,  /* a holder that may be dead is watched */
+    FKV_LEASE_WAIT, /* its end is waited for */
+    FKV_LEASE_NOW,  /* unless it is known to be dead without watching */
+} fkv_patience;
+
+/* Takes the lease of path for this process. subject is what messages are about. asked (or NULL) says that
+ * the process should stop: FKV_E_INTERRUPTED. A file system without hard links is FKV_E_SYSTEM. */
+fkv_status fkv_lease_take(const char *path, const char *subject, fkv_patience patience, bool (*asked)(void),
                           fkv_lease **lease, fkv_err *err);
-/* Whether take (without wait) could have it now; makes nothing. What was watched here is not
+/* Whether take (with FKV_LEASE_TRY) could have it now; makes nothing. What was watched here is not
  * watched again by a take that follows in the same thread. */
 fkv_status fkv_lease_look(const char *path, const char *subject, bool (*asked)(void), fkv_err *err);
 

@@ -274,7 +274,8 @@ static fkv_status put_shards(const fkv_manifest *m, fkv_buf *b, fkv_err *err)
     return st;
 }
 
-fkv_status fkv_manifest_save(const fkv_manifest *m, const char *path, size_t *bytes, fkv_err *err)
+fkv_status fkv_manifest_save(const fkv_manifest *m, const char *path, const char *tmp, size_t *bytes,
+                             fkv_err *err)
 {
     fkv_buf b = {0};
     fkv_status st = fkv_buf_printf(&b, err, "{\"format\":\"%s\",\n\"job\":", FORMAT);
@@ -298,7 +299,7 @@ fkv_status fkv_manifest_save(const fkv_manifest *m, const char *path, size_t *by
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL,
                          "more than %zu bytes: too many shards, use a larger output.records_per_shard",
                          FKV_MANIFEST_MAX_BYTES);
-    if (!st) st = fkv_file_replace(path, b.data, b.len, err);
+    if (!st) st = fkv_file_replace_by(path, tmp, b.data, b.len, err);
     if (!st && bytes) *bytes = b.len;
     fkv_buf_free(&b);
     return st;

@@ -59,8 +59,9 @@ fkv_status fkv_manifest_init(fkv_manifest *m, const char *job, const char *ident
                              int64_t records_per_shard, fkv_err *err);
 /* m need not be initialised. */
 fkv_status fkv_manifest_load(const char *path, fkv_manifest *m, fkv_err *err);
-/* Replaces path durably; bytes (may be NULL) is the file's new size. */
-fkv_status fkv_manifest_save(const fkv_manifest *m, const char *path, size_t *bytes, fkv_err *err);
+/* Replaces path durably by way of tmp, a path beside it; bytes (may be NULL) is the file's new size. */
+fkv_status fkv_manifest_save(const fkv_manifest *m, const char *path, const char *tmp, size_t *bytes,
+                             fkv_err *err);
 void fkv_manifest_free(fkv_manifest *m);
 
 /* FKV_E_INPUT naming the first key in which the folder's job differs from ours. */

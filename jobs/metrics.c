@@ -142,7 +142,9 @@ static fkv_status put_labels(const fkv_output *output, fkv_buf *b, fkv_err *err)
     fkv_output_who(output, &name, &part, &n_parts);
     /* Not "job", which Prometheus sets itself. */
     fkv_status st = put_label(b, "name", name, err);
-    if (!st) st = fkv_buf_printf(b, err, ",part=\"%lld/%lld\"", (long long)part, (long long)n_parts);
+    if (!st && !n_parts) st = fkv_buf_printf(b, err, ",part=\"auto%lld\"", (long long)part);
+    if (!st && n_parts)
+        st = fkv_buf_printf(b, err, ",part=\"%lld/%lld\"", (long long)part, (long long)n_parts);
     return st;
 }
 
@@ -179,6 +181,7 @@ static fkv_status put_place(const fkv_output *output, const char *place, fkv_buf
     if (!st && folder)
         st = fkv_buf_puts(path, place[stem - 1] == '/' ? "fairkv-batch-" : "/fairkv-batch-", err);
     if (!st && folder) st = put_name(path, name, err);
+    if (!st && !n_parts) st = fkv_buf_printf(path, err, "-auto%lld", (long long)part);
     if (!st && n_parts > 1)
         st = fkv_buf_printf(path, err, "-%lldof%lld", (long long)part, (long long)n_parts);
     return st ? st : fkv_buf_puts(path, folder ? ".prom" : dot ? dot : "", err);

@@ -63,16 +63,22 @@ fkv_status fkv_output_look(const fkv_job *job, fkv_errs *errs, fkv_output **outp
 fkv_status fkv_output_name_archives(const fkv_output *output, fkv_job *job, fkv_err *err);
 
 /* Path of a file of the folder; per_part: with the part's number where there are parts
- * ("stats.json" -> "OUT/stats.json", or "OUT/stats-1of3.json"). malloc'd; NULL: no memory. */
+ * ("stats.json" -> "OUT/stats.json", "OUT/stats-1of3.json", or "OUT/stats-auto0.json"). malloc'd; NULL: no
+ * memory. */
 char *fkv_output_path(const fkv_output *output, const char *file, bool per_part);
 
-/* Whether this part has to do record ordinal, and it has no row yet. */
+/* Whether this part has to do record ordinal, and it has no row yet; part = auto: whether this process has
+ * claimed it. */
 bool fkv_output_needs(const fkv_output *output, int64_t ordinal);
 
 /* The reader has come to the end of the input's first n records, whose running hash is passed (archive.h). To
  * be called for every n before a row of record n - 1 is added. FKV_E_INPUT: an earlier run read something
- * else. */
+ * else. part = auto: claims the record's shard, if it is free. */
 fkv_status fkv_output_pass(fkv_output *output, int64_t n, uint64_t passed, fkv_err *err);
+/* part = auto: claims a shard of an input of n_records that wants rows and that no living process has.
+ * *claimed: there is one, so the input is to be read (again). FKV_E_BUSY: there are only such as others are
+ * at work on. Otherwise nothing happens. Not beside pass; beside add it may be. */
+fkv_status fkv_output_claim(fkv_output *output, int64_t n_records, bool *claimed, fkv_err *err);
 /* The input has ended: n records, of which n_firm, with that hash, stay if it is found longer one day. */
 void fkv_output_pass_end(fkv_output *output, int64_t n, int64_t n_firm, uint64_t passed);
 
@@ -96,7 +102,8 @@ fkv_status fkv_output_sync(fkv_output *output, fkv_err *err);
 
 /* The input ended after n_records records in all: commits the last, shorter
  * shard and marks the manifest complete. Every record of this part must have its
- * row. On a complete output it only checks n_records. */
+ * row. On a complete output it only checks n_records. part = auto: every record of every claim has its row;
+ * FKV_E_BUSY: other processes have what is left, and the last of them finishes. */
 fkv_status fkv_output_finish(fkv_output *output, int64_t n_records, fkv_err *err);
 
 void fkv_output_totals_get(fkv_output *output, fkv_output_totals *totals);
@@ -122,7 +129,7 @@ void fkv_output_close(fkv_output *output);
  * its files go too. The log is closed before. */
 void fkv_output_close_refused(fkv_output *output);
 
-/* Whose output it is, for labels. name is borrowed. */
+/* Whose output it is, for labels; part = auto: the process's number of 0. name is borrowed. */
 void fkv_output_who(const fkv_output *output, const char **name, int64_t *part, int64_t *n_parts);
 
 /* Runs make while this process alone holds the lease "lock-<what>" of the folder, so

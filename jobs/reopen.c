@@ -6,8 +6,7 @@
 #include "jobs/row.h"
 #include "jobs/shard.h"
 
-/* Puts the rows of shard s into the journal. */
-static fkv_status reopen_shard(const fkv_reopening *r, const fkv_manifest_shard *s, fkv_err *err)
+fkv_status fkv_reopen_rows(const fkv_reopening *r, const fkv_manifest_shard *s, fkv_err *err)
 {
     static const char *const keys[] = {"error"};
     char name[FKV_SHARD_NAME_SIZE];
@@ -26,8 +25,9 @@ static fkv_status reopen_shard(const fkv_reopening *r, const fkv_manifest_shard 
             st = fkv_fail_at(err, FKV_E_INPUT, path, i + 1, NULL, "not the row that the manifest says");
             break;
         }
-        if (!r->looking)
-            st = fkv_journal_add(r->journal, s->first + i, row, n, fkv_row_has(&error), 0, 0, err);
+        const bool is_error = fkv_row_has(&error);
+        if (!r->looking && !(is_error && r->answers_only))
+            st = fkv_journal_add(r->journal, s->first + i, row, n, is_error, 0, 0, err);
         i++;
     }
     if (st == FKV_END) st = fkv_shard_reader_check(reader, s->bytes, s->xxh3, err);
@@ -39,17 +39,10 @@ static fkv_status reopen_shard(const fkv_reopening *r, const fkv_manifest_shard 
     return st;
 }
 
-/* Reopens the shards that which chooses. */
-static fkv_status reopen(const fkv_reopening *r, bool (*which)(void *ctx, const fkv_manifest_shard *s),
-                         void *ctx, fkv_err *err)
+/* Takes the shards that which chooses out of the manifest. */
+static void forget(fkv_manifest *m, bool (*which)(const void *ctx, const fkv_manifest_shard *s),
+                   const void *ctx)
 {
-    fkv_manifest *m = r->manifest;
-    fkv_status st = FKV_OK;
-    for (size_t i = 0; !st && i < m->n_shards; i++) {
-        if (which(ctx, &m->shards[i])) st = reopen_shard(r, &m->shards[i], err);
-    }
-    if (!st && !r->looking) st = fkv_journal_sync(r->journal, err);
-    if (st) return st;
     size_t kept = 0;
     for (size_t i = 0; i < m->n_shards; i++) {
         const fkv_manifest_shard s = m->shards[i];
@@ -63,18 +56,41 @@ static fkv_status reopen(const fkv_reopening *r, bool (*which)(void *ctx, const 
     m->n_shards = kept;
     m->complete = false;
     m->records = -1;
-    return FKV_OK;
 }
 
-static bool has_errors(void *ctx, const fkv_manifest_shard *s)
+/* Reopens the shards that which chooses. */
+static fkv_status reopen(const fkv_reopening *r, bool (*which)(const void *ctx, const fkv_manifest_shard *s),
+                         const void *ctx, fkv_err *err)
 {
-    (void)ctx;
-    return s->errors > 0;
+    const fkv_manifest *m = r->manifest;
+    fkv_status st = FKV_OK;
+    for (size_t i = 0; !st && i < m->n_shards; i++) {
+        if (which(ctx, &m->shards[i])) st = fkv_reopen_rows(r, &m->shards[i], err);
+    }
+    if (!st && !r->looking) st = fkv_journal_sync(r->journal, err);
+    if (!st) forget(r->manifest, which, ctx);
+    return st;
+}
+
+/* A manifest that is not complete may not name a short last shard. */
+static bool has_errors_or_is_short(const void *ctx, const fkv_manifest_shard *s)
+{
+    return fkv_reopen_wants(ctx, s);
+}
+
+bool fkv_reopen_wants(const fkv_manifest *m, const fkv_manifest_shard *s)
+{
+    return s->errors > 0 || s->count < m->records_per_shard;
+}
+
+void fkv_reopen_forget(fkv_manifest *m)
+{
+    forget(m, has_errors_or_is_short, m);
 }
 
 fkv_status fkv_reopen_errors(const fkv_reopening *r, fkv_err *err)
 {
-    return reopen(r, has_errors, NULL, err);
+    return reopen(r, has_errors_or_is_short, r->manifest, err);
 }
 
 /* The last record that has a row; 0: none has. */
@@ -98,7 +114,7 @@ typedef struct input_end {
     int64_t from, per_shard;
 } input_end;
 
-static bool is_at_end(void *ctx, const fkv_manifest_shard *s)
+static bool is_at_end(const void *ctx, const fkv_manifest_shard *s)
 {
     const input_end *end = ctx;
     return s->first + s->count > end->from || s->count < end->per_shard;

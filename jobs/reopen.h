@@ -12,15 +12,21 @@
 
 typedef struct fkv_reopening {
     const fkv_folder *folder;
-    fkv_manifest *manifest; /* in memory; to be saved by the caller */
+    fkv_manifest *manifest; /* in memory; to be saved by the caller. NULL is fine for fkv_reopen_rows */
     fkv_journal *journal;
-    bool looking; /* the shards are read and checked, and nothing is written */
+    bool looking;      /* the shards are read and checked, and nothing is written */
+    bool answers_only; /* error rows don't go to the journal */
 } fkv_reopening;
 
 /* Both fail with FKV_E_INPUT where a shard is not what the manifest says, which is as before then. */
 
-/* The shards with error rows. */
+/* The shards with error rows, and a short last one. */
 fkv_status fkv_reopen_errors(const fkv_reopening *r, fkv_err *err);
+/* Its two halves, where each shard has a journal of its own (part = auto): the rows of one such shard, and
+ * the manifest without any of them. */
+bool fkv_reopen_wants(const fkv_manifest *manifest, const fkv_manifest_shard *shard);
+fkv_status fkv_reopen_rows(const fkv_reopening *r, const fkv_manifest_shard *shard, fkv_err *err);
+void fkv_reopen_forget(fkv_manifest *manifest);
 /* For an input whose last archive has grown: the short last shard, and the rows from record *from on, which
  * go from the journal's index. Those are a damage where the input ended, or a line without an end: what the
  * manifest says of it, or the last rows at the most, for a run that was killed before it knew. */

@@ -19,7 +19,7 @@
 enum { WINDOW_LOG_MAX = 27 }; /* the largest window of any level without long mode */
 
 struct fkv_shard_writer {
-    char *path, *tmp; /* tmp: path + ".tmp" */
+    char *path, *tmp; /* tmp: path + who + ".tmp" */
     int fd;
     bool committed;
     ZSTD_CCtx *zstd;
@@ -52,15 +52,15 @@ static fkv_status zstd_error(size_t code, const char *path, fkv_err *err)
     return fkv_fail_at(err, FKV_E_SYSTEM, path, 0, NULL, "zstd: %s", ZSTD_getErrorName(code));
 }
 
-fkv_status fkv_shard_writer_open(const char *path, int level, uint64_t total_bytes, fkv_shard_writer **writer,
-                                 fkv_err *err)
+fkv_status fkv_shard_writer_open(const char *path, const char *who, int level, uint64_t total_bytes,
+                                 fkv_shard_writer **writer, fkv_err *err)
 {
     fkv_status st = FKV_OK;
     *writer = NULL;
     fkv_shard_writer *w = fkv_calloc(1, sizeof *w);
     if (!w) return fkv_fail_memory(err);
     w->fd = -1;
-    const size_t n_tmp = strlen(path) + sizeof ".tmp";
+    const size_t n_tmp = strlen(path) + strlen(who) + sizeof ".tmp";
     w->out_size = ZSTD_CStreamOutSize();
     w->path = strdup(path);
     w->tmp = malloc(n_tmp);
@@ -71,7 +71,7 @@ fkv_status fkv_shard_writer_open(const char *path, int level, uint64_t total_byt
         st = fkv_fail_memory(err);
         goto out;
     }
-    snprintf(w->tmp, n_tmp, "%s.tmp", path);
+    snprintf(w->tmp, n_tmp, "%s%s.tmp", path, who);
     XXH3_64bits_reset(w->hash);
     size_t code = ZSTD_CCtx_setParameter(w->zstd, ZSTD_c_compressionLevel, level);
     if (!ZSTD_isError(code)) code = ZSTD_CCtx_setParameter(w->zstd, ZSTD_c_checksumFlag, 1);

@@ -21,9 +21,10 @@ void fkv_shard_name(int64_t index, char out[FKV_SHARD_NAME_SIZE]);
 
 typedef struct fkv_shard_writer fkv_shard_writer;
 
-/* Writes to path.tmp. total_bytes must be the sum of all rows' lengths. */
-fkv_status fkv_shard_writer_open(const char *path, int level, uint64_t total_bytes, fkv_shard_writer **writer,
-                                 fkv_err *err);
+/* Writes to path + who + ".tmp"; who is "" where nobody else may write the same shard. total_bytes must be
+ * the sum of all rows' lengths. */
+fkv_status fkv_shard_writer_open(const char *path, const char *who, int level, uint64_t total_bytes,
+                                 fkv_shard_writer **writer, fkv_err *err);
 fkv_status fkv_shard_writer_add(fkv_shard_writer *writer, const char *row, size_t n, fkv_err *err);
 /* Ends the frame, syncs, renames to path, syncs the folder. bytes and xxh3 (64
  * bits, seed 0) describe the file. */

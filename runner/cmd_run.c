@@ -114,7 +114,9 @@ static fkv_status finish(run *r, fkv_err *err)
     fkv_tally_stage(r->tally, FKV_STAGE_FINISH);
     fkv_status st = check_errors(r, r->seen.n_records, err);
     if (!st) st = fkv_output_still_ours(r->output, err);
-    if (!st) st = fkv_run_stats_save(r->stats, finished_code(r->output), true, err);
+    /* With part = auto only the last of the processes finishes it; save_at_end knows. */
+    if (!st && !r->setup.job->input.claims)
+        st = fkv_run_stats_save(r->stats, finished_code(r->output), true, err);
     return st ? st : fkv_output_finish(r->output, r->seen.n_records, err);
 }
 
@@ -134,6 +136,18 @@ static fkv_status answer(run *r, fkv_err *err)
     return st ? st : finish(r, err);
 }
 
+/* part = auto: before the model is loaded, something to do for it. */
+static fkv_status claim(const run *r, fkv_err *err)
+{
+    bool claimed;
+    const fkv_job *job = r->setup.job;
+    const int64_t n = r->planning.profile.n_input, per_shard = job->output.records_per_shard;
+    if (!job->input.claims) return FKV_OK;
+    fkv_log("part = auto: %lld records at %lld a shard have work for up to %lld processes", (long long)n,
+            (long long)per_shard, (long long)((n + per_shard - 1) / per_shard));
+    return fkv_output_claim(r->output, n, &claimed, err);
+}
+
 static fkv_status run_job(run *r, fkv_err *err)
 {
     fkv_setup_log_sharing(&r->setup);
@@ -143,6 +157,7 @@ static fkv_status run_job(run *r, fkv_err *err)
                 r->setup.generation.untaken);
     fkv_status st = fkv_planning_make(&r->setup, r->output, &r->replicas, &r->planning, err);
     if (st) return st;
+    if ((st = claim(r, err))) return st;
     if ((st = load(r, err))) return st;
     fkv_device_info info;
     fkv_engine_info(fkv_replicas_first(r->replicas), &info);
@@ -163,7 +178,8 @@ static void save_at_end(run *r, fkv_status st, int code)
     fkv_err err = {0};
     fkv_output_totals t;
     fkv_progress_saves(r->progress, NULL, NULL);
-    if (!r->stats || st == FKV_E_BUSY || (st == FKV_E_INPUT && !r->answering)) return;
+    const bool others = st == FKV_E_BUSY && !r->setup.job->input.claims; /* whose files carry no number */
+    if (!r->stats || others || (st == FKV_E_INPUT && !r->answering)) return;
     fkv_output_sync(r->output, &err);
     err = (fkv_err){0};
     fkv_output_totals_get(r->output, &t);
@@ -196,10 +212,12 @@ static int start(run *r)
     if (!st) st = fkv_output_open(r->setup.job, fkv_interrupt_asked, &r->output, &err);
     if (!st) fkv_hold("output", 0, NULL, NULL);
     if (!st) st = fkv_output_name_archives(r->output, r->setup.job, &err);
-    if (!st && !(log_path = fkv_output_path(r->output, "log", true))) st = fkv_fail_memory(&err);
-    if (!st) st = fkv_log_open(log_path, &err);
+    if (!st) fkv_output_totals_get(r->output, &totals);
+    /* Of many processes that come to a finished job none leaves a log. */
+    const bool logs = !st && !(totals.complete && r->setup.job->input.claims);
+    if (logs && !(log_path = fkv_output_path(r->output, "log", true))) st = fkv_fail_memory(&err);
+    if (!st && logs) st = fkv_log_open(log_path, &err);
     if (!st) {
-        fkv_output_totals_get(r->output, &totals);
         if (totals.complete) {
             fkv_log("nothing to do: all %lld records are done (%lld errors)", (long long)totals.records,
                     (long long)totals.errors);
@@ -217,8 +235,12 @@ static int start(run *r)
     r->progress = NULL;
     if (!st) print_summary(r);
     if (!st) warn_of_errors(r);
-    if (st == FKV_E_INTERRUPTED)
+    if (st == FKV_E_INTERRUPTED && !fkv_interrupt_signal())
+        fkv_log("%s; run it again to resume", err.message);
+    else if (st == FKV_E_INTERRUPTED)
         fkv_log("interrupted by signal %d; run it again to resume", fkv_interrupt_signal());
+    else if (st == FKV_E_BUSY && r->setup.job->input.claims)
+        fkv_log("%s: %s", err.file, err.message);
     else if (st)
         fkv_report_error(&err);
     r->refused = st == FKV_E_INPUT;

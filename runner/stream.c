@@ -17,6 +17,7 @@
 #include "runner/interrupt.h"
 #include "runner/queue.h"
 #include "runner/tally.h"
+#include "runner/time_limit.h"
 
 enum { READ_AHEAD = 32, SYNC_SECONDS = 5 };
 
@@ -32,7 +33,8 @@ typedef struct item {
     fkv_answer_watch watch;
     fkv_answer_ends ends;
     fkv_finish why;
-    bool begun; /* its prompt is prefilled */
+    bool begun;   /* its prompt is prefilled */
+    double given; /* monotonic seconds: to an engine */
 } item;
 
 typedef struct stream stream;
@@ -66,6 +68,8 @@ struct stream {
     atomic_bool told;   /* that a signal came */
     atomic_bool cut;    /* a signal ended a replica before the input did */
     atomic_llong n_answered;
+    atomic_llong longest_ms; /* that a record took */
+    atomic_bool out_of_time; /* another one would not end before the job's time limit */
     atomic_uint round;       /* of telling what the engines did */
     atomic_llong ready_work; /* of the records in ready */
     pthread_mutex_t lock;    /* for err and the lanes' stats */
@@ -178,12 +182,41 @@ static void tell_input(const stream *s, bool ended)
     fkv_tally_input(s->setup->tally, atomic_load(&s->n_input), done, all, ended);
 }
 
-static fkv_status read_all(stream *s, fkv_err *err)
+static bool is_over(void *ctx)
 {
-    const fkv_prompt_source source = fkv_setup_prompts(s->setup, &s->planning->layout);
-    fkv_prompter *prompter = NULL;
+    stream *s = ctx;
+    return atomic_load(&s->over);
+}
+
+static fkv_status open_reader(stream *s, fkv_err *err)
+{
+    fkv_errs errs = {0};
+    const fkv_status st = fkv_reader_open(s->setup->job, &s->reader, &errs);
+    if (st && errs.at) *err = errs.at[0];
+    fkv_errs_free(&errs);
+    if (!st) fkv_reader_watch(s->reader, is_over, s);
+    return st;
+}
+
+/* The input has ended after n records; part = auto: is it to be read again, for what others have left? */
+static fkv_status read_again(stream *s, int64_t n, bool *again, fkv_err *err)
+{
+    fkv_err busy = {0};
+    fkv_status st = atomic_load(&s->over) || fkv_interrupt_signal() ? FKV_E_BUSY : FKV_OK;
+    *again = false;
+    if (!st) st = fkv_output_claim(s->output, n, again, &busy);
+    if (st && st != FKV_E_BUSY) *err = busy;
+    if (st || !*again) return st == FKV_E_BUSY ? FKV_OK : st;
+    fkv_reader_close(s->reader);
+    s->reader = NULL;
+    s->seen = (fkv_stream_seen){0};
+    return open_reader(s, err);
+}
+
+static fkv_status read_once(stream *s, fkv_prompter *prompter, fkv_err *err)
+{
     fkv_line line;
-    fkv_status st = fkv_prompter_open(&source, &prompter, err);
+    fkv_status st = FKV_OK;
     while (!st) {
         fkv_passed passed;
         st = fkv_reader_next(s->reader, &line, err);
@@ -197,15 +230,23 @@ static fkv_status read_all(stream *s, fkv_err *err)
         st = fkv_output_pass(s->output, line.ordinal + 1, line.passed, err);
         if (!st && fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, prompter, err);
     }
-    fkv_prompter_close(prompter);
     if (st == FKV_END) tell_input(s, !atomic_load(&s->over) && !atomic_load(&s->failed));
-    return st == FKV_END || st == FKV_E_INTERRUPTED ? FKV_OK : st;
+    return st == FKV_E_INTERRUPTED ? FKV_OK : st;
 }
 
-static bool is_over(void *ctx)
+static fkv_status read_all(stream *s, fkv_err *err)
 {
-    stream *s = ctx;
-    return atomic_load(&s->over);
+    const fkv_prompt_source source = fkv_setup_prompts(s->setup, &s->planning->layout);
+    fkv_prompter *prompter = NULL;
+    bool again = true;
+    fkv_status st = fkv_prompter_open(&source, &prompter, err);
+    while (!st && again) {
+        st = read_once(s, prompter, err);
+        again = st == FKV_END;
+        if (again) st = read_again(s, atomic_load(&s->n_input), &again, err);
+    }
+    fkv_prompter_close(prompter);
+    return st == FKV_E_INTERRUPTED ? FKV_OK : st;
 }
 
 static void *reader_main(void *arg)
@@ -341,6 +382,7 @@ static fkv_status next_request(void *ctx, bool wait, fkv_request *request, fkv_e
     }
     atomic_fetch_sub(&a->s->ready_work, work_of(it));
     atomic_fetch_add(&a->in_hand, work_of(it));
+    it->given = fkv_seconds();
     *request = (fkv_request){.ordinal = it->record.ordinal,
                              .ids = it->ids.data,
                              .n_ids = (int64_t)it->ids.len,
@@ -384,13 +426,26 @@ static void tell_if_wanted(lane *a)
     tell_engines(a);
 }
 
+/* What is begun now would take as long as the longest record until now. */
+static bool is_out_of_time(stream *s)
+{
+    double left;
+    if (atomic_load(&s->out_of_time)) return true;
+    if (!fkv_time_limit_left(&left) || left > (double)atomic_load(&s->longest_ms) / 1000) return false;
+    if (!atomic_exchange(&s->out_of_time, true))
+        fkv_log("the job's time ends soon (SLURM_JOB_END_TIME), and records took up to %.0f s: no more are "
+                "begun",
+                (double)atomic_load(&s->longest_ms) / 1000);
+    return true;
+}
+
 static fkv_stopping stopping(void *ctx)
 {
     stream *s = ((lane *)ctx)->s;
     const int sig = fkv_interrupt_signal();
     tell_if_wanted(ctx);
     if (atomic_load(&s->failed)) return FKV_STOP_NOW;
-    if (!sig) return FKV_GO_ON;
+    if (!sig) return is_out_of_time(s) ? FKV_DRAIN : FKV_GO_ON;
     const int64_t grace = s->setup->job->job.grace_s;
     if (!atomic_exchange(&s->told, true))
         fkv_log("signal %d: no more records are begun; those in flight have %lld s to end (job.grace)", sig,
@@ -406,6 +461,9 @@ static bool stops_now(void *ctx)
 /* To the writer. */
 static void give(lane *a, item *it)
 {
+    const long long ms = (long long)((fkv_seconds() - it->given) * 1000);
+    long long longest = atomic_load(&a->s->longest_ms);
+    while (ms > longest && !atomic_compare_exchange_weak(&a->s->longest_ms, &longest, ms)) continue;
     atomic_fetch_sub(&a->in_hand, work_of(it));
     fkv_queue_push(a->s->done, it);
 }
@@ -443,7 +501,6 @@ static fkv_status on_reject(void *ctx, const fkv_request *request, const char *c
 
 static fkv_status start(stream *s, fkv_err *err)
 {
-    fkv_errs errs = {0};
     fkv_status st;
     s->n_items = (size_t)s->n_lanes * (FKV_ENGINE_HOLDS(s->planning->layout.slots) + READ_AHEAD);
     s->items = fkv_calloc(s->n_items, sizeof *s->items);
@@ -453,10 +510,7 @@ static fkv_status start(stream *s, fkv_err *err)
     if ((st = fkv_queue_open(s->n_items, &s->ready, err))) return st;
     if ((st = fkv_queue_open(s->n_items, &s->done, err))) return st;
     for (size_t i = 0; i < s->n_items; i++) fkv_queue_push(s->idle, &s->items[i]);
-    if ((st = fkv_reader_open(s->setup->job, &s->reader, &errs)) && errs.at) *err = errs.at[0];
-    fkv_errs_free(&errs);
-    if (st) return st;
-    fkv_reader_watch(s->reader, is_over, s);
+    if ((st = open_reader(s, err))) return st;
     for (int i = 0; i < s->n_lanes; i++) {
         s->lanes[i].s = s;
         s->lanes[i].layout = s->planning->layout;
@@ -539,7 +593,8 @@ fkv_status fkv_stream_run(const fkv_setup *setup, const fkv_planning *planning, 
     fkv_status st = start(&s, err);
     if (!st) fkv_hold("records", 0, stops_now, &s.lanes[0]);
     if (!st) st = fkv_replicas_run(replicas, &work, &run_err);
-    if (!st && atomic_load(&s.cut)) st = fkv_fail(&run_err, FKV_E_INTERRUPTED, "interrupted");
+    if (!st && atomic_load(&s.cut))
+        st = fkv_fail(&run_err, FKV_E_INTERRUPTED, "stopped before the job's time limit");
     finish(&s);
     if (s.err.status) { /* the cause; the engines only noticed */
         *err = s.err;

@@ -140,14 +140,10 @@ fkv_status fkv_file_commit(int fd, const char *tmp, const char *path, fkv_err *e
     return fkv_dir_sync_of(path, err);
 }
 
-fkv_status fkv_file_replace(const char *path, const void *bytes, size_t n, fkv_err *err)
+fkv_status fkv_file_replace_by(const char *path, const char *tmp, const void *bytes, size_t n, fkv_err *err)
 {
     fkv_status st;
     int fd = -1;
-    const size_t size = strlen(path) + 5;
-    char *tmp = malloc(size);
-    if (!tmp) return fkv_fail_memory(err);
-    snprintf(tmp, size, "%s.tmp", path);
     fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) {
         st = fkv_fail_errno(err, tmp, "create");
@@ -158,6 +154,16 @@ fkv_status fkv_file_replace(const char *path, const void *bytes, size_t n, fkv_e
 out:
     if (fd >= 0) close(fd);
     if (st && fd >= 0) unlink(tmp);
+    return st;
+}
+
+fkv_status fkv_file_replace(const char *path, const void *bytes, size_t n, fkv_err *err)
+{
+    const size_t size = strlen(path) + 5;
+    char *tmp = malloc(size);
+    if (!tmp) return fkv_fail_memory(err);
+    snprintf(tmp, size, "%s.tmp", path);
+    const fkv_status st = fkv_file_replace_by(path, tmp, bytes, n, err);
     free(tmp);
     return st;
 }

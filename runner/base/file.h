@@ -19,6 +19,8 @@ fkv_status fkv_file_read_any(const char *path, size_t max_bytes, fkv_buf *out, f
  * folder. After a crash or a failure path is either the old or the new content; a failure
  * leaves no path.tmp. */
 fkv_status fkv_file_replace(const char *path, const void *bytes, size_t n, fkv_err *err);
+/* The same by way of tmp, a path in the same folder. */
+fkv_status fkv_file_replace_by(const char *path, const char *tmp, const void *bytes, size_t n, fkv_err *err);
 
 /* fsync, restarted on EINTR; path is for the message. */
 fkv_status fkv_file_sync(int fd, const char *path, fkv_err *err);

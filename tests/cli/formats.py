@@ -100,8 +100,12 @@ def calibrated(name):
 def files_hold_the_documented_fields():
     job, _ = calibrated("whole")
     job.run()
-    for file in ("manifest.json", "profile.json", "plan.json", "stats.json"):
+    shared, _ = calibrated("shared")
+    shared.run(0, "-s", "input.part=auto")
+    must_agree("manifest.json", cli.load(job.file("manifest.json")), cli.load(shared.file("manifest.json")))
+    for file in ("profile.json", "plan.json", "stats.json"):
         must_agree(file, cli.load(job.file(file)))
+    must_agree("stats.json", shared.stats("stats-auto0.json"))
 
 
 @test

@@ -74,12 +74,13 @@ def shards_done(job, whole):
     return done
 
 
-def journal_done(job, whole):
+def journal_done(job, whole, path=None):
     """The records that stand in the journal, each with the row that it must have."""
     done = set()
-    entries = entries_of(job.file("journal"))
+    path = path or job.file("journal")
+    entries = entries_of(path)
     if entries:
-        with open(job.file("journal"), "rb") as f:
+        with open(path, "rb") as f:
             for ordinal, offset, length in entries:
                 f.seek(offset)
                 assert f.read(length) == whole.rows[ordinal], "record %d has another row" % ordinal

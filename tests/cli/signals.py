@@ -205,4 +205,27 @@ def a_signal_ends_the_wait_for_another_part_s_profile():
     job.command("run").must(0)
 
 
+@test
+def before_slurms_time_limit_nothing_is_begun_that_can_not_end():
+    job = long_job("limit", "output.records_per_shard=8")
+    env = {"SLURM_JOB_END_TIME": str(int(time.time()) + 5)}
+    ended = job.command("run", env=env).must(75, "the job's time ends soon (SLURM_JOB_END_TIME)")
+    assert "stopped before the job's time limit; run it again to resume" in ended.text, ended.text
+    assert outputs.rows_written(job) == set()
+    # In time for some of them; those that were begun end.
+    limit = int(time.time()) + 17
+    os.environ["SLURM_JOB_END_TIME"] = str(limit)
+    try:
+        run = Running(job, hold="records 3").until_held()
+    finally:
+        del os.environ["SLURM_JOB_END_TIME"]
+    cli.wait_until(lambda: time.time() > limit - 15, "end of the time")
+    run.go_on()
+    assert run.wait() == 75, run.text()
+    assert 3 <= len(outputs.rows_written(job)) < 80
+    for harmless in ("", "soon", "0", str(int(time.time()) + 9999)):
+        job.command("run", env={"SLURM_JOB_END_TIME": harmless}).must(0)
+    assert len(job.rows()) == 80
+
+
 cli.main()

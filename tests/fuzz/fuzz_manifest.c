@@ -41,13 +41,15 @@ static void work(const char *path)
     fkv_err err = {0};
     uint64_t hash;
     bool changed;
+    char tmp[4096];
+    snprintf(tmp, sizeof tmp, "%s.tmp", path);
     if (fkv_manifest_load(path, &a, &err)) {
         check(err.status == FKV_E_INPUT || err.status == FKV_E_SYSTEM, "an error without a status");
         check(!a.job && !a.shards && !a.identity && !a.run && !a.archives, "a manifest after an error");
         return;
     }
     check_shards(&a);
-    check(fkv_manifest_save(&a, path, NULL, &err) == FKV_OK, "save");
+    check(fkv_manifest_save(&a, path, tmp, NULL, &err) == FKV_OK, "save");
     check(fkv_manifest_load(path, &b, &err) == FKV_OK, "what was saved can't be loaded");
     check(a.n_shards == b.n_shards && a.complete == b.complete && a.records == b.records,
           "changed by saving");

@@ -95,7 +95,7 @@ static fkv_lease *must_take(void)
 {
     fkv_err err = {0};
     fkv_lease *l;
-    if (fkv_lease_take(path, "OUT", false, NULL, &l, &err)) fail_msg("%s: %s", err.file, err.message);
+    if (fkv_lease_take(path, "OUT", FKV_LEASE_TRY, NULL, &l, &err)) fail_msg("%s: %s", err.file, err.message);
     return l;
 }
 
@@ -103,7 +103,7 @@ static void must_refuse(fkv_status st, const char *word1, const char *word2)
 {
     fkv_err err = {0};
     fkv_lease *l = (fkv_lease *)(void *)1;
-    assert_int_equal(fkv_lease_take(path, "OUT", false, NULL, &l, &err), st);
+    assert_int_equal(fkv_lease_take(path, "OUT", FKV_LEASE_TRY, NULL, &l, &err), st);
     assert_null(l);
     if (!strstr(err.message, word1) || !strstr(err.message, word2)) fail_msg("\"%s\"", err.message);
 }
@@ -148,7 +148,7 @@ static pid_t child(void (*then)(fkv_lease *l))
     if (pid == 0) {
         fkv_err err = {0};
         fkv_lease *l;
-        if (fkv_lease_take(path, "OUT", false, NULL, &l, &err)) _exit(9);
+        if (fkv_lease_take(path, "OUT", FKV_LEASE_TRY, NULL, &l, &err)) _exit(9);
         if (write(pipes[1], "x", 1) != 1) _exit(8);
         then(l);
         _exit(0);
@@ -277,12 +277,12 @@ static void a_wait_can_be_ended(void **state)
     fkv_lease *l;
     (void)state;
     put_holder("elsewhere", NULL, 0, 0, 0);
-    assert_int_equal(fkv_lease_take(path, "OUT", false, yes, &l, NULL), FKV_E_INTERRUPTED);
+    assert_int_equal(fkv_lease_take(path, "OUT", FKV_LEASE_TRY, yes, &l, NULL), FKV_E_INTERRUPTED);
     assert_int_equal(fkv_lease_look(path, "OUT", yes, NULL), FKV_E_INTERRUPTED);
     fkv_lease *held;
     unlink(path);
     held = must_take();
-    assert_int_equal(fkv_lease_take(path, "OUT", true, yes, &l, NULL), FKV_E_INTERRUPTED);
+    assert_int_equal(fkv_lease_take(path, "OUT", FKV_LEASE_WAIT, yes, &l, NULL), FKV_E_INTERRUPTED);
     fkv_lease_release(held);
     assert_int_equal(n_files(), 0);
 }
@@ -376,7 +376,7 @@ static void take_turns(shared *s)
 {
     for (int i = 0; i < 12; i++) {
         fkv_lease *l;
-        if (fkv_lease_take(path, "OUT", true, NULL, &l, NULL)) _exit(1);
+        if (fkv_lease_take(path, "OUT", FKV_LEASE_WAIT, NULL, &l, NULL)) _exit(1);
         const int n = atomic_fetch_add(&s->inside, 1) + 1;
         if (n > atomic_load(&s->most)) atomic_store(&s->most, n);
         atomic_fetch_add(&s->turns, 1);
