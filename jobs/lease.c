@@ -40,6 +40,7 @@ struct fkv_lease {
     pthread_cond_t cond;
     bool ending;
     atomic_bool lost;
+    atomic_bool gone;     /* the last heartbeat found no file: another took it over and was done with it? */
     atomic_llong beat_ms; /* monotonic, of the last heartbeat */
 };
 
@@ -487,8 +488,12 @@ static void *beat(void *arg)
             at.tv_nsec -= 1000000000;
         }
         if (pthread_cond_timedwait(&l->cond, &l->mutex, &at) != ETIMEDOUT || l->ending) continue;
-        if (!is_ours(l, &ours, &there, NULL) && there && !ours) atomic_store(&l->lost, true);
-        if (!futimens(l->fd, NULL)) atomic_store(&l->beat_ms, now_ms());
+        const long long looked_ms = now_ms(); /* who is stopped behind this has a late heartbeat */
+        if (!is_ours(l, &ours, &there, NULL)) {
+            if (there && !ours) atomic_store(&l->lost, true);
+            atomic_store(&l->gone, !there);
+        }
+        if (!futimens(l->fd, NULL)) atomic_store(&l->beat_ms, looked_ms);
     }
     pthread_mutex_unlock(&l->mutex);
     return NULL;
@@ -538,7 +543,8 @@ fkv_status fkv_lease_check(fkv_lease *l, fkv_err *err)
 fkv_status fkv_lease_glance(fkv_lease *l, fkv_err *err)
 {
     const double late_s = (double)(now_ms() - atomic_load(&l->beat_ms)) / 1000;
-    return atomic_load(&l->lost) || late_s > stale_seconds / 2 ? fkv_lease_check(l, err) : FKV_OK;
+    const bool doubtful = atomic_load(&l->lost) || atomic_load(&l->gone);
+    return doubtful || late_s > stale_seconds / 2 ? fkv_lease_check(l, err) : FKV_OK;
 }
 
 bool fkv_lease_after_silence(const fkv_lease *l)

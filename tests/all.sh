@@ -33,9 +33,9 @@ ninja -C build-asan
 ctest --test-dir build-asan --output-on-failure -j 2 -LE slow
 
 cmake --preset tsan -G Ninja >/dev/null
-ninja -C build-tsan fairkv-batch test_backend_collectives test_device_failure test_engine test_log test_prompt test_tally test_template
+ninja -C build-tsan fairkv-batch test_backend_collectives test_claims test_device_failure test_engine test_log test_prompt test_tally test_template
 ctest --test-dir build-tsan --output-on-failure -j 2 \
-  -R '^unit/test_(backend_collectives|device_failure|engine|log|prompt|tally|template)$|^cli/threads$'
+  -R '^unit/test_(backend_collectives|claims|device_failure|engine|log|prompt|tally|template)$|^cli/threads$'
 
 # CUDA code must compile where nvcc is, also without a GPU.
 if command -v nvcc >/dev/null; then

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include "jobs/folder_names.h"
 #include "jobs/lease.h"
 
 enum { N_SHARDS = (N_RECORDS + PER_SHARD - 1) / PER_SHARD };
@@ -155,6 +156,31 @@ static void what_others_made_is_not_made_again(void **state)
     fkv_job_free(job);
 }
 
+static void names_say_whose_a_file_is(void **state)
+{
+    int64_t n, of;
+    (void)state;
+    static const char *const ours[] = {
+        "lock-auto0",        "lock-shard-000012",      "journal-shard-1234567",   "journal-shard-000001.tmp",
+        "stats-auto31.json", "metrics-auto0.prom.tmp", "manifest-auto2.json.tmp", "log-auto7"};
+    static const char *const others[] = {
+        "lock-auto",     "lock-shard-12",       "journal-shard-000001x",
+        "lock-autox1",   "journal-shard-",      "stats-auto-1.json",
+        "lock-shard-00", "stats-auto1of2.json", "log-auto99999999999999999999"};
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+        if (!fkv_name_is_ours(ours[i])) fail_msg("%s is ours", ours[i]);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (fkv_name_is_ours(others[i])) fail_msg("%s is not ours", others[i]);
+    assert_true(fkv_name_is_claim("lock-shard-000012", "lock", "", &n) && n == 12);
+    assert_false(fkv_name_is_claim("lock-shard-000012", "journal", "", &n));
+    assert_true(fkv_name_is_part("stats-auto31.json", "stats", ".json", &n, &of) && n == 31 && of == 0);
+    assert_true(fkv_name_is_unfinished_shard("shard-000003.jsonl.zst.auto5.tmp", &n) && n == 5);
+    assert_true(fkv_name_is_unfinished_shard("shard-000003.jsonl.zst.tmp", &n) && n == -1);
+    assert_false(fkv_name_is_unfinished_shard("shard-000003.jsonl.zst", &n));
+    assert_false(fkv_name_is_unfinished_shard("shard-000003.jsonl.zst.auto.tmp", &n));
+    assert_false(fkv_name_is_unfinished_shard("shard-3.jsonl.zst.auto5.tmp", &n));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -162,6 +188,7 @@ int main(void)
         TEST(the_last_to_end_makes_the_short_shard),
         TEST(a_silent_process_loses_its_shard_and_writes_nothing_more),
         TEST(what_others_made_is_not_made_again),
+        TEST(names_say_whose_a_file_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -461,6 +461,7 @@ static void checks_across_keys(void **state)
     fkv_job_free(parse_ok(HEAD "[profile]\nwindow = 512\nbudget = 1%\n", NULL));
     fkv_job_free(parse_ok(HEAD "[input]\nformat = longbench\nprompts = p.json\n", NULL));
     fkv_job_free(parse_ok(HEAD "[engine]\ndata_parallel = 2\n", NULL));
+    expect_error(HEAD "[job]\nrestart = yes\n[input]\npart = auto\n", NULL, 11, "input.part", "restart");
 }
 
 int main(void)

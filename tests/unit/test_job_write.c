@@ -123,13 +123,28 @@ static char *identity(const char *text, const char *override)
     return out.data;
 }
 
+static void parts_may_be_left_to_who_is_free(void **state)
+{
+    fkv_buf ini = {0};
+    (void)state;
+    fkv_job *job = parse_ok(HEAD, "input.part=auto");
+    assert_true(job->input.claims && job->input.part == 0 && job->input.n_parts == 1);
+    assert_int_equal(fkv_job_write_ini(job, &ini, NULL), FKV_OK);
+    assert_non_null(strstr(ini.data, "\npart = auto\n"));
+    fkv_job_free(job);
+    job = parse_ok(HEAD "[input]\npart = auto\n", "input.part=1/2");
+    assert_true(!job->input.claims && job->input.part == 1 && job->input.n_parts == 2);
+    fkv_job_free(job);
+    fkv_buf_free(&ini);
+}
+
 static void identity_changes_with_answers_only(void **state)
 {
     static const char *const same[] = {"job.name=u",        "job.output=elsewhere",   "job.max_errors=3",
                                        "job.grace=1",       "input.part=1/3",         "plan.mode=standard",
                                        "plan.max_copies=1", "engine.backend=cpu",     "engine.devices=2",
                                        "job.restart=yes",   "engine.data_parallel=1", "job.max_errors=0.5%",
-                                       "output.progress=5", "output.metrics=m.prom"};
+                                       "output.progress=5", "output.metrics=m.prom",  "input.part=auto"};
     static const char *const different[] = {"job.seed=1",
                                             "job.limit=5",
                                             "input.members=*",
@@ -236,6 +251,7 @@ int main(void)
         cmocka_unit_test(written_ini_reads_back),
         cmocka_unit_test(template_settings_are_written),
         cmocka_unit_test(written_ini_keeps_characters_whole),
+        cmocka_unit_test(parts_may_be_left_to_who_is_free),
         cmocka_unit_test(identity_changes_with_answers_only),
         cmocka_unit_test(identity_names_a_missing_model),
         cmocka_unit_test(help_has_every_key),
