@@ -66,15 +66,17 @@ static fkv_status reopen(const fkv_reopening *r, bool (*which)(void *ctx, const 
     return FKV_OK;
 }
 
-static bool has_errors(void *ctx, const fkv_manifest_shard *s)
+/* A manifest that is not complete may not name a short last shard. */
+static bool has_errors_or_is_short(void *ctx, const fkv_manifest_shard *s)
 {
-    (void)ctx;
-    return s->errors > 0;
+    const int64_t *per_shard = ctx;
+    return s->errors > 0 || s->count < *per_shard;
 }
 
 fkv_status fkv_reopen_errors(const fkv_reopening *r, fkv_err *err)
 {
-    return reopen(r, has_errors, NULL, err);
+    int64_t per_shard = r->manifest->records_per_shard;
+    return reopen(r, has_errors_or_is_short, &per_shard, err);
 }
 
 /* The last record that has a row; 0: none has. */
@@ -107,8 +109,9 @@ static bool is_at_end(void *ctx, const fkv_manifest_shard *s)
 fkv_status fkv_reopen_end(const fkv_reopening *r, int64_t *from, fkv_err *err)
 {
     const fkv_manifest *m = r->manifest;
-    const bool known = m->end.records >= 0;
-    input_end end = {known ? m->end.firm : last_row(r), m->records_per_shard};
+    const int64_t last = last_row(r);
+    const bool known = m->end.records > last; /* else a later run went beyond that end, and was killed */
+    input_end end = {known ? m->end.firm : last, m->records_per_shard};
     const fkv_status st = reopen(r, is_at_end, &end, err);
     *from = end.from;
     if (st) return st;

@@ -19,7 +19,7 @@ typedef struct fkv_reopening {
 
 /* Both fail with FKV_E_INPUT where a shard is not what the manifest says, which is as before then. */
 
-/* The shards with error rows. */
+/* The shards with error rows, and a short last one. */
 fkv_status fkv_reopen_errors(const fkv_reopening *r, fkv_err *err);
 /* For an input whose last archive has grown: the short last shard, and the rows from record *from on, which
  * go from the journal's index. Those are a damage where the input ended, or a line without an end: what the

@@ -178,18 +178,21 @@ static void tell_input(const stream *s, bool ended)
     fkv_tally_input(s->setup->tally, atomic_load(&s->n_input), done, all, ended);
 }
 
+static void end_input(const stream *s)
+{
+    fkv_passed passed;
+    fkv_reader_passed(s->reader, &passed);
+    fkv_output_pass_end(s->output, passed.records, passed.firm, passed.hash);
+    tell_input(s, true);
+}
+
 static fkv_status read_all(stream *s, fkv_err *err)
 {
     const fkv_prompt_source source = fkv_setup_prompts(s->setup, &s->planning->layout);
     fkv_prompter *prompter = NULL;
     fkv_line line;
     fkv_status st = fkv_prompter_open(&source, &prompter, err);
-    while (!st) {
-        fkv_passed passed;
-        st = fkv_reader_next(s->reader, &line, err);
-        fkv_reader_passed(s->reader, &passed);
-        if (st == FKV_END) fkv_output_pass_end(s->output, passed.records, passed.firm, passed.hash);
-        if (st) break;
+    while (!st && !(st = fkv_reader_next(s->reader, &line, err))) {
         atomic_store(&s->n_input, line.ordinal + 1);
         tell_input(s, false);
         if (atomic_load(&s->failed)) break;
@@ -198,7 +201,8 @@ static fkv_status read_all(stream *s, fkv_err *err)
         if (!st && fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, prompter, err);
     }
     fkv_prompter_close(prompter);
-    if (st == FKV_END) tell_input(s, !atomic_load(&s->over) && !atomic_load(&s->failed));
+    /* Else who takes the records has gone. */
+    if (st == FKV_END && !atomic_load(&s->over) && !atomic_load(&s->failed)) end_input(s);
     return st == FKV_END || st == FKV_E_INTERRUPTED ? FKV_OK : st;
 }
 

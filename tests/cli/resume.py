@@ -486,4 +486,17 @@ def a_damaged_output_is_refused_not_overwritten():
     job.command("run").must(2, "has shards but no manifest")
 
 
+@test
+def a_killed_retry_of_error_rows_goes_on_where_the_last_shard_is_short():
+    good = {"prompt": cli.needle_prompt(cli.one_record())[-400:]}
+    job = cli.PromptJob("retry-killed", [good, b"[]"] + [good] * 8, SHARD)
+    job.run(1)
+    content = job.content()
+    run = Running(job, "-s", "job.retry_errors=yes", hold="records 0").until_held()
+    assert run.stop(signal.SIGKILL) == -signal.SIGKILL
+    outputs.wait_for_the_lock(job)
+    job.run(1)
+    assert job.content() == content
+
+
 cli.main()
