@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 
 #include "jobs/error_rows.h"
+#include "jobs/folder_names.h"
 #include "jobs/merged.h"
-#include "jobs/row.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
@@ -19,23 +19,16 @@ static const size_t MAX_STATS_BYTES = (size_t)1 << 20;
 static const double WINDOW_S = 60;
 static const int64_t most = (int64_t)1 << 53;
 
-/* An error row: its code counts, and the first of a code is kept. */
-static fkv_status see_row(void *ctx, const char *row, size_t n, fkv_err *err)
+/* Its code counts, and the first of a code is kept. */
+static fkv_status see_row(void *ctx, const fkv_error_row *row, fkv_err *err)
 {
-    static const char *const of_row[] = {"source", "error"}, *const of_error[] = {"code", "message"};
     fkv_standing *s = ctx;
-    fkv_span at[2], in[2] = {{0}};
-    fkv_err ignored = {0};
-    if (fkv_row_members(row, n, of_row, at, 2, &ignored) || !fkv_row_has(&at[1])) return FKV_OK;
-    const bool sound = !fkv_row_members(at[1].p, at[1].n, of_error, in, 2, &ignored) && in[0].n > 2;
-    const fkv_error_counts before = s->errors;
-    fkv_error_counts_add(&s->errors, sound ? in[0].p + 1 : "", sound ? in[0].n - 2 : 0, 1);
-    if (s->errors.n == before.n) return FKV_OK;
+    const int before = s->errors.n;
     fkv_buf text = {0};
-    const fkv_span source = fkv_row_has(&at[0]) ? at[0] : (fkv_span){"null", 4};
-    const fkv_span message = sound && fkv_row_has(&in[1]) ? in[1] : (fkv_span){"null", 4};
-    const fkv_status st = fkv_buf_printf(&text, err, "{\"source\":%.*s,\"message\":%.*s}", (int)source.n,
-                                         source.p, (int)message.n, message.p);
+    fkv_error_counts_add(&s->errors, row->code.p, row->code.n, 1);
+    if (s->errors.n == before) return FKV_OK;
+    const fkv_status st = fkv_buf_printf(&text, err, "{\"source\":%.*s,\"message\":%.*s}", (int)row->source.n,
+                                         row->source.p, (int)row->message.n, row->message.p);
     if (st) fkv_buf_free(&text);
     s->examples[s->errors.n - 1] = text.data;
     return st;
@@ -122,10 +115,11 @@ static fkv_status read_stats(const char *path, bool at_work, fkv_standing *s, in
 
 static bool is_at_work(const fkv_standing *s, int64_t part, int64_t n_parts)
 {
-    char name[64] = "lock";
-    if (n_parts > 1) snprintf(name, sizeof name, "lock-%lldof%lld", (long long)part, (long long)n_parts);
-    for (int i = 0; i < s->n_locks; i++)
-        if (!strcmp(s->locks[i].file, name)) return true;
+    for (int i = 0; i < s->n_locks; i++) {
+        int64_t is, of;
+        if (fkv_name_is_part(s->locks[i].file, "lock", "", &is, &of) && is == part && of == n_parts)
+            return true;
+    }
     return false;
 }
 
@@ -186,9 +180,7 @@ static fkv_status find_locks(const char *folder, fkv_standing *s, fkv_err *err)
     if (!dir) return fkv_fail_open(err, folder);
     for (const struct dirent *e; !st && (e = readdir(dir));) {
         const char *name = e->d_name;
-        if (strncmp(name, "lock", 4) != 0 || (name[4] && name[4] != '-') || strchr(name, '.') ||
-            strlen(name) >= sizeof s->locks[0].file)
-            continue;
+        if (!fkv_name_is_lease(name) || strlen(name) >= sizeof s->locks[0].file) continue;
         st = add_lock(folder, name, s, err);
     }
     closedir(dir);

@@ -89,10 +89,11 @@ def parts_are_one_job():
 def hostile_files_are_refused_by_name():
     job = PromptJob("status-hostile", RECORDS[:3])
     job.run()
-    with open(os.path.join(job.output, "lock-\x1b[31m"), "wb") as f:
-        f.write(b"\xff" * 100)
+    for name in ("lock-plan", "lock-\x1b[31m"):  # a lease that is none, and what is no name of ours
+        with open(os.path.join(job.output, name), "wb") as f:
+            f.write(b"\xff\x1b" * 50)
     text = command("status", job.output).must(0).out
-    assert "can't be read as a lease" in text and "\x1b" not in text, text
+    assert text.count("can't be read as a lease") == 1 and "lock-plan" in text and "\x1b" not in text, text
     for name in ("stats.json", "manifest.json"):
         with open(os.path.join(job.output, name), "wb") as f:
             f.write(b'{"format":[[[')
