@@ -597,12 +597,6 @@ void fkv_engine_stats_add(fkv_engine_stats *all, const fkv_engine_stats *s, int 
         all->rank_attention_seconds[r] += s->rank_attention_seconds[r] / n;
 }
 
-void fkv_engine_stats_join(const fkv_engine_stats *each, int n, fkv_engine_stats *all)
-{
-    *all = (fkv_engine_stats){0};
-    for (int i = 0; i < n; i++) fkv_engine_stats_add(all, &each[i], n);
-}
-
 void fkv_engine_close(fkv_engine *e)
 {
     if (!e) return;

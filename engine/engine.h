@@ -147,10 +147,8 @@ fkv_status fkv_engine_run(fkv_engine *engine, const fkv_engine_io *io, fkv_err *
  * then without rank_attention_seconds, for which devices would have to stand still. */
 void fkv_engine_stats_get(fkv_engine *engine, fkv_engine_stats *stats);
 void fkv_engine_stats_reset(fkv_engine *engine);
-/* What n engines that work side by side did, all of the same ranks: counts and bytes are summed, times are
- * the mean, as one of them has them. */
-void fkv_engine_stats_join(const fkv_engine_stats *each, int n, fkv_engine_stats *stats);
-/* Adds one of n to all. */
+/* Adds one of n engines that work side by side, all of the same ranks, to what they did together: counts and
+ * bytes are summed, times are the mean, as one of them has them. */
 void fkv_engine_stats_add(fkv_engine_stats *all, const fkv_engine_stats *one, int n);
 /* NULL: nothing. */
 void fkv_engine_close(fkv_engine *engine);

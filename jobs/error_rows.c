@@ -3,20 +3,30 @@
 
 #include <stdlib.h>
 
-#include "jobs/row.h"
 #include "jobs/shard.h"
 
-static fkv_status count_error(void *ctx, const char *row, size_t n, fkv_err *err)
+static fkv_status count_error(void *ctx, const fkv_error_row *row, fkv_err *err)
 {
-    fkv_error_counts *counts = ctx;
     (void)err;
-    static const char *const of_row[] = {"error"}, *const of_error[] = {"code"};
-    fkv_span error, code = {0};
-    fkv_err ignored = {0};
-    if (fkv_row_members(row, n, of_row, &error, 1, &ignored) || !fkv_row_has(&error)) return FKV_OK;
-    const bool quoted = !fkv_row_members(error.p, error.n, of_error, &code, 1, &ignored) && code.n > 2;
-    fkv_error_counts_add(counts, quoted ? code.p + 1 : "", quoted ? code.n - 2 : 0, 1);
+    fkv_error_counts_add(ctx, row->code.p, row->code.n, 1);
     return FKV_OK;
+}
+
+/* Rows without an error are passed over. */
+static fkv_status see_row(const char *row, size_t n, fkv_error_row_see *see, void *ctx, fkv_err *err)
+{
+    static const char *const of_row[] = {"source", "error"}, *const of_error[] = {"code", "message"};
+    static const fkv_span null = {"null", 4}, empty = {"", 0};
+    fkv_span at[2], in[2] = {{0}};
+    fkv_err ignored = {0};
+    if (fkv_row_members(row, n, of_row, at, 2, &ignored) || !fkv_row_has(&at[1])) return FKV_OK;
+    const bool sound = !fkv_row_members(at[1].p, at[1].n, of_error, in, 2, &ignored);
+    const fkv_error_row found = {
+        .source = fkv_row_has(&at[0]) ? at[0] : null,
+        .code = sound && in[0].n > 2 ? (fkv_span){in[0].p + 1, in[0].n - 2} : empty,
+        .message = sound && fkv_row_has(&in[1]) ? in[1] : null,
+    };
+    return see(ctx, &found, err);
 }
 
 static fkv_status see_shard(const fkv_folder *folder, int64_t index, fkv_error_row_see *see, void *ctx,
@@ -29,7 +39,7 @@ static fkv_status see_shard(const fkv_folder *folder, int64_t index, fkv_error_r
     fkv_shard_name(index, name);
     char *path = fkv_folder_path(folder, name, false);
     fkv_status st = path ? fkv_shard_reader_open(path, &reader, err) : fkv_fail_memory(err);
-    while (!st && !(st = fkv_shard_reader_next(reader, &row, &n, err))) st = see(ctx, row, n, err);
+    while (!st && !(st = fkv_shard_reader_next(reader, &row, &n, err))) st = see_row(row, n, see, ctx, err);
     fkv_shard_reader_close(reader);
     free(path);
     return st == FKV_END ? FKV_OK : st;
@@ -47,7 +57,7 @@ fkv_status fkv_error_rows_each(const fkv_folder *folder, const fkv_manifest *m, 
     for (size_t i = 0; !st && i < n; i++) {
         if (!entries[i].is_error) continue;
         st = fkv_journal_read(journal, &entries[i], &row, err);
-        if (!st) st = see(ctx, row.data, row.len, err);
+        if (!st) st = see_row(row.data, row.len, see, ctx, err);
     }
     fkv_buf_free(&row);
     return st;

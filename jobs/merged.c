@@ -3,28 +3,15 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "jobs/folder_names.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 
 enum { MAX_PARTS = 100000 };
 static const size_t MAX_PROFILE_BYTES = (size_t)16 << 20;
-
-static bool is_manifest(const char *name, int64_t *part, int64_t *n_parts)
-{
-    int used = 0;
-    long long i = 0, n = 1;
-    *part = 0;
-    *n_parts = 1;
-    if (strcmp(name, "manifest.json") == 0) return true;
-    if (sscanf(name, "manifest-%6lldof%6lld.json%n", &i, &n, &used) != 2 || !used || name[used]) return false;
-    *part = i;
-    *n_parts = n;
-    return i >= 0 && n >= 2 && i < n && n <= MAX_PARTS;
-}
 
 static fkv_status merge_manifest(fkv_merged *x, const char *path, int64_t part, int64_t n_parts, fkv_err *err)
 {
@@ -79,7 +66,9 @@ static fkv_status merge_manifests(const char *folder, fkv_merged *x, fkv_err *er
         if (!e && errno) st = fkv_fail_errno(err, folder, "read the folder");
         if (!e) break;
         int64_t part, n_parts;
-        if (!is_manifest(e->d_name, &part, &n_parts)) continue;
+        if (!fkv_name_is_part(e->d_name, "manifest", ".json", &part, &n_parts) || n_parts < 1 ||
+            n_parts > MAX_PARTS)
+            continue;
         char *path = fkv_path_join(folder, e->d_name);
         st = path ? merge_manifest(x, path, part, n_parts, err) : fkv_fail_memory(err);
         free(path);

@@ -239,9 +239,11 @@ static fkv_status reopen_end(fkv_output *o, fkv_err *err)
 {
     const fkv_reopening r = {&o->folder, &o->manifest, o->journal, o->looking, false};
     int64_t from;
-    o->manifest.complete = false;
-    o->manifest.records = -1;
-    if (o->looking) return FKV_OK; /* most of what is there stays: a run would say which */
+    if (o->looking) { /* most of what is there stays: a run would say which */
+        o->manifest.complete = false;
+        o->manifest.records = -1;
+        return FKV_OK;
+    }
     fkv_status st = fkv_reopen_end(&r, &from, err);
     if (st) return st;
     fkv_log("%s: the last archive has grown: record %lld and those behind it are done now", o->folder.path,

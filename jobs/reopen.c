@@ -123,8 +123,9 @@ static bool is_at_end(const void *ctx, const fkv_manifest_shard *s)
 fkv_status fkv_reopen_end(const fkv_reopening *r, int64_t *from, fkv_err *err)
 {
     const fkv_manifest *m = r->manifest;
-    const bool known = m->end.records >= 0;
-    input_end end = {known ? m->end.firm : last_row(r), m->records_per_shard};
+    const int64_t last = last_row(r);
+    const bool known = m->end.records > last; /* else a later run went beyond that end, and was killed */
+    input_end end = {known ? m->end.firm : last, m->records_per_shard};
     const fkv_status st = reopen(r, is_at_end, &end, err);
     *from = end.from;
     if (st) return st;

@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 
 #include "jobs/error_rows.h"
+#include "jobs/folder_names.h"
 #include "jobs/merged.h"
-#include "jobs/row.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
@@ -19,23 +19,16 @@ static const size_t MAX_STATS_BYTES = (size_t)1 << 20;
 static const double WINDOW_S = 60;
 static const int64_t most = (int64_t)1 << 53;
 
-/* An error row: its code counts, and the first of a code is kept. */
-static fkv_status see_row(void *ctx, const char *row, size_t n, fkv_err *err)
+/* Its code counts, and the first of a code is kept. */
+static fkv_status see_row(void *ctx, const fkv_error_row *row, fkv_err *err)
 {
-    static const char *const of_row[] = {"source", "error"}, *const of_error[] = {"code", "message"};
     fkv_standing *s = ctx;
-    fkv_span at[2], in[2] = {{0}};
-    fkv_err ignored = {0};
-    if (fkv_row_members(row, n, of_row, at, 2, &ignored) || !fkv_row_has(&at[1])) return FKV_OK;
-    const bool sound = !fkv_row_members(at[1].p, at[1].n, of_error, in, 2, &ignored) && in[0].n > 2;
-    const fkv_error_counts before = s->errors;
-    fkv_error_counts_add(&s->errors, sound ? in[0].p + 1 : "", sound ? in[0].n - 2 : 0, 1);
-    if (s->errors.n == before.n) return FKV_OK;
+    const int before = s->errors.n;
     fkv_buf text = {0};
-    const fkv_span source = fkv_row_has(&at[0]) ? at[0] : (fkv_span){"null", 4};
-    const fkv_span message = sound && fkv_row_has(&in[1]) ? in[1] : (fkv_span){"null", 4};
-    const fkv_status st = fkv_buf_printf(&text, err, "{\"source\":%.*s,\"message\":%.*s}", (int)source.n,
-                                         source.p, (int)message.n, message.p);
+    fkv_error_counts_add(&s->errors, row->code.p, row->code.n, 1);
+    if (s->errors.n == before) return FKV_OK;
+    const fkv_status st = fkv_buf_printf(&text, err, "{\"source\":%.*s,\"message\":%.*s}", (int)row->source.n,
+                                         row->source.p, (int)row->message.n, row->message.p);
     if (st) fkv_buf_free(&text);
     s->examples[s->errors.n - 1] = text.data;
     return st;
@@ -47,34 +40,66 @@ static bool in_no_shard(void *ctx, const fkv_journal_entry *entry)
     return !fkv_manifest_find(m, entry->ordinal / m->records_per_shard);
 }
 
+/* The journals of parts, or of the shards at hand where processes share the output. */
+typedef struct journals {
+    fkv_journal **at; /* [n] */
+    size_t n, cap;
+} journals;
+
+static void free_journals(journals *j)
+{
+    for (size_t i = 0; i < j->n; i++) fkv_journal_close(j->at[i]);
+    free(j->at);
+}
+
 /* The journals were opened before the manifests were read: a row that moved to a shard meanwhile is in
  * both, and never in neither. */
-static fkv_status count_rows(const fkv_folder *folder, fkv_merged *all, fkv_journal **journals,
-                             fkv_standing *s, fkv_err *err)
+static fkv_status count_rows(const fkv_folder *folder, fkv_merged *all, const journals *j, fkv_standing *s,
+                             fkv_err *err)
 {
     s->done = all->shards.n_rows;
     s->n_errors = all->shards.n_errors;
     fkv_status st = fkv_error_rows_each(folder, &all->shards, NULL, see_row, s, err);
-    for (int64_t i = 0; !st && i < all->n_parts; i++) {
-        fkv_journal_filter(journals[i], in_no_shard, &all->shards);
-        s->done += (int64_t)fkv_journal_count(journals[i]);
-        s->n_errors += fkv_journal_errors(journals[i]);
-        st = fkv_error_rows_each(folder, NULL, journals[i], see_row, s, err);
+    for (size_t i = 0; !st && i < j->n; i++) {
+        fkv_journal_filter(j->at[i], in_no_shard, &all->shards);
+        s->done += (int64_t)fkv_journal_count(j->at[i]);
+        s->n_errors += fkv_journal_errors(j->at[i]);
+        st = fkv_error_rows_each(folder, NULL, j->at[i], see_row, s, err);
     }
     return st;
 }
 
-static fkv_status look_at_journals(fkv_folder *folder, const fkv_merged *all, fkv_journal **journals,
-                                   fkv_err *err)
+static fkv_status add_journal(journals *j, const char *path, uint64_t identity, fkv_err *err)
+{
+    if (j->n == j->cap) {
+        size_t cap;
+        fkv_journal **grown = fkv_mul_size(j->cap ? j->cap : 4, 2, &cap)
+                                  ? fkv_realloc(j->at, cap, sizeof(fkv_journal *))
+                                  : NULL;
+        if (!grown) return fkv_fail_memory(err);
+        j->at = grown;
+        j->cap = cap;
+    }
+    const fkv_status st = fkv_journal_look(path, identity, &j->at[j->n], err);
+    if (!st) j->n++;
+    return st;
+}
+
+static fkv_status look_at_journals(const char *folder, const fkv_merged *all, journals *j, fkv_err *err)
 {
     uint64_t identity;
     fkv_status st = fkv_manifest_hash(&all->shards, &identity, err);
-    for (int64_t i = 0; !st && i < all->n_parts; i++) {
-        folder->part = i;
-        char *path = fkv_folder_path(folder, "journal", true);
-        st = path ? fkv_journal_look(path, identity, &journals[i], err) : fkv_fail_memory(err);
+    DIR *dir = st ? NULL : opendir(folder);
+    if (!st && !dir) return fkv_fail_open(err, folder);
+    for (const struct dirent *e; !st && (e = readdir(dir));) {
+        int64_t part, n_parts;
+        const bool is_part = fkv_name_is_part(e->d_name, "journal", "", &part, &n_parts);
+        if (is_part ? n_parts != all->n_parts : !fkv_name_is_claim(e->d_name, "journal", "", &part)) continue;
+        char *path = fkv_path_join(folder, e->d_name);
+        st = path ? add_journal(j, path, identity, err) : fkv_fail_memory(err);
         free(path);
     }
+    if (dir) closedir(dir);
     return st;
 }
 
@@ -95,60 +120,67 @@ static double rate_of(const json_t *run)
     return 0;
 }
 
-/* What a part's stats.json says, as far as it can be read: it is no part of what was answered. *known:
- * it says how many records the part has. */
-static fkv_status read_stats(const char *path, bool at_work, fkv_standing *s, int64_t *records, bool *known,
+/* How many records the stats of all parts say there are. */
+typedef struct counted {
+    int64_t parts;  /* that know theirs */
+    int64_t sum;    /* of these */
+    int64_t whole;  /* of one that shares its output: it knows all */
+    bool estimated; /* one of them does not know for certain */
+} counted;
+
+static bool is_at_work(const fkv_standing *s, int64_t part, int64_t n_parts)
+{
+    for (int i = 0; i < s->n_locks; i++) {
+        int64_t is, of;
+        if (fkv_name_is_part(s->locks[i].file, "lock", "", &is, &of) && is == part && of == n_parts)
+            return true;
+    }
+    return false;
+}
+
+/* What one stats.json says, as far as it can be read: it is no part of what was answered. */
+static fkv_status read_stats(const char *path, bool is_shared, bool at_work, fkv_standing *s, counted *c,
                              fkv_err *err)
 {
     json_t *doc = NULL;
-    struct stat sb;
+    int64_t records = -1;
     bool estimated;
-    *known = false;
-    if (stat(path, &sb) && errno == ENOENT) return FKV_OK;
     fkv_status st = fkv_json_load(path, MAX_STATS_BYTES, &doc, err);
     const json_t *job = json_object_get(doc, "job"), *run = json_object_get(doc, "run");
     if (!st && (!json_is_object(job) || !json_is_object(run)))
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "has no job and run: not a run's stats");
-    if (!st) st = fkv_json_i64_or(job, "records", 0, most, -1, path, records, err);
+    if (!st) st = fkv_json_i64_or(job, "records", 0, most, -1, path, &records, err);
     if (!st) st = fkv_json_bool_or(job, "estimated", false, path, &estimated, err);
-    if (!st) {
-        *known = *records >= 0;
-        if (*known && estimated) s->estimated = true;
-        if (at_work && json_is_null(json_object_get(run, "end"))) s->rate += rate_of(run);
+    if (!st && records >= 0) {
+        if (is_shared && records > c->whole) c->whole = records;
+        if (!is_shared) c->sum += records > most - c->sum ? most - c->sum : records;
+        c->parts += !is_shared;
+        c->estimated = c->estimated || estimated;
     }
+    if (!st && at_work && json_is_null(json_object_get(run, "end"))) s->rate += rate_of(run);
     json_decref(doc);
     return st;
 }
 
-static bool is_at_work(const fkv_standing *s, int64_t part, int64_t n_parts)
-{
-    char name[64] = "lock";
-    if (n_parts > 1) snprintf(name, sizeof name, "lock-%lldof%lld", (long long)part, (long long)n_parts);
-    for (int i = 0; i < s->n_locks; i++)
-        if (!strcmp(s->locks[i].file, name)) return true;
-    return false;
-}
-
 /* The total: counted where a part or the sample came to the end, else the parts' guesses together. */
-static fkv_status add_stats(fkv_folder *folder, const fkv_merged *all, fkv_standing *s, fkv_err *err)
+static fkv_status add_stats(const char *folder, const fkv_merged *all, fkv_standing *s, fkv_err *err)
 {
-    int64_t sum = 0;
-    bool all_known = true;
+    counted c = {.whole = -1};
     fkv_status st = FKV_OK;
-    for (int64_t i = 0; !st && i < all->n_parts; i++) {
-        int64_t records = 0;
-        bool known;
-        folder->part = i;
-        char *path = fkv_folder_path(folder, "stats.json", true);
-        st = path ? read_stats(path, is_at_work(s, i, all->n_parts), s, &records, &known, err)
+    DIR *dir = opendir(folder);
+    if (!dir) return fkv_fail_open(err, folder);
+    for (const struct dirent *e; !st && (e = readdir(dir));) {
+        int64_t part, n_parts;
+        if (!fkv_name_is_part(e->d_name, "stats", ".json", &part, &n_parts)) continue;
+        if (n_parts && n_parts != all->n_parts) continue;
+        char *path = fkv_path_join(folder, e->d_name);
+        st = path ? read_stats(path, n_parts == 0, is_at_work(s, part, n_parts), s, &c, err)
                   : fkv_fail_memory(err);
         free(path);
-        if (st) break;
-        all_known = all_known && known;
-        if (known) sum += records > most - sum ? most - sum : records;
     }
-    s->records = all->records >= 0 ? all->records : all_known ? sum : -1;
-    if (all->records >= 0 || s->records < 0) s->estimated = false;
+    closedir(dir);
+    s->records = all->records >= 0 ? all->records : c.parts == all->n_parts ? c.sum : c.whole;
+    s->estimated = all->records < 0 && s->records >= 0 && c.estimated;
     return st;
 }
 
@@ -186,9 +218,7 @@ static fkv_status find_locks(const char *folder, fkv_standing *s, fkv_err *err)
     if (!dir) return fkv_fail_open(err, folder);
     for (const struct dirent *e; !st && (e = readdir(dir));) {
         const char *name = e->d_name;
-        if (strncmp(name, "lock", 4) != 0 || (name[4] && name[4] != '-') || strchr(name, '.') ||
-            strlen(name) >= sizeof s->locks[0].file)
-            continue;
+        if (!fkv_name_is_lease(name) || strlen(name) >= sizeof s->locks[0].file) continue;
         st = add_lock(folder, name, s, err);
     }
     closedir(dir);
@@ -198,24 +228,22 @@ static fkv_status find_locks(const char *folder, fkv_standing *s, fkv_err *err)
 fkv_status fkv_standing_read(const char *path, fkv_standing *s, fkv_err *err)
 {
     fkv_merged all;
-    fkv_journal **journals = NULL;
+    journals j = {0};
     *s = (fkv_standing){.records = -1};
     fkv_status st = fkv_merged_load(path, &all, err);
     if (st) return st;
     const int64_t n = all.n_parts;
-    fkv_folder folder = {.path = (char *)path, .n_parts = n};
-    journals = fkv_calloc((size_t)n, sizeof *journals);
-    st = journals ? look_at_journals(&folder, &all, journals, err) : fkv_fail_memory(err);
+    const fkv_folder folder = {.path = (char *)path, .n_parts = n};
+    st = look_at_journals(path, &all, &j, err);
     fkv_merged_free(&all);
     if (!st) st = fkv_merged_load(path, &all, err);
     if (!st && all.n_parts != n) st = fkv_fail(err, FKV_E_BUSY, "%s was begun anew meanwhile", path);
-    if (!st) st = count_rows(&folder, &all, journals, s, err);
+    if (!st) st = count_rows(&folder, &all, &j, s, err);
     if (!st) st = find_locks(path, s, err);
-    if (!st) st = add_stats(&folder, &all, s, err);
+    if (!st) st = add_stats(path, &all, s, err);
     s->complete = all.complete;
     s->n_parts = n;
-    for (int64_t i = 0; journals && i < n; i++) fkv_journal_close(journals[i]);
-    free(journals);
+    free_journals(&j);
     fkv_merged_free(&all);
     if (st) fkv_standing_free(s);
     return st;

@@ -59,8 +59,8 @@ static json_t *prompts_of(const fkv_check_report *r, bool *whole)
         put_int(bin, "records", bins[i].n, whole);
         if (json_array_append_new(histogram, bin)) *whole = false;
     }
-    for (int i = 0; i < v->n_codes; i++) put_int(errors, v->errors[i].code, v->errors[i].n, whole);
-    put_int(o, "sampled", v->n + v->n_errors, whole);
+    for (int i = 0; i < v->errors.n; i++) put_int(errors, v->errors.at[i].code, v->errors.at[i].rows, whole);
+    put_int(o, "sampled", v->n + fkv_error_counts_sum(&v->errors), whole);
     put_int(o, "most_tokens", fkv_prompt_limit(&r->setup->limits, r->setup->limits.max_new), whole);
     put_int(o, "longest", v->n ? v->records[v->n - 1].n_tokens : 0, whole);
     put(o, "mean_new_tokens", json_real(fkv_survey_mean_new(v)), whole);

@@ -110,7 +110,7 @@ static void print_prompts(const fkv_check_report *r, FILE *out)
 {
     const fkv_survey *v = r->survey;
     const fkv_prompt_limits *limits = &r->setup->limits;
-    const int64_t n_looked = v->n + v->n_errors;
+    const int64_t n_looked = v->n + fkv_error_counts_sum(&v->errors);
     fprintf(out, "; prompts of up to %lld tokens fit; %s%lld record%s looked at\n",
             (long long)fkv_prompt_limit(limits, limits->max_new),
             n_looked && n_looked == v->n_records ? "all " : "", (long long)n_looked, plural(n_looked));
@@ -123,9 +123,9 @@ static void print_prompts(const fkv_check_report *r, FILE *out)
     if (r->forecast->n_too_large)
         fprintf(out, ";   %lld of %lld are too_large for the memory: error rows\n",
                 (long long)r->forecast->n_too_large, (long long)v->n);
-    for (int i = 0; i < v->n_codes; i++)
-        fprintf(out, ";   %lld of %lld are error rows: %s\n", (long long)v->errors[i].n, (long long)n_looked,
-                v->errors[i].code);
+    for (int i = 0; i < v->errors.n; i++)
+        fprintf(out, ";   %lld of %lld are error rows: %s\n", (long long)v->errors.at[i].rows,
+                (long long)n_looked, v->errors.at[i].code);
 }
 
 /* ---- the machine ---- */

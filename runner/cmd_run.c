@@ -43,7 +43,7 @@ static void print_summary(const run *r)
     fkv_output_totals t;
     fkv_engine_stats e;
     fkv_output_totals_get(r->output, &t);
-    if (fkv_replicas_stats(r->replicas, &e, NULL)) return;
+    fkv_replicas_stats(r->replicas, &e);
     const double secs = fkv_seconds() - r->start;
     fkv_log("done: %lld records, %lld of them by earlier runs, %lld errors, in %.1f s (%.1f records/s)",
             (long long)t.records, (long long)t.resumed, (long long)t.errors, secs,

@@ -10,12 +10,6 @@
 
 #include "runner/interrupt.h"
 
-static bool is_interrupted(void *ctx)
-{
-    (void)ctx;
-    return fkv_interrupt_asked();
-}
-
 /* The file of a hold at this place; NULL: there is none. */
 static const char *file_of(const char *stage, int64_t n)
 {
@@ -35,6 +29,6 @@ void fkv_hold(const char *stage, int64_t n, bool (*over)(void *ctx), void *ctx)
     const int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) return;
     close(fd);
-    if (!over) over = is_interrupted;
+    if (!over) over = fkv_interrupt_asks;
     while (!over(ctx) && access(path, F_OK) == 0) nanosleep(&pause, NULL);
 }

@@ -50,6 +50,12 @@ bool fkv_interrupt_asked(void)
     return fkv_interrupt_signal() != 0;
 }
 
+bool fkv_interrupt_asks(void *ctx)
+{
+    (void)ctx;
+    return fkv_interrupt_asked();
+}
+
 double fkv_interrupt_age(void)
 {
     return atomic_load(&asked) ? (double)(now_ms() - atomic_load(&asked_at_ms)) / 1000 : 0;

@@ -15,6 +15,8 @@ fkv_status fkv_interrupt_install(fkv_err *err);
 /* The signal that asked to stop, or 0. */
 int fkv_interrupt_signal(void);
 bool fkv_interrupt_asked(void);
+/* The same for who asks with a ctx, which is not looked at. */
+bool fkv_interrupt_asks(void *ctx);
 /* Seconds since it came; 0 if none did. */
 double fkv_interrupt_age(void);
 

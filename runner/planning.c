@@ -2,7 +2,7 @@
 #include "runner/planning.h"
 
 #include <math.h>
-#include <stdatomic.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,19 +43,55 @@ static double mean_prompt(const fkv_sample *sample)
     return sample->n ? total / (double)sample->n : 0;
 }
 
-/* The sample's prompts on their way through the replicas. */
+/* Prompts that may be measured before those in front of them have been added. */
+enum { MOST_AHEAD = 64 };
+
+/* The sample's prompts on their way through the replicas. Counts are added in the prompts' order, whoever
+ * measured them, so that the sums' bits are the same. */
 typedef struct measuring {
     const fkv_setup *setup;
     const fkv_sample *sample;
     int64_t b;
-    atomic_llong next; /* prompt that nobody has taken */
-    atomic_bool failed;
-    double *counts; /* [sample + 1][n_layers][n_kv_heads] of those that are longer than b; their sums */
+    size_t n_counts; /* of a prompt: [n_layers][n_kv_heads] */
+    double *sums;    /* [n_counts] */
+    double *ahead;   /* [MOST_AHEAD][n_counts], by the prompt's number; zeroes where none is on its way */
+
+    pthread_mutex_t lock; /* for what follows */
+    pthread_cond_t moved;
+    int64_t next, added; /* the prompt that nobody has taken; those in front of it are in sums */
+    bool done[MOST_AHEAD];
+    bool failed;
 } measuring;
 
-static size_t counts_of(const measuring *a)
+/* The next prompt, or the sample's size: there is none. */
+static int64_t take_prompt(measuring *a)
 {
-    return (size_t)a->setup->config.n_layers * (size_t)a->setup->config.n_kv_heads;
+    pthread_mutex_lock(&a->lock);
+    while (!a->failed && a->next < a->sample->n && a->next >= a->added + MOST_AHEAD)
+        pthread_cond_wait(&a->moved, &a->lock);
+    const int64_t i = a->failed || a->next == a->sample->n ? a->sample->n : a->next++;
+    pthread_mutex_unlock(&a->lock);
+    return i;
+}
+
+static double *counts_of(const measuring *a, int64_t i)
+{
+    return a->ahead + (size_t)(i % MOST_AHEAD) * a->n_counts;
+}
+
+/* Prompt i is measured: it is added, if those before it are, and so are those behind it that waited. */
+static void add_prompt(measuring *a, int64_t i)
+{
+    pthread_mutex_lock(&a->lock);
+    a->done[i % MOST_AHEAD] = true;
+    for (; a->added < a->next && a->done[a->added % MOST_AHEAD]; a->added++) {
+        double *counts = counts_of(a, a->added);
+        for (size_t k = 0; k < a->n_counts; k++) a->sums[k] += counts[k];
+        memset(counts, 0, a->n_counts * sizeof *counts);
+        a->done[a->added % MOST_AHEAD] = false;
+    }
+    pthread_cond_broadcast(&a->moved);
+    pthread_mutex_unlock(&a->lock);
 }
 
 /* One prompt after the other, whichever replica is free. */
@@ -64,15 +100,15 @@ static fkv_status measure_on(void *ctx, int replica, fkv_engine *engine, fkv_err
     measuring *a = ctx;
     fkv_status st = FKV_OK;
     (void)replica;
-    for (int64_t i; !st && (i = atomic_fetch_add(&a->next, 1)) < a->sample->n;) {
+    for (int64_t i; !st && (i = take_prompt(a)) < a->sample->n;) {
         const fkv_sample_record *r = &a->sample->records[i];
         fkv_tally_count(a->setup->tally, i, a->sample->n);
         fkv_hold("profile", i, NULL, NULL);
         if (fkv_interrupt_signal()) return fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
-        if (atomic_load(&a->failed)) break;
-        if ((int64_t)r->ids.len <= a->b) continue;
-        st = fkv_engine_profile(engine, r->ids.data, (int64_t)r->ids.len, r->max_new, a->b,
-                                a->setup->job->profile.floor, a->counts + (size_t)i * counts_of(a), err);
+        if ((int64_t)r->ids.len > a->b)
+            st = fkv_engine_profile(engine, r->ids.data, (int64_t)r->ids.len, r->max_new, a->b,
+                                    a->setup->job->profile.floor, counts_of(a, i), err);
+        if (!st) add_prompt(a, i);
     }
     return st;
 }
@@ -80,20 +116,17 @@ static fkv_status measure_on(void *ctx, int replica, fkv_engine *engine, fkv_err
 static void stop_measuring(void *ctx)
 {
     measuring *a = ctx;
-    atomic_store(&a->failed, true);
+    pthread_mutex_lock(&a->lock);
+    a->failed = true;
+    pthread_cond_broadcast(&a->moved);
+    pthread_mutex_unlock(&a->lock);
 }
 
-/* The prompts' counts are added in their order, whoever measured them. */
 static void take_counts(const measuring *a, fkv_profile *p)
 {
-    const size_t n = counts_of(a);
-    double *sums = a->counts + (size_t)a->sample->n * n;
     int64_t measured = 0;
-    for (int64_t i = 0; i < a->sample->n; i++) {
-        measured += (int64_t)a->sample->records[i].ids.len > a->b;
-        for (size_t k = 0; k < n; k++) sums[k] += a->counts[(size_t)i * n + k];
-    }
-    fkv_budget_from_counts(p, sums, measured, a->b);
+    for (int64_t i = 0; i < a->sample->n; i++) measured += (int64_t)a->sample->records[i].ids.len > a->b;
+    fkv_budget_from_counts(p, a->sums, measured, a->b);
     fkv_log("profile: %lld of %lld sampled prompts are longer than the budget of %lld", (long long)measured,
             (long long)a->sample->n, (long long)a->b);
 }
@@ -120,17 +153,22 @@ static fkv_status take_fewest_ranks(making *m, fkv_err *err)
 static fkv_status measure_ada(making *m, const fkv_sample *sample, int64_t b, fkv_err *err)
 {
     const fkv_setup *s = m->setup;
-    measuring a = {.setup = s, .sample = sample, .b = b};
+    const size_t n = (size_t)s->config.n_layers * (size_t)s->config.n_kv_heads;
+    measuring a = {.setup = s, .sample = sample, .b = b, .n_counts = n};
     const fkv_replica_work work = {&a, measure_on, stop_measuring};
-    size_t n;
-    if (!fkv_mul_size((size_t)sample->n + 1, counts_of(&a), &n)) return fkv_fail_memory(err);
-    a.counts = fkv_calloc(n, sizeof *a.counts);
-    if (!a.counts) return fkv_fail_memory(err);
+    size_t all;
+    if (!fkv_mul_size(n, MOST_AHEAD + 1, &all) || !(a.sums = fkv_calloc(all, sizeof *a.sums)))
+        return fkv_fail_memory(err);
+    a.ahead = a.sums + n;
+    pthread_mutex_init(&a.lock, NULL);
+    pthread_cond_init(&a.moved, NULL);
     fkv_status st = take_fewest_ranks(m, err);
     if (!st) st = fkv_replicas_open(s, &m->p->layout, m->replicas, err);
     if (!st) st = fkv_replicas_run(*m->replicas, &work, err);
     if (!st) take_counts(&a, &m->p->profile);
-    free(a.counts);
+    pthread_cond_destroy(&a.moved);
+    pthread_mutex_destroy(&a.lock);
+    free(a.sums);
     return st;
 }
 

@@ -98,12 +98,6 @@ static void end_archive(void *ctx, const fkv_look_end *end)
     if (end->how == FKV_LOOKED_FAR) l->open_end = true;
 }
 
-static bool is_interrupted(void *ctx)
-{
-    (void)ctx;
-    return fkv_interrupt_asked();
-}
-
 /* prompts: what prompts are made with is there. */
 static void look_at_input(looking *l, bool prompts, fkv_errs *errs)
 {
@@ -114,7 +108,7 @@ static void look_at_input(looking *l, bool prompts, fkv_errs *errs)
                            .most_bytes = FKV_PREFLIGHT_BYTES,
                            .see = see_record,
                            .done = end_archive,
-                           .stop = is_interrupted};
+                           .stop = fkv_interrupt_asks};
     fkv_input_look(l->setup->job, &look, errs);
     add_error(errs, &l->err);
     fkv_prompter_close(l->prompter);

@@ -132,16 +132,14 @@ fkv_engine *fkv_replicas_first(const fkv_replicas *r)
     return r->engines[0];
 }
 
-fkv_status fkv_replicas_stats(const fkv_replicas *r, fkv_engine_stats *stats, fkv_err *err)
+void fkv_replicas_stats(const fkv_replicas *r, fkv_engine_stats *stats)
 {
     *stats = (fkv_engine_stats){0};
-    if (!r) return FKV_OK;
-    fkv_engine_stats *each = fkv_calloc((size_t)r->n, sizeof *each);
-    if (!each) return fkv_fail_memory(err);
-    for (int i = 0; i < r->n; i++) fkv_engine_stats_get(r->engines[i], &each[i]);
-    fkv_engine_stats_join(each, r->n, stats);
-    free(each);
-    return FKV_OK;
+    for (int i = 0; r && i < r->n; i++) {
+        fkv_engine_stats one;
+        fkv_engine_stats_get(r->engines[i], &one);
+        fkv_engine_stats_add(stats, &one, r->n);
+    }
 }
 
 void fkv_replicas_close(fkv_replicas *r)

@@ -31,8 +31,8 @@ fkv_status fkv_replicas_run(fkv_replicas *replicas, const fkv_replica_work *work
 int fkv_replicas_count(const fkv_replicas *replicas);
 /* The first one's, whose calls are the caller's to make while no work is under way. */
 fkv_engine *fkv_replicas_first(const fkv_replicas *replicas);
-/* Of all together (fkv_engine_stats_join); of NULL nothing. */
-fkv_status fkv_replicas_stats(const fkv_replicas *replicas, fkv_engine_stats *stats, fkv_err *err);
+/* Of all together (fkv_engine_stats_add); of NULL nothing. */
+void fkv_replicas_stats(const fkv_replicas *replicas, fkv_engine_stats *stats);
 /* NULL: nothing. */
 void fkv_replicas_close(fkv_replicas *replicas);
 

@@ -89,12 +89,6 @@ static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_prompter 
     return st == FKV_END ? FKV_OK : st;
 }
 
-static bool is_interrupted(void *ctx)
-{
-    (void)ctx;
-    return fkv_interrupt_signal() != 0;
-}
-
 fkv_status fkv_sample_take(const fkv_setup *setup, const fkv_layout *layout, fkv_sample *s, fkv_err *err)
 {
     fkv_errs errs = {0};
@@ -111,7 +105,7 @@ fkv_status fkv_sample_take(const fkv_setup *setup, const fkv_layout *layout, fkv
         if (errs.at) *err = errs.at[0];
         goto out;
     }
-    fkv_reader_watch(reader, is_interrupted, NULL);
+    fkv_reader_watch(reader, fkv_interrupt_asks, NULL);
     fkv_reader_quiet(reader);
     if ((st = fkv_prompter_open(&source, &prompter, err))) goto out;
     if ((st = take(setup, reader, prompter, s, &record, &next, err))) goto out;

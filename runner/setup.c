@@ -95,7 +95,8 @@ static void check_budgets(const fkv_setup *s, fkv_errs *errs)
     const fkv_config *c = &s->config;
     fkv_profile profile = {0};
     fkv_err err = {0};
-    if (!j->profile.budgets_file && j->profile.method != FKV_METHOD_SCORES) return;
+    if (!j->profile.budgets_file && (j->profile.method != FKV_METHOD_SCORES || !j->profile.scores_file))
+        return;
     double *scores = fkv_calloc((size_t)c->n_layers * (size_t)c->n_kv_heads, sizeof *scores);
     fkv_status st =
         scores ? fkv_profile_init(&profile, c->n_layers, c->n_kv_heads, &err) : fkv_fail_memory(&err);

@@ -213,16 +213,19 @@ static fkv_status read_again(stream *s, int64_t n, bool *again, fkv_err *err)
     return open_reader(s, err);
 }
 
+static void end_input(const stream *s)
+{
+    fkv_passed passed;
+    fkv_reader_passed(s->reader, &passed);
+    fkv_output_pass_end(s->output, passed.records, passed.firm, passed.hash);
+    tell_input(s, true);
+}
+
 static fkv_status read_once(stream *s, fkv_prompter *prompter, fkv_err *err)
 {
     fkv_line line;
     fkv_status st = FKV_OK;
-    while (!st) {
-        fkv_passed passed;
-        st = fkv_reader_next(s->reader, &line, err);
-        fkv_reader_passed(s->reader, &passed);
-        if (st == FKV_END) fkv_output_pass_end(s->output, passed.records, passed.firm, passed.hash);
-        if (st) break;
+    while (!st && !(st = fkv_reader_next(s->reader, &line, err))) {
         atomic_store(&s->n_input, line.ordinal + 1);
         tell_input(s, false);
         if (atomic_load(&s->failed)) break;
@@ -230,7 +233,8 @@ static fkv_status read_once(stream *s, fkv_prompter *prompter, fkv_err *err)
         st = fkv_output_pass(s->output, line.ordinal + 1, line.passed, err);
         if (!st && fkv_output_needs(s->output, line.ordinal)) st = read_one(s, &line, prompter, err);
     }
-    if (st == FKV_END) tell_input(s, !atomic_load(&s->over) && !atomic_load(&s->failed));
+    /* Else who takes the records has gone. */
+    if (st == FKV_END && !atomic_load(&s->over) && !atomic_load(&s->failed)) end_input(s);
     return st == FKV_E_INTERRUPTED ? FKV_OK : st;
 }
 

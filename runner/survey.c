@@ -123,23 +123,7 @@ static void end_archive(void *ctx, const fkv_look_end *end)
     share_out(t);
 }
 
-static bool is_interrupted(void *ctx)
-{
-    (void)ctx;
-    return fkv_interrupt_asked();
-}
-
 /* ---- the sample's prompts ---- */
-
-static void count_error(fkv_survey *s, const char *code)
-{
-    int i = 0;
-    s->n_errors++;
-    while (i < s->n_codes && strcmp(s->errors[i].code, code) != 0) i++;
-    if (i == FKV_SURVEY_CODES) return;
-    if (i == s->n_codes) snprintf(s->errors[s->n_codes++].code, sizeof s->errors[0].code, "%s", code);
-    s->errors[i].n++;
-}
 
 /* Of a row without its text: FORMATS.md has its keys. */
 static int64_t frame_bytes(const fkv_record *r)
@@ -159,7 +143,7 @@ static fkv_status measure(const fkv_setup *s, fkv_prompter *prompter, const kept
     fkv_survey_record r = {0};
     int64_t truncated = 0;
     if (k->code[0]) {
-        count_error(out, k->code);
+        fkv_error_counts_add(&out->errors, k->code, strlen(k->code), 1);
         return FKV_OK;
     }
     fkv_status st = fkv_record_parse(s->parser, &line, record, err);
@@ -170,7 +154,7 @@ static fkv_status measure(const fkv_setup *s, fkv_prompter *prompter, const kept
     }
     if (st) return st;
     if (record->error_code[0]) {
-        count_error(out, record->error_code);
+        fkv_error_counts_add(&out->errors, record->error_code, strlen(record->error_code), 1);
         return FKV_OK;
     }
     r.n_kept = (int64_t)ids->len;
@@ -224,7 +208,7 @@ fkv_status fkv_survey_take(const fkv_setup *s, fkv_survey *out, fkv_errs *errs)
     t->out = out;
     t->most_key = UINT64_MAX;
     t->left = FKV_SURVEY_BYTES;
-    t->look = (fkv_look){.ctx = t, .see = see, .done = end_archive, .stop = is_interrupted};
+    t->look = (fkv_look){.ctx = t, .see = see, .done = end_archive, .stop = fkv_interrupt_asks};
     share_out(t);
     if ((st = fkv_input_look(s->job, &t->look, errs))) goto out;
     err = t->err;

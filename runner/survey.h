@@ -10,11 +10,12 @@
 #define FKV_RUNNER_SURVEY_H
 
 #include "jobs/archive.h"
+#include "jobs/error_counts.h"
 #include "runner/setup.h"
 
 #define FKV_SURVEY_BYTES ((int64_t)512 << 20)
 /* The sample: so many records at the most, and so many bytes of their lines, but one at least. */
-enum { FKV_SURVEY_RECORDS = 256, FKV_SURVEY_CODES = 16 };
+enum { FKV_SURVEY_RECORDS = 256 };
 #define FKV_SURVEY_SAMPLE_BYTES ((size_t)16 << 20)
 
 /* An archive, as far as it was read. */
@@ -47,13 +48,8 @@ typedef struct fkv_survey {
     bool all_members;           /* n_members is of whole archives */
     fkv_survey_record *records; /* [n] by length */
     int64_t n;
-    int64_t n_cut;    /* of them */
-    int64_t n_errors; /* of the sample, beside them: error rows */
-    struct {
-        char code[32];
-        int64_t n;
-    } errors[FKV_SURVEY_CODES]; /* by code, in the order of finding */
-    int n_codes;
+    int64_t n_cut;           /* of them */
+    fkv_error_counts errors; /* of the sample, beside them */
 } fkv_survey;
 
 /* The setup is loaded. Errors go to errs. */

@@ -127,13 +127,18 @@ static void add_length(fkv_stats_lengths *l, int64_t n)
     l->at[k]++;
 }
 
+static void add(int64_t *sum, int64_t n)
+{
+    *sum = n > INT64_MAX - *sum ? INT64_MAX : *sum + n;
+}
+
 void fkv_tally_row(fkv_tally *t, const char *code, int64_t prompt_tokens, int64_t completion_tokens)
 {
     if (!t) return;
     pthread_mutex_lock(&t->mutex);
     t->now.records++;
-    t->now.prompt_tokens += prompt_tokens;
-    t->now.completion_tokens += completion_tokens;
+    add(&t->now.prompt_tokens, prompt_tokens);
+    add(&t->now.completion_tokens, completion_tokens);
     if (code) {
         t->now.errors++;
         fkv_error_counts_add(&t->errors, code, strlen(code), 1);

@@ -21,13 +21,7 @@ LINES = jsonl(SHORT)
 
 
 def tar_of(members, **options):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", **options) as t:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            t.addfile(info, io.BytesIO(data))
-    return out.getvalue()
+    return cli.tar_of(*members, **options)
 
 
 def zip_of(members, method=zipfile.ZIP_DEFLATED):

@@ -9,12 +9,14 @@ A job's settings are strings as -s takes them, "section.key=value". "section.key
 alone takes the key out of the job.
 """
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -361,6 +363,21 @@ class PromptJob(Job):
 
 def jsonl(records):
     return b"".join((r if isinstance(r, bytes) else json.dumps(r).encode("utf-8")) + b"\n" for r in records)
+
+
+def tar_of(*members, format=tarfile.GNU_FORMAT):
+    """Of (name, data) and (name, type, target)."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format) as t:
+        for name, *what in members:
+            info = tarfile.TarInfo(name)
+            if len(what) == 2:
+                info.type, info.linkname = what
+                t.addfile(info)
+            else:
+                info.size = len(what[0])
+                t.addfile(info, io.BytesIO(what[0]))
+    return out.getvalue()
 
 
 # What rows must say.

@@ -105,7 +105,7 @@ def files_hold_the_documented_fields():
     must_agree("manifest.json", cli.load(job.file("manifest.json")), cli.load(shared.file("manifest.json")))
     for file in ("profile.json", "plan.json", "stats.json"):
         must_agree(file, cli.load(job.file(file)))
-    must_agree("stats.json", shared.stats("stats-auto0.json"))
+    must_agree("stats.json", cli.load(shared.file("stats-auto0.json")))
 
 
 @test

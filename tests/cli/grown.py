@@ -2,10 +2,8 @@
 
 import bz2
 import gzip
-import io
 import os
 import signal
-import tarfile
 
 import cli
 import outputs
@@ -22,12 +20,7 @@ def records(first, end, **more):
 
 
 def tar_of(data):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as t:
-        info = tarfile.TarInfo("x.jsonl")
-        info.size = len(data)
-        t.addfile(info, io.BytesIO(data))
-    return out.getvalue()
+    return cli.tar_of(("x.jsonl", data))
 
 
 def joined(compress):
@@ -184,6 +177,20 @@ def it_may_grow_again_and_again_also_while_runs_are_killed():
         outputs.wait_for_the_lock(out.job)
     out.write(b"".join(lines))
     out.run(0)
+    out.must_be_whole()
+
+
+@test
+def what_a_killed_run_did_behind_the_old_end_stays_when_it_grows_again():
+    out = Output("beyond", "jsonl", "engine.slots=1")
+    out.write(jsonl(records(0, 3)))
+    out.run(0)
+    out.write(jsonl(records(0, 200)))  # more than the reader is ahead by
+    outputs.held_at(out.job, 10).stop(signal.SIGKILL)
+    outputs.wait_for_the_lock(out.job)
+    out.write(jsonl(records(0, 205)))
+    out.run(0)
+    assert 12 <= out.job.stats()["resumed"] <= 13, out.job.stats()
     out.must_be_whole()
 
 

@@ -1,10 +1,8 @@
 """Job files that init writes: what it finds out, paths that are right, and that check takes them."""
 
-import io
 import json
 import os
 import shutil
-import tarfile
 
 import cli
 from cli import command, test
@@ -20,16 +18,6 @@ def folder(name):
 
 def init(*args, code=0, cwd=None):
     return command("init", *args, cwd=cwd).must(code)
-
-
-def tar_of(*members):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as t:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            t.addfile(info, io.BytesIO(data))
-    return out.getvalue()
 
 
 def has(text, *lines):
@@ -109,7 +97,7 @@ def every_format_is_told_by_its_records():
         ("ruler", {"index": 1, "input": "one", "outputs": ["x"], "answer_prefix": "", "length": 3}),
     ):
         data = cli.jsonl([record])
-        archive = cli.write(name + ".tar", tar_of(("README.md", b"# Data\n{}\n"), ("niah/validation.jsonl", data)))
+        archive = cli.write(name + ".tar", cli.tar_of(("README.md", b"# Data\n{}\n"), ("niah/validation.jsonl", data)))
         text = init(cli.TINY, archive).out
         has(text, "format = " + name, "members = *.jsonl", "name = " + name)
         command("check", "/dev/stdin", stdin=text.encode(), cwd=cli.WORK).must(0, "; input: 1 record in 1 member")
@@ -131,7 +119,7 @@ def longbench_s_templates_are_found_in_its_folders():
     """The repository keeps them in config/, beside the folder of the data or above it."""
     record = cli.one_record()
     line = json.dumps({k: record[k] for k in ("_id", "input", "context", "answers")}).encode() + b"\n"
-    archive = cli.write("LongBench/data/data.tar", tar_of(("data/needle_1k.jsonl", line)))
+    archive = cli.write("LongBench/data/data.tar", cli.tar_of(("data/needle_1k.jsonl", line)))
     ended = init(cli.TINY, archive)
     assert "no dataset2prompt.json beside the archive: name one in input.prompts" in ended.err
     assert "; prompts = dataset2prompt.json\n" in ended.out and "format = longbench\n" in ended.out

@@ -2,28 +2,16 @@
 writes anything."""
 
 import gzip
-import io
 import json
 import os
 import re
 import shutil
 import signal
-import tarfile
 
 import cli
 from cli import Job, PromptJob, command, test
 
 LINES = cli.jsonl([{"id": "r%d" % i, "prompt": "code %d" % i, "max_tokens": 2} for i in range(4)])
-
-
-def tar_of(*members):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
 
 
 def model(name, config=None, drop=(), **files):
@@ -220,7 +208,7 @@ def first_block_of_gzip_cut():
 @broken("first.tar: ", "before its first record")
 def first_member_of_tar_cut():
     noise = cli.jsonl([{"id": 1, "prompt": os.urandom(2000).hex()}])
-    return PromptJob("tar", cli.write("first.tar", tar_of(("a.jsonl", noise))[:1500]))
+    return PromptJob("tar", cli.write("first.tar", cli.tar_of(("a.jsonl", noise))[:1500]))
 
 
 @broken("plain.jsonl.gz: is not compressed as its name says")
@@ -523,7 +511,7 @@ def what_run_does_check_allows():
 @test
 def a_refused_run_leaves_nothing():
     """What is only found when all is read is found behind the first look."""
-    far = tar_of(("big.bin", b"\0" * (300 << 20)), ("notes.txt", LINES))
+    far = cli.tar_of(("big.bin", b"\0" * (300 << 20)), ("notes.txt", LINES))
     path = cli.write("no-records.tar.zst", cli.zstd(far, "-1"))
     for name, output in (("flat", "flat"), ("deep", "x/y/z")):
         job = PromptJob(name, path, "input.members=*.jsonl")
@@ -541,7 +529,7 @@ def an_archive_without_the_first_template_is_read_on():
     """LongBench's archives hold more datasets than a job may want."""
     record = cli.one_record()
     line = json.dumps({k: record[k] for k in ("_id", "input", "context", "answers")}).encode() + b"\n"
-    path = cli.write("two.tar", tar_of(("a.jsonl", line * 3), ("needle_1k.jsonl", line)))
+    path = cli.write("two.tar", cli.tar_of(("a.jsonl", line * 3), ("needle_1k.jsonl", line)))
     job = Job("two-datasets", "input.archives=" + path, "input.members=*.jsonl")
     ended = job.command("check").must(0, path + ": 4 records in 2 members\n", "3 of 4 are error rows: unknown_dataset")
     assert cli.codes_of(job.run(1)) == ["unknown_dataset"] * 3 + [None], ended.text
@@ -550,10 +538,10 @@ def an_archive_without_the_first_template_is_read_on():
 @test
 def check_says_where_it_stopped():
     """It reads 512 MiB of all archives together: what is behind may be wanted."""
-    far = tar_of(("big.bin", b"\0" * (300 << 20)), ("a.jsonl", LINES))
+    far = cli.tar_of(("big.bin", b"\0" * (300 << 20)), ("a.jsonl", LINES))
     path = cli.write("far.tar.zst", cli.zstd(far, "-1"))
     near = cli.write("near.jsonl", LINES)
-    none = cli.write("none.tar", tar_of(("notes.txt", LINES)))
+    none = cli.write("none.tar", cli.tar_of(("notes.txt", LINES)))
     job = PromptJob("far", " ".join((path, near, none)), "input.members=*.jsonl")
     ended = job.command("check").must(0, "; input: ~4 records in 1 member so far of 3 files\n")
     for words in (

@@ -489,7 +489,7 @@ def a_damaged_output_is_refused_not_overwritten():
 @test
 def a_killed_retry_of_error_rows_goes_on_where_the_last_shard_is_short():
     good = {"prompt": cli.needle_prompt(cli.one_record())[-400:]}
-    job = cli.PromptJob("retried-short", [good, b"[]"] + [good] * 8, SHARD)
+    job = cli.PromptJob("retry-killed", [good, b"[]"] + [good] * 8, SHARD)
     job.run(1)
     content = job.content()
     run = Running(job, "-s", "job.retry_errors=yes", hold="records 0").until_held()

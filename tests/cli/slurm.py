@@ -128,6 +128,11 @@ class Slurm:
         return done.stdout.decode("utf-8", "replace")
 
     def down(self):
+        # Else what a failed test left would outlive the daemons.
+        for job in self.ask("squeue", "-h", "-o", "%A").split():
+            self.ask("scancel", "--full", "--signal=KILL", job)
+            self.ask("scancel", job)
+        self.soon(lambda: not self.ask("squeue", "-h", "-o", "%A").strip())
         for process in reversed(self.processes):
             if process.poll() is None:
                 process.terminate()
@@ -161,6 +166,9 @@ def cluster():
     return _slurm[0]
 
 
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
+
+
 class Submitted:
     """A job of ours in the queue; of an array, all of its tasks."""
 
@@ -189,12 +197,11 @@ class Submitted:
 
     def until(self, condition, what):
         def true():
-            # Requeued jobs would wait until their credentials have expired.
-            for name, task in self.tasks().items():
-                if task["JobState"] == "PENDING" and task.get("Reason") == "BeginTime":
-                    self.slurm.ask("scontrol", "update", "JobId=" + name, "StartTime=now")
+            ended = self.ended()
             time.sleep(0.1)
-            return condition()
+            met = condition()
+            assert met or not ended, "the job ended before its " + what
+            return met
 
         try:
             cli.wait_until(true, what)
@@ -202,10 +209,12 @@ class Submitted:
             print(self.text(), self.tasks())
             raise
 
+    def ended(self):
+        return all(task["JobState"] in ENDED for task in self.tasks().values())
+
     def wait(self):
         """{task: (state, exit code)} when all have ended."""
-        ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
-        self.until(lambda: all(t["JobState"] in ended for t in self.tasks().values()), "end of job " + self.id)
+        self.until(self.ended, "end of job " + self.id)
         return {n: (t["JobState"], int(t["ExitCode"].split(":")[0])) for n, t in self.tasks().items()}
 
     def must_end(self, *codes):

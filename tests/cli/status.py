@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 
 import cli
 from cli import PromptJob, Running, command, test
@@ -55,6 +56,24 @@ def errors_have_an_example_that_a_terminal_can_show():
 
 
 @test
+def rows_of_processes_that_share_an_output_count():
+    records = RECORDS * 10  # more a shard than a process reads ahead
+    job = PromptJob("status-shared", records, "engine.slots=1", "output.records_per_shard=40", "input.part=auto")
+    runs = [Running(job, hold="records 2", log=".log-%d" % i).until_held() for i in range(2)]
+    said = status(job.output, 75)
+    assert {l["pid"] for l in said["locks"] if l["file"].startswith("lock-auto")} == {r.pid for r in runs}, said
+    assert not said["complete"] and 4 <= said["done"] < 120 and said["parts"] == 1, said
+    assert said["records"] in (None, 120) and said["error_rows"] == 0, said
+    runs[0].stop(signal.SIGKILL)
+    left = status(job.output, 75)
+    assert said["done"] <= left["done"] < 120, (said, left)
+    runs[1].go_on()
+    assert runs[1].wait() == 75  # it had left the dead one's shard alone
+    job.run()
+    assert status(job.output, 0)["done"] == 120
+
+
+@test
 def a_run_at_work_is_named_and_its_journal_counts():
     job = PromptJob("status-running", RECORDS, "engine.slots=1")
     run = Running(job, hold="records 3").until_held()
@@ -89,10 +108,11 @@ def parts_are_one_job():
 def hostile_files_are_refused_by_name():
     job = PromptJob("status-hostile", RECORDS[:3])
     job.run()
-    with open(os.path.join(job.output, "lock-\x1b[31m"), "wb") as f:
-        f.write(b"\xff" * 100)
+    for name in ("lock-plan", "lock-\x1b[31m"):  # a lease that is none, and what is no name of ours
+        with open(os.path.join(job.output, name), "wb") as f:
+            f.write(b"\xff\x1b" * 50)
     text = command("status", job.output).must(0).out
-    assert "can't be read as a lease" in text and "\x1b" not in text, text
+    assert text.count("can't be read as a lease") == 1 and "lock-plan" in text and "\x1b" not in text, text
     for name in ("stats.json", "manifest.json"):
         with open(os.path.join(job.output, name), "wb") as f:
             f.write(b'{"format":[[[')

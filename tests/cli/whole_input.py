@@ -28,21 +28,6 @@ def record(name, **more):
     return jsonl([dict({"id": name, "prompt": "The access code for oak is", "max_tokens": 1}, **more)])
 
 
-def tar_of(*members, format=tarfile.GNU_FORMAT):
-    """Of (name, data) and (name, type, target)."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format) as t:
-        for name, *what in members:
-            info = tarfile.TarInfo(name)
-            if len(what) == 2:
-                info.type, info.linkname = what
-                t.addfile(info)
-            else:
-                info.size = len(what[0])
-                t.addfile(info, io.BytesIO(what[0]))
-    return out.getvalue()
-
-
 def without_end(tar):
     """The tar without the zeros behind its last member, whose data must not end in 512 zeros."""
     n = len(tar)
@@ -87,21 +72,21 @@ def must_begin(found, want):
 
 @test
 def joined_tars_are_read_to_the_end_in_every_wrapping():
-    a, b = tar_of(("a.jsonl", record("a"))), tar_of(("b.jsonl", record("b")))
+    a, b = cli.tar_of(("a.jsonl", record("a"))), cli.tar_of(("b.jsonl", record("b")))
     contents = {}
     for ending, pack in WRAPPINGS.items():
         contents["inside." + ending] = pack(a + b)
         contents["outside." + ending] = pack(a) + pack(b)
         contents["empty-first." + ending] = pack(bytes(10240) + a + bytes(1536) + b + bytes(700))
     for i, format in enumerate(FORMATS):
-        contents["format-%d.tar" % i] = a + tar_of(("d/" * 90 + "b.jsonl", record("b")), format=format)
+        contents["format-%d.tar" % i] = a + cli.tar_of(("d/" * 90 + "b.jsonl", record("b")), format=format)
     for file, rows in read("joined", contents, 0).items():
         assert rows == ["a", "b"], (file, rows)
 
 
 @test
 def what_stands_behind_a_tar_and_is_none_is_damage():
-    tar = tar_of(("a.jsonl", record("a")))
+    tar = cli.tar_of(("a.jsonl", record("a")))
     contents = {}
     for ending, pack in WRAPPINGS.items():
         for what, behind in (("noise", b"\7" * 3000), ("little", b"x"), ("text", record("b") * 20)):
@@ -116,13 +101,13 @@ def what_stands_behind_a_tar_and_is_none_is_damage():
 def a_tar_that_ends_between_two_members_is_damaged():
     contents = {}
     for i, format in enumerate(FORMATS):
-        tar = without_end(tar_of(("a.jsonl", record("a")), ("b.jsonl", record("b")), format=format))
+        tar = without_end(cli.tar_of(("a.jsonl", record("a")), ("b.jsonl", record("b")), format=format))
         for ending, pack in WRAPPINGS.items():
             contents["cut-%d.%s" % (i, ending)] = pack(tar)
-    contents["within-padding.tar"] = without_end(tar_of(("a.jsonl", record("a")), ("b.jsonl", record("b"))))[:-100]
-    passed_over = without_end(tar_of(("a.jsonl", record("a")), ("b.bin", b"x" * (1 << 20))))
+    contents["within-padding.tar"] = without_end(cli.tar_of(("a.jsonl", record("a")), ("b.jsonl", record("b"))))[:-100]
+    passed_over = without_end(cli.tar_of(("a.jsonl", record("a")), ("b.bin", b"x" * (1 << 20))))
     contents["within-what-is-not-wanted.tar"] = passed_over[: 1 << 19]
-    contents["one-block.tar"] = without_end(tar_of(("a.jsonl", record("a")), ("b.jsonl", record("b")))) + bytes(512)
+    contents["one-block.tar"] = without_end(cli.tar_of(("a.jsonl", record("a")), ("b.jsonl", record("b")))) + bytes(512)
     found = read("cut", contents, 1)
     assert found.pop("one-block.tar") == ["a", "b"]
     for file, rows in found.items():
@@ -134,7 +119,7 @@ def a_tar_that_ends_between_two_members_is_damaged():
 @test
 def links_in_a_tar_are_read_as_what_they_lead_to():
     for i, format in enumerate(FORMATS):
-        tar = tar_of(
+        tar = cli.tar_of(
             ("forward.jsonl", SYMBOLIC, "d/a.jsonl"),
             ("./d/a.jsonl", record("a")),
             ("backward.jsonl", HARD, "./d/a.jsonl"),
@@ -148,7 +133,7 @@ def links_in_a_tar_are_read_as_what_they_lead_to():
             ("to-long.jsonl", HARD, "d/" * 40 + "long.jsonl"),
             ("z.jsonl", record("z")),
             format=format,
-        ) + tar_of(("in-the-second.jsonl", HARD, "z.jsonl"), ("last.jsonl", record("last")))
+        ) + cli.tar_of(("in-the-second.jsonl", HARD, "z.jsonl"), ("last.jsonl", record("last")))
         job = PromptJob("links-%d" % i, cli.write("links-%d.tar" % i, tar), "input.members=*.jsonl")
         job.run()
         assert sources(job) == [
@@ -171,7 +156,7 @@ def links_in_a_tar_are_read_as_what_they_lead_to():
 @test
 def a_link_that_can_t_be_followed_is_one_error_row():
     outside = cli.write("outside.jsonl", record("outside"))
-    tar = tar_of(
+    tar = cli.tar_of(
         ("itself.jsonl", SYMBOLIC, "itself.jsonl"),
         ("hard-itself.jsonl", HARD, "./hard-itself.jsonl"),
         ("missing.jsonl", HARD, "gone.jsonl"),
@@ -201,7 +186,7 @@ def a_link_that_can_t_be_followed_is_one_error_row():
         ]
     }
     contents = {"links.tar": tar}
-    packed = tar_of(("a.jsonl", record("a")), ("b.jsonl", HARD, "a.jsonl"), ("c.jsonl", record("c")))
+    packed = cli.tar_of(("a.jsonl", record("a")), ("b.jsonl", HARD, "a.jsonl"), ("c.jsonl", record("c")))
     for ending, pack in list(WRAPPINGS.items())[1:]:
         contents["packed." + ending] = pack(packed)
         want["packed." + ending] = ["a", a_link + '"a.jsonl": links are followed in a tar that is not compressed', "c"]
@@ -217,7 +202,7 @@ def links_are_read_for_no_more_bytes_than_their_archive_has():
     data = jsonl([{"id": "x%d" % i, "prompt": 7, "note": "n" * 1000} for i in range(100)])
     members = [("a.jsonl", data)] + [("l%d.jsonl" % i, HARD, "a.jsonl") for i in range(5)]
     members.append(("z.jsonl", record("z")))
-    rows = read("bounded", {"many.tar": tar_of(*members)}, 1)["many.tar"]
+    rows = read("bounded", {"many.tar": cli.tar_of(*members)}, 1)["many.tar"]
     refused = [r for r in rows if "more bytes than the archive has" in r]
     assert len(refused) == 4 and len(rows) == 200 + 4 + 1 and rows[-1] == "z", rows[-10:]
 
@@ -254,7 +239,7 @@ def resource_files_of_macos_are_left_out_and_said_once_an_archive():
     noise = b"\0\5\x16\7\0\2\0\0Mac OS X" + b"\n" * 5 + b"\xff"
     names = ["__MACOSX/d/._a.jsonl", "d/._a.jsonl", "d/.AppleDouble/a.jsonl", "._a.jsonl", "x/__MACOSX/y.jsonl"]
     members = [(name, noise) for name in names] + [("._a/b.jsonl", record("b")), ("d/a.jsonl", record("a"))]
-    contents = {"m.zip": zip_of(*members), "m.tar": tar_of(*members), "m.tar.gz": gzip.compress(tar_of(*members))}
+    contents = {"m.zip": zip_of(*members), "m.tar": cli.tar_of(*members), "m.tar.gz": gzip.compress(cli.tar_of(*members))}
     paths = [cli.write("macos/" + name, content) for name, content in contents.items()]
     job = PromptJob("job-macos", " ".join(paths), "input.members=*.jsonl")
     ended = job.command("run").must(0)
@@ -284,7 +269,7 @@ def windows_of_zst_are_read_up_to_a_bound_that_the_error_names():
         assert [r["id"] for r in PromptJob("w2-%d" % log, path, "input.max_window=" + setting).run()] == ["a"]
     job = PromptJob("w-odd", cli.write("odd.jsonl.zst", frame(31, a, 1)), "input.max_window=2G")
     job.command("run").must(2, "a window of 2304 MiB", "than the 2 GiB that can be read")
-    tar = tar_of(("x.jsonl.zst", frame(28, a)), ("b.jsonl", b))
+    tar = cli.tar_of(("x.jsonl.zst", frame(28, a)), ("b.jsonl", b))
     found = read("window-inside", {"w.tar": tar, "w.zip": zip_of(("x.jsonl.zst", frame(28, a)), ("b.jsonl", b))}, 1)
     must_begin(found, {"w.tar": ["damaged_archive: " + told, "b"], "w.zip": ["damaged_archive: " + told, "b"]})
 
@@ -296,14 +281,14 @@ def a_member_that_is_compressed_is_read():
     members = [("d/x.jsonl." + ending, pack(a) + pack(b)) for ending, pack in packs.items()]
     members.append(("named-otherwise.jsonl", gzip.compress(a + b)))
     members.append(("empty.jsonl.gz", b""))
-    tar = tar_of(*members)
+    tar = cli.tar_of(*members)
     contents = {"in.tar": tar, "in.tar.zst": cli.zstd(tar), "in.zip": zip_of(*members)}
     for file, rows in read("inside", contents, 0).items():
         assert rows == ["a", "b"] * 5, (file, rows)
     cut = gzip.compress(a + b)[:-9]
     members = [("cut.jsonl.gz", cut), ("plain.jsonl.gz", a), ("twice.jsonl.gz", gzip.compress(gzip.compress(a)))]
     members.append(("z.jsonl", b))
-    found = read("inside-cut", {"in.tar": tar_of(*members), "in.zip": zip_of(*members)}, 1)
+    found = read("inside-cut", {"in.tar": cli.tar_of(*members), "in.zip": zip_of(*members)}, 1)
     for file, rows in found.items():
         at = next(i for i, row in enumerate(rows) if ":" in row)
         assert rows[:at] == ["a", "b"][:at] and rows[-1] == "b" and len(rows) == at + 4, (file, rows)
@@ -324,20 +309,20 @@ def a_compressed_member_s_dataset_is_the_name_s():
 @test
 def an_archive_inside_an_archive_is_one_error_row():
     a = record("a")
-    v7 = bytearray(without_end(tar_of(("a.jsonl", a))) + bytes(1024))
+    v7 = bytearray(without_end(cli.tar_of(("a.jsonl", a))) + bytes(1024))
     v7[257:265] = bytes(8)
     v7[148:156] = b" " * 8
     v7[148:156] = b"%06o\0 " % sum(v7[:512])
     inner = {
-        "x.tar": tar_of(("a.jsonl", a)),
-        "x.tar.gz": gzip.compress(tar_of(("a.jsonl", a))),
+        "x.tar": cli.tar_of(("a.jsonl", a)),
+        "x.tar.gz": gzip.compress(cli.tar_of(("a.jsonl", a))),
         "x.zip": zip_of(("a.jsonl", a)),
         "x.7z": b"7z\xbc\xaf\x27\x1c\0\4" + bytes(40),
         "v7.jsonl": bytes(v7),
         "empty.tar": bytes(10240),
     }
     members = list(inner.items()) + [("z.jsonl", a)]
-    found = read("nested", {"n.tar": tar_of(*members), "n.zip": zip_of(*members)}, 1, "input.members=*")
+    found = read("nested", {"n.tar": cli.tar_of(*members), "n.zip": zip_of(*members)}, 1, "input.members=*")
     for file, rows in found.items():
         assert len(rows) == 7 and rows[-1] == "a", (file, rows)
         assert all(r.startswith("unreadable_member: an archive inside the archive") for r in rows[:-1]), rows

@@ -203,7 +203,7 @@ static int in_log(const char *word)
 /* One failure, then a run that nothing disturbs. */
 static void fail_and_resume(int device, int kind, int at, const fkv_buf *want)
 {
-    char out[PATH_SIZE], named[64];
+    char out[PATH_SIZE], named[96];
     fkv_buf got = {0};
     in_dir("out", out);
     remove_tree(out);
