@@ -52,7 +52,9 @@ static const fkv_backend *cpu;
 static bool fails(const fkv_device *dev, int kind)
 {
     pthread_mutex_lock(&trial.lock);
-    const bool mine = trial.device >= 0 && trial.devices[1] && dev == trial.devices[trial.device];
+    /* Devices of one group count from the last one's opening on; replicas open theirs whenever they do. */
+    const bool counts = n_replicas > 1 || trial.devices[1];
+    const bool mine = trial.device >= 0 && counts && dev == trial.devices[trial.device];
     if (mine && trial.n[kind]++ == trial.at && trial.kind == kind) trial.failed = true;
     if (trial.failed) pthread_cond_broadcast(&trial.over);
     /* The other replica begins a record and waits, so that the one to fail has some to fail at. */
@@ -70,6 +72,16 @@ static fkv_status open_world(const fkv_group *group, fkv_world **world, fkv_err 
     trial.worlds[group->first_device] = *world;
     pthread_mutex_unlock(&trial.lock);
     return st;
+}
+
+/* Another may get its address. */
+static void close_world(fkv_world *world)
+{
+    pthread_mutex_lock(&trial.lock);
+    for (int i = 0; i < N_DEVICES; i++)
+        if (trial.worlds[i] == world) trial.worlds[i] = NULL;
+    pthread_mutex_unlock(&trial.lock);
+    cpu->world_close(world);
 }
 
 static fkv_status open_device(fkv_world *world, int index, int n_threads, fkv_device **dev, fkv_err *err)
@@ -331,6 +343,7 @@ int main(void)
     cpu = fkv_backend_cpu();
     failing = *cpu;
     failing.world_open = open_world;
+    failing.world_close = close_world;
     failing.open = open_device;
     failing.close = close_device;
     failing.sync = sync_device;
