@@ -3,13 +3,14 @@
 
 # What libarchive needs for the formats that walk.c and unpack.c register. pkg-config --static would name libacl, liblz4
 # and libxml2 too, of which Debian has not all as lib*.a.
-pkg_check_modules(nettle REQUIRED IMPORTED_TARGET nettle)
-pkg_check_modules(lzma REQUIRED IMPORTED_TARGET liblzma)
-find_library(FKV_BZ2 bz2)
-target_link_libraries(PkgConfig::archive INTERFACE PkgConfig::nettle PkgConfig::lzma PkgConfig::zstd PkgConfig::z ${FKV_BZ2})
-list(APPEND FKV_BUILT_WITH "nettle ${nettle_VERSION}" "liblzma ${lzma_VERSION}" "libbz2")
+foreach(name IN ITEMS nettle lzma bz2)
+  find_library(FKV_STATIC_${name} ${name})
+  target_link_libraries(PkgConfig::archive INTERFACE ${FKV_STATIC_${name}})
+endforeach()
+target_link_libraries(PkgConfig::archive INTERFACE PkgConfig::zstd PkgConfig::z)
+list(APPEND FKV_BUILT_WITH nettle liblzma libbz2)
 
-foreach(short IN ITEMS archive zstd inih jansson pcre2 utf8proc xxhash z nettle lzma)
+foreach(short IN ITEMS archive zstd inih jansson pcre2 utf8proc xxhash z)
   get_target_property(files PkgConfig::${short} INTERFACE_LINK_LIBRARIES)
   foreach(file IN LISTS files)
     if(NOT file MATCHES "\\.a$|^PkgConfig::")
