@@ -128,18 +128,6 @@ def archives_are_read_in_every_form():
 
 
 @test
-def a_system_without_a_utf_8_locale_is_refused_and_loses_no_names():
-    path = cli.write("names-locale.zip", zip_of([("größe.jsonl", LINES)]))
-    job = PromptJob("locale", path)
-    for which in ("check", "run"):
-        ended = cli.command(which, job.path, env={"LOCPATH": cli.WORK})
-        if ended.code == 0:  # a libc that needs no files for it
-            assert [r["source"]["member"] for r in job.rows()] == ["größe.jsonl"] * (4 if which == "run" else 0)
-        else:
-            ended.must(3, "the locale C.UTF-8")
-
-
-@test
 def member_patterns_choose_what_is_read():
     lines = LINES.splitlines(True)
     path = cli.write(

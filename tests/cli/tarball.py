@@ -185,14 +185,31 @@ def new_root(name):
     return root
 
 
-@test
-def it_works_where_nothing_but_libc_is():
-    root = new_root("bare")
+def bare_root(name):
+    """A root with the program's libraries and nothing else."""
+    root = new_root(name)
     for path in re.findall(r"(/\S+) \(0x", said("ldd", program())):
         os.makedirs(root + os.path.dirname(path), exist_ok=True)
         shutil.copy(path, root + path)  # follows links
+    return root
+
+
+@test
+def it_works_where_nothing_but_libc_is():
+    root = bare_root("bare")
     shutil.copytree("/usr/lib/locale/C.utf8", root + "/usr/lib/locale/C.utf8")
     works_in(root)
+
+
+@test
+def without_a_utf_8_locale_names_are_not_lost_without_a_word():
+    root = bare_root("no-locale")
+    shutil.copy(program(), root)
+    shutil.copytree(cli.TINY, os.path.join(root, "model"))
+    with zipfile.ZipFile(os.path.join(root, "names.zip"), "w") as z:
+        z.writestr("größe.jsonl", RECORD)
+    code, text = tried("chroot", root, "/fairkv-batch", "init", "/model", "/names.zip")
+    assert code == 3 and "the locale C.UTF-8" in text, text
 
 
 @test
