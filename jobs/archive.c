@@ -57,7 +57,15 @@ static fkv_reader *new_reader(const fkv_job *job, fkv_errs *errs)
     r->job = job;
     r->end_file = job->input.n_files;
     r->lines.most_bytes = (size_t)job->input.max_record_bytes;
+    /* libarchive makes names of zip and 7z by it: without one they would be lost, and rows with them. */
     r->utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
+    if (!r->utf8) r->utf8 = newlocale(LC_CTYPE_MASK, "en_US.UTF-8", (locale_t)0);
+    if (!r->utf8) {
+        fkv_fail_errno(&err, NULL, "the locale C.UTF-8, by which names in archives are read");
+        fkv_errs_add(errs, &err);
+        fkv_reader_close(r);
+        return NULL;
+    }
     return r;
 }
 

@@ -80,6 +80,15 @@ static void heed_file_limit(void)
     signal(SIGXFSZ, SIG_IGN);
 }
 
+/* What a report of a problem should say: the program is only as good as what it was built from. */
+static void print_version(void)
+{
+    char libc[64] = "an unknown libc";
+    confstr(_CS_GNU_LIBC_VERSION, libc, sizeof libc);
+    printf("fairkv-batch %s, backends: %s\nbuilt with %s; runs with %s\n", FKV_VERSION, fkv_backend_names(),
+           FKV_BUILT_WITH, libc);
+}
+
 static bool ended;
 
 /* exit() is main's alone. libarchive calls it too, with 1, when it finds no memory. */
@@ -143,7 +152,7 @@ static int run_command(int argc, char **argv)
         return 0;
     }
     if (asks_version(argc, argv)) {
-        printf("fairkv-batch %s, backends: %s\n", FKV_VERSION, fkv_backend_names());
+        print_version();
         return 0;
     }
     const command *c = argc >= 2 ? find_command(argv[1]) : NULL;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,12 +64,28 @@ static fkv_status read_stream(int fd, const char *path, size_t max_bytes, fkv_bu
     return fkv_buf_reserve(out, 0, err);
 }
 
+/* N of /dev/fd/N, or -1. */
+static int descriptor_of(const char *path)
+{
+    static const char folder[] = "/dev/fd/";
+    const size_t n = sizeof folder - 1;
+    char *end;
+    if (strncmp(path, folder, n) != 0 || path[n] < '0' || path[n] > '9') return -1;
+    const long number = strtol(path + n, &end, 10);
+    return *end || number > INT_MAX ? -1 : (int)number;
+}
+
+/* A descriptor is taken by its number: the name leads through /proc, which a bare chroot has not. */
 fkv_status fkv_file_read_any(const char *path, size_t max_bytes, fkv_buf *out, fkv_err *err)
 {
     struct stat sb;
-    if (stat(path, &sb) || !S_ISFIFO(sb.st_mode)) return fkv_file_read(path, max_bytes, out, err);
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int number = descriptor_of(path);
+    const bool there = number >= 0 ? !fstat(number, &sb) : !stat(path, &sb);
+    if (!there || !(S_ISFIFO(sb.st_mode) || (number >= 0 && S_ISREG(sb.st_mode))))
+        return fkv_file_read(path, max_bytes, out, err);
+    const int fd = number >= 0 ? fcntl(number, F_DUPFD_CLOEXEC, 0) : open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fkv_fail_open(err, path);
+    if (S_ISREG(sb.st_mode)) lseek(fd, 0, SEEK_SET); /* as one who opens it */
     const fkv_status st = read_stream(fd, path, max_bytes, out, err);
     close(fd);
     return st;

@@ -12,7 +12,7 @@
 /* Appends the whole regular file to out, which is the caller's and after a failure may
  * hold a part; FKV_E_INPUT if it is missing, not a regular file or larger than max_bytes. */
 fkv_status fkv_file_read(const char *path, size_t max_bytes, fkv_buf *out, fkv_err *err);
-/* The same of a pipe, too, which is waited for. */
+/* The same of a pipe, too, which is waited for, and of /dev/fd/N. */
 fkv_status fkv_file_read_any(const char *path, size_t max_bytes, fkv_buf *out, fkv_err *err);
 
 /* Replaces path durably: writes path.tmp, fsyncs it, renames it, fsyncs the

@@ -264,6 +264,22 @@ def _ini(settings):
     return "\n".join(lines) + "\n"
 
 
+def shards_of(output):
+    """The paths of an output folder's shards."""
+    folder = os.path.join(output, "shards")
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [os.path.join(folder, n) for n in names if n.endswith(".jsonl.zst")]
+
+
+def content_of(output):
+    """Its shards' names and bytes."""
+    content = {}
+    for path in shards_of(output):
+        with open(path, "rb") as f:
+            content[os.path.basename(path)] = f.read()
+    return content
+
+
 class Job:
     """A job file name.ini with the output folder name/, over needle-tiny and the needles."""
 
@@ -306,9 +322,7 @@ class Job:
         return os.path.join(self.output, *names)
 
     def shards(self):
-        folder = self.file("shards")
-        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        return [os.path.join(folder, n) for n in names if n.endswith(".jsonl.zst")]
+        return shards_of(self.output)
 
     def raw_rows(self):
         """The lines of the shards as bytes."""
@@ -318,12 +332,7 @@ class Job:
         return [json.loads(line.decode("utf-8")) for line in self.raw_rows()]
 
     def content(self):
-        """The shards' names and bytes."""
-        content = {}
-        for path in self.shards():
-            with open(path, "rb") as f:
-                content[os.path.basename(path)] = f.read()
-        return content
+        return content_of(self.output)
 
     def stats(self, file="stats.json"):
         """Of the last run."""

@@ -59,6 +59,20 @@ def a_variable_without_braces_is_refused_with_a_hint():
 
 
 @test
+def a_job_file_may_be_a_descriptor():
+    job = PromptJob("descriptor", ONE)
+    with open(job.path, "rb") as f:
+        f.read()  # it is read from its beginning all the same
+        path = "/dev/fd/%d" % f.fileno()
+        done = subprocess.run(
+            [cli.BINARY, "run", path], pass_fds=[f.fileno()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    assert done.returncode == 0, done.stdout
+    assert job.rows()[0]["id"] == 1
+    command("check", path).must(2, "error: " + path + ": can't be opened")
+
+
+@test
 def a_job_file_may_come_from_a_pipe():
     job = PromptJob("piped", ONE)
     with open(job.path, "rb") as f:

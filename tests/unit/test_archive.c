@@ -1,6 +1,22 @@
 /* The reader: every layout, lines of every kind, damage, limits. Archives are
  * made here with libarchive. */
+#include <errno.h>
+#include <locale.h>
+
 #include "archive_fixture.h"
+
+/* The system's locales, which a test takes away. The linker gives this program newlocale as __wrap_newlocale.
+ */
+static bool no_locales;
+
+locale_t __real_newlocale(int mask, const char *name, locale_t base);
+locale_t __wrap_newlocale(int mask, const char *name, locale_t base);
+locale_t __wrap_newlocale(int mask, const char *name, locale_t base)
+{
+    if (!no_locales) return __real_newlocale(mask, name, base);
+    errno = ENOENT;
+    return (locale_t)0;
+}
 
 /* What opening says about one bad file. */
 static void refused(const char *archives, const char *word)
@@ -514,6 +530,24 @@ static void names_come_out_as_utf8(void **state)
     expect("names.tar", NULL, "names.tar|\xc3\xa9\xef\xbf\xbd.jsonl|1|1\nnames.tar|\xe4\xbd\xa0.jsonl|1|2\n");
 }
 
+/* libarchive loses names of zip and 7z there. */
+static void a_system_without_a_utf_8_locale_is_refused(void **state)
+{
+    fkv_reader *reader = NULL;
+    fkv_errs errs = {0};
+    (void)state;
+    pack("ascii.zip", "zip", NULL, NULL, two, 3);
+    fkv_job *job = make_job("ascii.zip", NULL, NULL);
+    no_locales = true;
+    assert_int_equal(fkv_reader_open(job, &reader, &errs), FKV_E_SYSTEM);
+    no_locales = false;
+    assert_null(reader);
+    assert_int_equal(errs.n, 1);
+    assert_non_null(strstr(errs.at[0].message, "the locale C.UTF-8"));
+    fkv_errs_free(&errs);
+    fkv_job_free(job);
+}
+
 static void several_archives_in_order_and_a_limit(void **state)
 {
     (void)state;
@@ -573,6 +607,7 @@ int main(void)
         cmocka_unit_test(reading_can_be_stopped),
         cmocka_unit_test(encrypted_members_are_damage),
         cmocka_unit_test(names_come_out_as_utf8),
+        cmocka_unit_test(a_system_without_a_utf_8_locale_is_refused),
         cmocka_unit_test(several_archives_in_order_and_a_limit),
         cmocka_unit_test(bad_files_are_refused_when_opening),
     };

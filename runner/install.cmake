@@ -1,0 +1,30 @@
+# cmake --install: the program, its pages, and the examples with the small model and the prompts of the demo. The pages and
+# examples lie as in the source, so that their links and paths are good. With FKV_STATIC a tarball is made of the same.
+include(GNUInstallDirs)
+set(doc ${CMAKE_INSTALL_DOCDIR})
+install(TARGETS fairkv-batch)
+install(FILES README.md LICENSE DESTINATION ${doc})
+install(FILES jobs/GUIDE.md jobs/FORMATS.md DESTINATION ${doc}/jobs)
+install(FILES engine/model/FAMILIES.md DESTINATION ${doc}/engine/model)
+install(DIRECTORY jobs/examples DESTINATION ${doc}/jobs USE_SOURCE_PERMISSIONS PATTERN demo.sh EXCLUDE)
+install(DIRECTORY tests/data/needle-tiny DESTINATION ${doc}/tests/data)
+install(FILES tests/data/needle.tar.zst tests/data/needle-dataset2prompt.json tests/data/needle-dataset2maxlen.json
+        DESTINATION ${doc}/tests/data)
+if(CMAKE_CUDA_COMPILER)
+  # The toolkit's libraries are found in lib/ beside bin/, in LD_LIBRARY_PATH, or where the system looks.
+  set_target_properties(fairkv-batch PROPERTIES INSTALL_RPATH "$ORIGIN/../lib")
+endif()
+
+if(FKV_STATIC)
+  install(DIRECTORY ${PROJECT_BINARY_DIR}/licences DESTINATION ${doc})
+  set(variant "")
+  if(CMAKE_CUDA_COMPILER)
+    string(REGEX REPLACE "^([0-9]+).*" "-cuda\\1" variant ${CMAKE_CUDA_COMPILER_VERSION})
+    target_link_options(fairkv-batch PRIVATE -static-libstdc++)
+  endif()
+  set(CPACK_GENERATOR TGZ)
+  set(CPACK_STRIP_FILES ON)
+  set(CPACK_VERBATIM_VARIABLES ON)
+  set(CPACK_PACKAGE_FILE_NAME fairkv-batch-${PROJECT_VERSION}-linux-${CMAKE_SYSTEM_PROCESSOR}${variant})
+  include(CPack)
+endif()
