@@ -11,27 +11,58 @@
 #include "jobs/error_rows.h"
 #include "jobs/folder_names.h"
 #include "jobs/merged.h"
+#include "jobs/stats.h"
+#include "runner/base/clock.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
 
 static const size_t MAX_STATS_BYTES = (size_t)1 << 20;
-static const double WINDOW_S = 60;
+static const double WINDOW_S = 60, GLANCE_S = 10;
 static const int64_t most = (int64_t)1 << 53;
 
-/* Its code counts, and the first of a code is kept. */
-static fkv_status see_row(void *ctx, const fkv_error_row *row, fkv_err *err)
+/* What is looked for in rows. */
+typedef struct search {
+    fkv_standing *s;
+    bool glance;  /* only examples, of the codes that are known already */
+    double until; /* fkv_seconds() */
+} search;
+
+static fkv_status take_example(fkv_standing *s, int i, const fkv_error_row *row, fkv_err *err)
 {
-    fkv_standing *s = ctx;
-    const int before = s->errors.n;
     fkv_buf text = {0};
-    fkv_error_counts_add(&s->errors, row->code.p, row->code.n, 1);
-    if (s->errors.n == before) return FKV_OK;
     const fkv_status st = fkv_buf_printf(&text, err, "{\"source\":%.*s,\"message\":%.*s}", (int)row->source.n,
                                          row->source.p, (int)row->message.n, row->message.p);
     if (st) fkv_buf_free(&text);
-    s->examples[s->errors.n - 1] = text.data;
+    s->examples[i] = text.data;
     return st;
+}
+
+/* Its code counts, and the first of a code is kept. */
+static fkv_status count_row(fkv_standing *s, const fkv_error_row *row, fkv_err *err)
+{
+    const int before = s->errors.n;
+    fkv_error_counts_add(&s->errors, row->code.p, row->code.n, 1);
+    return s->errors.n == before ? FKV_OK : take_example(s, before, row, err);
+}
+
+static fkv_status see_row(void *ctx, const fkv_error_row *row, fkv_err *err)
+{
+    const search *x = ctx;
+    fkv_standing *s = x->s;
+    bool all = true;
+    if (!x->glance) return count_row(s, row, err);
+    for (int i = 0; i < s->errors.n; i++) {
+        const char *code = s->errors.at[i].code;
+        if (s->examples[i]) continue;
+        if (strlen(code) == row->code.n && !memcmp(code, row->code.p, row->code.n)) {
+            const fkv_status st = take_example(s, i, row, err);
+            if (st) return st;
+        } else if (strcmp(code, "other") != 0) {
+            all = false;
+        }
+    }
+    return all || fkv_seconds() > x->until ? FKV_END : FKV_OK;
 }
 
 static bool in_no_shard(void *ctx, const fkv_journal_entry *entry)
@@ -40,20 +71,41 @@ static bool in_no_shard(void *ctx, const fkv_journal_entry *entry)
     return !fkv_manifest_find(m, entry->ordinal / m->records_per_shard);
 }
 
+/* What the parts' stats.json say of all rows together; what they don't know is "other". */
+static void recall_errors(fkv_folder *folder, fkv_standing *s)
+{
+    for (int64_t i = 0; i < folder->n_parts; i++) {
+        fkv_stats_history h = {0};
+        folder->part = i;
+        char *path = fkv_folder_path(folder, "stats.json", true);
+        if (path && !fkv_stats_read(path, &h, NULL))
+            for (int k = 0; k < h.errors.n; k++)
+                fkv_error_counts_add(&s->errors, h.errors.at[k].code, strlen(h.errors.at[k].code),
+                                     h.errors.at[k].rows);
+        free(path);
+    }
+    if (fkv_error_counts_sum(&s->errors) > s->n_errors) s->errors = (fkv_error_counts){0};
+    const int64_t more = s->n_errors - fkv_error_counts_sum(&s->errors);
+    if (more) fkv_error_counts_add(&s->errors, "other", 5, more);
+}
+
 /* The journals were opened before the manifests were read: a row that moved to a shard meanwhile is in
  * both, and never in neither. */
-static fkv_status count_rows(const fkv_folder *folder, fkv_merged *all, fkv_journal **journals,
+static fkv_status count_rows(fkv_folder *folder, fkv_merged *all, fkv_journal **journals, bool glance,
                              fkv_standing *s, fkv_err *err)
 {
+    search x = {s, glance, fkv_seconds() + GLANCE_S};
     s->done = all->shards.n_rows;
     s->n_errors = all->shards.n_errors;
-    fkv_status st = fkv_error_rows_each(folder, &all->shards, NULL, see_row, s, err);
-    for (int64_t i = 0; !st && i < all->n_parts; i++) {
+    for (int64_t i = 0; i < all->n_parts; i++) {
         fkv_journal_filter(journals[i], in_no_shard, &all->shards);
         s->done += (int64_t)fkv_journal_count(journals[i]);
         s->n_errors += fkv_journal_errors(journals[i]);
-        st = fkv_error_rows_each(folder, NULL, journals[i], see_row, s, err);
     }
+    if (glance) recall_errors(folder, s);
+    fkv_status st = fkv_error_rows_each(folder, &all->shards, NULL, see_row, &x, err);
+    for (int64_t i = 0; !st && i < all->n_parts; i++)
+        st = fkv_error_rows_each(folder, NULL, journals[i], see_row, &x, err);
     return st;
 }
 
@@ -124,18 +176,20 @@ static bool is_at_work(const fkv_standing *s, int64_t part, int64_t n_parts)
 }
 
 /* The total: counted where a part or the sample came to the end, else the parts' guesses together. */
-static fkv_status add_stats(fkv_folder *folder, const fkv_merged *all, fkv_standing *s, fkv_err *err)
+static fkv_status add_stats(fkv_folder *folder, const fkv_merged *all, bool glance, fkv_standing *s,
+                            fkv_err *err)
 {
     int64_t sum = 0;
     bool all_known = true;
     fkv_status st = FKV_OK;
     for (int64_t i = 0; !st && i < all->n_parts; i++) {
         int64_t records = 0;
-        bool known;
+        bool known = false;
         folder->part = i;
         char *path = fkv_folder_path(folder, "stats.json", true);
-        st = path ? read_stats(path, is_at_work(s, i, all->n_parts), s, &records, &known, err)
+        st = path ? read_stats(path, is_at_work(s, i, all->n_parts), s, &records, &known, glance ? NULL : err)
                   : fkv_fail_memory(err);
+        if (glance && st == FKV_E_INPUT) st = FKV_OK;
         free(path);
         if (st) break;
         all_known = all_known && known;
@@ -187,7 +241,7 @@ static fkv_status find_locks(const char *folder, fkv_standing *s, fkv_err *err)
     return st;
 }
 
-fkv_status fkv_standing_read(const char *path, fkv_standing *s, fkv_err *err)
+static fkv_status read_all(const char *path, bool glance, fkv_standing *s, fkv_err *err)
 {
     fkv_merged all;
     fkv_journal **journals = NULL;
@@ -201,10 +255,12 @@ fkv_status fkv_standing_read(const char *path, fkv_standing *s, fkv_err *err)
     fkv_merged_free(&all);
     if (!st) st = fkv_merged_load(path, &all, err);
     if (!st && all.n_parts != n) st = fkv_fail(err, FKV_E_BUSY, "%s was begun anew meanwhile", path);
-    if (!st) st = count_rows(&folder, &all, journals, s, err);
+    if (!st) st = count_rows(&folder, &all, journals, glance, s, err);
     if (!st) st = find_locks(path, s, err);
-    if (!st) st = add_stats(&folder, &all, s, err);
+    if (!st) st = add_stats(&folder, &all, glance, s, err);
     s->complete = all.complete;
+    s->job = all.job;
+    all.job = NULL;
     s->n_parts = n;
     for (int64_t i = 0; journals && i < n; i++) fkv_journal_close(journals[i]);
     free(journals);
@@ -213,8 +269,19 @@ fkv_status fkv_standing_read(const char *path, fkv_standing *s, fkv_err *err)
     return st;
 }
 
+fkv_status fkv_standing_read(const char *folder, fkv_standing *standing, fkv_err *err)
+{
+    return read_all(folder, false, standing, err);
+}
+
+fkv_status fkv_standing_glance(const char *folder, fkv_standing *standing, fkv_err *err)
+{
+    return read_all(folder, true, standing, err);
+}
+
 void fkv_standing_free(fkv_standing *s)
 {
     for (int i = 0; i < FKV_ERROR_CODES; i++) free(s->examples[i]);
+    free(s->job);
     *s = (fkv_standing){.records = -1};
 }

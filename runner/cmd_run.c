@@ -5,6 +5,7 @@
 
 #include "engine/measure/measure.h"
 #include "jobs/error_limit.h"
+#include "jobs/report_file.h"
 #include "runner/base/clock.h"
 #include "runner/base/log.h"
 #include "runner/commands.h"
@@ -13,8 +14,10 @@
 #include "runner/planning.h"
 #include "runner/preflight.h"
 #include "runner/progress.h"
+#include "runner/report.h"
 #include "runner/run_stats.h"
 #include "runner/stream.h"
+#include "runner/summary.h"
 
 static const char usage[] =
     "usage: fairkv-batch run JOB.ini [-s section.key=value]... [--quiet | -v] [--log-format text|json]\n"
@@ -38,26 +41,12 @@ typedef struct run {
     bool refused;   /* the job can't be done as it is */
 } run;
 
+/* The numbers are those of stats.json and of the page. */
 static void print_summary(const run *r)
 {
-    fkv_output_totals t;
-    fkv_engine_stats e;
-    fkv_output_totals_get(r->output, &t);
-    fkv_replicas_stats(r->replicas, &e);
-    const double secs = fkv_seconds() - r->start;
-    fkv_log("done: %lld records, %lld of them by earlier runs, %lld errors, in %.1f s (%.1f records/s)",
-            (long long)t.records, (long long)t.resumed, (long long)t.errors, secs,
-            (double)(t.records - t.resumed) / secs);
-    fkv_log("tokens: %lld in prompts, %lld new, %lld decode steps (%.1f tokens a step)",
-            (long long)t.prompt_tokens, (long long)t.completion_tokens, (long long)e.decode_steps,
-            e.decode_steps ? (double)t.completion_tokens / (double)e.decode_steps : 0.0);
-    fkv_log("KV cache: %.1f%% of the prompts' K and V kept, %.1f MiB at most in use",
-            100 * fkv_planning_kept_share(&r->planning), (double)e.kv_bytes / (1 << 20));
-    fkv_log(
-        "balance: the fullest of %d ranks reads %.2fx the mean of the cache, with %d copied heads; standard "
-        "placement: %.2fx",
-        r->planning.layout.ranks, fkv_planning_balance(&r->planning, false),
-        fkv_plan_copies(&r->planning.plan), fkv_planning_balance(&r->planning, true));
+    fkv_summary s;
+    fkv_summary_make(fkv_run_stats_last(r->stats), &r->planning.profile, &r->planning.plan, &s);
+    for (int i = 0; i < s.n; i++) fkv_log("%s: %s", s.at[i].name, s.at[i].text);
     if (r->seen.n_damaged)
         fkv_log_at(FKV_LOG_WARNING,
                    "%lld of %zu archives are damaged, %s%s: records are missing, and only error rows "
@@ -156,6 +145,18 @@ static fkv_status run_job(run *r, fkv_err *err)
     return answer(r, err);
 }
 
+/* Of no weight for the job: a page that can't be written is said, and that is all. */
+static void write_report(const run *r)
+{
+    fkv_err err = {0};
+    fkv_markup page = {.err = &err};
+    const char *folder = r->setup.job->job.output;
+    if (fkv_report_make(folder, FKV_REPORT_QUICK, &page) ||
+        fkv_report_file_write(folder, page.buf.data, page.buf.len, &err))
+        fkv_log_at(FKV_LOG_WARNING, "report.html: %s%s%s", err.file, err.file[0] ? ": " : "", err.message);
+    fkv_markup_free(&page);
+}
+
 /* The last word of both files, once the run's end is known; of an output that another run has they are that
  * run's, and a refused one changes nothing. */
 static void save_at_end(run *r, fkv_status st, int code)
@@ -169,6 +170,7 @@ static void save_at_end(run *r, fkv_status st, int code)
     fkv_output_totals_get(r->output, &t);
     if (fkv_run_stats_save(r->stats, code, t.complete, &err) && !st)
         fkv_log_at(FKV_LOG_WARNING, "%s: %s", err.file, err.message);
+    write_report(r);
 }
 
 /* A job that ends with error rows says which, also where nothing else is said. */
