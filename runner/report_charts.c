@@ -1,5 +1,7 @@
 /* Where the time went, throughput, lengths: see report_parts.h. Pictures stretch with the page, so that their
  * words are HTML beside them, and stay legible at any width. */
+#include <math.h>
+
 #include "runner/report_parts.h"
 #include "runner/summary.h"
 
@@ -173,16 +175,21 @@ static void series(fkv_markup *m, const piece *p, int n, shown what)
     put(m, ", most ");
     fkv_report_real(m, most, decimals);
     put(m, "</span></figcaption>\n<div class=\"plot\"><div class=\"ys\" aria-hidden=\"true\">");
-    for (int i = 2; i >= 0; i--) put(m, "<span>%.*f</span>", i ? decimals : 0, top * i / 2);
+    for (int i = 2; i >= 0; i--) {
+        put(m, "<span>");
+        fkv_report_real(m, top * i / 2, i && top / 2 != floor(top / 2) ? decimals : 0);
+        put(m, "</span>");
+    }
     put(m,
         "</div>\n<svg viewBox=\"0 0 %d %d\" height=\"%d\" preserveAspectRatio=\"none\" role=\"img\">\n"
         "<title>%s over time</title><desc>Mean %.*f, most %.*f; the table below has every step.</desc>\n",
         PLOT_W, PLOT_H, PLOT_H, names[what], decimals, mean, decimals, most);
     draw_series(m, p, n, what, top);
-    put(m,
-        "</svg>\n<div class=\"xs\" aria-hidden=\"true\"><span>%.0f s</span><span>%.0f "
-        "s</span></div></div></figure>\n",
-        p[0].from, p[n - 1].to);
+    put(m, "</svg>\n<div class=\"xs\" aria-hidden=\"true\"><span>");
+    fkv_report_seconds(m, p[0].from);
+    put(m, "</span><span>");
+    fkv_report_seconds(m, p[n - 1].to);
+    put(m, "</span></div></div></figure>\n");
 }
 
 static void series_table(fkv_markup *m, const piece *p, int n)

@@ -84,7 +84,7 @@ static void show_wall(const fkv_report *x, fkv_markup *m)
 
 static void show_gpu_seconds(const fkv_report *x, fkv_markup *m)
 {
-    fkv_report_real(m, x->sums.gpu_seconds, 1);
+    fkv_report_real(m, x->sums.gpu_seconds, x->sums.gpu_seconds < 1000 ? 1 : 0);
 }
 
 static void show_energy(const fkv_report *x, fkv_markup *m)
@@ -96,12 +96,13 @@ static void show_energy(const fkv_report *x, fkv_markup *m)
 
 static void figures(const fkv_report *x, fkv_markup *m)
 {
-    put(m, "<ul class=\"figures\">\n");
+    const bool gpus = x->sums.gpu_seconds > 0;
+    put(m, "<ul class=\"figures%s\">\n", gpus ? " many" : "");
     figure(m, "Records done", show_done, x);
-    figure(m, "Records of the input", show_all, x);
+    figure(m, "Of the input", show_all, x);
     figure(m, "Error rows", show_errors, x);
     if (x->last) figure(m, x->sums.runs > 1 ? "Time, all runs" : "Time", show_wall, x);
-    if (x->sums.gpu_seconds > 0) figure(m, "GPU seconds", show_gpu_seconds, x);
+    if (gpus) figure(m, "GPU seconds", show_gpu_seconds, x);
     if (x->sums.energy_runs) figure(m, "Energy of the GPUs", show_energy, x);
     put(m, "</ul>\n");
 }
@@ -260,7 +261,7 @@ static void machine(const fkv_report *x, fkv_markup *m)
         return;
     }
     const fkv_stats *s = &r->stats;
-    put(m, "<p class=\"lead\">Of the last run.</p>\n<dl>\n");
+    put(m, "<p class=\"lead\">Of the last run.</p>\n<dl class=\"two\">\n");
     text_row(m, "Host", r->host);
     text_row(m, "System", r->system);
     text_row(m, "Device", r->device);

@@ -8,11 +8,13 @@
 #define put fkv_markup_put
 
 enum {
-    PLOT_W = 600,    /* units of a chart, which has no size of its own */
-    LOADS_H = 150,   /* px */
-    LABELS = 16,     /* of an axis, at the most */
-    DRAWN = 1 << 14, /* layers times heads or ranks: more are not drawn */
-    SHOWN_RANKS = 16 /* in a table that is open */
+    PLOT_W = 600,      /* units of a chart, which has no size of its own */
+    LOADS_H = 150,     /* px */
+    LABELS = 16,       /* of an axis, at the most */
+    CELL_W = 90,       /* px of a head in a layer, at the most */
+    SIDE_BY_SIDE = 24, /* layers that half the page is enough for */
+    DRAWN = 1 << 14,   /* layers times heads or ranks: more are not drawn */
+    SHOWN_RANKS = 16   /* in a table that is open */
 };
 
 /* ---- axes ---- */
@@ -57,8 +59,7 @@ static void load_chart(const fkv_report *x, fkv_markup *m, const fkv_plan *plan,
                          &(fkv_plot){0, (double)PLOT_W / plan->n_layers, 0, LOADS_H});
     put(m, "</svg>\n");
     axis(m, "xs", plan->n_layers);
-    put(m, "<div class=\"xname\" aria-hidden=\"true\">layer (upright: thousand tokens a "
-           "step)</div></div></figure>\n");
+    put(m, "<div class=\"xname\" aria-hidden=\"true\">layer</div></div></figure>\n");
 }
 
 static void load_legend(fkv_markup *m)
@@ -87,12 +88,19 @@ static double sum_loads(const fkv_plan *plan, const double *tokens, double *load
     return all / plan->n_ranks;
 }
 
+static double most_of(const double *loads, int n)
+{
+    double most = 0;
+    for (int r = 0; r < n; r++) most = loads[r] > most ? loads[r] : most;
+    return most;
+}
+
 /* before, after, work: [n_ranks] */
 static void rank_table(const fkv_report *x, fkv_markup *m, double *before, double *after, double *work)
 {
     const int n = x->plan.n_ranks;
     const fkv_stats *s = x->last ? &x->last->run->stats : NULL;
-    const bool timed = s && s->n_ranks == n && !s->running;
+    const bool timed = s && s->n_ranks == n && most_of(s->rank_attention_seconds, n) > 0;
     const double mean = sum_loads(&x->home, x->tokens, before, work);
     sum_loads(&x->plan, x->tokens, after, work);
     if (n > SHOWN_RANKS) put(m, "<details><summary>The ranks as a table</summary>");
@@ -114,13 +122,6 @@ static void rank_table(const fkv_report *x, fkv_markup *m, double *before, doubl
         put(m, "%s</tr>\n", timed ? "</td>" : "");
     }
     put(m, "</tbody></table></div>\n%s", n > SHOWN_RANKS ? "</details>\n" : "");
-}
-
-static double most_of(const double *loads, int n)
-{
-    double most = 0;
-    for (int r = 0; r < n; r++) most = loads[r] > most ? loads[r] : most;
-    return most;
 }
 
 /* work: [n_ranks] */
@@ -146,28 +147,31 @@ static void layer_table(const fkv_report *x, fkv_markup *m, double *work)
     put(m, "</tbody></table></div></details>\n");
 }
 
+static void mode_row(fkv_markup *m, const char *name, const char *more, double us, double standard_us)
+{
+    put(m, "<tr><th scope=\"row\">%s%s</th>", name, more);
+    fkv_report_cell(m, us, 1);
+    put(m, "<td class=\"n\">%.1f%%</td></tr>\n", standard_us > 0 ? 100 * us / standard_us : 100);
+}
+
 static void mode_table(const fkv_report *x, fkv_markup *m)
 {
     const fkv_plan *p = &x->plan;
-    const struct {
-        const char *name;
-        double us;
-    } rows[] = {{"standard", p->standard_us},
-                {"best-effort", p->best_effort_us},
-                {"fair-copying", p->fair_copying_us},
-                {"no plan can be below", p->lower_bound_us},
-                {"this plan", p->step_us}};
-    put(m, "<div class=\"scroll\"><table id=\"modes\"><thead><tr><th scope=\"col\">Modelled decode step, a "
-           "device for "
-           "each rank</th><th class=\"n\" scope=\"col\">us</th><th class=\"n\" scope=\"col\">of "
-           "standard</th></tr>"
-           "</thead><tbody>\n");
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        put(m, "<tr><th scope=\"row\">%s</th>", rows[i].name);
-        fkv_report_cell(m, rows[i].us, 1);
-        put(m, "<td class=\"n\">%.1f%%</td></tr>\n",
-            p->standard_us > 0 ? 100 * rows[i].us / p->standard_us : 100);
-    }
+    const double us[FKV_PLAN_MODES] = {
+        [FKV_PLAN_STANDARD] = p->standard_us,
+        [FKV_PLAN_BEST_EFFORT] = p->best_effort_us,
+        [FKV_PLAN_FAIR_COPYING] = p->fair_copying_us,
+    };
+    const bool moved = p->step_us > us[p->mode] * (1 + 1e-9);
+    put(m, "<div class=\"scroll small\"><table id=\"modes\"><thead><tr>"
+           "<th scope=\"col\">Modelled decode step, each rank on a device of its own</th>"
+           "<th class=\"n\" scope=\"col\">us</th><th class=\"n\" scope=\"col\">of standard</th>"
+           "</tr></thead><tbody>\n");
+    for (int mode = 0; mode < FKV_PLAN_MODES; mode++)
+        mode_row(m, fkv_plan_mode_name((fkv_plan_mode)mode),
+                 (int)p->mode == mode && !moved ? ", as it was run" : "", us[mode], p->standard_us);
+    if (moved) mode_row(m, "as it was run", ", to fit the memory", p->step_us, p->standard_us);
+    mode_row(m, "no plan can be below", "", p->lower_bound_us, p->standard_us);
     put(m, "</tbody></table></div>\n");
 }
 
@@ -180,7 +184,7 @@ static void draw_loads(const fkv_report *x, fkv_markup *m)
     if (m->st) return;
     if ((int64_t)p->n_layers * p->n_ranks <= DRAWN) {
         load_legend(m);
-        put(m, "<div class=\"pair\">\n");
+        put(m, "<div class=\"pair%s\">\n", p->n_layers > SIDE_BY_SIDE ? " stack" : "");
         load_chart(x, m, &x->home, "Before", most);
         load_chart(x, m, p, "After", most);
         put(m, "</div>\n");
@@ -204,7 +208,9 @@ void fkv_report_loads(const fkv_report *x, fkv_markup *m)
     put(m,
         "<p class=\"lead\">What the ranks read of the KV cache in a decode step, by the plan: with every "
         "head at "
-        "home, and as it was run. %d rank%s, %d slots, %d copied heads.</p>\n",
+        "home, and as it was run. %d rank%s, %d slots, %d copied heads. Heights are thousand tokens a step, "
+        "layer by "
+        "layer.</p>\n",
         p->n_ranks, p->n_ranks == 1 ? "" : "s", p->n_slots, fkv_plan_copies(p));
     if (p->n_ranks == 1)
         put(m, "<p>One rank reads everything: there is nobody to share with.</p>\n");
@@ -235,7 +241,7 @@ static void heat_map(fkv_markup *m, const fkv_profile *p, int least, int most)
 {
     const int k = p->n_kv_heads;
     const double height = k <= 10 ? 26.0 * k : k <= 40 ? 15.0 * k : k <= 200 ? 4.0 * k : 2.0 * k;
-    put(m, "<figure><div class=\"plot\">\n");
+    put(m, "<figure><div class=\"plot\" style=\"max-width:%dpx\">\n", 60 + p->n_layers * CELL_W);
     axis(m, "ys", k);
     put(m,
         "<svg viewBox=\"0 0 %d %.0f\" height=\"%.0f\" preserveAspectRatio=\"none\" role=\"img\" "
@@ -247,14 +253,16 @@ static void heat_map(fkv_markup *m, const fkv_profile *p, int least, int most)
                            &(fkv_plot){0, (double)PLOT_W / p->n_layers, 0, height});
     put(m, "</svg>\n");
     axis(m, "xs", p->n_layers);
-    put(m, "<div class=\"xname\" aria-hidden=\"true\">layer (upright: KV head)</div></div>\n<div "
+    put(m, "<div class=\"xname\" aria-hidden=\"true\">layer</div></div>\n<div "
            "class=\"scale\">");
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 5; i++) {
         put(m,
             "<span><svg viewBox=\"0 0 1 1\" preserveAspectRatio=\"none\" aria-hidden=\"true\"><rect "
-            "class=\"cell\" "
-            "fill-opacity=\"%.3f\" width=\"1\" height=\"1\"/></svg>%.0f</span>",
-            fkv_plan_marks_shade(i / 4.0, 1), most * i / 4.0);
+            "class=\"cell\" fill-opacity=\"%.3f\" width=\"1\" height=\"1\"/></svg>",
+            fkv_plan_marks_shade(i / 4.0, 1));
+        fkv_report_real(m, most * i / 4.0, 0);
+        put(m, "</span>");
+    }
     put(m, "</div></figure>\n");
 }
 
@@ -280,7 +288,7 @@ void fkv_report_budgets(const fkv_report *x, fkv_markup *m)
     fkv_report_count(m, most);
     put(m, ". Of the sample's K and V that is ");
     fkv_report_real(m, 100 * fkv_profile_kept_share(p), 1);
-    put(m, "%%.</p>\n");
+    put(m, "%%. Layers go across, heads go down; the stronger the colour, the more.</p>\n");
     if (n <= DRAWN) {
         heat_map(m, p, least, most);
         budget_table(m, p);
