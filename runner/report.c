@@ -94,6 +94,20 @@ static fkv_status read_part(const char *path, int64_t part, fkv_report *x, fkv_e
     return FKV_OK;
 }
 
+/* Whether a part's lease is of a run that has not said its last word; who writes this page at its own end
+ * has. */
+static bool is_at_work(const fkv_report *x, const fkv_report_part *p)
+{
+    char name[64] = "lock";
+    const fkv_standing *s = &x->standing;
+    if (s->n_parts > 1)
+        snprintf(name, sizeof name, "lock-%lldof%lld", (long long)p->part, (long long)s->n_parts);
+    for (int i = 0; i < s->n_locks; i++)
+        if (!strcmp(s->locks[i].file, name))
+            return !p->run || p->run->stats.running || s->locks[i].since > p->run->stats.time;
+    return false;
+}
+
 static fkv_status read_parts(const char *folder, fkv_report *x, fkv_err *err)
 {
     fkv_status st = FKV_OK;
@@ -102,6 +116,7 @@ static fkv_status read_parts(const char *folder, fkv_report *x, fkv_err *err)
         st = path ? read_part(path, i, x, err) : fkv_fail_memory(err);
         free(path);
     }
+    for (int i = 0; !st && i < x->n_parts; i++) x->at_work = x->at_work || is_at_work(x, &x->parts[i]);
     return st;
 }
 

@@ -27,6 +27,7 @@ typedef struct fkv_report {
     char standing_why[FKV_REPORT_WHY]; /* what could not be told of it; "": nothing */
     int n_parts;                       /* below: the first FKV_REPORT_PARTS of them */
     fkv_report_part parts[FKV_REPORT_PARTS];
+    bool at_work;                       /* a run of one of parts is */
     const fkv_report_part *last;        /* of parts, whose run began last; NULL: no run is known */
     fkv_stats_sums sums;                /* of all parts and runs */
     fkv_stats_lengths prompts, answers; /* of the parts' last runs */

@@ -33,19 +33,17 @@ static const char *exit_words(int code)
 static void state_line(const fkv_report *x, fkv_markup *m)
 {
     const fkv_stats *s = x->last ? &x->last->run->stats : NULL;
-    const bool at_work = x->standing.n_locks > 0;
-    const char *class = x->standing.complete ? "good" : at_work ? "soft" : "warn";
-    const char *word = x->standing.complete ? "Complete" : at_work ? "At work" : "Not finished";
+    const char *class = x->standing.complete ? "good" : x->at_work ? "soft" : "warn";
+    const char *word = x->standing.complete ? "Complete" : x->at_work ? "At work" : "Not finished";
     put(m, "<p><span class=\"badge %s\">%s</span>", class, word);
     if (s && !s->running) {
         put(m, "last run ended ");
         fkv_report_moment(m, s->time);
         put(m, " with exit code <b>%d</b>: %s", s->exit_code, exit_words(s->exit_code));
-    } else if (s && !at_work) {
+    } else if (s && !x->at_work) {
         put(m, "the last run stopped without a word: it was killed, or its machine was lost");
     } else if (s) {
-        put(m, "a run is at work; what it measured is as of ");
-        put(m, "its last stats.json");
+        put(m, "what it measured is as of its last stats.json");
     }
     put(m, "</p>\n");
 }
@@ -273,7 +271,7 @@ static void machine(const fkv_report *x, fkv_markup *m)
     count_row(m, "Ranks", s->n_ranks, "");
     real_row(m, "Memory of the process", (double)s->peak_rss_bytes / (1 << 20), 1, " MiB at most");
     real_row(m, "KV cache", (double)s->kv_bytes / (1 << 20), 1, " MiB at most in use");
-    count_row(m, "Prefill", s->prefill_tokens, " tokens in");
+    count_row(m, "Prefilled", s->prefill_tokens, " tokens");
     count_row(m, "Prefill passes", s->prefill_passes, "");
     count_row(m, "Records begun again", s->restarts, " for want of KV pages");
     if (s->gpu_seconds > 0) real_row(m, "GPU seconds", s->gpu_seconds, 1, "");
