@@ -276,6 +276,14 @@ def what_is_missing_or_damaged_is_a_sentence():
         assert words in page.text(), (name, words, page.text()[:600])
         assert "11" in page.text() and sum(int(r[1]) for r in page.rows("errors")[1:]) == 3
         cli.write(os.path.relpath(job.file(name), cli.WORK), good[name])
+    # Of a model that is larger than any page.
+    huge = {"format": "fairkv-profile/1", "model": "m", "fingerprint": "x", "n_layers": 1000, "n_kv_heads": 64,
+            "budget": 9, "budgets": [[9] * 64] * 1000, "sample": {"prompt_tokens": [9], "mean_output": 1}}
+    cli.write(os.path.relpath(job.file("profile.json"), cli.WORK), huge)
+    command("report", job.output).must(0)
+    page = page_of(job)
+    assert "too many to be drawn" in page.text() and "not of one model" in page.text() and len(page.source) < 100000
+    cli.write(os.path.relpath(job.file("profile.json"), cli.WORK), good["profile.json"])
     command("report", job.output).must(0)
     with open(job.file("report.html"), "rb") as f:
         assert f.read() == good["report.html"], "with all files there again the page is the run's own"
