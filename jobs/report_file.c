@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "runner/base/file.h"
+#include "runner/base/hash.h"
 
 /* report.html.<16 hex digits>.tmp */
 static const char name_of_all[] = "report.html";
@@ -37,6 +38,24 @@ static void sweep(const char *folder, int64_t now)
     if (dir) closedir(dir);
 }
 
+uint64_t fkv_report_file_state(const char *folder)
+{
+    uint64_t state = 0;
+    DIR *dir = opendir(folder);
+    for (const struct dirent *e; dir && (e = readdir(dir));) {
+        struct stat sb;
+        const char *end = strstr(e->d_name, ".json");
+        const bool told = !strncmp(e->d_name, "stats", 5) || !strncmp(e->d_name, "manifest", 8);
+        if (!told || !end || end[5] || fstatat(dirfd(dir), e->d_name, &sb, AT_SYMLINK_NOFOLLOW)) continue;
+        const int64_t of_file[] = {(int64_t)sb.st_ino, (int64_t)sb.st_size, (int64_t)sb.st_mtim.tv_sec,
+                                   (int64_t)sb.st_mtim.tv_nsec};
+        /* The order of names is the folder's: a sum does not depend on it. */
+        state += fkv_hash(of_file, sizeof of_file, 0);
+    }
+    if (dir) closedir(dir);
+    return state;
+}
+
 static fkv_status write_as(const char *tmp, const char *path, const char *folder, const void *bytes, size_t n,
                            fkv_err *err)
 {
@@ -60,7 +79,7 @@ fkv_status fkv_report_file_write(const char *folder, const void *bytes, size_t n
         st = fkv_fail_errno(err, folder, "getrandom");
     else if (!path || asprintf(&tmp, "%s.%016" PRIx64 ".tmp", path, digits) < 0)
         st = fkv_fail_memory(err);
-    else
+    else if (write_as(tmp, path, folder, bytes, n, NULL)) /* A run that begins may have swept it away. */
         st = write_as(tmp, path, folder, bytes, n, err);
     free(tmp);
     free(path);

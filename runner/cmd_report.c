@@ -7,7 +7,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "jobs/report_file.h"
 #include "runner/base/file.h"
 #include "runner/commands.h"
 #include "runner/report.h"
@@ -60,10 +59,9 @@ static fkv_status write_file(const char *path, const fkv_buf *page, fkv_err *err
 static fkv_status make(const options *o, fkv_err *err)
 {
     fkv_markup page = {.err = err};
+    if (!o->file) return fkv_report_save(o->folder, FKV_REPORT_WHOLE, err);
     fkv_status st = fkv_report_make(o->folder, FKV_REPORT_WHOLE, &page);
-    if (!st && !o->file)
-        st = fkv_report_file_write(o->folder, page.buf.data, page.buf.len, err);
-    else if (!st && !strcmp(o->file, "-"))
+    if (!st && !strcmp(o->file, "-"))
         fwrite(page.buf.data, 1, page.buf.len, stdout);
     else if (!st)
         st = write_file(o->file, &page.buf, err);

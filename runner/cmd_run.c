@@ -5,7 +5,6 @@
 
 #include "engine/measure/measure.h"
 #include "jobs/error_limit.h"
-#include "jobs/report_file.h"
 #include "runner/base/clock.h"
 #include "runner/base/log.h"
 #include "runner/commands.h"
@@ -38,6 +37,7 @@ typedef struct run {
     fkv_run_stats *stats; /* NULL: the output is not open, or has nothing to do */
     double start;
     bool answering; /* there was a plan, and answers began */
+    bool reported;  /* report.html is there */
     bool refused;   /* the job can't be done as it is */
 } run;
 
@@ -47,6 +47,7 @@ static void print_summary(const run *r)
     fkv_summary s;
     fkv_summary_make(fkv_run_stats_last(r->stats), &r->planning.profile, &r->planning.plan, &s);
     for (int i = 0; i < s.n; i++) fkv_log("%s: %s", s.at[i].name, s.at[i].text);
+    if (r->reported) fkv_log("report: %s/report.html", r->setup.job->job.output);
     if (r->seen.n_damaged)
         fkv_log_at(FKV_LOG_WARNING,
                    "%lld of %zu archives are damaged, %s%s: records are missing, and only error rows "
@@ -146,15 +147,12 @@ static fkv_status run_job(run *r, fkv_err *err)
 }
 
 /* Of no weight for the job: a page that can't be written is said, and that is all. */
-static void write_report(const run *r)
+static void write_report(run *r)
 {
     fkv_err err = {0};
-    fkv_markup page = {.err = &err};
-    const char *folder = r->setup.job->job.output;
-    if (fkv_report_make(folder, FKV_REPORT_QUICK, &page) ||
-        fkv_report_file_write(folder, page.buf.data, page.buf.len, &err))
+    r->reported = !fkv_report_save(r->setup.job->job.output, FKV_REPORT_QUICK, &err);
+    if (!r->reported)
         fkv_log_at(FKV_LOG_WARNING, "report.html: %s%s%s", err.file, err.file[0] ? ": " : "", err.message);
-    fkv_markup_free(&page);
 }
 
 /* The last word of both files, once the run's end is known; of an output that another run has they are that

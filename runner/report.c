@@ -5,9 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "jobs/report_file.h"
 #include "runner/base/file.h"
 #include "runner/base/mem.h"
 
+enum { TRIES = 3 }; /* to have a page that is of now */
 static const size_t MAX_JOB_BYTES = (size_t)256 << 10;
 
 /* What becomes of a file that can't be used: a sentence, unless memory or the disk failed. */
@@ -211,4 +213,20 @@ fkv_status fkv_report_make(const char *folder, fkv_report_effort effort, fkv_mar
     fkv_report_free(x);
     free(x);
     return page->st;
+}
+
+/* Between our reading and our writing another part may have said its last word, and written a page that has
+ * it: then ours, which has not, is made again. */
+fkv_status fkv_report_save(const char *folder, fkv_report_effort effort, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    for (int i = 0; !st && i < TRIES; i++) {
+        const uint64_t before = fkv_report_file_state(folder);
+        fkv_markup page = {.err = err};
+        st = fkv_report_make(folder, effort, &page);
+        if (!st) st = fkv_report_file_write(folder, page.buf.data, page.buf.len, err);
+        fkv_markup_free(&page);
+        if (fkv_report_file_state(folder) == before) break;
+    }
+    return st;
 }

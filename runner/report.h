@@ -53,5 +53,8 @@ void fkv_report_html(const fkv_report *report, fkv_markup *m);
 
 /* Both. The page is the caller's to free. */
 fkv_status fkv_report_make(const char *folder, fkv_report_effort effort, fkv_markup *page);
+/* Replaces the folder's report.html. Parts may end at the same moment: who comes last has what all of them
+ * said. */
+fkv_status fkv_report_save(const char *folder, fkv_report_effort effort, fkv_err *err);
 
 #endif

@@ -156,7 +156,7 @@ static void example(fkv_markup *m, const char *text)
         fkv_markup_text(m, member ? member : "", NAME);
         put(m, " line %lld</span>", (long long)json_integer_value(json_object_get(source, "line")));
     }
-    if (!doc) put(m, "<span class=\"soft\">none was looked for</span>");
+    if (!doc) put(m, "<span class=\"soft\">no example was looked for</span>");
     json_decref(doc);
 }
 
