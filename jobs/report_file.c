@@ -79,7 +79,7 @@ fkv_status fkv_report_file_write(const char *folder, const void *bytes, size_t n
         st = fkv_fail_errno(err, folder, "getrandom");
     else if (!path || asprintf(&tmp, "%s.%016" PRIx64 ".tmp", path, digits) < 0)
         st = fkv_fail_memory(err);
-    else if (write_as(tmp, path, folder, bytes, n, NULL)) /* A run that begins may have swept it away. */
+    else
         st = write_as(tmp, path, folder, bytes, n, err);
     free(tmp);
     free(path);

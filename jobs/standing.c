@@ -72,21 +72,26 @@ static bool in_no_shard(void *ctx, const fkv_journal_entry *entry)
 }
 
 /* What the parts' stats.json say of all rows together; what they don't know is "other". */
-static void recall_errors(fkv_folder *folder, fkv_standing *s)
+static fkv_status recall_errors(fkv_folder *folder, fkv_standing *s, fkv_err *err)
 {
-    for (int64_t i = 0; i < folder->n_parts; i++) {
+    fkv_status st = FKV_OK;
+    for (int64_t i = 0; !st && i < folder->n_parts; i++) {
         fkv_stats_history h = {0};
+        fkv_err why = {0};
         folder->part = i;
         char *path = fkv_folder_path(folder, "stats.json", true);
-        if (path && !fkv_stats_read(path, &h, NULL))
-            for (int k = 0; k < h.errors.n; k++)
-                fkv_error_counts_add(&s->errors, h.errors.at[k].code, strlen(h.errors.at[k].code),
-                                     h.errors.at[k].rows);
+        st = path ? fkv_stats_read(path, &h, &why) : fkv_fail_memory(&why);
         free(path);
+        for (int k = 0; !st && k < h.errors.n; k++)
+            fkv_error_counts_add(&s->errors, h.errors.at[k].code, strlen(h.errors.at[k].code),
+                                 h.errors.at[k].rows);
+        if (st == FKV_E_INPUT) st = FKV_OK;
+        if (st) return fkv_fail_at(err, st, why.file, 0, NULL, "%s", why.message);
     }
     if (fkv_error_counts_sum(&s->errors) > s->n_errors) s->errors = (fkv_error_counts){0};
     const int64_t more = s->n_errors - fkv_error_counts_sum(&s->errors);
     if (more) fkv_error_counts_add(&s->errors, "other", 5, more);
+    return FKV_OK;
 }
 
 /* The journals were opened before the manifests were read: a row that moved to a shard meanwhile is in
@@ -102,8 +107,8 @@ static fkv_status count_rows(fkv_folder *folder, fkv_merged *all, fkv_journal **
         s->done += (int64_t)fkv_journal_count(journals[i]);
         s->n_errors += fkv_journal_errors(journals[i]);
     }
-    if (glance) recall_errors(folder, s);
-    fkv_status st = fkv_error_rows_each(folder, &all->shards, NULL, see_row, &x, err);
+    fkv_status st = glance ? recall_errors(folder, s, err) : FKV_OK;
+    if (!st) st = fkv_error_rows_each(folder, &all->shards, NULL, see_row, &x, err);
     for (int64_t i = 0; !st && i < all->n_parts; i++)
         st = fkv_error_rows_each(folder, NULL, journals[i], see_row, &x, err);
     return st;
@@ -187,9 +192,11 @@ static fkv_status add_stats(fkv_folder *folder, const fkv_merged *all, bool glan
         bool known = false;
         folder->part = i;
         char *path = fkv_folder_path(folder, "stats.json", true);
-        st = path ? read_stats(path, is_at_work(s, i, all->n_parts), s, &records, &known, glance ? NULL : err)
-                  : fkv_fail_memory(err);
+        fkv_err why = {0};
+        st = path ? read_stats(path, is_at_work(s, i, all->n_parts), s, &records, &known, &why)
+                  : fkv_fail_memory(&why);
         if (glance && st == FKV_E_INPUT) st = FKV_OK;
+        if (st && err) *err = why;
         free(path);
         if (st) break;
         all_known = all_known && known;

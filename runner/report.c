@@ -84,6 +84,7 @@ static fkv_status read_part(const char *path, int64_t part, fkv_report *x, fkv_e
         if (st) free(run);
         if (st) run = NULL;
         if ((st = note(st, &why, text, err))) return st;
+        if (text[0]) x->unread = true;
     }
     if (part >= FKV_REPORT_PARTS) {
         free(run);
@@ -172,9 +173,12 @@ static fkv_status read_job(const char *folder, fkv_report *x, fkv_err *err)
 {
     char *path = fkv_path_join(folder, "job.ini");
     if (!path) return fkv_fail_memory(err);
-    if (fkv_file_read(path, MAX_JOB_BYTES, &x->job_ini, NULL)) fkv_buf_clear(&x->job_ini);
+    fkv_err why = {0};
+    fkv_status st = fkv_file_read(path, MAX_JOB_BYTES, &x->job_ini, &why);
+    if (st) fkv_buf_clear(&x->job_ini);
+    if (st == FKV_E_INPUT) st = FKV_OK;
     free(path);
-    return FKV_OK;
+    return st ? fkv_fail_at(err, st, why.file, 0, NULL, "%s", why.message) : FKV_OK;
 }
 
 fkv_status fkv_report_read(const char *folder, fkv_report_effort effort, fkv_report *x, fkv_err *err)

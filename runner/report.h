@@ -28,6 +28,7 @@ typedef struct fkv_report {
     int n_parts;                       /* below: the first FKV_REPORT_PARTS of them */
     fkv_report_part parts[FKV_REPORT_PARTS];
     bool at_work;                       /* a run of one of parts is */
+    bool unread;                        /* a stats.json is there that can\'t be read */
     const fkv_report_part *last;        /* of parts, whose run began last; NULL: no run is known */
     fkv_stats_sums sums;                /* of all parts and runs */
     fkv_stats_lengths prompts, answers; /* of the parts' last runs */

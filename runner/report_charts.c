@@ -32,8 +32,7 @@ static void bar(fkv_markup *m, const char *name, const double seconds[FKV_STAGES
         if (!(percent > 0)) continue;
         put(m,
             "<div class=\"seg s-%s%s\" data-stage=\"%s\" data-seconds=\"%.6f\" style=\"flex:%.4f 0 0\" "
-            "title=\"%s: "
-            "%.2f s, %.1f%%\">",
+            "title=\"%s: %.2f s, %.1f%%\">",
             stage, percent >= WIDE ? " wide" : "", stage, seconds[i], percent, stage, seconds[i], percent);
         if (percent >= LABELLED) put(m, "<b>%s</b><i>%.0f%%</i>", stage, percent);
         put(m, "</div>\n");
@@ -52,18 +51,17 @@ static void time_cells(fkv_markup *m, double seconds, double all)
 static void time_table(fkv_markup *m, const double *last, const double *sums)
 {
     const double all_last = fkv_summary_seconds(last), all_sums = sums ? fkv_summary_seconds(sums) : 0;
-    put(m,
-        "<div class=\"scroll\"><table id=\"time\">\n<thead><tr><th scope=\"col\">Part</th><th class=\"what\" "
-        "scope=\"col\">What happened</th><th class=\"n\" scope=\"col\">Last run</th><th class=\"n\" "
-        "scope=\"col\">Share</th>");
+    put(m, "<div class=\"scroll\"><table id=\"time\">\n<thead><tr><th scope=\"col\">Part</th>"
+           "<th class=\"what\" scope=\"col\">What happened</th><th class=\"n\" scope=\"col\">Last run</th>"
+           "<th class=\"n\" scope=\"col\">Share</th>");
     if (sums) put(m, "<th class=\"n\" scope=\"col\">All runs</th><th class=\"n\" scope=\"col\">Share</th>");
     put(m, "</tr></thead>\n<tbody>\n");
     for (int i = 0; i < FKV_STAGES; i++) {
         const char *stage = fkv_stage_name((fkv_stage)i);
         if (!(last[i] > 0) && !(sums && sums[i] > 0)) continue;
         put(m,
-            "<tr data-stage=\"%s\"><th scope=\"row\"><span class=\"key s-%s\"></span>%s</th><td "
-            "class=\"what\">%s</td>",
+            "<tr data-stage=\"%s\"><th scope=\"row\"><span class=\"key s-%s\"></span>%s</th>"
+            "<td class=\"what\">%s</td>",
             stage, stage, stage, fkv_summary_stage((fkv_stage)i));
         time_cells(m, last[i], all_last);
         if (sums) time_cells(m, sums[i], all_sums);
@@ -79,12 +77,14 @@ void fkv_report_time(const fkv_report *x, fkv_markup *m)
 {
     put(m, "<section id=\"where\"><h2>Where the time went</h2>\n");
     if (!x->last) {
-        put(m, "<p>There is no stats.json yet: no run has come as far as answering.</p></section>\n");
+        put(m, "<p>%s</p></section>\n",
+            x->unread ? "What was measured can't be read."
+                      : "There is no stats.json yet: no run has come so far.");
         return;
     }
     const bool more = x->sums.runs > 1;
-    put(m, "<p class=\"lead\">Wall time by what the run was at. The parts don't overlap and add up to all of "
-           "it.</p>\n");
+    put(m, "<p class=\"lead\">Wall time by what the run was at. The parts don't overlap and add up to all "
+           "of it.</p>\n");
     bar(m, "Last run", x->last->run->stats.seconds);
     if (more) bar(m, "All runs together", x->sums.seconds);
     time_table(m, x->last->run->stats.seconds, more ? x->sums.seconds : NULL);
@@ -195,14 +195,12 @@ static void series(fkv_markup *m, const piece *p, int n, shown what)
 static void series_table(fkv_markup *m, const piece *p, int n)
 {
     put(m,
-        "<details><summary>The same as a table</summary><div class=\"scroll\"><table "
-        "id=\"series\">\n<thead><tr>"
-        "<th class=\"n\" scope=\"col\">From, s</th><th class=\"n\" scope=\"col\">to, s</th><th class=\"n\" "
-        "scope=\"col\">Records</th><th class=\"n\" scope=\"col\">a second</th><th class=\"n\" "
-        "scope=\"col\">Prompt tokens a second</th><th class=\"n\" scope=\"col\">New tokens a second</th><th "
-        "class=\"n\" scope=\"col\">Busy slots</th><th class=\"n\" scope=\"col\">Error rows so "
-        "far</th></tr></thead>"
-        "\n<tbody>\n");
+        "<details><summary>The same as a table</summary><div class=\"scroll\"><table id=\"series\">\n"
+        "<thead><tr><th class=\"n\" scope=\"col\">From, s</th><th class=\"n\" scope=\"col\">to, s</th>"
+        "<th class=\"n\" scope=\"col\">Records</th><th class=\"n\" scope=\"col\">a second</th>"
+        "<th class=\"n\" scope=\"col\">Prompt tokens a second</th><th class=\"n\" scope=\"col\">New tokens "
+        "a second</th><th class=\"n\" scope=\"col\">Busy slots</th><th class=\"n\" scope=\"col\">Error "
+        "rows so far</th></tr></thead>\n<tbody>\n");
     for (int i = 0; i < n; i++) {
         put(m, "<tr>");
         fkv_report_cell(m, p[i].from, 1);
@@ -227,8 +225,8 @@ void fkv_report_throughput(const fkv_report *x, fkv_markup *m)
         put(m, "<p>The last run did not answer for long enough to draw it.</p></section>\n");
         return;
     }
-    put(m, "<p class=\"lead\">The last run, from its first answer on; seconds since it began.</p>\n<div "
-           "class=\"pair\">\n");
+    put(m, "<p class=\"lead\">The last run, from its first answer on; seconds since it began.</p>\n"
+           "<div class=\"pair\">\n");
     for (int what = 0; what < SHOWN; what++) series(m, pieces, n, (shown)what);
     put(m, "</div>\n");
     series_table(m, pieces, n);
@@ -251,10 +249,9 @@ static void histogram(fkv_markup *m, const char *name, const char *id, const fkv
     put(m, "<figure><figcaption><h3>%s</h3> <span class=\"soft\">of ", name);
     fkv_report_real(m, sum, 0);
     put(m,
-        " answers</span></figcaption>\n<table class=\"hist\" id=\"%s\"><thead><tr><th class=\"n\" "
-        "scope=\"col\">Tokens</th><th scope=\"col\"></th><th class=\"n\" "
-        "scope=\"col\">Answers</th></tr></thead>"
-        "<tbody>\n",
+        " answers</span></figcaption>\n<table class=\"hist\" id=\"%s\"><thead><tr>"
+        "<th class=\"n\" scope=\"col\">Tokens</th><th scope=\"col\"></th>"
+        "<th class=\"n\" scope=\"col\">Answers</th></tr></thead><tbody>\n",
         id);
     for (int k = first; k <= last; k++) {
         put(m, "<tr><th class=\"n\" scope=\"row\">");
@@ -282,8 +279,7 @@ void fkv_report_lengths(const fkv_report *x, fkv_markup *m)
     }
     put(m,
         "<p class=\"lead\">Answers of the last run%s, by the tokens of their prompts (as cut) and by new "
-        "tokens. "
-        "Every row is twice as wide as the one above it.</p>\n<div class=\"pair\">\n",
+        "tokens. Every row is twice as wide as the one above it.</p>\n<div class=\"pair\">\n",
         x->standing.n_parts > 1 ? " of each part" : "");
     histogram(m, "Prompts", "prompt-lengths", &x->prompts);
     histogram(m, "New tokens", "answer-lengths", &x->answers);

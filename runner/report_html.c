@@ -133,8 +133,8 @@ static void summary(const fkv_report *x, fkv_markup *m)
     fkv_summary s;
     if (!x->last) return;
     fkv_summary_make(&x->last->run->stats, &x->profile, &x->plan, &s);
-    put(m, "<section id=\"summary\"><h2>The last run in words</h2>\n<p class=\"lead\">As its terminal had "
-           "it.</p>\n<dl>\n");
+    put(m, "<section id=\"summary\"><h2>The last run in words</h2>\n"
+           "<p class=\"lead\">As its terminal had it.</p>\n<dl>\n");
     for (int i = 0; i < s.n; i++) put(m, "<dt>%s</dt><dd>%s</dd>\n", s.at[i].name, s.at[i].text);
     put(m, "</dl></section>\n");
 }
@@ -168,10 +168,9 @@ static void errors(const fkv_report *x, fkv_markup *m)
         put(m, "<p>No record is an error row.</p></section>\n");
         return;
     }
-    put(m,
-        "<p class=\"lead\">Error rows by code, with the first one of each.</p>\n<div class=\"scroll\"><table>"
-        "<thead><tr><th scope=\"col\">Code</th><th class=\"n\" scope=\"col\">Rows</th><th scope=\"col\">Such "
-        "as</th></tr></thead><tbody>\n");
+    put(m, "<p class=\"lead\">Error rows by code, with the first one of each.</p>\n"
+           "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Code</th>"
+           "<th class=\"n\" scope=\"col\">Rows</th><th scope=\"col\">Such as</th></tr></thead><tbody>\n");
     for (int i = 0; i < s->errors.n; i++) {
         put(m, "<tr data-code=\"%s\"><th scope=\"row\">%s</th><td class=\"n\">", s->errors.at[i].code,
             s->errors.at[i].code);
@@ -211,17 +210,13 @@ static void parts(const fkv_report *x, fkv_markup *m)
     const int64_t n = x->standing.n_parts;
     if (n < 2) return;
     put(m,
-        "<section id=\"parts\"><h2>Parts</h2>\n<p class=\"lead\">The job is cut into %lld parts, which share "
-        "this "
-        "page. What stands under \"last run\" above is part %lld's, whose run began last.</p>\n",
+        "<section id=\"parts\"><h2>Parts</h2>\n<p class=\"lead\">The job is cut into %lld parts, which "
+        "share this page. What stands under \"last run\" above is part %lld's, whose run began last.</p>\n",
         (long long)n, x->last ? (long long)x->last->part : 0LL);
-    put(m, "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Part</th><th class=\"n\" "
-           "scope=\"col\">Records "
-           "done</th><th class=\"n\" scope=\"col\">Error rows</th><th class=\"n\" scope=\"col\">Last "
-           "run</th><th "
-           "class=\"n\" scope=\"col\">Complete</th><th class=\"n\" scope=\"col\">Exit code</th><th "
-           "scope=\"col\">"
-           "Host</th></tr></thead><tbody>\n");
+    put(m, "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Part</th>"
+           "<th class=\"n\" scope=\"col\">Records done</th><th class=\"n\" scope=\"col\">Error rows</th>"
+           "<th class=\"n\" scope=\"col\">Last run</th><th class=\"n\" scope=\"col\">Complete</th>"
+           "<th class=\"n\" scope=\"col\">Exit code</th><th scope=\"col\">Host</th></tr></thead><tbody>\n");
     for (int i = 0; i < x->n_parts; i++) part_row(&x->parts[i], m);
     put(m, "</tbody></table></div>\n");
     if (n > x->n_parts)
@@ -255,7 +250,7 @@ static void machine(const fkv_report *x, fkv_markup *m)
     const fkv_stats_run *r = x->last ? x->last->run : NULL;
     put(m, "<section id=\"machine\"><h2>Machine and versions</h2>\n");
     if (!r) {
-        put(m, "<p>There is no stats.json yet.</p></section>\n");
+        put(m, "<p>Only a run's stats.json would tell.</p></section>\n");
         return;
     }
     const fkv_stats *s = &r->stats;
@@ -297,8 +292,7 @@ static void job(const fkv_report *x, fkv_markup *m)
         return;
     }
     put(m, "<p class=\"lead\">As it was resolved, every key of it: job.ini in the output folder runs it "
-           "again.</p>\n"
-           "<details><summary>job.ini</summary><pre tabindex=\"0\">");
+           "again.</p>\n<details><summary>job.ini</summary><pre tabindex=\"0\">");
     const char *line = x->job_ini.data, *end = line + x->job_ini.len;
     for (int i = 0; line < end; i++) {
         char text[JOB_LINE + 8];
@@ -321,11 +315,9 @@ void fkv_report_html(const fkv_report *x, fkv_markup *m)
     put(m,
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-        "'unsafe-inline'; "
-        "base-uri 'none'; form-action 'none'\">\n"
-        "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
-        "<meta name=\"referrer\" content=\"no-referrer\">\n<meta name=\"generator\" content=\"fairkv-batch "
-        "%s\">\n<title>",
+        "'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n<meta name=\"viewport\" "
+        "content=\"width=device-width,initial-scale=1\">\n<meta name=\"referrer\" "
+        "content=\"no-referrer\">\n<meta name=\"generator\" content=\"fairkv-batch %s\">\n<title>",
         FKV_VERSION);
     fkv_markup_text(m, x->standing.job, NAME);
     put(m, " - fairkv-batch report</title>\n<style>\n");
@@ -344,7 +336,7 @@ void fkv_report_html(const fkv_report *x, fkv_markup *m)
     machine(x, m);
     job(x, m);
     put(m,
-        "</main>\n<footer>Made by fairkv-batch %s from the files of the output "
-        "folder.</footer>\n</body></html>\n",
+        "</main>\n<footer>Made by fairkv-batch %s from the files of the output folder.</footer>\n"
+        "</body></html>\n",
         FKV_VERSION);
 }

@@ -48,9 +48,8 @@ static void load_chart(const fkv_report *x, fkv_markup *m, const fkv_plan *plan,
     for (int i = 2; i >= 0; i--) put(m, "<span>%.4g</span>", most * i / 2 / 1000);
     put(m,
         "</div>\n<svg viewBox=\"0 0 %d %d\" height=\"%d\" preserveAspectRatio=\"none\" role=\"img\">\n"
-        "<title>Load of every rank by layer, %s</title><desc>The slowest rank reads %.2f times the mean. The "
-        "tables "
-        "below have the ranks and the layers.</desc>\n",
+        "<title>Load of every rank by layer, %s</title><desc>The slowest rank reads %.2f times the mean. "
+        "The tables below have the ranks and the layers.</desc>\n",
         PLOT_W, LOADS_H, LOADS_H, mode, balance);
     for (int i = 0; i < 2; i++)
         put(m, "<line class=\"grid\" x1=\"0\" x2=\"%d\" y1=\"%d\" y2=\"%d\"/>\n", PLOT_W, i * LOADS_H / 2,
@@ -69,8 +68,8 @@ static void load_legend(fkv_markup *m)
     put(m, "<p class=\"legend\">");
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         put(m,
-            "<span><svg viewBox=\"0 0 16 10\" aria-hidden=\"true\"><rect class=\"%s\" y=\"%d\" width=\"16\" "
-            "height=\"%d\"/></svg>%s</span>",
+            "<span><svg viewBox=\"0 0 16 10\" aria-hidden=\"true\"><rect class=\"%s\" y=\"%d\" "
+            "width=\"16\" height=\"%d\"/></svg>%s</span>",
             keys[i][0], i < 2 ? 0 : 4, i < 2 ? 10 : 2, keys[i][1]);
     put(m, "</p>\n");
 }
@@ -105,11 +104,10 @@ static void rank_table(const fkv_report *x, fkv_markup *m, double *before, doubl
     sum_loads(&x->plan, x->tokens, after, work);
     if (n > SHOWN_RANKS) put(m, "<details><summary>The ranks as a table</summary>");
     put(m,
-        "<div class=\"scroll\"><table id=\"ranks\"><thead><tr><th scope=\"col\">Rank</th><th class=\"n\" "
-        "scope=\"col\">Tokens a step before</th><th class=\"n\" scope=\"col\">of the mean</th><th "
-        "class=\"n\" "
-        "scope=\"col\">Tokens a step after</th><th class=\"n\" scope=\"col\">of the mean</th>%s</tr></thead>"
-        "<tbody>\n",
+        "<div class=\"scroll\"><table id=\"ranks\"><thead><tr><th scope=\"col\">Rank</th>"
+        "<th class=\"n\" scope=\"col\">Tokens a step before</th><th class=\"n\" scope=\"col\">of the "
+        "mean</th><th class=\"n\" scope=\"col\">Tokens a step after</th>"
+        "<th class=\"n\" scope=\"col\">of the mean</th>%s</tr></thead><tbody>\n",
         timed ? "<th class=\"n\" scope=\"col\">Attention measured, last run</th>" : "");
     for (int r = 0; r < n; r++) {
         put(m, "<tr><th scope=\"row\">%d</th>", r);
@@ -128,10 +126,9 @@ static void rank_table(const fkv_report *x, fkv_markup *m, double *before, doubl
 static void layer_table(const fkv_report *x, fkv_markup *m, double *work)
 {
     const int n = x->plan.n_ranks;
-    put(m, "<details><summary>The layers as a table</summary><div class=\"scroll\"><table "
-           "id=\"layers\"><thead><tr><th "
-           "scope=\"col\">Layer</th><th class=\"n\" scope=\"col\">Mean of the ranks</th><th class=\"n\" "
-           "scope=\"col\">Slowest before</th><th class=\"n\" scope=\"col\">Slowest "
+    put(m, "<details><summary>The layers as a table</summary><div class=\"scroll\"><table id=\"layers\">"
+           "<thead><tr><th scope=\"col\">Layer</th><th class=\"n\" scope=\"col\">Mean of the ranks</th>"
+           "<th class=\"n\" scope=\"col\">Slowest before</th><th class=\"n\" scope=\"col\">Slowest "
            "after</th></tr></thead><tbody>\n");
     for (int l = 0; l < x->plan.n_layers; l++) {
         double sum = 0;
@@ -165,8 +162,8 @@ static void mode_table(const fkv_report *x, fkv_markup *m)
     const bool moved = p->step_us > us[p->mode] * (1 + 1e-9);
     put(m, "<div class=\"scroll small\"><table id=\"modes\"><thead><tr>"
            "<th scope=\"col\">Modelled decode step, each rank on a device of its own</th>"
-           "<th class=\"n\" scope=\"col\">us</th><th class=\"n\" scope=\"col\">of standard</th>"
-           "</tr></thead><tbody>\n");
+           "<th class=\"n\" scope=\"col\">us</th><th class=\"n\" scope=\"col\">of standard</th></tr>"
+           "</thead><tbody>\n");
     for (int mode = 0; mode < FKV_PLAN_MODES; mode++)
         mode_row(m, fkv_plan_mode_name((fkv_plan_mode)mode),
                  (int)p->mode == mode && !moved ? ", as it was run" : "", us[mode], p->standard_us);
@@ -207,10 +204,8 @@ void fkv_report_loads(const fkv_report *x, fkv_markup *m)
     }
     put(m,
         "<p class=\"lead\">What the ranks read of the KV cache in a decode step, by the plan: with every "
-        "head at "
-        "home, and as it was run. %d rank%s, %d slots, %d copied heads. Heights are thousand tokens a step, "
-        "layer by "
-        "layer.</p>\n",
+        "head at home, and as it was run. %d rank%s, %d slots, %d copied heads. Heights are thousand "
+        "tokens a step, layer by layer.</p>\n",
         p->n_ranks, p->n_ranks == 1 ? "" : "s", p->n_slots, fkv_plan_copies(p));
     if (p->n_ranks == 1)
         put(m, "<p>One rank reads everything: there is nobody to share with.</p>\n");
@@ -223,9 +218,8 @@ void fkv_report_loads(const fkv_report *x, fkv_markup *m)
 
 static void budget_table(fkv_markup *m, const fkv_profile *p)
 {
-    put(m, "<details><summary>The budgets as a table</summary><div class=\"scroll\"><table "
-           "id=\"budgets-table\"><thead>"
-           "<tr><th scope=\"col\">Layer</th>");
+    put(m, "<details><summary>The budgets as a table</summary><div class=\"scroll\">"
+           "<table id=\"budgets-table\"><thead><tr><th scope=\"col\">Layer</th>");
     for (int h = 0; h < p->n_kv_heads; h++) put(m, "<th class=\"n\" scope=\"col\">head %d</th>", h);
     put(m, "</tr></thead><tbody>\n");
     for (int l = 0; l < p->n_layers; l++) {
@@ -245,20 +239,18 @@ static void heat_map(fkv_markup *m, const fkv_profile *p, int least, int most)
     axis(m, "ys", k);
     put(m,
         "<svg viewBox=\"0 0 %d %.0f\" height=\"%.0f\" preserveAspectRatio=\"none\" role=\"img\" "
-        "id=\"heat\">\n"
-        "<title>Budget of every KV head by layer</title><desc>From %d to %d tokens; the table below has them "
-        "all.</desc>\n",
+        "id=\"heat\">\n<title>Budget of every KV head by layer</title>"
+        "<desc>From %d to %d tokens; the table below has them all.</desc>\n",
         PLOT_W, height, height, least, most);
     fkv_plan_marks_budgets(m, p->budgets, p->n_layers, k,
                            &(fkv_plot){0, (double)PLOT_W / p->n_layers, 0, height});
     put(m, "</svg>\n");
     axis(m, "xs", p->n_layers);
-    put(m, "<div class=\"xname\" aria-hidden=\"true\">layer</div></div>\n<div "
-           "class=\"scale\">");
+    put(m, "<div class=\"xname\" aria-hidden=\"true\">layer</div></div>\n<div class=\"scale\">");
     for (int i = 0; i < 5; i++) {
         put(m,
-            "<span><svg viewBox=\"0 0 1 1\" preserveAspectRatio=\"none\" aria-hidden=\"true\"><rect "
-            "class=\"cell\" fill-opacity=\"%.3f\" width=\"1\" height=\"1\"/></svg>",
+            "<span><svg viewBox=\"0 0 1 1\" preserveAspectRatio=\"none\" aria-hidden=\"true\">"
+            "<rect class=\"cell\" fill-opacity=\"%.3f\" width=\"1\" height=\"1\"/></svg>",
             fkv_plan_marks_shade(i / 4.0, 1));
         fkv_report_real(m, most * i / 4.0, 0);
         put(m, "</span>");

@@ -62,8 +62,10 @@ def needed(job, call, main):
     """Whether a run can't do without the call: one on its output or its input. The log may be
     cut, a file left over stays, a lease that can't be looked at when it is given up stays, and so does
     what lies beside it. What the thread of the progress can't save while the run is at work, the main one
-    saves at its end."""
+    saves at its end. How old the files are that report.html is made of, and its own, is no more than a hint."""
     if call.thread != main and os.path.basename(call.path).startswith(("stats.json", "metrics.prom")):
+        return False
+    if call.name == "newfstatat" and os.path.basename(call.path).startswith(("stats.json", "report.html")):
         return False
     if call.name in ("getdents64", "newfstatat", "openat") and call.path == job.output:
         return False
@@ -78,7 +80,7 @@ def needed(job, call, main):
 
 
 def warned_of(text, path):
-    name = re.sub(r"\.tmp$", "", path)
+    name = re.sub(r"(\.[0-9a-f]{16})?\.tmp$", "", path)
     return any("WARNING" in line and name in line for line in text.splitlines())
 
 
