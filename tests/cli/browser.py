@@ -30,9 +30,8 @@ class Browser:
         self.back, back_write = os.pipe()
         args = [program(), "--headless=new", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
                 "--disable-dev-shm-usage", "--disable-background-networking", "--remote-debugging-pipe",
-                "--force-device-scale-factor=1", "--user-data-dir=" + self.folder]
-        if os.geteuid() == 0:
-            args.append("--no-sandbox")
+                # The pages are ours, and neither root nor a container may have a sandbox.
+                "--no-sandbox", "--force-device-scale-factor=1", "--user-data-dir=" + self.folder]
 
         def streams():
             # Far from 3 and 4 first: a pipe's end may be one of them.
