@@ -39,10 +39,14 @@ static fkv_status see_shard(const fkv_folder *folder, int64_t index, fkv_error_r
     fkv_shard_name(index, name);
     char *path = fkv_folder_path(folder, name, false);
     fkv_status st = path ? fkv_shard_reader_open(path, &reader, err) : fkv_fail_memory(err);
-    while (!st && !(st = fkv_shard_reader_next(reader, &row, &n, err))) st = see_row(row, n, see, ctx, err);
+    bool enough = false;
+    while (!st && !(st = fkv_shard_reader_next(reader, &row, &n, err))) {
+        st = see_row(row, n, see, ctx, err);
+        enough = st == FKV_END;
+    }
     fkv_shard_reader_close(reader);
     free(path);
-    return st == FKV_END ? FKV_OK : st;
+    return st == FKV_END && !enough ? FKV_OK : st;
 }
 
 fkv_status fkv_error_rows_each(const fkv_folder *folder, const fkv_manifest *m, const fkv_journal *journal,
@@ -60,7 +64,7 @@ fkv_status fkv_error_rows_each(const fkv_folder *folder, const fkv_manifest *m, 
         if (!st) st = see_row(row.data, row.len, see, ctx, err);
     }
     fkv_buf_free(&row);
-    return st;
+    return st == FKV_END ? FKV_OK : st;
 }
 
 fkv_status fkv_error_rows_count(const fkv_folder *folder, const fkv_manifest *manifest,

@@ -15,8 +15,8 @@ typedef struct fkv_error_row {
     fkv_span source, code, message;
 } fkv_error_row;
 
-/* Shows see the error rows of the shards that have some, and the journal's. manifest and journal may be
- * NULL. */
+/* Shows see the error rows of the shards that have some, and the journal's, until it says FKV_END. manifest
+ * and journal may be NULL. */
 typedef fkv_status fkv_error_row_see(void *ctx, const fkv_error_row *row, fkv_err *err);
 fkv_status fkv_error_rows_each(const fkv_folder *folder, const fkv_manifest *manifest,
                                const fkv_journal *journal, fkv_error_row_see *see, void *ctx, fkv_err *err);

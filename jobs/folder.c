@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "jobs/folder_names.h"
+#include "jobs/report_file.h"
 #include "runner/base/file.h"
 #include "runner/base/log.h"
 
@@ -228,7 +229,8 @@ static fkv_status check_all_ours(const fkv_folder *f, fkv_err *err)
 
 static fkv_status remove_lease(void *ctx, const char *name, fkv_err *err)
 {
-    if (!fkv_name_is_lease(name) && !fkv_lease_is_leaving(name)) return FKV_OK;
+    if (!fkv_name_is_lease(name) && !fkv_lease_is_leaving(name) && !fkv_report_file_is_temporary(name))
+        return FKV_OK;
     char *path = fkv_path_join(ctx, name);
     if (!path) return fkv_fail_memory(err);
     unlink(path);
@@ -581,7 +583,9 @@ static fkv_status sweep_file(const fkv_folder *f, const char *file, bool per_par
 /* Where there are no parts, nobody but who holds the folder takes these: a killed run left them. */
 static fkv_status sweep_lease(void *ctx, const char *name, fkv_err *err)
 {
-    if (strncmp(name, "lock-profile", 12) != 0 && strncmp(name, "lock-plan", 9) != 0) return FKV_OK;
+    if (strncmp(name, "lock-profile", 12) != 0 && strncmp(name, "lock-plan", 9) != 0 &&
+        !fkv_report_file_is_temporary(name))
+        return FKV_OK;
     return remove_lease(ctx, name, err);
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "jobs/lease.h"
+#include "jobs/report_file.h"
 #include "jobs/shard.h"
 
 /* Reads a decimal number without sign; NULL if there is none or it is too large. */
@@ -110,5 +111,5 @@ static bool is_file(const char *name, const char *tmp)
 bool fkv_name_is_ours(const char *name)
 {
     return !strcmp(name, "shards") || is_file(name, "") || is_file(name, ".tmp") || fkv_name_is_lease(name) ||
-           fkv_lease_is_leaving(name);
+           fkv_lease_is_leaving(name) || fkv_report_file_is_temporary(name);
 }

@@ -11,27 +11,59 @@
 #include "jobs/error_rows.h"
 #include "jobs/folder_names.h"
 #include "jobs/merged.h"
+#include "jobs/stats.h"
+#include "runner/base/clock.h"
 #include "runner/base/file.h"
 #include "runner/base/json.h"
 #include "runner/base/mem.h"
 
 static const size_t MAX_STATS_BYTES = (size_t)1 << 20;
-static const double WINDOW_S = 60;
+static const double WINDOW_S = 60, GLANCE_S = 10;
 static const int64_t most = (int64_t)1 << 53;
+enum { MAX_SHARING = 100000 }; /* as many as there may be parts */
 
-/* Its code counts, and the first of a code is kept. */
-static fkv_status see_row(void *ctx, const fkv_error_row *row, fkv_err *err)
+/* What is looked for in rows. */
+typedef struct search {
+    fkv_standing *s;
+    bool glance;  /* only examples, of the codes that are known already */
+    double until; /* fkv_seconds() */
+} search;
+
+static fkv_status take_example(fkv_standing *s, int i, const fkv_error_row *row, fkv_err *err)
 {
-    fkv_standing *s = ctx;
-    const int before = s->errors.n;
     fkv_buf text = {0};
-    fkv_error_counts_add(&s->errors, row->code.p, row->code.n, 1);
-    if (s->errors.n == before) return FKV_OK;
     const fkv_status st = fkv_buf_printf(&text, err, "{\"source\":%.*s,\"message\":%.*s}", (int)row->source.n,
                                          row->source.p, (int)row->message.n, row->message.p);
     if (st) fkv_buf_free(&text);
-    s->examples[s->errors.n - 1] = text.data;
+    s->examples[i] = text.data;
     return st;
+}
+
+/* Its code counts, and the first of a code is kept. */
+static fkv_status count_row(fkv_standing *s, const fkv_error_row *row, fkv_err *err)
+{
+    const int before = s->errors.n;
+    fkv_error_counts_add(&s->errors, row->code.p, row->code.n, 1);
+    return s->errors.n == before ? FKV_OK : take_example(s, before, row, err);
+}
+
+static fkv_status see_row(void *ctx, const fkv_error_row *row, fkv_err *err)
+{
+    const search *x = ctx;
+    fkv_standing *s = x->s;
+    bool all = true;
+    if (!x->glance) return count_row(s, row, err);
+    for (int i = 0; i < s->errors.n; i++) {
+        const char *code = s->errors.at[i].code;
+        if (s->examples[i]) continue;
+        if (strlen(code) == row->code.n && !memcmp(code, row->code.p, row->code.n)) {
+            const fkv_status st = take_example(s, i, row, err);
+            if (st) return st;
+        } else if (strcmp(code, "other") != 0) {
+            all = false;
+        }
+    }
+    return all || fkv_seconds() > x->until ? FKV_END : FKV_OK;
 }
 
 static bool in_no_shard(void *ctx, const fkv_journal_entry *entry)
@@ -52,20 +84,74 @@ static void free_journals(journals *j)
     free(j->at);
 }
 
+/* fn of every stats.json of the output's parts, or of the processes that share it. */
+static fkv_status each_stats(const char *folder, int64_t n_parts,
+                             fkv_status (*fn)(void *ctx, const char *path, int64_t part, int64_t of,
+                                              fkv_err *err),
+                             void *ctx, fkv_err *err)
+{
+    fkv_status st = FKV_OK;
+    DIR *dir = opendir(folder);
+    if (!dir) return fkv_fail_open(err, folder);
+    for (const struct dirent *e; !st && (e = readdir(dir));) {
+        int64_t part, of;
+        if (!fkv_name_is_part(e->d_name, "stats", ".json", &part, &of) || (of && of != n_parts)) continue;
+        char *path = fkv_path_join(folder, e->d_name);
+        st = path ? fn(ctx, path, part, of, err) : fkv_fail_memory(err);
+        free(path);
+    }
+    closedir(dir);
+    return st;
+}
+
+/* Of a part's rows; of one that shares its output those of all, as far as it saw them. */
+static fkv_status recall_part(void *ctx, const char *path, int64_t part, int64_t of, fkv_err *err)
+{
+    fkv_standing *s = ctx;
+    fkv_stats_history h = {0};
+    fkv_err why = {0};
+    (void)part;
+    const fkv_status st = fkv_stats_read(path, &h, &why);
+    if (st == FKV_E_INPUT) return FKV_OK;
+    if (st) return fkv_fail_at(err, st, why.file, 0, NULL, "%s", why.message);
+    if (of == 0) {
+        if (fkv_error_counts_sum(&h.errors) > fkv_error_counts_sum(&s->errors)) s->errors = h.errors;
+        return FKV_OK;
+    }
+    for (int k = 0; k < h.errors.n; k++)
+        fkv_error_counts_add(&s->errors, h.errors.at[k].code, strlen(h.errors.at[k].code),
+                             h.errors.at[k].rows);
+    return FKV_OK;
+}
+
+/* What the parts' stats.json say of all rows together; what they don't know is "other". */
+static fkv_status recall_errors(const fkv_folder *folder, fkv_standing *s, fkv_err *err)
+{
+    const fkv_status st = each_stats(folder->path, folder->n_parts, recall_part, s, err);
+    if (st) return st;
+    if (fkv_error_counts_sum(&s->errors) > s->n_errors) s->errors = (fkv_error_counts){0};
+    const int64_t more = s->n_errors - fkv_error_counts_sum(&s->errors);
+    if (more) fkv_error_counts_add(&s->errors, "other", 5, more);
+    return FKV_OK;
+}
+
 /* The journals were opened before the manifests were read: a row that moved to a shard meanwhile is in
  * both, and never in neither. */
-static fkv_status count_rows(const fkv_folder *folder, fkv_merged *all, const journals *j, fkv_standing *s,
-                             fkv_err *err)
+static fkv_status count_rows(const fkv_folder *folder, fkv_merged *all, const journals *j, bool glance,
+                             fkv_standing *s, fkv_err *err)
 {
+    search x = {s, glance, fkv_seconds() + GLANCE_S};
     s->done = all->shards.n_rows;
     s->n_errors = all->shards.n_errors;
-    fkv_status st = fkv_error_rows_each(folder, &all->shards, NULL, see_row, s, err);
-    for (size_t i = 0; !st && i < j->n; i++) {
+    for (size_t i = 0; i < j->n; i++) {
         fkv_journal_filter(j->at[i], in_no_shard, &all->shards);
         s->done += (int64_t)fkv_journal_count(j->at[i]);
         s->n_errors += fkv_journal_errors(j->at[i]);
-        st = fkv_error_rows_each(folder, NULL, j->at[i], see_row, s, err);
     }
+    fkv_status st = glance ? recall_errors(folder, s, err) : FKV_OK;
+    if (!st) st = fkv_error_rows_each(folder, &all->shards, NULL, see_row, &x, err);
+    for (size_t i = 0; !st && i < j->n; i++)
+        st = fkv_error_rows_each(folder, NULL, j->at[i], see_row, &x, err);
     return st;
 }
 
@@ -122,6 +208,8 @@ static double rate_of(const json_t *run)
 
 /* How many records the stats of all parts say there are. */
 typedef struct counted {
+    fkv_standing *s;
+    bool glance;    /* what can't be read is as good as none */
     int64_t parts;  /* that know theirs */
     int64_t sum;    /* of these */
     int64_t whole;  /* of one that shares its output: it knows all */
@@ -139,8 +227,7 @@ static bool is_at_work(const fkv_standing *s, int64_t part, int64_t n_parts)
 }
 
 /* What one stats.json says, as far as it can be read: it is no part of what was answered. */
-static fkv_status read_stats(const char *path, bool is_shared, bool at_work, fkv_standing *s, counted *c,
-                             fkv_err *err)
+static fkv_status read_stats(const char *path, bool is_shared, bool at_work, counted *c, fkv_err *err)
 {
     json_t *doc = NULL;
     int64_t records = -1;
@@ -157,28 +244,28 @@ static fkv_status read_stats(const char *path, bool is_shared, bool at_work, fkv
         c->parts += !is_shared;
         c->estimated = c->estimated || estimated;
     }
-    if (!st && at_work && json_is_null(json_object_get(run, "end"))) s->rate += rate_of(run);
+    if (!st && at_work && json_is_null(json_object_get(run, "end"))) c->s->rate += rate_of(run);
     json_decref(doc);
     return st;
 }
 
-/* The total: counted where a part or the sample came to the end, else the parts' guesses together. */
-static fkv_status add_stats(const char *folder, const fkv_merged *all, fkv_standing *s, fkv_err *err)
+static fkv_status add_part(void *ctx, const char *path, int64_t part, int64_t of, fkv_err *err)
 {
-    counted c = {.whole = -1};
-    fkv_status st = FKV_OK;
-    DIR *dir = opendir(folder);
-    if (!dir) return fkv_fail_open(err, folder);
-    for (const struct dirent *e; !st && (e = readdir(dir));) {
-        int64_t part, n_parts;
-        if (!fkv_name_is_part(e->d_name, "stats", ".json", &part, &n_parts)) continue;
-        if (n_parts && n_parts != all->n_parts) continue;
-        char *path = fkv_path_join(folder, e->d_name);
-        st = path ? read_stats(path, n_parts == 0, is_at_work(s, part, n_parts), s, &c, err)
-                  : fkv_fail_memory(err);
-        free(path);
-    }
-    closedir(dir);
+    counted *c = ctx;
+    fkv_err why = {0};
+    if (of == 0 && part < MAX_SHARING && part >= c->s->n_sharing) c->s->n_sharing = part + 1;
+    const fkv_status st = read_stats(path, of == 0, is_at_work(c->s, part, of), c, &why);
+    if (c->glance && st == FKV_E_INPUT) return FKV_OK;
+    if (st && err) *err = why;
+    return st;
+}
+
+/* The total: counted where a part or the sample came to the end, else the parts' guesses together. */
+static fkv_status add_stats(const char *folder, const fkv_merged *all, bool glance, fkv_standing *s,
+                            fkv_err *err)
+{
+    counted c = {.s = s, .glance = glance, .whole = -1};
+    const fkv_status st = each_stats(folder, all->n_parts, add_part, &c, err);
     s->records = all->records >= 0 ? all->records : c.parts == all->n_parts ? c.sum : c.whole;
     s->estimated = all->records < 0 && s->records >= 0 && c.estimated;
     return st;
@@ -225,7 +312,7 @@ static fkv_status find_locks(const char *folder, fkv_standing *s, fkv_err *err)
     return st;
 }
 
-fkv_status fkv_standing_read(const char *path, fkv_standing *s, fkv_err *err)
+static fkv_status read_all(const char *path, bool glance, fkv_standing *s, fkv_err *err)
 {
     fkv_merged all;
     journals j = {0};
@@ -238,10 +325,12 @@ fkv_status fkv_standing_read(const char *path, fkv_standing *s, fkv_err *err)
     fkv_merged_free(&all);
     if (!st) st = fkv_merged_load(path, &all, err);
     if (!st && all.n_parts != n) st = fkv_fail(err, FKV_E_BUSY, "%s was begun anew meanwhile", path);
-    if (!st) st = count_rows(&folder, &all, &j, s, err);
+    if (!st) st = count_rows(&folder, &all, &j, glance, s, err);
     if (!st) st = find_locks(path, s, err);
-    if (!st) st = add_stats(path, &all, s, err);
+    if (!st) st = add_stats(path, &all, glance, s, err);
     s->complete = all.complete;
+    s->job = all.job;
+    all.job = NULL;
     s->n_parts = n;
     free_journals(&j);
     fkv_merged_free(&all);
@@ -249,8 +338,19 @@ fkv_status fkv_standing_read(const char *path, fkv_standing *s, fkv_err *err)
     return st;
 }
 
+fkv_status fkv_standing_read(const char *folder, fkv_standing *standing, fkv_err *err)
+{
+    return read_all(folder, false, standing, err);
+}
+
+fkv_status fkv_standing_glance(const char *folder, fkv_standing *standing, fkv_err *err)
+{
+    return read_all(folder, true, standing, err);
+}
+
 void fkv_standing_free(fkv_standing *s)
 {
     for (int i = 0; i < FKV_ERROR_CODES; i++) free(s->examples[i]);
+    free(s->job);
     *s = (fkv_standing){.records = -1};
 }

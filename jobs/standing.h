@@ -1,5 +1,5 @@
 /* How far an output is, over all parts: what its manifests, journals, stats and leases say. Reads only
- * and takes no lease, so a run at work is not held up. A standing owns its examples; it is empty after a
+ * and takes no lease, so a run at work is not held up. A standing owns its texts; it is empty after a
  * failed read. Not for: printing. */
 #ifndef FKV_JOBS_STANDING_H
 #define FKV_JOBS_STANDING_H
@@ -17,8 +17,10 @@ typedef struct fkv_standing_lock {
 } fkv_standing_lock;
 
 typedef struct fkv_standing {
-    bool complete;   /* all parts are, to the input's end */
-    int64_t n_parts; /* that the job is cut into */
+    char *job;         /* job.name, as the first part has it */
+    bool complete;     /* all parts are, to the input's end */
+    int64_t n_parts;   /* that the job is cut into */
+    int64_t n_sharing; /* part = auto: processes that share it, numbered from 0; 0: it is cut into parts */
     int64_t done, n_errors;
     int64_t records; /* of the whole input; -1: not known */
     bool estimated;
@@ -30,6 +32,10 @@ typedef struct fkv_standing {
 } fkv_standing;
 
 fkv_status fkv_standing_read(const char *folder, fkv_standing *standing, fkv_err *err);
+/* The same for who has no time to read all shards: how many rows an error has is what the parts' stats.json
+ * say, the others count as "other", and examples are looked for only until each has one, for ten seconds at
+ * the most. A stats.json that can't be read is as good as none. */
+fkv_status fkv_standing_glance(const char *folder, fkv_standing *standing, fkv_err *err);
 void fkv_standing_free(fkv_standing *standing);
 
 #endif

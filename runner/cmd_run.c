@@ -13,8 +13,10 @@
 #include "runner/planning.h"
 #include "runner/preflight.h"
 #include "runner/progress.h"
+#include "runner/report.h"
 #include "runner/run_stats.h"
 #include "runner/stream.h"
+#include "runner/summary.h"
 
 static const char usage[] =
     "usage: fairkv-batch run JOB.ini [-s section.key=value]... [--quiet | -v] [--log-format text|json]\n"
@@ -35,29 +37,17 @@ typedef struct run {
     fkv_run_stats *stats; /* NULL: the output is not open, or has nothing to do */
     double start;
     bool answering; /* there was a plan, and answers began */
+    bool reported;  /* report.html is there */
     bool refused;   /* the job can't be done as it is */
 } run;
 
+/* The numbers are those of stats.json and of the page. */
 static void print_summary(const run *r)
 {
-    fkv_output_totals t;
-    fkv_engine_stats e;
-    fkv_output_totals_get(r->output, &t);
-    fkv_replicas_stats(r->replicas, &e);
-    const double secs = fkv_seconds() - r->start;
-    fkv_log("done: %lld records, %lld of them by earlier runs, %lld errors, in %.1f s (%.1f records/s)",
-            (long long)t.records, (long long)t.resumed, (long long)t.errors, secs,
-            (double)(t.records - t.resumed) / secs);
-    fkv_log("tokens: %lld in prompts, %lld new, %lld decode steps (%.1f tokens a step)",
-            (long long)t.prompt_tokens, (long long)t.completion_tokens, (long long)e.decode_steps,
-            e.decode_steps ? (double)t.completion_tokens / (double)e.decode_steps : 0.0);
-    fkv_log("KV cache: %.1f%% of the prompts' K and V kept, %.1f MiB at most in use",
-            100 * fkv_planning_kept_share(&r->planning), (double)e.kv_bytes / (1 << 20));
-    fkv_log(
-        "balance: the fullest of %d ranks reads %.2fx the mean of the cache, with %d copied heads; standard "
-        "placement: %.2fx",
-        r->planning.layout.ranks, fkv_planning_balance(&r->planning, false),
-        fkv_plan_copies(&r->planning.plan), fkv_planning_balance(&r->planning, true));
+    fkv_summary s;
+    fkv_summary_make(fkv_run_stats_last(r->stats), &r->planning.profile, &r->planning.plan, &s);
+    for (int i = 0; i < s.n; i++) fkv_log("%s: %s", s.at[i].name, s.at[i].text);
+    if (r->reported) fkv_log("report: %s/report.html", r->setup.job->job.output);
     if (r->seen.n_damaged)
         fkv_log_at(FKV_LOG_WARNING,
                    "%lld of %zu archives are damaged, %s%s: records are missing, and only error rows "
@@ -171,6 +161,15 @@ static fkv_status run_job(run *r, fkv_err *err)
     return answer(r, err);
 }
 
+/* Of no weight for the job: a page that can't be written is said, and that is all. */
+static void write_report(run *r)
+{
+    fkv_err err = {0};
+    r->reported = !fkv_report_save(r->setup.job->job.output, FKV_REPORT_QUICK, &err);
+    if (!r->reported)
+        fkv_log_at(FKV_LOG_WARNING, "report.html: %s%s%s", err.file, err.file[0] ? ": " : "", err.message);
+}
+
 /* The last word of both files, once the run's end is known; of an output that another run has they are that
  * run's, and a refused one changes nothing. */
 static void save_at_end(run *r, fkv_status st, int code)
@@ -185,6 +184,7 @@ static void save_at_end(run *r, fkv_status st, int code)
     fkv_output_totals_get(r->output, &t);
     if (fkv_run_stats_save(r->stats, code, t.complete, &err) && !st)
         fkv_log_at(FKV_LOG_WARNING, "%s: %s", err.file, err.message);
+    write_report(r);
 }
 
 /* A job that ends with error rows says which, also where nothing else is said. */

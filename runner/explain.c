@@ -11,32 +11,6 @@
 /* Less than this share is called nothing. */
 #define LITTLE 0.02
 
-double fkv_explain_load(const fkv_explanation *x, const fkv_plan *plan, int layer, int rank)
-{
-    double load = 0;
-    for (int h = 0; h < plan->n_kv_heads; h++) {
-        const int lh = layer * plan->n_kv_heads + h;
-        for (int i = plan->first[lh]; i < plan->first[lh + 1]; i++)
-            if (plan->at[i].rank == rank) load += x->tokens[lh] * (plan->at[i].end - plan->at[i].begin);
-    }
-    return load;
-}
-
-static double balance(const fkv_explanation *x, const fkv_plan *plan)
-{
-    double fullest = 0, all = 0;
-    for (int l = 0; l < plan->n_layers; l++) {
-        double most = 0;
-        for (int r = 0; r < plan->n_ranks; r++) {
-            const double load = fkv_explain_load(x, plan, l, r);
-            all += load;
-            if (load > most) most = load;
-        }
-        fullest += most;
-    }
-    return all > 0 ? fullest * plan->n_ranks / all : 1;
-}
-
 fkv_status fkv_explain_make(const fkv_setup *s, const fkv_planning *p, fkv_explanation *x, fkv_err *err)
 {
     const size_t n = (size_t)s->config.n_layers * (size_t)s->config.n_kv_heads;
@@ -58,12 +32,12 @@ fkv_status fkv_explain_make(const fkv_setup *s, const fkv_planning *p, fkv_expla
         if (!st) st = fkv_sizing_even(&p->sizing, &problem, p->profile.budgets, &x->modes[m], err);
     }
     for (int m = 0; !st && m < FKV_PLAN_MODES; m++) {
-        x->balance[m] = balance(x, &x->modes[m]);
+        x->balance[m] = fkv_plan_balance(&x->modes[m], x->tokens);
         st = fkv_sizing_slots(&p->sizing, &x->modes[m], p->profile.budgets, &x->slots_fit[m], err);
     }
     if (!st) {
         for (size_t i = 0; i < n; i++) x->tokens[i] = p->profile.budgets[i];
-        x->budget_balance = balance(x, &x->modes[FKV_PLAN_STANDARD]);
+        x->budget_balance = fkv_plan_balance(&x->modes[FKV_PLAN_STANDARD], x->tokens);
         fkv_cost_tokens(&p->profile, x->tokens);
     } else {
         fkv_explain_free(x);
@@ -92,7 +66,7 @@ static void print_budgets(const fkv_planning *p, FILE *out)
         if (p->profile.budgets[i] > most) most = p->profile.budgets[i];
     }
     fprintf(out, "budgets: %d to %d tokens a head; %.1f%% of the sample's K and V is kept\n", least, most,
-            100 * fkv_planning_kept_share(p));
+            100 * fkv_profile_kept_share(&p->profile));
 }
 
 static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_explanation *x, FILE *out)

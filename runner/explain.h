@@ -30,7 +30,4 @@ void fkv_explain_print(const fkv_setup *setup, const fkv_planning *planning, con
 fkv_status fkv_explain_svg(const fkv_setup *setup, const fkv_planning *planning, const fkv_explanation *x,
                            const char *path, fkv_err *err);
 
-/* Modelled tokens that a rank reads in a layer per step under a plan. */
-double fkv_explain_load(const fkv_explanation *x, const fkv_plan *plan, int layer, int rank);
-
 #endif

@@ -1,12 +1,9 @@
 /* The plan as a picture: three panels over the same axis of layers. Plain SVG of
  * fixed elements, no script, no font of its own; the text takes the colour of its
  * surroundings, and both themes are in the style sheet. Owns no memory. */
-#include <math.h>
-#include <stdlib.h>
-
 #include "runner/base/file.h"
-#include "runner/base/mem.h"
 #include "runner/explain.h"
+#include "runner/plan_marks.h"
 
 enum {
     WIDTH = 960,
@@ -14,9 +11,7 @@ enum {
     PLOT = 860,  /* width of all layers together */
     LOADS = 170, /* height of a panel of loads */
     GAP = 74,
-    TOP = 96,
-    BAR = 4,      /* px that a rank's bar needs */
-    TITLED = 8192 /* so many cells still get a title each */
+    TOP = 96
 };
 
 static const char head[] =
@@ -33,86 +28,22 @@ static const char head[] =
     "}\n</style>\n";
 
 typedef struct svg {
-    fkv_buf buf;
+    fkv_markup m;
     const fkv_plan *plan;
     const fkv_explanation *x;
     double step; /* px a layer */
-    fkv_status st;
-    fkv_err *err;
 } svg;
 
-#define put(s, ...)                                                                                          \
-    do {                                                                                                     \
-        if (!(s)->st) (s)->st = fkv_buf_printf(&(s)->buf, (s)->err, __VA_ARGS__);                            \
-    } while (0)
-
-/* Text from outside, escaped for XML; control characters become spaces. */
-static void put_escaped(svg *s, const char *text)
-{
-    for (; *text && !s->st; text++) {
-        switch (*text) {
-        case '&': put(s, "&amp;"); break;
-        case '<': put(s, "&lt;"); break;
-        case '>': put(s, "&gt;"); break;
-        case '"': put(s, "&quot;"); break;
-        default: put(s, "%c", (unsigned char)*text < ' ' ? ' ' : *text);
-        }
-    }
-}
-
-/* A round number that is at least x, and a quarter of which is round too. */
-static double round_up(double x)
-{
-    static const double steps[] = {1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10};
-    if (!(x > 0)) return 1;
-    const double p = pow(10, floor(log10(x)));
-    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
-        if (x <= steps[i] * p) return steps[i] * p;
-    return 10 * p;
-}
+#define put(s, ...) fkv_markup_put(&(s)->m, __VA_ARGS__)
 
 static void layer_axis(svg *s, double y)
 {
-    const int n = s->plan->n_layers, every = n <= 20 ? 1 : (int)round_up(n / 16.0);
+    const int n = s->plan->n_layers, every = n <= 20 ? 1 : (int)fkv_markup_round_up(n / 16.0);
     for (int l = 0; l < n; l += every)
         put(s, "<text class=\"n\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%d</text>\n",
             LEFT + (l + 0.5) * s->step, y + 16, l);
     put(s, "<text class=\"n\" x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">layer</text>\n",
         LEFT + n * s->step / 2, y + 32);
-}
-
-/* One rank's load: a bar of its own where there is room, else a tick at its height. */
-static void load_mark(svg *s, const fkv_plan *plan, int l, int r, double share, bool slowest, double y)
-{
-    const double width = s->step * 0.8, each = width / plan->n_ranks, x = LEFT + (l + 0.1) * s->step;
-    const double top = y + LOADS * (1 - share);
-    const char *class = slowest ? "slow" : "rank";
-    if (each >= BAR)
-        put(s, "<rect class=\"%s\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\"", class, x + r * each,
-            top, each - 1, LOADS * share);
-    else
-        put(s, "<rect class=\"%s\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%d\"", class, x,
-            top - (slowest ? 1.5 : 1), width, slowest ? 3 : 2);
-}
-
-static void load_marks(svg *s, const fkv_plan *plan, int l, double y, double most)
-{
-    double all = 0, top = 0;
-    for (int r = 0; r < plan->n_ranks; r++) {
-        const double load = fkv_explain_load(s->x, plan, l, r);
-        all += load;
-        if (load > top) top = load;
-    }
-    for (int r = 0; r < plan->n_ranks; r++) {
-        const double load = fkv_explain_load(s->x, plan, l, r);
-        load_mark(s, plan, l, r, load / most, load == top, y);
-        if (plan->n_layers * plan->n_ranks <= TITLED)
-            put(s, "><title>layer %d, rank %d: %.0f tokens</title></rect>\n", l, r, load);
-        else
-            put(s, "/>\n");
-    }
-    put(s, "<rect class=\"mean\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"2\"/>\n",
-        LEFT + (l + 0.1) * s->step, y + LOADS * (1 - all / plan->n_ranks / most) - 1, s->step * 0.8);
 }
 
 /* y: the panel's upper edge. */
@@ -131,7 +62,7 @@ static void load_panel(svg *s, const fkv_plan *plan, const char *name, double ba
         "<text class=\"n\" transform=\"translate(18 %.1f) rotate(-90)\" text-anchor=\"middle\">thousand "
         "tokens a step</text>\n",
         y + LOADS / 2.0);
-    for (int l = 0; l < plan->n_layers; l++) load_marks(s, plan, l, y, most);
+    fkv_plan_marks_loads(&s->m, plan, s->x->tokens, most, &(fkv_plot){LEFT, s->step, y, LOADS});
     layer_axis(s, y + LOADS);
 }
 
@@ -150,32 +81,16 @@ static void legend(svg *s, double y)
             keys[i].class, keys[i].x, y - 5, keys[i].height, keys[i].x + 25, y, keys[i].text);
 }
 
-static double shade(double budget, double most)
-{
-    return most > 0 ? 0.06 + 0.94 * budget / most : 0;
-}
-
 static void budget_panel(svg *s, const int32_t *budgets, double y, double height)
 {
     const int n_layers = s->plan->n_layers, k = s->plan->n_kv_heads;
-    const double cell = height / k, gap = cell > 6 && s->step > 6 ? 1 : 0;
+    const double cell = height / k;
     double most = 0;
     for (int i = 0; i < n_layers * k; i++) most = budgets[i] > most ? budgets[i] : most;
     put(s, "<text class=\"t\" x=\"%d\" y=\"%.1f\">Budgets: prompt tokens that each KV head keeps</text>\n",
         LEFT, y - 10);
-    for (int l = 0; l < n_layers; l++)
-        for (int h = 0; h < k; h++) {
-            const int32_t b = budgets[l * k + h];
-            put(s,
-                "<rect class=\"cell\" fill-opacity=\"%.3f\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" "
-                "height=\"%.2f\"",
-                shade(b, most), LEFT + l * s->step, y + h * cell, s->step - gap, cell - gap);
-            if (n_layers * k <= TITLED)
-                put(s, "><title>layer %d, head %d: %d tokens</title></rect>\n", l, h, b);
-            else
-                put(s, "/>\n");
-        }
-    const int every = k <= 16 ? 1 : (int)round_up(k / 8.0);
+    fkv_plan_marks_budgets(&s->m, budgets, n_layers, k, &(fkv_plot){LEFT, s->step, y, height});
+    const int every = k <= 16 ? 1 : (int)fkv_markup_round_up(k / 8.0);
     for (int h = 0; h < k; h += every)
         put(s, "<text class=\"n\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%d</text>\n", LEFT - 8,
             y + (h + 0.5) * cell + 4, h);
@@ -189,8 +104,8 @@ static void budget_panel(svg *s, const int32_t *budgets, double y, double height
             "<rect class=\"cell\" fill-opacity=\"%.3f\" x=\"%d\" y=\"%.1f\" width=\"34\" "
             "height=\"12\"/><text "
             "class=\"n\" x=\"%d\" y=\"%.1f\" text-anchor=\"middle\">%.0f</text>\n",
-            shade(i / 4.0, 1), LEFT + i * 40, y + height + 44, LEFT + i * 40 + 17, y + height + 70,
-            most * i / 4);
+            fkv_plan_marks_shade(i / 4.0, 1), LEFT + i * 40, y + height + 44, LEFT + i * 40 + 17,
+            y + height + 70, most * i / 4);
     put(s, "<text class=\"n\" x=\"%d\" y=\"%.1f\">tokens</text>\n", LEFT + 210, y + height + 54);
 }
 
@@ -200,20 +115,14 @@ static void draw(svg *s, const fkv_setup *setup, const fkv_planning *p)
     const double cell = plan->n_kv_heads <= 10 ? 20 : plan->n_kv_heads <= 100 ? 200.0 / plan->n_kv_heads : 2;
     const double heat = cell * plan->n_kv_heads, y1 = TOP + 24, y2 = y1 + LOADS + GAP, y3 = y2 + LOADS + GAP;
     const double height = y3 + heat + 86;
-    double most = 0;
-    for (int l = 0; l < plan->n_layers; l++)
-        for (int r = 0; r < plan->n_ranks; r++) {
-            const double load = fkv_explain_load(s->x, standard, l, r);
-            if (load > most) most = load;
-        }
-    most = round_up(most);
+    const double most = fkv_markup_round_up(fkv_plan_marks_most(standard, s->x->tokens));
     put(s,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%.0f\" viewBox=\"0 0 %d %.0f\" "
         "role=\"img\">\n<title>Fair-Copying plan of ",
         WIDTH, height, WIDTH, height);
-    put_escaped(s, setup->job->job.name);
+    fkv_markup_text(&s->m, setup->job->job.name, FKV_MARKUP_TEXT);
     put(s, "</title>\n%s<text class=\"h\" x=\"%d\" y=\"32\">", head, LEFT);
-    put_escaped(s, setup->job->job.name);
+    fkv_markup_text(&s->m, setup->job->job.name, FKV_MARKUP_TEXT);
     put(s,
         "</text>\n<text class=\"n\" x=\"%d\" y=\"54\">%d ranks, %d slots, %d copies; modelled decode step ",
         LEFT, plan->n_ranks, plan->n_slots, fkv_plan_copies(plan));
@@ -234,9 +143,9 @@ static void draw(svg *s, const fkv_setup *setup, const fkv_planning *p)
 fkv_status fkv_explain_svg(const fkv_setup *setup, const fkv_planning *p, const fkv_explanation *x,
                            const char *path, fkv_err *err)
 {
-    svg s = {.plan = &p->plan, .x = x, .step = (double)PLOT / p->plan.n_layers, .err = err};
+    svg s = {.m = {.err = err}, .plan = &p->plan, .x = x, .step = (double)PLOT / p->plan.n_layers};
     draw(&s, setup, p);
-    if (!s.st) s.st = fkv_file_replace(path, s.buf.data, s.buf.len, err);
-    fkv_buf_free(&s.buf);
-    return s.st;
+    if (!s.m.st) s.m.st = fkv_file_replace(path, s.m.buf.data, s.m.buf.len, err);
+    fkv_markup_free(&s.m);
+    return s.m.st;
 }

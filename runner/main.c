@@ -29,6 +29,8 @@ static const command commands[] = {
     {"export", fkv_cmd_export, "OUTPUT_DIR --format longbench|ruler|openai|jsonl [--partial] DEST|-"},
     {"status", fkv_cmd_status,
      "OUTPUT_DIR [--json]   how far it is, errors by code, who is at work; reads only"},
+    {"report", fkv_cmd_report,
+     "OUTPUT_DIR [-o FILE|-]   writes its report.html: one page about all its runs"},
     {"tokenize", fkv_cmd_tokenize, "MODEL_DIR [--decode] [--json] [--bos]   stdin to stdout, line by line"},
     {"template", fkv_cmd_template,
      "MODEL_DIR|FILE [--date D]   chat template: JSON lines of messages to text, line by line"},

@@ -47,11 +47,4 @@ int64_t fkv_planning_budget(const fkv_setup *setup, double mean_prompt);
 /* Heads of a layer with a window keep what it shows, whatever the budget. */
 void fkv_planning_set_windows(const fkv_config *config, fkv_profile *profile);
 
-/* Mean over the sample of the share of its prompts' K and V that is kept; 1 without a sample. */
-double fkv_planning_kept_share(const fkv_planning *planning);
-
-/* Tokens that the fullest rank reads in a decode step over the mean of all ranks, summed
- * over the layers, with the plan's placements or (standard) with every head at home. */
-double fkv_planning_balance(const fkv_planning *planning, bool standard);
-
 #endif

@@ -29,6 +29,7 @@ struct fkv_run_stats {
     fkv_output *output;
     pthread_mutex_t mutex; /* of all below, and of the files */
     fkv_stats stats;       /* what does not change from one save to the next */
+    fkv_stats last;        /* as it was last saved */
     fkv_error_counts old_errors;
     fkv_engine_stats engine; /* once it is measured */
     bool measured, warned;
@@ -185,7 +186,7 @@ void fkv_run_stats_planned(fkv_run_stats *s, const fkv_planning *planning, const
     s->stats.slots = planning->layout.slots;
     s->stats.n_ranks = planning->layout.ranks;
     s->stats.n_devices = n_devices;
-    s->stats.balance = fkv_planning_balance(planning, false);
+    s->stats.balance = fkv_plan_balance_of(&planning->plan, &planning->profile);
     snprintf(s->device, sizeof s->device, "%s", info.name);
     const fkv_tally_goal goal = {
         .done = t.records,
@@ -283,15 +284,19 @@ static void save_second_place(fkv_run_stats *s, const fkv_stats *stats)
 
 fkv_status fkv_run_stats_save(fkv_run_stats *s, int exit_code, bool complete, fkv_err *err)
 {
-    fkv_stats stats;
     pthread_mutex_lock(&s->mutex);
-    fill(s, exit_code, complete, &stats);
+    fill(s, exit_code, complete, &s->last);
     fkv_status st = fkv_output_glance(s->output, err);
-    if (!st) st = fkv_stats_write(s->output, &stats, err);
-    if (!st) st = fkv_metrics_write(s->output, &stats, NULL, err);
-    if (!st) save_second_place(s, &stats);
+    if (!st) st = fkv_stats_write(s->output, &s->last, err);
+    if (!st) st = fkv_metrics_write(s->output, &s->last, NULL, err);
+    if (!st) save_second_place(s, &s->last);
     pthread_mutex_unlock(&s->mutex);
     return st;
+}
+
+const fkv_stats *fkv_run_stats_last(const fkv_run_stats *s)
+{
+    return &s->last;
 }
 
 void fkv_run_stats_errors(fkv_run_stats *s, fkv_error_counts *errors)

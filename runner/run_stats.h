@@ -26,6 +26,8 @@ void fkv_run_stats_measured(fkv_run_stats *stats, const fkv_planning *planning, 
 fkv_status fkv_run_stats_save(fkv_run_stats *stats, int exit_code, bool complete, fkv_err *err);
 /* All error rows by code, as the next save has them. */
 void fkv_run_stats_errors(fkv_run_stats *stats, fkv_error_counts *errors);
+/* What was last put together for a save, whether or not it could be written; valid until the next save. */
+const fkv_stats *fkv_run_stats_last(const fkv_run_stats *stats);
 void fkv_run_stats_close(fkv_run_stats *stats);
 
 #endif

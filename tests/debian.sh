@@ -7,7 +7,8 @@ packages="cmake ninja-build gcc libc6-dev pkg-config libarchive-dev libzstd-dev 
   libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev
   zstd jq"
 test "${1:-}" = tests && packages="$packages libcmocka-dev python3 python3-venv ca-certificates clang-format
-  cppcheck libasan8 libubsan1 libtsan2 strace tmux slurm-wlm munge nettle-dev liblzma-dev libbz2-dev debootstrap debian-archive-keyring"
+  cppcheck libasan8 libubsan1 libtsan2 strace tmux slurm-wlm munge nettle-dev liblzma-dev libbz2-dev debootstrap debian-archive-keyring
+  chromium"
 missing=
 for p in $packages; do
   dpkg -s "$p" 2>/dev/null | grep -q '^Status: install ok installed' || missing="$missing $p"

@@ -34,6 +34,17 @@ void fkv_profile_free(fkv_profile *p)
     *p = (fkv_profile){0};
 }
 
+double fkv_profile_kept_share(const fkv_profile *p)
+{
+    const int64_t n_lh = (int64_t)p->n_layers * p->n_kv_heads;
+    double kept = 0, all = 0;
+    for (int i = 0; i < p->n_sample; i++) {
+        for (int64_t h = 0; h < n_lh; h++) kept += fmin((double)p->budgets[h], (double)p->prompt_tokens[i]);
+        all += (double)p->prompt_tokens[i] * (double)n_lh;
+    }
+    return all > 0 ? kept / all : 1;
+}
+
 int64_t fkv_profile_prompt(const fkv_profile *p, double share)
 {
     const int wanted = (int)ceil(share * p->n_sample);

@@ -36,6 +36,9 @@ void fkv_profile_free(fkv_profile *p);
  * median, 1: the longest); 0 without a sample. */
 int64_t fkv_profile_prompt(const fkv_profile *p, double share);
 
+/* Mean over the sample of the share of its prompts' K and V that is kept; 1 without a sample. */
+double fkv_profile_kept_share(const fkv_profile *p);
+
 /* Every head gets b. */
 void fkv_budget_uniform(fkv_profile *p, int64_t b);
 

@@ -62,6 +62,16 @@ typedef struct fkv_plan_memory {
 fkv_status fkv_plan_even_memory(const fkv_plan_problem *problem, const fkv_plan_memory *memory,
                                 fkv_plan *plan, fkv_err *err);
 
+/* plan_load.c: tokens that each rank reads in a layer of a step, loads[n_ranks]; tokens:
+ * [n_layers][n_kv_heads], fkv_cost_tokens. */
+void fkv_plan_loads(const fkv_plan *plan, const double *tokens, int layer, double *loads);
+/* The fullest rank's over the mean of all ranks, summed over the layers; 0: no memory. */
+double fkv_plan_balance(const fkv_plan *plan, const double *tokens);
+/* The same by the lengths that the profile expects. */
+double fkv_plan_balance_of(const fkv_plan *plan, const fkv_profile *profile);
+/* The same ranks and slots with every head at home, as standard tensor parallelism has it. */
+fkv_status fkv_plan_at_home(const fkv_plan *like, fkv_plan *plan, fkv_err *err);
+
 /* Placements away from home, over all layers. */
 int fkv_plan_copies(const fkv_plan *plan);
 /* Modelled decode step of any plan. */

@@ -62,8 +62,10 @@ def needed(job, call, main):
     """Whether a run can't do without the call: one on its output or its input. The log may be
     cut, a file left over stays, a lease that can't be looked at when it is given up stays, and so does
     what lies beside it. What the thread of the progress can't save while the run is at work, the main one
-    saves at its end."""
+    saves at its end. How old the files are that report.html is made of, and its own, is no more than a hint."""
     if call.thread != main and os.path.basename(call.path).startswith(("stats.json", "metrics.prom")):
+        return False
+    if call.name == "newfstatat" and os.path.basename(call.path).startswith(("stats.json", "report.html")):
         return False
     if call.name in ("getdents64", "newfstatat", "openat") and call.path == job.output:
         return False
@@ -78,7 +80,7 @@ def needed(job, call, main):
 
 
 def warned_of(text, path):
-    name = re.sub(r"\.tmp$", "", path)
+    name = re.sub(r"(\.[0-9a-f]{16})?\.tmp$", "", path)
     return any("WARNING" in line and name in line for line in text.splitlines())
 
 
@@ -191,9 +193,13 @@ class Memory:
         subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", self.library, source], check=True)
 
     def count(self):
-        """How many allocations an undisturbed run makes."""
+        """How many allocations an undisturbed run makes before its page, and for it."""
+        n, page = self.count_of("run", self.job.path), self.count_of("report", self.job.output)
+        return n - page, page
+
+    def count_of(self, *args):
         path = os.path.join(cli.WORK, "count")
-        self.run({"FAIL_COUNT": path}).must(0)
+        cli.command(*args, env={"FAIL_COUNT": path, "LD_PRELOAD": self.library}).must(0)
         with open(path) as f:
             return int(f.read())
 
@@ -201,7 +207,8 @@ class Memory:
         return self.job.command("run", env=dict(env, LD_PRELOAD=self.library))
 
     def strike(self, place, n, times):
-        """Lets the n-th allocation of a run and those behind it fail (times; 0: all of them).
+        """Lets the n-th allocation of a run and those behind it fail (times; 0: all of them). Returns the exit
+        code, or "page": all is done but report.html, and the run says so.
 
         An archive that libarchive can't open for want of a single one looks damaged to it: then
         the message names the archive, and before the first record the exit code may be 2."""
@@ -219,4 +226,4 @@ class Memory:
             assert archive or re.search("memory|thread", told[0]), what
             self.job.command("run").must(0)
         outputs.must_be_whole(self.job, place.whole)
-        return ended.code
+        return "page" if ended.code == 0 and "WARNING: report.html: " in ended.err else ended.code

@@ -213,12 +213,16 @@ def memory_that_runs_out_is_named_and_resumed():
     job, whole = small("memory")
     memory = failing.Memory(job)
     rng = random.Random(4)
-    n = memory.count()
+    n, page = memory.count()
     place = failing.Place(job, whole)
     chosen = [rng.randint(1, n) for _ in range(8)] + [rng.randint(n * 8 // 10, n) for _ in range(16)]
     codes = [memory.strike(place, at, 0) for at in chosen]
     print("of %d allocations: %s" % (n, list(zip(chosen, codes))))
     assert codes.count(3) >= 15, codes
+    # The page is of no weight: without it all is done.
+    codes = [memory.strike(place, n + page * i // 8, 0) for i in range(1, 8)]
+    print("of %d for the page: %s" % (page, codes))
+    assert codes.count("page") >= 4 and 3 not in codes[2:], codes
 
 
 @test

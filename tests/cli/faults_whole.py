@@ -63,7 +63,7 @@ def allocations_fail():
     job.run()
     whole = outputs.Whole(job)
     memory = failing.Memory(job)
-    rng, n = random.Random(6), memory.count()
+    rng, (n, _) = random.Random(6), memory.count()
     for before in (None, killing.half_done(job, whole)):
         place = failing.Place(job, whole, before)
         codes = collections.Counter()

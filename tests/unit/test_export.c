@@ -6,7 +6,7 @@
 
 #include "jobs/export.h"
 #include "jobs/export_files.h"
-#include "jobs/stats.h"
+#include "jobs/stats_run.h"
 #include "runner/base/utf8.h"
 
 static void make_output(const fixture *x, const char *part, int64_t n_records, bool done)
@@ -565,6 +565,28 @@ static void what_is_no_output_folder_is_refused(void **state)
     assert_int_equal(export_to(x, FKV_EXPORT_LONGBENCH, "job.ini", &c, &err), FKV_E_INPUT); /* a file */
 }
 
+/* A page knows of the last run what the run knew. */
+static void check_last_run(const char *path, const fkv_stats *s)
+{
+    fkv_err err = {0};
+    fkv_stats_run *run;
+    assert_int_equal(fkv_stats_run_read(path, &run, &err), FKV_OK);
+    const fkv_stats *r = &run->stats;
+    assert_true(r->complete && !r->running && r->exit_code == s->exit_code && r->time == s->time);
+    assert_int_equal(r->totals.records, s->totals.records);
+    assert_int_equal(r->totals.errors, s->totals.errors);
+    assert_int_equal(r->decode_steps, s->decode_steps);
+    assert_int_equal(r->kv_bytes, s->kv_bytes);
+    assert_memory_equal(r->seconds, s->seconds, sizeof s->seconds);
+    assert_int_equal(r->n_ranks, s->n_ranks);
+    assert_true(r->rank_attention_seconds[1] == s->rank_attention_seconds[1]);
+    assert_true(r->joules == s->joules && r->gpu_seconds == s->gpu_seconds);
+    assert_string_equal(r->backend, s->backend);
+    assert_int_equal(r->n_points, s->n_points);
+    assert_true(r->points[0].seconds == s->points[0].seconds && r->points[0].errors == s->points[0].errors);
+    free(run);
+}
+
 static void stats_are_json_and_metrics_are_labelled(void **state)
 {
     const fixture *x = *state;
@@ -628,6 +650,7 @@ static void stats_are_json_and_metrics_are_labelled(void **state)
     assert_true(json_real_value(json_array_get(json_object_get(v, "rank_attention_seconds"), 1)) == 1.5);
     assert_string_equal(json_string_value(json_object_get(json_object_get(v, "versions"), "zstd")), "1.5");
     json_decref(both);
+    check_last_run(path, &s);
     read_all(x, "out/metrics.prom", &text);
     assert_non_null(strstr(text.data, "# TYPE fairkv_decode_steps gauge\n"
                                       "fairkv_decode_steps{name=\"a\\\\b\",part=\"0/1\"} 12\n"));

@@ -290,6 +290,38 @@ static void heavy_heads_are_shared_out(void **state)
     fkv_plan_free(&plan);
 }
 
+static void what_ranks_read_is_moved_and_never_lost(void **state)
+{
+    (void)state;
+    const double tokens[] = {800, 40, 60, 20, 10, 10, 10, 10}; /* [2][4] */
+    const fkv_plan_problem p = {.n_layers = 2,
+                                .n_kv_heads = 4,
+                                .n_ranks = 2,
+                                .n_slots = 10,
+                                .tokens = tokens,
+                                .cost = {.n_ranks = 1, .token_us = 1},
+                                .max_copies = -1};
+    fkv_plan plan, home;
+    fkv_err err = {0};
+    double before[2], after[2];
+    solve(&p, FKV_PLAN_FAIR_COPYING, &plan);
+    assert_int_equal(fkv_plan_at_home(&plan, &home, &err), FKV_OK);
+    assert_int_equal(fkv_plan_validate(&home, &err), FKV_OK);
+    assert_int_equal(fkv_plan_copies(&home), 0);
+    assert_true(home.mode == FKV_PLAN_STANDARD && home.step_us == plan.standard_us);
+    fkv_plan_loads(&home, tokens, 0, before);
+    assert_true(before[0] == 8400 && before[1] == 800);
+    fkv_plan_loads(&plan, tokens, 0, after);
+    assert_true(after[0] + after[1] == 9200 && after[0] < 8400 && after[1] < 8400);
+    fkv_plan_loads(&home, tokens, 1, before);
+    assert_true(before[0] == 200 && before[1] == 200);
+    /* (8400 + 200) of two ranks that read 9600 together */
+    assert_true(fkv_plan_balance(&home, tokens) == 8600.0 * 2 / 9600);
+    assert_true(fkv_plan_balance(&plan, tokens) < 1.1);
+    fkv_plan_free(&home);
+    fkv_plan_free(&plan);
+}
+
 static void even_heads_stay_at_home(void **state)
 {
     (void)state;
@@ -572,6 +604,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_mode_reports_the_same_predictions),
         cmocka_unit_test(small_plans_are_optimal),
         cmocka_unit_test(heavy_heads_are_shared_out),
+        cmocka_unit_test(what_ranks_read_is_moved_and_never_lost),
         cmocka_unit_test(even_heads_stay_at_home),
         cmocka_unit_test(one_slot_cannot_be_shared),
         cmocka_unit_test(dear_copies_are_not_made),
