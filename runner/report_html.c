@@ -213,7 +213,8 @@ static void parts(const fkv_report *x, fkv_markup *m)
         "<section id=\"parts\"><h2>Parts</h2>\n<p class=\"lead\">%s %lld %s, which "
         "share this page. What stands under \"last run\" above is part %lld's, whose run began last.</p>\n",
         x->standing.n_sharing ? "The job is shared out among" : "The job is cut into", (long long)n,
-        x->standing.n_sharing ? "processes (input.part = auto)" : "parts", x->last ? (long long)x->last->part : 0LL);
+        x->standing.n_sharing ? "processes (input.part = auto)" : "parts",
+        x->last ? (long long)x->last->part : 0LL);
     put(m, "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Part</th>"
            "<th class=\"n\" scope=\"col\">Records done</th><th class=\"n\" scope=\"col\">Error rows</th>"
            "<th class=\"n\" scope=\"col\">Last run</th><th class=\"n\" scope=\"col\">Complete</th>"
