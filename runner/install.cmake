@@ -6,6 +6,7 @@ install(TARGETS fairkv-batch)
 install(FILES README.md LICENSE DESTINATION ${doc})
 install(FILES jobs/GUIDE.md jobs/FORMATS.md DESTINATION ${doc}/jobs)
 install(FILES engine/model/FAMILIES.md DESTINATION ${doc}/engine/model)
+install(FILES tests/bench/LOG.md DESTINATION ${doc}/tests/bench)
 install(DIRECTORY jobs/examples DESTINATION ${doc}/jobs USE_SOURCE_PERMISSIONS PATTERN demo.sh EXCLUDE)
 install(DIRECTORY tests/data/needle-tiny DESTINATION ${doc}/tests/data)
 install(FILES tests/data/needle.tar.zst tests/data/needle-dataset2prompt.json tests/data/needle-dataset2maxlen.json
