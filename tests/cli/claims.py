@@ -246,7 +246,9 @@ def a_kill_at_any_call_is_made_up_for_by_the_next_process():
         victim.kill()
         job.command("run").must(0)
         assert job.content() == content, point
-        assert outputs.leavings(job) == [] and glob.glob(job.file("journal*")) == [], (point, os.listdir(job.output))
+        # A page that was not renamed goes when it is ten minutes old.
+        left = [n for n in outputs.leavings(job) if not n.startswith("report.html.")]
+        assert left == [] and glob.glob(job.file("journal*")) == [], (point, os.listdir(job.output))
 
 
 @test
