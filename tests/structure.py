@@ -9,6 +9,7 @@
 - No circle among the .c files of a folder: a file that uses a symbol of another one is an edge.
 - No file over 800 lines; outside tests no function over 80, and no 12 lines that stand twice.
 - Names of tensors and the rows of a head's Q, K and V stand where the model's shape is described.
+- The tables of error codes in jobs/GUIDE.md and jobs/FORMATS.md have the codes that the source gives records.
 
 No law has an exception: what breaks one is mended, or the law is changed here or in README.md.
 """
@@ -243,6 +244,41 @@ def check_shapes(sources):
                     yield f'{s.at(m.start())}: "{m[0]}": {what} is for {" ".join(places)} alone'
 
 
+CODE_TABLES = ["jobs/GUIDE.md", "jobs/FORMATS.md"]
+
+
+def error_codes(sources):
+    """{code: where a record's error first gets it}: words that are assigned to an error_code, or given to a function
+    that takes a code and what is wrong in words."""
+    takers, found = {}, {}  # takers: {function: which of its parameters that is}
+    for s in sources:
+        for m in re.finditer(r"\b(\w+)\(([^()]*)\bchar \*code,[^,()]*\*(?:fmt|what|why)\b", s.code):
+            takers.setdefault(m[1], set()).add(m[2].count(","))
+    called = re.compile(r"\b(%s)\(" % "|".join(sorted(takers)) if takers else r"(?!)")
+    for s in sources:
+        places = [(m.start(1), m[1]) for m in re.finditer(r"\berror_code = ([^;,}]*)", s.code)]
+        for m in called.finditer(s.code):
+            arguments = s.code[m.end() : m.end() + 300].split(";")[0].split(",")
+            places += [(m.start(), arguments[i]) for i in takers[m[1]] if i < len(arguments)]
+        for at, text in places:
+            for word in re.findall(r'"(\w+)"', text):
+                found.setdefault(word, s.at(at))
+    return found
+
+
+def check_codes(sources, pages):
+    """pages: {path: text}; in each is one table whose first column is headed "code" and has words in backticks."""
+    known = error_codes(sources)
+    for path, text in pages.items():
+        table = re.search(r"^\| code \|[^\n]*\n\|[-|]+\n((?:\| `[^\n]*\n)+)", text, re.M)
+        rows = "".join(row.split("|")[1] for row in table[1].splitlines()) if table else ""
+        told = re.findall(r"`(\w+)`", rows)
+        yield from (f"{at}: the error code {code} has no row in {path}" for code, at in known.items() if code not in told)
+        for code in told:
+            if code not in known or told.count(code) > 1:
+                yield f"{path}:1: the error code {code} is {'there twice' if code in known else 'given to no record'}"
+
+
 def self_test():
     table = read_table("""## Reading order
 | folder | what is there | may use |
@@ -276,6 +312,12 @@ def self_test():
     shapes = [Source(p, 'get("x.q_proj");\n/* lm_head */ int n = (a.group+2.0) * hd;\n')
               for p in ("engine/model/m.c", "runner/base/layer_spec.h", "engine/m.c", "tests/unit/m.c")]
     assert [b.split(": ")[0] for b in check_shapes(shapes)] == ["runner/base/layer_spec.h:1", "engine/m.c:1", "engine/m.c:2"]
+    codes = [Source("a.c", 'void bad(piece *p, const char *code, const char *why);\nbad(p, x ? "one" : "two", f("no"));\n'
+                    'line->error_code = s ? "three" : "four";\nif (strcmp(p->error_code, "no")) bad(p, l->code, "no");\n')]
+    assert list(error_codes(codes)) == ["three", "four", "one", "two"], error_codes(codes)
+    page = "| code | cause |\n|---|---|\n| `one`, `two` | `no` |\n| `three` | |\n| `five` | |\n\n| code |\n|---|\n| 75 |\n"
+    found = list(check_codes(codes, {"x.md": page}))
+    assert [b.split(": ")[0] for b in found] == ["a.c:3", "x.md:1"] and "four" in found[0] and "five" in found[1], found
 
 
 def main():
@@ -286,7 +328,8 @@ def main():
     table = read_table((ROOT / "README.md").read_text(encoding="utf-8"))
     build = ROOT / (sys.argv[1] if len(sys.argv) > 1 else "build")
     breaches = [*check_includes(sources, table), *check_circles(ours, build), *check_sizes(sources, scripts),
-                *check_twice(ours), *check_shapes(ours)]
+                *check_twice(ours), *check_shapes(ours),
+                *check_codes(ours, {page: (ROOT / page).read_text(encoding="utf-8") for page in CODE_TABLES})]
     print("\n".join(breaches + [f"structure: {len(breaches)} breaches" if breaches else "structure: clean"]))
     return 1 if breaches else 0
 
