@@ -192,18 +192,19 @@ template <int N> static __device__ __forceinline__ void store_row(bf16 *out, con
  * ends before item_end. The same walk loads and computes. */
 template <int HD> struct block_cursor {
     using shape = att_shape<HD>;
-    cuda_decode_entry entry;
-    int at, n_blocks, block, item_end, end; /* end: first page (of all entries) behind this CTA's run */
+    cuda_decode_entry entry, following;     /* following: entries[at + 1], loaded before it is needed */
+    int at, n_blocks, block, item_end, end; /* end: cost (of all entries) at which another CTA's run begins */
 
     __device__ __forceinline__ bool done() const
     {
         return entry.n_tokens == 0;
     }
 
-    __device__ __forceinline__ void load(const cuda_decode_entry *entries, int i)
+    __device__ __forceinline__ void set(const cuda_decode_entry *entries, const cuda_decode_entry &e, int i)
     {
         at = i;
-        entry = entries[i];
+        entry = e;
+        if (e.n_tokens > 0) following = entries[i + 1]; /* the list ends with an entry of no tokens */
         n_blocks = (entry.n_tokens + shape::TOKENS - 1) / shape::TOKENS;
     }
 
@@ -227,7 +228,7 @@ template <int HD> struct block_cursor {
     /* An item starts at block, or the walk ends. */
     __device__ __forceinline__ void start_item(void)
     {
-        if (entry.first_page + block / shape::PAGE_BLOCKS >= end) entry.n_tokens = 0;
+        if (entry.first_cost + block / shape::CHUNK_BLOCKS * CUDA_CHUNK_COST >= end) entry.n_tokens = 0;
         item_end =
             entry.part < 0 || block + shape::CHUNK_BLOCKS > n_blocks ? n_blocks : block + shape::CHUNK_BLOCKS;
     }
@@ -236,29 +237,29 @@ template <int HD> struct block_cursor {
     {
         if (++block < item_end) return;
         if (block == n_blocks) {
-            load(entries, at + 1); /* the list ends with an entry of no tokens */
+            set(entries, following, at + 1);
             block = 0;
         }
         start_item();
     }
 
-    /* The items whose first page is in [begin, stop) of all pages. */
+    /* The items whose first cost is in [begin, stop). */
     __device__ __forceinline__ void open(const cuda_decode_entry *entries, int n, int begin, int stop)
     {
-        int lo = 0, hi = n; /* entries[lo].first_page <= begin < entries[hi].first_page */
+        int lo = 0, hi = n; /* entries[lo].first_cost <= begin < entries[hi].first_cost */
         while (lo + 1 < hi) {
             const int mid = (lo + hi) / 2;
-            if (entries[mid].first_page <= begin)
+            if (entries[mid].first_cost <= begin)
                 lo = mid;
             else
                 hi = mid;
         }
         end = stop;
-        load(entries, lo);
-        block = (begin - entry.first_page + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES * shape::CHUNK_BLOCKS;
+        set(entries, entries[lo], lo);
+        block = (begin - entry.first_cost + CUDA_CHUNK_COST - 1) / CUDA_CHUNK_COST * shape::CHUNK_BLOCKS;
         if (entry.part < 0 && block > 0) block = n_blocks;
         if (block >= n_blocks) {
-            load(entries, lo + 1);
+            set(entries, following, lo + 1);
             block = 0;
         }
         start_item();
@@ -508,7 +509,7 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
     const uint32_t ring = smem_address(shared) + (uint32_t)(warp * STAGES * STAGE);
     const int n_entries = *a.n_entries;
     if (n_entries == 0) return;
-    const int64_t total = a.entries[n_entries].first_page;
+    const int64_t total = a.entries[n_entries].first_cost;
     const int begin = (int)(total * blockIdx.x / gridDim.x),
               end = (int)(total * (blockIdx.x + 1) / gridDim.x);
     if (begin == end) return;
@@ -534,13 +535,13 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
 #pragma unroll
     for (int j = 0; j < TILES; j++) w[j].clear();
     query_state<HD> item[TILES][shape::ENDS] = {};
-    int row = -1, stage = 0, first_block = now.block;
-    while (!now.done()) {
-        if (now.entry.row != row) {
-            row = now.entry.row;
+    int row = now.entry.row, stage = 0, first_block = now.block;
+    auto load_all_queries = [&](void) {
 #pragma unroll
-            for (int j = 0; j < TILES; j++) load_queries<HD>(q[j], a, row, j * QUERIES, lane);
-        }
+        for (int j = 0; j < TILES; j++) load_queries<HD>(q[j], a, row, j * QUERIES, lane);
+    };
+    if (!now.done()) load_all_queries();
+    while (!now.done()) {
         copy_wait<STAGES - 1>();
         __syncwarp();
         const int tokens = now.tokens_left(warp);
@@ -550,6 +551,10 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
         load_next(stage);
         stage = stage + 1 == STAGES ? 0 : stage + 1;
         const bool item_ends = now.block + 1 == now.item_end;
+        if (now.block + 1 == now.n_blocks) { /* on their way while the item ends */
+            row = now.following.row;
+            load_all_queries();
+        }
         if (item_ends || (now.block + 1) % shape::CHUNK_BLOCKS == 0) {
             const bool first = now.chunk() == first_block / shape::CHUNK_BLOCKS;
 #pragma unroll
