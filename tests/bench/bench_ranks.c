@@ -9,35 +9,15 @@
  * calibrated in the same call.
  */
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "engine/engine.h"
 #include "engine/measure/calibrate.h"
 #include "engine/measure/measure.h"
+#include "tests/bench/large_model.h"
 
 enum { LAYERS = 80, KV_HEADS = 8, MAX_RANKS = 8, STEPS = 12, MODES = 3, MAX_BUDGETS = 4 };
 
-static const fkv_config shape = {.n_layers = LAYERS,
-                                 .n_heads = 64,
-                                 .n_kv_heads = KV_HEADS,
-                                 .head_dim = 128,
-                                 .group = 8,
-                                 .hidden = 8192,
-                                 .intermediate = 28672,
-                                 .vocab = 128256,
-                                 .max_positions = 131072,
-                                 .rms_eps = 1e-5f,
-                                 .rope = {.theta = 500000}};
-
-static void die(const char *what, const fkv_err *err)
-{
-    char text[2048] = "";
-    if (err) fkv_err_format(err, text, sizeof text);
-    fprintf(stderr, "%s: %s\n", what, text);
-    exit(1);
-}
+static fkv_config shape;
 
 /* One budget and mode: its plan, and what was measured rank by rank. */
 typedef struct setting {
@@ -48,15 +28,6 @@ typedef struct setting {
     double segment[LAYERS][MAX_RANKS], rest[MAX_RANKS]; /* seconds */
     double tokens[LAYERS * KV_HEADS], common_us;
 } setting;
-
-static void read_scores(const char *path, double *out)
-{
-    fkv_err err = {0};
-    double file[32 * KV_HEADS];
-    if (fkv_scores_read_file(path, 32, 32, KV_HEADS, file, &err)) die("scores", &err);
-    for (int l = 0; l < LAYERS; l++)
-        memcpy(out + l * KV_HEADS, file + l * 32 / LAYERS * KV_HEADS, KV_HEADS * sizeof *out);
-}
 
 /* As a run measures them before it plans; kept for the modes of one budget. */
 static fkv_cost constants(const setting *s, const fkv_backend *backend, int ranks, int slots)
@@ -136,13 +107,6 @@ static void print(const setting *s, int ranks, int slots)
            fkv_plan_copies(&s->plan));
 }
 
-static int parse_list(const char *text, int64_t *out, int max)
-{
-    int n = 0;
-    for (const char *p = text; *p && n < max; p += *p == ',') out[n++] = strtoll(p, (char **)&p, 10);
-    return n;
-}
-
 int main(int argc, char **argv)
 {
     if (argc < 2) die("see the head of bench_ranks.c", NULL);
@@ -157,7 +121,8 @@ int main(int argc, char **argv)
     fkv_safetensors *w;
     if (!backend) die("no such backend here", NULL);
     setting *all = calloc(MAX_BUDGETS * MODES, sizeof *all);
-    read_scores(argv[1], scores);
+    shape = large_model("70b");
+    read_scores(argv[1], LAYERS, scores);
     if (fkv_safetensors_open_dummy(1, (size_t)shape.vocab * 8192, 8192, &w, &err)) die("weights", &err);
     for (int k = 0; k < n_slot_list; k++) {
         const int slots = (int)slot_list[k];
