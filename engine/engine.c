@@ -373,7 +373,9 @@ static fkv_status size_arenas(fkv_engine *e, const fkv_plan *plan, int64_t arena
             "the KV cache of the largest record that is accepted does not fit device %d, which has %lld "
             "MiB left",
             short_of, (long long)(room[short_of] * page >> 20));
-    for (int r = 0; !st && o->solo && r < o->n_ranks; r++) pages[r] = pages[o->solo_rank];
+    for (int r = 0; !st && o->solo && r < o->n_ranks; r++) /* the others' pages are nowhere, but enough */
+        if (r != o->solo_rank)
+            pages[r] = pages[o->solo_rank] > arena_pages ? pages[o->solo_rank] : arena_pages;
     free(room);
     free(all);
     free(one);

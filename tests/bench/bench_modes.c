@@ -21,7 +21,16 @@
 #include "runner/base/clock.h"
 #include "tests/bench/large_model.h"
 
-enum { KV_HEADS = 8, MAX_LAYERS = 80, MAX_RANKS = 8, MAX_LIST = 8, MAX_COSTS = 16, MODES = 3, SLOT_STEP = 8 };
+enum {
+    KV_HEADS = 8,
+    MAX_LAYERS = 80,
+    MAX_RANKS = 8,
+    MAX_LIST = 8,
+    MAX_COSTS = 16,
+    MODES = 3,
+    SLOT_STEP = 8,
+    MOST_SLOTS = 256
+};
 
 typedef struct args {
     const char *backend, *shape, *scores, *modes;
@@ -170,10 +179,11 @@ static int64_t pages_of(const bench *b, const setting *s, const fkv_plan *plan)
     return fkv_measure_limits(plan, s->profile.budgets, b->a.prompt, b->a.steps + 1).arena_pages;
 }
 
-/* The most slots, in whole steps, whose pages fit the fullest rank. */
+/* The most slots, in whole steps, that a backend serves and whose pages fit the fullest rank. */
 static int most_slots(bench *b, const setting *s, int mode)
 {
-    const fkv_cost *cost = constants(b, s, 0, b->n_costs == 0);
+    const fkv_cost stated = fkv_cost_gpu(&b->config),
+                   *cost = mode == FKV_PLAN_STANDARD ? &stated : constants(b, s, SLOT_STEP, false);
     fkv_plan plan = solve(b, s, SLOT_STEP, FKV_PLAN_STANDARD, cost);
     int64_t all = 0, pages = pages_of(b, s, &plan);
     fkv_plan_free(&plan);
@@ -181,6 +191,7 @@ static int most_slots(bench *b, const setting *s, int mode)
         all += fkv_head_pages(s->profile.budgets[i], b->a.prompt, b->a.steps + 1) * SLOT_STEP;
     if (mode != FKV_PLAN_STANDARD) pages = all / b->a.ranks; /* of a rank at the least */
     int slots = (int)(b->room / (pages > 0 ? pages : 1)) * SLOT_STEP;
+    if (slots > MOST_SLOTS) slots = MOST_SLOTS;
     while (mode != FKV_PLAN_STANDARD && slots > 0) {
         plan = solve(b, s, slots, mode, cost);
         pages = pages_of(b, s, &plan);
