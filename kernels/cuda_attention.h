@@ -42,7 +42,7 @@ struct cuda_rank_plan {
 
 /* One (placement, slot) that has tokens to attend to in this step. */
 struct cuda_decode_entry {
-    int32_t first_cost; /* costs of all entries before this one: see cuda_item_cost */
+    int32_t first_page; /* pages of all entries before this one, as they count: CUDA_ENTRY_PAGES */
     int32_t n_tokens;
     int64_t table;    /* index of its first page's number in the page table */
     int32_t part;     /* first chunk partial, or -1: one CTA folds all its chunks */
@@ -51,10 +51,9 @@ struct cuda_decode_entry {
     int32_t hidden;   /* first tokens, less than a chunk, that the query does not see */
 };
 
-/* What folding takes a CTA of decode attention, in quarters of the time that a page among others takes. Ends
- * of one or two pages are bound by latency and not by bytes (measured: LOG.md, 2026-11-26). Changes no bit,
- * but who folds what. */
-enum { CUDA_PAGE_COST = 4, CUDA_CHUNK_COST = CUDA_CHUNK_PAGES * CUDA_PAGE_COST, CUDA_LEAST_COST = 10 };
+/* Pages more that an entry counts for than it has, when CTAs share out the work: to begin and to end one is
+ * bound by latency, not by bytes (measured: LOG.md, 2026-11-26). Changes no bit, but who folds what. */
+enum { CUDA_ENTRY_PAGES = 2 };
 
 /* What a slot's sampling keeps between blocks and kernels: see cuda_sample.cu. */
 struct cuda_sample_slot {
@@ -80,7 +79,7 @@ struct cuda_attention {
     float2 *snap_stat;          /* [n_slots segments][max_local_heads][max_snap_rows] max, weight / sum */
     float *snap_sum;            /* [max_local_heads][max_prompt] by row of the pack: scores before pooling */
     int32_t *keep;              /* [max_local_heads][max_prompt] by row of the pack: chosen positions */
-    cuda_decode_entry *entries; /* [max_entries + 1]: a last one with first_cost = the cost of all */
+    cuda_decode_entry *entries; /* [max_entries + 1]: a last one with first_page = all pages */
     int32_t *n_entries;         /* [1] */
     int64_t max_entries;
     float *qkv_parts;  /* [max_served][splits][n_slots][head_rows * hd] of a step's projections */

@@ -193,7 +193,7 @@ template <int N> static __device__ __forceinline__ void store_row(bf16 *out, con
 template <int HD> struct block_cursor {
     using shape = att_shape<HD>;
     cuda_decode_entry entry, following;     /* following: entries[at + 1], loaded before it is needed */
-    int at, n_blocks, block, item_end, end; /* end: cost (of all entries) at which another CTA's run begins */
+    int at, n_blocks, block, item_end, end; /* end: first page (of all entries) behind this CTA's run */
 
     __device__ __forceinline__ bool done() const
     {
@@ -228,7 +228,7 @@ template <int HD> struct block_cursor {
     /* An item starts at block, or the walk ends. */
     __device__ __forceinline__ void start_item(void)
     {
-        if (entry.first_cost + block / shape::CHUNK_BLOCKS * CUDA_CHUNK_COST >= end) entry.n_tokens = 0;
+        if (entry.first_page + block / shape::PAGE_BLOCKS >= end) entry.n_tokens = 0;
         item_end =
             entry.part < 0 || block + shape::CHUNK_BLOCKS > n_blocks ? n_blocks : block + shape::CHUNK_BLOCKS;
     }
@@ -243,20 +243,20 @@ template <int HD> struct block_cursor {
         start_item();
     }
 
-    /* The items whose first cost is in [begin, stop). */
+    /* The items whose first page is in [begin, stop) of all pages. */
     __device__ __forceinline__ void open(const cuda_decode_entry *entries, int n, int begin, int stop)
     {
-        int lo = 0, hi = n; /* entries[lo].first_cost <= begin < entries[hi].first_cost */
+        int lo = 0, hi = n; /* entries[lo].first_page <= begin < entries[hi].first_page */
         while (lo + 1 < hi) {
             const int mid = (lo + hi) / 2;
-            if (entries[mid].first_cost <= begin)
+            if (entries[mid].first_page <= begin)
                 lo = mid;
             else
                 hi = mid;
         }
         end = stop;
         set(entries, entries[lo], lo);
-        block = (begin - entry.first_cost + CUDA_CHUNK_COST - 1) / CUDA_CHUNK_COST * shape::CHUNK_BLOCKS;
+        block = (begin - entry.first_page + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES * shape::CHUNK_BLOCKS;
         if (entry.part < 0 && block > 0) block = n_blocks;
         if (block >= n_blocks) {
             set(entries, following, lo + 1);
@@ -509,7 +509,7 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
     const uint32_t ring = smem_address(shared) + (uint32_t)(warp * STAGES * STAGE);
     const int n_entries = *a.n_entries;
     if (n_entries == 0) return;
-    const int64_t total = a.entries[n_entries].first_cost;
+    const int64_t total = a.entries[n_entries].first_page;
     const int begin = (int)(total * blockIdx.x / gridDim.x),
               end = (int)(total * (blockIdx.x + 1) / gridDim.x);
     if (begin == end) return;

@@ -51,17 +51,17 @@ template <bool ANY> static __device__ __forceinline__ int skipped(const append_p
 }
 
 struct list_count {
-    int entries, cost;
+    int entries, pages; /* as they count */
     int64_t parts;
 };
 
 static __device__ __forceinline__ list_count add_tokens(list_count c, int n_tokens)
 {
-    const int pages = (n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS, rest = pages % CUDA_CHUNK_PAGES;
-    if (pages > 0) c.entries++;
+    const int pages = (n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
     if (pages > CUDA_CHUNK_PAGES) c.parts += (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
-    c.cost += pages / CUDA_CHUNK_PAGES * CUDA_CHUNK_COST;
-    if (rest > 0) c.cost += rest * CUDA_PAGE_COST < CUDA_LEAST_COST ? CUDA_LEAST_COST : rest * CUDA_PAGE_COST;
+    if (pages == 0) return c;
+    c.entries++;
+    c.pages += pages + CUDA_ENTRY_PAGES;
     return c;
 }
 
@@ -84,7 +84,7 @@ template <bool ANY> static __device__ void list_entries(const append_params &a)
         if ((int)threadIdx.x >= step) other = counts[threadIdx.x - step];
         __syncthreads();
         counts[threadIdx.x].entries += other.entries;
-        counts[threadIdx.x].cost += other.cost;
+        counts[threadIdx.x].pages += other.pages;
         counts[threadIdx.x].parts += other.parts;
     }
     __syncthreads();
@@ -98,7 +98,7 @@ template <bool ANY> static __device__ void list_entries(const append_params &a)
             const int slot = (int)(r % a.n_slots);
             const bool stored = next.parts > at.parts && next.parts <= a.max_parts;
             a.entries[at.entries] =
-                cuda_decode_entry{at.cost,
+                cuda_decode_entry{at.pages,
                                   n - skip,
                                   slot * a.slot_stride + h.offset + skip / FKV_PAGE_TOKENS,
                                   stored ? (int32_t)at.parts : -1,
@@ -109,7 +109,7 @@ template <bool ANY> static __device__ void list_entries(const append_params &a)
         at = next;
     }
     if (threadIdx.x == APPEND_THREADS - 1) {
-        a.entries[at.entries] = cuda_decode_entry{at.cost, 0, 0, -1, 0, 0, 0};
+        a.entries[at.entries] = cuda_decode_entry{at.pages, 0, 0, -1, 0, 0, 0};
         *a.n_entries = at.entries;
     }
 }
