@@ -291,7 +291,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .start_slots = cpu_start_slots,
         .prefill_qkv = cpu_prefill_qkv,
         .prefill_attention = cpu_prefill_attention,
-        .snapkv_scores = cpu_snapkv_scores,
+        .key_scores = cpu_key_scores,
         .kv_keep = cpu_kv_keep,
         .last_rows = cpu_last_rows,
         .decode_qkv = cpu_decode_qkv,

@@ -45,7 +45,7 @@ static void score_task(void *ctx, int64_t h, int thread)
     max_pool(sum, n - window, j->a->score_kernel, j->scores + h * j->a->score_stride);
 }
 
-void cpu_snapkv_scores(fkv_device *dev, const fkv_prefill_args *a)
+void cpu_key_scores(fkv_device *dev, const fkv_prefill_args *a)
 {
     const int hd = a->spec->head_dim, group = a->spec->group;
     const int64_t per = (int64_t)fkv_head_rows(group) * hd, width = a->n_heads * per;

@@ -118,7 +118,7 @@ void cpu_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
 void cpu_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 
 /* cpu_compress.c */
-void cpu_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args);
+void cpu_key_scores(fkv_device *dev, const fkv_prefill_args *args);
 void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 
 /* cpu_sample.c */

@@ -16,7 +16,7 @@
 #include "kernels/cuda_device.h"
 
 enum {
-    CUDA_SNAP_KEYS = FKV_TILE_TOKENS, /* keys of a tile of snapkv_scores */
+    CUDA_SNAP_KEYS = FKV_TILE_TOKENS, /* keys of a tile of key_scores */
     CUDA_KEEP_HEADS = 64,             /* heads of prompts in one launch of kv_keep */
     CUDA_MAX_WINDOW = 4096,           /* bounds snapkv's workspace */
     CUDA_QKV_SPLITS = 8,              /* of K in a decode step's projections, at the most */

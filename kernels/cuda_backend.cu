@@ -161,6 +161,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .weight_load_gated = cuda_weight_load_gated,
         .embedding_load = cuda_embedding_load,
         .weight_shape = cuda_weight_shape,
+        .weight_gram = nullptr, /* for scorers that supports refuses */
         .prepare_linear = cuda_prepare_linear,
         .prepare_decode = cuda_prepare_decode,
         .replay = cuda_replay,
@@ -173,7 +174,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .start_slots = cuda_start_slots,
         .prefill_qkv = cuda_prefill_qkv,
         .prefill_attention = cuda_prefill_attention,
-        .snapkv_scores = cuda_snapkv_scores,
+        .key_scores = cuda_key_scores,
         .kv_keep = cuda_kv_keep,
         .last_rows = cuda_last_rows,
         .decode_qkv = cuda_decode_qkv,

@@ -209,19 +209,19 @@ static __global__ void snap_merge_kernel(const snap_params pack)
     if (threadIdx.x == 0) p.stat[row] = make_float2(m, 1.0f / (float)p.n_rows / sum);
 }
 
-/* scores[head][i] = max of sum[head][i - kernel / 2 .. i + kernel / 2] inside [0, T - window). Grid (tiles,
- * heads); a thread a score. */
+/* scores[head][i] = max of sum[head][i - kernel / 2 .. i + kernel / 2] inside [sinks, T - window). Grid
+ * (tiles, heads); a thread a score. */
 static __global__ void __launch_bounds__(CUDA_SNAP_KEYS)
-    snap_pool_kernel(const snap_params pack, int kernel, float *scores, int64_t stride)
+    snap_pool_kernel(const snap_params pack, int kernel, int sinks, float *scores, int64_t stride)
 {
     snap_params p = pack;
     const fkv_segment s =
         open_segment(p, segment_of_tile(p.segments, p.n_segments, (int)blockIdx.x), (int)gridDim.y);
     const int64_t i = ((int64_t)blockIdx.x - s.tile0) * CUDA_SNAP_KEYS + threadIdx.x, half = kernel / 2;
     const int64_t n = p.n_tokens - p.window;
-    if (p.n_tokens <= p.min_tokens || i >= n) return;
+    if (p.n_tokens <= p.min_tokens || i < sinks || i >= n) return;
     const float *x = p.sum + blockIdx.y * p.max_prompt;
-    const int64_t from = i > half ? i - half : 0, to = i + half < n ? i + half : n - 1;
+    const int64_t from = i - half > sinks ? i - half : sinks, to = i + half < n ? i + half : n - 1;
     float m = x[from];
     for (int64_t j = from + 1; j <= to; j++) m = x[j] > m ? x[j] : m;
     scores[blockIdx.y * stride + s.row0 + i] = m;
@@ -246,7 +246,7 @@ static void run_scores(fkv_device *dev, const snap_params &p, int n_tiles, int n
     CUDA_LAUNCHED(dev);
 }
 
-void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args)
+void cuda_key_scores(fkv_device *dev, const fkv_prefill_args *args)
 {
     const cuda_attention *a = dev->attention;
     const fkv_pack *pack = args->pack;
@@ -257,7 +257,7 @@ void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args)
     if (n_heads <= 0 || !any) return;
     if ((int64_t)args->score_window * group > a->max_snap_rows || n_heads > dev->limits.max_local_heads ||
         pack->n_tiles > a->max_snap_tiles || pack->n_rows > dev->limits.max_prompt) {
-        cuda_fail(dev, "snapkv_scores: more heads, rows or window than prepare was told of");
+        cuda_fail(dev, "key_scores: more heads, rows or window than prepare was told of");
         return;
     }
     snap_params p = {};
@@ -284,8 +284,8 @@ void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args)
             run_scores<size(), false>(dev, p, (int)pack->n_tiles, n_heads);
     });
     const dim3 grid((unsigned)pack->n_tiles, (unsigned)n_heads);
-    snap_pool_kernel<<<grid, CUDA_SNAP_KEYS, 0, dev->stream>>>(p, args->score_kernel, args->scores,
-                                                               args->score_stride);
+    snap_pool_kernel<<<grid, CUDA_SNAP_KEYS, 0, dev->stream>>>(p, args->score_kernel, args->sinks,
+                                                               args->scores, args->score_stride);
     CUDA_LAUNCHED(dev);
 }
 
@@ -305,7 +305,7 @@ struct keep_params {
     keep_head heads[CUDA_KEEP_HEADS];
     const float *scores;
     int64_t score_stride;
-    int window;
+    int window, sinks; /* last and first tokens that have no scores */
     const bf16 *qkv;
     int64_t stride, per;
     int group;
@@ -371,16 +371,17 @@ static __device__ void select_digit(const float *x, int64_t n, int shift, uint32
     __syncthreads(); /* found and left are written again by the next digit */
 }
 
-/* Positions of the top n_top scores, ascending; ties: lower first. One block a head of a prompt: radix
- * selection of the last value taken, then every warp counts and writes a run of positions. Bound by L2. */
+/* Positions of the top n_top scores, ascending, counted from the first that has one; ties: lower first. One
+ * block a head of a prompt: radix selection of the last value taken, then every warp counts and writes a run
+ * of positions. Bound by L2. */
 static __global__ void __launch_bounds__(SELECT_THREADS) keep_select_kernel(const keep_params p)
 {
     __shared__ int32_t greater[SELECT_WARPS], equal[SELECT_WARPS];
     const keep_head h = p.heads[blockIdx.x];
     if (h.n_top <= 0) return;
-    const float *x = p.scores + h.head * p.score_stride + h.row0;
+    const float *x = p.scores + h.head * p.score_stride + h.row0 + p.sinks;
     int32_t *out = p.chosen + h.head * p.max_prompt + h.row0;
-    const int64_t n = h.n_tokens - p.window;
+    const int64_t n = h.n_tokens - p.window - p.sinks;
     uint32_t limit = 0;
     int64_t n_equal = h.n_top; /* becomes: how many of those equal to limit are taken */
     for (int shift = 24; shift >= 0; shift -= 8) select_digit(x, n, shift, limit, n_equal);
@@ -418,6 +419,15 @@ static __global__ void __launch_bounds__(SELECT_THREADS) keep_select_kernel(cons
     }
 }
 
+/* Which token of the prompt is the t-th kept: the first ones, the chosen, the last. */
+static __device__ __forceinline__ int64_t kept_token(const keep_params &p, const keep_head &h, int64_t t)
+{
+    const int64_t room = h.n_kept - p.window, first = room < 0 ? 0 : room < p.sinks ? room : p.sinks;
+    if (t < first) return t;
+    if (t < first + h.n_top) return p.sinks + p.chosen[h.head * p.max_prompt + h.row0 + t - first];
+    return h.n_tokens - h.n_kept + t;
+}
+
 /* Kept K and V into the owner's pages (a peer's, perhaps). Grid (blocks of tokens, heads of prompts); a
  * thread moves 16 bytes. Bound by memory. */
 template <int HD>
@@ -428,8 +438,7 @@ static __global__ void __launch_bounds__(GATHER_THREADS) keep_gather_kernel(cons
     const int64_t i = (int64_t)blockIdx.x * GATHER_THREADS + threadIdx.x, t = i / PIECES;
     if (t >= h.n_kept) return;
     const int piece = (int)(i % PIECES), v = piece / (HD / 8);
-    const int64_t from =
-        t < h.n_top ? p.chosen[h.head * p.max_prompt + h.row0 + t] : h.n_tokens - h.n_kept + t;
+    const int64_t from = kept_token(p, h, t);
     const int64_t page = p.table[h.table + t / FKV_PAGE_TOKENS];
     const bf16 *src = p.qkv + (h.row0 + from) * p.stride + h.head * p.per + p.group * HD + piece * 8;
     bf16 *dst =
@@ -464,8 +473,8 @@ static keep_head keep_of(const fkv_keep_args *a, const fkv_segment *s, int head)
     h.arena = (bf16 *)a->kv.arenas[a->owner[lh * a->n_slots + s->slot]];
     h.table = s->slot * a->kv.slot_stride + a->kv.offset[lh];
     h.n_kept = (int32_t)(s->n_tokens < budget ? s->n_tokens : budget);
-    const bool scored = s->n_tokens > budget && budget > a->score_window && !a->spec->window;
-    h.n_top = (int32_t)(scored ? budget - a->score_window : 0);
+    const int64_t chosen = budget - a->score_window - a->sinks;
+    h.n_top = (int32_t)(s->n_tokens > budget && chosen > 0 && !a->spec->window ? chosen : 0);
     h.n_tokens = s->n_tokens;
     h.row0 = s->row0;
     h.head = head;
@@ -485,6 +494,7 @@ void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *a)
     p.scores = a->scores;
     p.score_stride = a->score_stride;
     p.window = a->score_window;
+    p.sinks = a->spec->window ? 0 : a->sinks; /* a window of its own: the last tokens alone */
     p.qkv = (const bf16 *)a->qkv;
     p.stride = a->n_heads * per;
     p.per = per;

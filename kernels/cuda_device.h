@@ -229,7 +229,7 @@ void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *args);
 const float2 *cuda_rope_table(const fkv_device *dev, const fkv_attention_spec *spec);
 
 /* cuda_compress.cu */
-void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args);
+void cuda_key_scores(fkv_device *dev, const fkv_prefill_args *args);
 void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 
 /* cuda_decode_append.cu */

@@ -432,7 +432,7 @@ template <int HD, bool ODD> static void run_attention(fkv_device *dev, const fkv
     CUDA_LAUNCHED(dev);
 }
 
-/* qkv and out must be 16-byte aligned, out_stride even; no log-sum-exp is kept: snapkv_scores makes its own.
+/* qkv and out must be 16-byte aligned, out_stride even; no log-sum-exp is kept: key_scores makes its own.
  */
 void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *a)
 {

@@ -42,17 +42,19 @@ double fkv_profile_kept_share(const fkv_profile *p);
 /* Every head gets b. */
 void fkv_budget_uniform(fkv_profile *p, int64_t b);
 
-/* budget = W + alpha (b - W) + (1 - alpha) (b - W) L K s / sum(s), largest
+/* F, forced: tokens of a prompt that are kept whatever they score, the last ones and the first. */
+
+/* budget = F + alpha (b - F) + (1 - alpha) (b - F) L K s / sum(s), largest
  * remainder over all layers to L K b (ties: lower layer, then lower head).
  * scores: [n_layers][n_kv_heads]; negative ones and those that are not finite
- * count as 0, all-zero means even. b >= W. */
-void fkv_budget_from_scores(fkv_profile *p, const double *scores, int64_t b, int window, double alpha);
+ * count as 0, all-zero means even. b >= F. */
+void fkv_budget_from_scores(fkv_profile *p, const double *scores, int64_t b, int forced, double alpha);
 
 /* Ada-KV count (arXiv 2407.11550) of one prompt and layer: adds the unrounded
  * counts to sum[n_kv_heads]. pooled: [n_kv_heads][n] pooled scores of the
- * n = T - W positions before the window; b >= W. work: n_kv_heads * n floats.
+ * n = T - F positions that have one; b >= F. work: n_kv_heads * n floats.
  * Ties: lower head, then lower position. NaN scores rank below all others. */
-void fkv_budget_ada_count(const float *pooled, int n_kv_heads, int64_t n, int64_t b, int window, double alpha,
+void fkv_budget_ada_count(const float *pooled, int n_kv_heads, int64_t n, int64_t b, int forced, double alpha,
                           float *work, double *sum);
 
 /* Means of the counts over n_prompts prompts, scaled and rounded so that every

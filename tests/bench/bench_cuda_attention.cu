@@ -154,7 +154,7 @@ static void check_compress(fkv_device *dev, int hd, int group, int heads, int n,
     const fkv_pack pack = pack_of(n, 0);
     const fkv_attention_spec spec = spec_of(hd, group, heads);
     const fkv_prefill_args args = score_args(&spec, &pack, d, window, kernel, ds);
-    cuda_snapkv_scores(dev, &args);
+    cuda_key_scores(dev, &args);
     std::vector<float> scores = to_host(ds, (size_t)(heads * n_scores));
     double worst = 0;
     for (int h = 0; h < heads; h++) {
@@ -543,7 +543,7 @@ static void time_prefill(fkv_device *dev, int n, int hd)
     }
     float *scores = device_array<float>((size_t)n * HEADS);
     const fkv_prefill_args score = score_args(&spec, &pack, qkv, WINDOW, 7, scores);
-    const double snap = seconds_of(dev, 2, [&](int) { cuda_snapkv_scores(dev, &score); });
+    const double snap = seconds_of(dev, 2, [&](int) { cuda_key_scores(dev, &score); });
     std::vector<int32_t> budgets(HEADS, 1024), table(HEADS * 8);
     std::vector<int16_t> owners(HEADS, 0);
     std::vector<int64_t> offset;

@@ -83,7 +83,7 @@ static void check_scores(const fkv_attention_spec *spec)
                                        .scores = ds,
                                        .score_stride = PROMPT};
         b->prefill_attention(dev, &args);
-        b->snapkv_scores(dev, &args);
+        b->key_scores(dev, &args);
         fetch(got, ds, sizeof *got * HEADS * PROMPT);
         for (int h = 0; h < HEADS; h++) {
             reference_scores(spec, qkv, n, h, want);

@@ -100,7 +100,7 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
     prefill.last_only = true;
     prefill.out = mem.last;
     b->prefill_attention(dev, &prefill);
-    b->snapkv_scores(dev, &prefill);
+    b->key_scores(dev, &prefill);
     const fkv_keep_args args = {.pack = &p.pack,
                                 .spec = spec,
                                 .n_heads = HEADS,

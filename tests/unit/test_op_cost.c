@@ -61,13 +61,13 @@ static void prefill_of_two_prompts(void **state)
     a.last_only = true; /* 4 + 2 keys, 2 queries */
     assert_cost(fkv_op_cost_prefill_attention(&device, &a), 2 * 32 * (2 * 6 + 2 * 6), 4 * 16 * 6 * 6, "last");
     /* the first prompt alone: queries 2 and 3 see 3 and 4 keys; 2 scores a head */
-    assert_cost(fkv_op_cost_snapkv_scores(&device, &a), 2 * 32 * (4 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 7,
+    assert_cost(fkv_op_cost_key_scores(&device, &a), 2 * 32 * (4 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 7,
                 "scores");
     a.spec = &windowed; /* the last query sees 2 keys of each prompt */
     assert_cost(fkv_op_cost_prefill_attention(&device, &a), 2 * 32 * (2 * 4 + 2 * 6), 4 * 16 * 6 * 4,
                 "window");
     /* queries 2 and 3 see 2 keys each, 3 altogether */
-    assert_cost(fkv_op_cost_snapkv_scores(&device, &a), 2 * 32 * (3 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 4,
+    assert_cost(fkv_op_cost_key_scores(&device, &a), 2 * 32 * (3 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 4,
                 "window");
     a.last_only = false; /* 1 + 2 + 2 + 2 and 1 + 2 pairs */
     assert_cost(fkv_op_cost_prefill_attention(&device, &a), 2 * 6 * 8 * 32, 4 * 16 * 6 * 10, "window");
