@@ -305,7 +305,8 @@ typedef struct fkv_keep_args {
     int sinks;           /* first tokens of a prompt, which have none */
     const void *qkv;     /* [n_rows, n_heads * head_rows * hd] */
     const float *scores; /* [n_heads, score_stride], by row; looked at where T > budget */
-    const float *second; /* the same: of those that scores does not choose first; NULL: scores chooses all */
+    float *second;       /* the same: of those that scores does not choose first; overwritten. NULL: scores
+                            chooses all */
     int64_t score_stride;
     const int16_t *owner; /* host, [n_layers * n_kv_heads][n_slots]: rank that decodes it */
     int n_slots;

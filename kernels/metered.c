@@ -33,9 +33,9 @@ typedef enum op {
 _Static_assert((int)N_OPS == (int)FKV_METERED_OPS, "one sum for each op");
 
 static const char *const names[N_OPS] = {
-    "embed",         "scale",        "add_rmsnorm", "linear",     "prefill_qkv",      "prefill_attention",
-    "key_scores", "kv_keep",      "last_rows",   "decode_qkv", "decode_attention", "sample",
-    "gather_cols",   "gather_heads", "reduce_ranks"};
+    "embed",       "scale",        "add_rmsnorm", "linear",     "prefill_qkv",      "prefill_attention",
+    "key_scores",  "kv_keep",      "last_rows",   "decode_qkv", "decode_attention", "sample",
+    "gather_cols", "gather_heads", "reduce_ranks"};
 
 enum { IN_FLIGHT = FKV_TICKETS - 1, MAX_DEVICES = 64 };
 

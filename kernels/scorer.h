@@ -97,6 +97,9 @@ static inline bool fkv_scorer_wants_output(fkv_scorer s)
     return s == FKV_SCORER_DEFENSIVE || s == FKV_SCORER_CRITICAL;
 }
 
+/* checks.c: e_i of `expected`, its real and imaginary part. */
+void fkv_scorer_ahead(float inv_freq, float out[2]);
+
 /* Of m tokens that a head chooses, those that `scores` chooses before `second` does. */
 static inline int64_t fkv_critical_first(int64_t m)
 {
