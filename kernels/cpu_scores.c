@@ -331,6 +331,7 @@ void cpu_key_scores(fkv_device *dev, const fkv_prefill_args *a)
                        .n_scored = s->n_tokens - a->score_window - a->sinks,
                        .scores = a->scores + s->row0,
                        .second = a->second ? a->second + s->row0 : NULL};
+        if (a->scorer == FKV_SCORER_EXPECTED) cpu_rope_fill(dev, s->n_tokens);
         j.n_blocks = (j.n_scored + BLOCK - 1) / BLOCK;
         score_segment(dev, &j);
     }
