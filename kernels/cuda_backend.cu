@@ -161,7 +161,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .weight_load_gated = cuda_weight_load_gated,
         .embedding_load = cuda_embedding_load,
         .weight_shape = cuda_weight_shape,
-        .weight_gram = nullptr, /* for scorers that supports refuses */
+        .weight_gram = cuda_weight_gram,
         .prepare_linear = cuda_prepare_linear,
         .prepare_decode = cuda_prepare_decode,
         .replay = cuda_replay,

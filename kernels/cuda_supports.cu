@@ -41,10 +41,6 @@ static fkv_status check_model(const fkv_device_limits *l, fkv_err *err)
         return fkv_fail(err, FKV_E_INPUT,
                         "the cuda backend scores with a window of at most %d tokens, not %d", CUDA_MAX_WINDOW,
                         l->window);
-    for (int i = FKV_SCORER_SNAPKV + 1; i < FKV_N_SCORERS; i++)
-        if (fkv_scorers_have(l->scorers, (fkv_scorer)i))
-            return fkv_fail(err, FKV_E_INPUT, "the cuda backend can't score with profile.score = %s yet",
-                            fkv_scorer_name((fkv_scorer)i));
     if (l->n_slots > CUDA_MAX_SLOTS)
         return fkv_fail(err, FKV_E_INPUT, "the cuda backend serves at most %d slots, not %d", CUDA_MAX_SLOTS,
                         l->n_slots);
