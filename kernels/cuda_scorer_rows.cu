@@ -2,6 +2,7 @@
  * norms behind the output projection. See cuda_scorers.cu about bits and what is rounded; the workspace is
  * the device's. */
 #include "kernels/cuda_scorers.h"
+#include "kernels/cuda_wgmma.h"
 
 /* What becomes of y = (rows of a matrix) x, of x a key or a value: the sum of |y| over all query heads; or by
  * query head x . y, whose roots are added; or x . y and linear's share, which is a logit. */
@@ -112,8 +113,8 @@ static __device__ __forceinline__ void end_head(float (&sum)[M][2], float (&tota
         }
 }
 
-/* Scores by the norms; those before that are in a.scores. */
-template <stream_kind KIND, int M>
+/* Scores by the norms, of vectors STEP apart; those before that are in a.scores. */
+template <stream_kind KIND, int M, int STEP>
 static __device__ __forceinline__ void store_norms(const float (&total)[M][2], const stream_params &a,
                                                    const score_place &at, int64_t key, int lane)
 {
@@ -122,7 +123,7 @@ static __device__ __forceinline__ void store_norms(const float (&total)[M][2], c
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const float x = KIND == STREAM_L1 ? fold_rows(total[m][r]) : total[m][r];
-            const int64_t k = key + m * 16 + lane / 4 + r * 8;
+            const int64_t k = key + m * STEP + lane / 4 + r * 8;
             if (lane % 4 || k < a.p.sinks || k >= at.segment.n_tokens - a.p.window) continue;
             const int64_t e = blockIdx.y * a.score_stride + at.segment.row0 + k;
             const float norm = x / (float)a.p.group, score = a.scores[e];
@@ -201,7 +202,7 @@ static __global__ void __launch_bounds__(stream_tiles<HD>::THREADS) stream_kerne
         }
         __syncthreads();
     }
-    if constexpr (KIND != STREAM_LOGIT) store_norms<KIND, M>(total, a, at, at.first + mine, lane);
+    if constexpr (KIND != STREAM_LOGIT) store_norms<KIND, M, 16>(total, a, at, at.first + mine, lane);
 }
 
 /* risk[prompt][head] = the mean of the head's scores. Grid (heads, prompts). */
@@ -216,6 +217,110 @@ static __global__ void __launch_bounds__(FOLD_THREADS)
     for (int64_t i = p.sinks + (int64_t)threadIdx.x; i < end; i += FOLD_THREADS) sum += x[i];
     sum = fold_block(sum, fold_sum());
     if (threadIdx.x == 0) p.space.risk[blockIdx.y * gridDim.x + blockIdx.x] = sum / (float)(end - p.sinks);
+}
+
+/* --- the sum of |y| on Hopper ---------------------------------------------------- */
+
+/* A block has two tiles of a prompt, a warpgroup 128 of their vectors; rows come in two stages of ROWS, half
+ * of which one product has. Tiles are panels of 64 columns, as cuda_wgmma.h has them. */
+template <int HD> struct wide_tiles {
+    static constexpr int VECTORS = 2 * SCORE_KEYS, ROWS = 256, THREADS = 256;
+    static constexpr int X_PANEL = VECTORS * 128, PANEL = ROWS * 128, BYTES = HD / 64 * PANEL,
+                         ALL_BYTES = HD / 64 * X_PANEL + 2 * BYTES + 1024;
+};
+
+/* Rows [row0, row0 + ROWS) of src into panels; rows from n_rows on are zeros. */
+template <int HD, int ROWS, int THREADS>
+static __device__ __forceinline__ void load_panels(uint32_t tile, const bf16 *src, int64_t stride,
+                                                   int64_t row0, int64_t n_rows)
+{
+    constexpr int PIECES = HD / 8;
+#pragma unroll 4
+    for (int i = (int)threadIdx.x; i < ROWS * PIECES; i += THREADS) {
+        const int r = i / PIECES, p = i % PIECES;
+        const bool valid = row0 + r < n_rows;
+        copy_async16(tile + (uint32_t)(p / 8 * ROWS * 128) + tile_offset<64>(r, p % 8),
+                     src + (valid ? row0 + r : 0) * stride + p * 8, valid);
+    }
+}
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/* y[64 vectors][128 rows], begun. */
+template <int HD>
+static __device__ __forceinline__ void begin_product(float (&y)[64], uint32_t vectors, uint32_t rows)
+{
+    using tiles = wide_tiles<HD>;
+    wgmma_fence();
+#pragma unroll
+    for (int kk = 0; kk < HD / 16; kk++)
+        wgmma_rows(y, tile_descriptor(vectors + kk / 4 * tiles::X_PANEL + kk % 4 * 32, 16),
+                   tile_descriptor(rows + kk / 4 * tiles::PANEL + kk % 4 * 32, 16), kk > 0);
+    wgmma_commit();
+}
+
+/* Waits for all products but the last one that was begun, or for that too; then sum[r] += |y|. */
+template <int PENDING> static __device__ __forceinline__ void end_product(float (&sum)[2], float (&y)[64])
+{
+    float add[2] = {0.0f, 0.0f};
+    wgmma_wait<PENDING>();
+#pragma unroll
+    for (int i = 0; i < 64; i++) asm volatile("" : "+f"(y[i])); /* not read before */
+#pragma unroll
+    for (int i = 0; i < 64; i++) add[i % 4 / 2] += fabsf(y[i]);
+    sum[0] += add[0];
+    sum[1] += add[1];
+}
+
+#endif
+
+/* Grid (tiles, KV heads); those with an odd number in their prompt have nothing to do. While one product of a
+ * warpgroup is under way another one's results are added up. Shared: wide_tiles, aligned to 1024 bytes. Bound
+ * by the tensor cores. */
+template <int HD>
+static __global__ void __launch_bounds__(wide_tiles<HD>::THREADS, 1) sizes_sm90_kernel(const stream_params a)
+{
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    extern __shared__ char shared[];
+    using tiles = wide_tiles<HD>;
+    constexpr int ROWS = tiles::ROWS, THREADS = tiles::THREADS;
+    score_place at;
+    if (!find_place(a.p, at) || at.first % tiles::VECTORS || at.first >= at.segment.n_tokens - a.p.window)
+        return;
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, mine = warp / 4 * 128;
+    const uint32_t vectors = (smem_address(shared) + 1023) & ~1023u,
+                   stages = vectors + HD / 64 * tiles::X_PANEL;
+    const bf16 *rows = a.rows + blockIdx.y * a.n_rows * HD;
+    const int n = (int)((a.n_rows + ROWS - 1) / ROWS);
+    const auto load = [&](int c) {
+        const uint32_t to = stages + (uint32_t)(c % 2 * tiles::BYTES);
+        if (c < n) load_panels<HD, ROWS, THREADS>(to, rows, HD, (int64_t)c * ROWS, a.n_rows);
+        copy_commit();
+    };
+    load_panels<HD, tiles::VECTORS, THREADS>(vectors, vector_of(a.p, at, blockIdx.y, a.p.group + 1, HD),
+                                             a.p.stride, at.first, at.segment.n_tokens);
+    load(0);
+    float y0[64], y1[64], sum[2][2] = {};
+    for (int c = 0; c < n; c++) {
+        const uint32_t x0 = vectors + (uint32_t)mine * 128, x1 = x0 + 64 * 128;
+        const uint32_t r0 = stages + (uint32_t)(c % 2 * tiles::BYTES), r1 = r0 + 128 * 128;
+        copy_wait<0>();
+        wgmma_see_writes();
+        __syncthreads(); /* all have this stage, and are done with the other one */
+        load(c + 1);
+        begin_product<HD>(y0, x0, r0);
+        begin_product<HD>(y1, x1, r0);
+        end_product<1>(sum[0], y0);
+        begin_product<HD>(y0, x0, r1);
+        end_product<1>(sum[1], y1);
+        begin_product<HD>(y1, x1, r1);
+        end_product<1>(sum[0], y0);
+        end_product<0>(sum[1], y1);
+    }
+    store_norms<STREAM_L1, 2, 64>(sum, a, at, at.first + mine + warp % 4 * 16, lane);
+#else
+    (void)a;
+#endif
 }
 
 /* rows[n][2][matrix] = of matrices in float32, an element a thread. */
@@ -275,6 +380,14 @@ void cuda_score_logits(fkv_device *dev, const score_params &p, int hd, int n_hea
     with_head_dim(hd, [&](auto size) { run_stream<size(), STREAM_LOGIT>(dev, s, tiles); });
 }
 
+template <int HD> static void run_sizes_sm90(fkv_device *dev, const stream_params &s, dim3 tiles)
+{
+    using stages = wide_tiles<HD>;
+    if (!allow_shared(dev, sizes_sm90_kernel<HD>, stages::ALL_BYTES)) return;
+    sizes_sm90_kernel<HD><<<tiles, stages::THREADS, stages::ALL_BYTES, dev->stream>>>(s);
+    CUDA_LAUNCHED(dev);
+}
+
 /* The matrices that defensive multiplies with, and the least risk of each head. */
 static void prepare_risk(fkv_device *dev, const fkv_prefill_args *a, const score_params &p)
 {
@@ -299,7 +412,12 @@ void cuda_score_norms(fkv_device *dev, const fkv_prefill_args *a)
     if (a->scorer == FKV_SCORER_CRITICAL) {
         s.rows = cuda_weight_bf16(cuda_weight_rows(a->output_heads, 0));
         s.n_rows = (int64_t)s.p.group * a->hidden;
-        with_head_dim(hd, [&](auto size) { run_stream<size(), STREAM_L1>(dev, s, tiles); });
+        if (dev->attention->wgmma && hd == 128)
+            run_sizes_sm90<128>(dev, s, tiles);
+        else if (dev->attention->wgmma && hd == 64)
+            run_sizes_sm90<64>(dev, s, tiles);
+        else
+            with_head_dim(hd, [&](auto size) { run_stream<size(), STREAM_L1>(dev, s, tiles); });
     } else {
         prepare_risk(dev, a, s.p);
         s.rows = s.p.space.rows;

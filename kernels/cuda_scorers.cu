@@ -3,7 +3,7 @@
  *
  * Tiles of a prompt start at its own position 0, and every sum runs in an order that its length alone fixes:
  * a thread's rows, then threads, then tiles or splits. So bits don't depend on the pack. Products are
- * mma.sync's (critical's: wgmma's on Hopper, cuda_scorers_sm90.cu), bf16 in, float32 sums:
+ * mma.sync's (critical's: wgmma's on Hopper), bf16 in, float32 sums:
  * - What vectors are multiplied with by turns, v^T G v and k^T M k, is float32: it is split in two bf16, the
  *   number and what is lost, whose products are added. That is as good as 16 bits of mantissa.
  * - Queries less their mean are rounded to bf16 for their covariance: errors of 2^-9 of a deviation that are
@@ -186,7 +186,7 @@ template <int HD>
 static __device__ __forceinline__ void outer_product(float (&c)[HD / 8][4], uint32_t tile, int strip,
                                                      int lane)
 {
-#pragma unroll 2
+#pragma unroll 1 /* more of it in flight spills */
     for (int ks = 0; ks < KEYS / 16; ks++) {
         uint32_t a[4];
         load_matrix4_trans(
