@@ -3,45 +3,61 @@
  *
  * For one prompt of T tokens, one layer and one KV head with its `group` query heads: W = score_window last
  * tokens and S = sinks first ones are kept whatever they score. Scores stand for the keys j in [S, T - W); a
- * prompt with T <= S + W has none. Words used below:
- *   a[q][j]   softmax over all keys j that query q may see (layer_spec.h: scale, cap and window as there),
- * for q one of the R = W * group queries of the last W positions pool(x)_j the maximum of x over [j - kernel
- * / 2, j + kernel / 2] inside [S, T - W); kernel 1: x itself k_j, v_j  key after norm and RoPE, and value, as
- * they are cached; scale as in the spec O_g       [hidden, hd]: the columns of the output projection that
- * query head g's results meet Sums, softmax and norms are float32 or finer. What a backend rounds on the way
- * (bf16 queries, keys, values and weights) it rounds here too, so two backends agree within that, and so does
- * what is kept but for near-ties. Equal scores: the lower position is kept; a score that is no number comes
- * last.
+ * prompt with T <= S + W has none.
+ *
+ * Words.
+ *   a[q][j]   softmax over all keys j that query q may see (layer_spec.h: scale, cap and window as there);
+ *             q is one of the R = W * group queries of the last W positions
+ *   pool(x)_j maximum of x over [j - kernel / 2, j + kernel / 2] inside [S, T - W); kernel 1: x itself
+ *   k_j, v_j  key after norm and RoPE, and value, as they are cached
+ *   O_g       [hidden, hd]: the columns of the output projection that query head g's results meet; a norm
+ *             that a family has behind it is left out
+ *   scale     the spec's
+ *
+ * Sums, softmax and norms are float32 or finer. What a backend rounds on the way (queries, keys, values and
+ * weights to bf16) it rounds here, too: two backends agree within that, and so does what they keep, but for
+ * near-ties. Equal scores: the lower position is kept; a score that is no number comes last.
  *
  * Each scorer gives `scores`, and `critical` also `second` (backend.h). Counts of Ada-KV are taken from
- * `scores`. m = budget - W - S tokens are chosen: the m largest of `scores`; with `critical` first
- * max(1, floor(m / 2)) by `scores`, then of the others the largest of `second`.
+ * `scores`. Of a prompt that is longer than the budget m = budget - W - S tokens are chosen: those with the
+ * m largest `scores`; with `critical` first the max(1, floor(m / 2)) largest `scores`, then of the others
+ * the largest `second`.
  *
- *   snapkv     (SnapKV, arXiv 2404.14469)
- *              scores = pool(mean over the R queries of a[q])
- *              flops: 2 hd R T
- *   defensive  (DefensiveKV, arXiv 2510.13334: the worst case in place of the mean, never below the head's
- *              average risk)
- *              r = pool(max over the R queries of a[q]);   scores_j = max(r_j, mean of r over [S, T - W)) *
- * n2_j n2_j = mean over g of ||O_g v_j||_2 = mean over g of sqrt(max(0, v_j^T G_g v_j)), with G_g = O_g^T O_g
- * of float32, made once when weights are loaded; norms are not pooled flops: 2 hd R T + 2 group hd^2 T
- *   critical   (CriticalKV, arXiv 2502.03805, with snapkv before it; as kvpress 0.5.5 has it)
- *              scores = snapkv's;   second_j = (scores_j + 1e-4) * n1_j
- *              n1_j = mean over g of ||O_g v_j||_1; norms are not pooled
- *              flops: 2 hd R T + 2 group hd hidden T, as much as the output projection of the whole prompt
- *   keydiff    (KeyDiff, arXiv 2504.15364)
- *              c = mean over all keys of [0, T) of k_j / max(||k_j||_2, 1e-12)
- *              scores = pool(-(k_j . c) / (max(||k_j||_2, 1e-8) max(||c||_2, 1e-8)))
- *              flops: 5 hd T
- *   expected   (Expected Attention, arXiv 2510.00636, with covariance and values' norms)
- *              u_p = query of head g at position p before RoPE and after its norm, p in [S, T): the stored
- *              one turned back by its row of the RoPE table, so divided by the table's scale
- *              mu, C = mean of u_p, mean of (u_p - mu)(u_p - mu)^T
- *              A turns as RoPE does at the F = 512 positions T, T + 1, ... on the average: pair i of a
- * vector, (x_i, x_(i + hd/2)) as a complex number, is multiplied by the table's row of position T - 1 and by
- * e_i = 1/F sum over f of 1 to F of exp(sqrt(-1) f inv_freq_i); no RoPE: A is the identity l_j = scale (A mu)
- * . k_j + scale^2 / 2 k_j^T (A C A^T) k_j        cap and window are left out p_g = softmax of l over the keys
- * [S, T) scores = pool(||v_j||_2 * mean over g of p_g[j]) flops: 4 group hd^2 T */
+ *   snapkv     SnapKV, arXiv 2404.14469
+ *     scores   = pool(mean over the R queries q of a[q])
+ *     flops    : 2 hd R T
+ *
+ *   defensive  DefensiveKV, arXiv 2510.13334: the worst case in the mean's place, never below its own mean
+ *     r        = pool(max over the R queries q of a[q])
+ *     scores_j = max(r_j, mean of r over [S, T - W)) * n_j
+ *     n_j      = mean over g of ||O_g v_j||_2, not pooled
+ *              = mean over g of sqrt(max(0, v_j^T G_g v_j)), G_g = O_g^T O_g in float32, made at load
+ *     flops    : 2 hd R T + 2 group hd^2 T
+ *
+ *   critical   CriticalKV, arXiv 2502.03805, behind snapkv, as kvpress 0.5.5 has it
+ *     scores   = snapkv's
+ *     second_j = (scores_j + 1e-4) * mean over g of ||O_g v_j||_1, whose norms are not pooled
+ *     flops    : 2 hd R T + 2 group hd hidden T, the latter as much as the prompt's output projection
+ *
+ *   keydiff    KeyDiff, arXiv 2504.15364
+ *     c        = mean over all keys j of [0, T) of k_j / max(||k_j||_2, 1e-12)
+ *     scores   = pool(x), x_j = -(k_j . c) / (max(||k_j||_2, 1e-8) * max(||c||_2, 1e-8))
+ *     flops    : 5 hd T
+ *
+ *   expected   Expected Attention, arXiv 2510.00636, with covariance and the values' norms
+ *     u_p      = query of head g at position p of [S, T), after its norm and before RoPE: the stored one,
+ *                turned back by its row of the RoPE table, which takes the table's scale out again
+ *     mu, C    = mean of u_p, mean of (u_p - mu)(u_p - mu)^T
+ *     A        : what RoPE does at the F = 512 positions T, T + 1, ... on the average. With pair i of a
+ *                vector, (x_i, x_(i + hd/2)), as a complex number: times that of the table's row of
+ *                position T - 1 (cosine, sine, scaled), times
+ *                e_i = 1/F sum over f = 1..F of exp(f inv_freq_i sqrt(-1)).
+ *                A layer without RoPE: the identity
+ *     l_j      = scale (A mu) . k_j + scale^2 / 2 k_j^T (A C A^T) k_j; cap and window are left out
+ *     p_g      = softmax of l over the keys [S, T)
+ *     scores   = pool(x), x_j = ||v_j||_2 * mean over g of p_g[j]
+ *     flops    : 4 group hd^2 T
+ */
 #ifndef FKV_KERNELS_SCORER_H
 #define FKV_KERNELS_SCORER_H
 

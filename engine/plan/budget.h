@@ -14,6 +14,7 @@
 
 /* Bounds of b and of one head's budget: 1 to FKV_BUDGET_MAX tokens. */
 enum { FKV_BUDGET_MAX = 1 << 27 };
+enum { FKV_PROFILE_SCORE = 16 }; /* bytes of a scorer's name, with its NUL */
 
 typedef struct fkv_profile {
     int n_layers, n_kv_heads;
@@ -26,6 +27,9 @@ typedef struct fkv_profile {
     /* Of the whole input; 0: not known. Lengths are what records are expected to have at the
      * most; longer ones may come. */
     int64_t n_input, longest_prompt, longest_new;
+    /* What ranks a prompt's tokens, by name ("": not known), and its first tokens that are always kept. */
+    char score[FKV_PROFILE_SCORE];
+    int sinks;
 } fkv_profile;
 
 /* Every budget 0, no sample. */

@@ -25,6 +25,7 @@ wants() { [[ " $steps " == *" $1 "* ]]; }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$summary"
 wants ops && step ops 120 "$build/tests/test_backend_ops" cuda
+wants ops && step scorers 120 "$build/tests/test_backend_scorers" cuda
 if wants small; then # as on a GPU with little shared memory and no code made for it
   for name in ops pack rows attention; do
     step "small-$name" 180 env FKV_TEST_GPU=small CUDA_FORCE_PTX_JIT=1 "$build/tests/test_backend_$name" cuda
