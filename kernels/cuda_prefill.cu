@@ -75,7 +75,7 @@ static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **
     const int64_t hd = l->head_dim, keydiff = fkv_scorers_have(l->scorers, FKV_SCORER_KEYDIFF),
                   expected = fkv_scorers_have(l->scorers, FKV_SCORER_EXPECTED),
                   defensive = fkv_scorers_have(l->scorers, FKV_SCORER_DEFENSIVE);
-    const int64_t places = expected ? CUDA_SCORE_SPLITS : defensive; /* with a matrix */
+    const int64_t places = expected ? (int64_t)CUDA_SCORE_SPLITS : defensive; /* with a matrix */
     const int64_t means[2] = {keydiff * l->n_slots * heads, expected * CUDA_SCORE_SPLITS * queries};
     cuda_scorer_space *s = &w->score;
     w->max_snap_rows = (int64_t)(l->window > 0 ? l->window : 1) * group;

@@ -2,7 +2,7 @@
  * backend refuses is left out, and said so. */
 #include "backend_fixture.h"
 
-enum { HEADS = 2, HIDDEN = 48, MAX_HD = 128, MAX_GROUP = 4, WINDOW = 8, SEGMENTS = 2, ROWS = 460 };
+enum { HEADS = 2, HIDDEN = 48, MAX_HD = 256, MAX_GROUP = 9, WINDOW = 8, SEGMENTS = 2, ROWS = 460 };
 
 /* One sweep's case. */
 typedef struct test_case {
@@ -278,8 +278,9 @@ static fkv_device_limits limits_of(fkv_scorer scorer)
 static void check(fkv_scorer scorer)
 {
     static const test_case cases[] = {
-        {64, 1, 0, 7, 0, 0},  {64, 2, 0, 1, 4, 0},  {64, 4, -1, 7, 1, 0}, {128, 2, 1, 7, 0, 0},
-        {128, 4, 0, 5, 4, 0}, {96, 3, 1, 1, 30, 0}, {64, 3, 0, 63, 0, 5},
+        {64, 1, 0, 7, 0, 0},  {64, 2, 0, 1, 4, 0},  {64, 4, -1, 7, 1, 0},
+        {128, 2, 1, 7, 0, 0}, {128, 4, 0, 5, 4, 0}, {96, 3, 1, 1, 30, 0},
+        {64, 3, 0, 63, 0, 5}, {256, 2, 0, 7, 3, 0}, {64, 9, 0, 3, 200, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fkv_err err = {0};
