@@ -38,11 +38,6 @@ static fkv_status buffer(fkv_engine_device *d, fkv_buffer_size size, void *out, 
     return st;
 }
 
-uint32_t fkv_engine_scorers(const fkv_engine *e)
-{
-    return fkv_scorer_bit(e->options.scorer) | e->options.more_scorers;
-}
-
 fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
 {
     return (fkv_memory_shape){.config = &e->config,

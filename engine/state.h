@@ -153,7 +153,10 @@ struct fkv_engine {
 /* engine.c */
 fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e);
 /* Those that it may score with. */
-uint32_t fkv_engine_scorers(const fkv_engine *e);
+static inline uint32_t fkv_engine_scorers(const fkv_engine *e)
+{
+    return fkv_scorer_bit(e->options.scorer) | e->options.more_scorers;
+}
 
 /* Of a record: fkv_slots. */
 static inline int32_t fkv_engine_rope0(const fkv_engine *e, int64_t n_prompt, int64_t max_new)

@@ -91,7 +91,7 @@ static fkv_op_cost scores_cost(const fkv_device_info *d, const fkv_prefill_args 
         c.bytes += d->act_bytes * hd * (double)n;
         c.flops = 5 * hd * (double)n;
     } else if (a->scorer == FKV_SCORER_EXPECTED) {
-        c.bytes += d->act_bytes * hd * (group + 2) * n_open;
+        c.bytes += d->act_bytes * hd * fkv_head_rows(spec->group) * n_open;
         c.flops = 4 * group * hd * hd * n_open;
     } else {
         c.bytes += d->act_bytes * hd * (keys_of(spec, from, n) + a->score_window * group);

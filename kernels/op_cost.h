@@ -56,7 +56,7 @@ fkv_op_cost fkv_op_cost_prefill_attention(const fkv_device_info *d, const fkv_pr
  *   defensive besides: bytes = act hd n + 4 group hd^2; flops = 2 group hd^2 n
  *   critical besides: bytes = act hd n + weight group hd hidden + 4 n; flops = 2 group hd hidden n
  * - keydiff: bytes = act hd T + 4 n; flops = 5 hd T
- * - expected: bytes = act hd ((group + 2) (T - S)) + 4 n; flops = 4 group hd^2 (T - S).
+ * - expected: bytes = act hd head_rows (T - S) + 4 n; flops = 4 group hd^2 (T - S).
  * A weight and Gram matrices are read once a call. */
 fkv_op_cost fkv_op_cost_key_scores(const fkv_device_info *d, const fkv_prefill_args *args);
 
