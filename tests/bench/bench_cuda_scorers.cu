@@ -113,17 +113,21 @@ static doubles keydiff(const score_case &c, int h)
     return out;
 }
 
-/* v as RoPE turns it on the average of the positions to come. */
-static void turn_ahead(const score_case &c, doubles &v)
+/* What RoPE multiplies the pairs with on the average of the positions to come: [hd / 2][2]. */
+static doubles ahead_of(const score_case &c)
 {
-    for (int i = 0; i < c.hd / 2; i++) {
-        double re = 0, im = 0;
+    doubles out((size_t)c.hd);
+    for (int i = 0; i < c.hd / 2; i++)
         for (int f = 0; f < FKV_SCORER_FUTURE; f++) {
-            re += cos((double)(c.n + f) * inv_freq[i]) / FKV_SCORER_FUTURE;
-            im += sin((double)(c.n + f) * inv_freq[i]) / FKV_SCORER_FUTURE;
+            out[2 * i] += cos((double)(c.n + f) * inv_freq[i]) / FKV_SCORER_FUTURE;
+            out[2 * i + 1] += sin((double)(c.n + f) * inv_freq[i]) / FKV_SCORER_FUTURE;
         }
-        times(v, i, re, im);
-    }
+    return out;
+}
+
+static void turn_ahead(const doubles &ahead, doubles &v)
+{
+    for (int i = 0; i < (int)v.size() / 2; i++) times(v, i, ahead[2 * i], ahead[2 * i + 1]);
 }
 
 /* Logits of the keys from the sinks on. */
@@ -132,6 +136,7 @@ static doubles expected_logits(const score_case &c, int h, int g)
     const int64_t n = c.n - c.sinks;
     const int hd = c.hd;
     const double scale = 1 / sqrt((double)hd);
+    const doubles ahead = ahead_of(c);
     std::vector<doubles> u;
     doubles mean((size_t)hd), cov((size_t)(hd * hd)), column((size_t)hd), out((size_t)c.n);
     for (int64_t t = c.sinks; t < c.n; t++) {
@@ -143,11 +148,11 @@ static doubles expected_logits(const score_case &c, int h, int g)
     }
     for (doubles &x : u) {
         for (int i = 0; i < hd; i++) x[i] -= mean[i];
-        turn_ahead(c, x);
+        turn_ahead(ahead, x);
         for (int i = 0; i < hd; i++)
             for (int j = 0; j < hd; j++) cov[i * hd + j] += x[i] * x[j] / n;
     }
-    turn_ahead(c, mean);
+    turn_ahead(ahead, mean);
     for (int64_t t = c.sinks; t < c.n; t++) {
         const bf16 *k = vector_at(c, t, h, c.group);
         for (int i = 0; i < hd; i++) {

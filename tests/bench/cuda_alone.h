@@ -173,7 +173,7 @@ static double value(bf16 x)
     return (double)__bfloat162float(x);
 }
 
-static float inv_freq[64]; /* of the device */
+static float inv_freq[CUDA_MAX_HEAD_DIM / 2]; /* of the device */
 
 static fkv_attention_spec spec_of(int hd, int group, int n_kv_heads)
 {
