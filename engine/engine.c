@@ -2,6 +2,7 @@
  * what runs on the devices is in prefill.c, decode.c and layer.c. */
 #include "engine/engine.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,6 +52,7 @@ fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
                               .prefill_tile = e->tile,
                               .worth_rows = e->info.worth_rows,
                               .window = e->options.window,
+                              .scorers = fkv_engine_scorers(e),
                               .backend = e->options.backend,
                               .n_threads = e->options.n_threads};
 }
@@ -68,6 +70,7 @@ static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
                                       [FKV_BUFFER_QKV] = &d->qkv,
                                       [FKV_BUFFER_ATT] = &d->att,
                                       [FKV_BUFFER_SCORES] = &d->scores,
+                                      [FKV_BUFFER_SECOND] = &d->second,
                                       [FKV_BUFFER_TOKENS] = &d->tokens,
                                       [FKV_BUFFER_ROPE_ROWS] = &d->rope_rows,
                                       [FKV_BUFFER_SEGMENTS] = &d->segments,
@@ -94,7 +97,7 @@ static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
     fkv_buffer_size sizes[FKV_N_BUFFERS];
     fkv_memory_buffers(&shape, d->n_ranks, sizes);
     for (int i = 0; i < FKV_N_BUFFERS; i++) {
-        const fkv_status st = buffer(d, sizes[i], out[i], err);
+        const fkv_status st = sizes[i].rows ? buffer(d, sizes[i], out[i], err) : FKV_OK;
         if (st) return st;
     }
     return FKV_OK;
@@ -492,6 +495,14 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
 out:
     free(pages);
     return st;
+}
+
+void fkv_engine_set_scorer(fkv_engine *e, fkv_scorer scorer, int sinks)
+{
+    assert(fkv_scorers_have(fkv_engine_scorers(e), scorer));
+    e->options.more_scorers |= fkv_scorer_bit(e->options.scorer);
+    e->options.scorer = scorer;
+    e->options.sinks = sinks;
 }
 
 static fkv_status release_device(void *ctx, int index, fkv_err *err)

@@ -32,8 +32,12 @@ typedef struct fkv_engine_options {
     int n_slots;
     int64_t max_prompt; /* tokens; longer requests are an error of the caller */
     int64_t max_tokens; /* of a request, prompt and new ones; 0: the model's positions */
-    int window, kernel; /* of SnapKV: last queries that score a prompt's keys, size of the max-pool */
-    int n_threads;      /* host threads per device; 0: an equal share of all */
+    /* What of a prompt is kept (kernels/scorer.h): what ranks its tokens, the first ones that are kept
+     * whatever they score, the last ones likewise, whose queries score for some, and the max-pool. */
+    fkv_scorer scorer;
+    int sinks, window, kernel;
+    uint32_t more_scorers; /* that set_scorer may choose, too: a bit for each (fkv_scorer_bit) */
+    int n_threads;         /* host threads per device; 0: an equal share of all */
     bool solo; /* benchmarks: one device holds rank solo_rank alone of n_ranks; results mean nothing */
     int solo_rank;
     fkv_token_rules rules; /* suppressed: host memory, copied */
@@ -118,7 +122,11 @@ void fkv_engine_numerics(const fkv_engine *engine, char *out, size_t size);
 fkv_status fkv_engine_resize(fkv_engine *engine, int n_slots, int64_t max_prompt, int64_t max_tokens,
                              fkv_err *err);
 
-/* Adds the Ada-KV counts of one prompt longer than b and the window (tokens) to
+/* What ranks tokens in prompts that are profiled and answered from now on; one that the options name. Between
+ * calls, with a plan or without. */
+void fkv_engine_set_scorer(fkv_engine *engine, fkv_scorer scorer, int sinks);
+
+/* Adds the Ada-KV counts of one prompt longer than b, and than window and sinks (tokens), to
  * sums[n_layers][n_kv_heads] (fkv_budget_ada_count); after a failure they are as they were. max_new: its
  * record's, which may say by which rope it turns (rope.h). */
 fkv_status fkv_engine_profile(fkv_engine *engine, const int32_t *ids, int64_t n_ids, int64_t max_new,

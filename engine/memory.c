@@ -52,6 +52,8 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
     out[FKV_BUFFER_QKV] = (fkv_buffer_size){t, (int64_t)home * fkv_head_rows(c->group) * c->head_dim, act};
     out[FKV_BUFFER_ATT] = (fkv_buffer_size){t, att, act};
     out[FKV_BUFFER_SCORES] = (fkv_buffer_size){t, home, f32};
+    out[FKV_BUFFER_SECOND] =
+        (fkv_buffer_size){fkv_scorers_have(s->scorers, FKV_SCORER_CRITICAL) ? t : 0, home, f32};
     out[FKV_BUFFER_TOKENS] = out[FKV_BUFFER_ROPE_ROWS] = (fkv_buffer_size){t, 1, sizeof(int32_t)};
     out[FKV_BUFFER_SEGMENTS] = (fkv_buffer_size){slots, 1, sizeof(fkv_segment)};
     out[FKV_BUFFER_EDITS] = (fkv_buffer_size){FKV_EDITS, 1, sizeof(fkv_edit)};
@@ -117,6 +119,19 @@ static int64_t share_of(const fkv_memory_shape *s, fkv_tensor t, int rank)
     return rows * cols;
 }
 
+/* Of a rank's part of the output projection by head, for the scorers that want it. */
+static int64_t scorer_bytes(const fkv_memory_shape *s, int rank)
+{
+    const fkv_config *c = s->config;
+    const int64_t home = fkv_range_count(fkv_partition_heads(c->n_kv_heads, rank, s->n_ranks));
+    const int64_t columns = home * c->group * c->head_dim * c->n_layers;
+    int64_t bytes = 0;
+    if (fkv_scorers_have(s->scorers, FKV_SCORER_CRITICAL)) bytes += columns * c->hidden * s->weight_bytes;
+    if (fkv_scorers_have(s->scorers, FKV_SCORER_DEFENSIVE))
+        bytes += columns * c->head_dim * (int64_t)sizeof(float);
+    return bytes;
+}
+
 int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
 {
     /* Embedding and output are loaded apart, tied or not. */
@@ -126,7 +141,7 @@ int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
         if (fkv_tensor_sharing((fkv_tensor)t) != FKV_SHARED_WHOLE &&
             fkv_tensor_is_wanted(s->config, (fkv_tensor)t))
             layer += share_of(s, (fkv_tensor)t, rank);
-    return (values + s->config->n_layers * layer) * s->weight_bytes;
+    return (values + s->config->n_layers * layer) * s->weight_bytes + scorer_bytes(s, rank);
 }
 
 fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
@@ -144,6 +159,7 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
                                .vocab = c->vocab,
                                .max_local_heads = most_home(s),
                                .window = s->window,
+                               .scorers = s->scorers,
                                .max_rows = (int)sizes[FKV_BUFFER_ACT].rows,
                                .max_share = (int)sizes[FKV_BUFFER_ACT].cols,
                                .n_ropes = fkv_config_n_ropes(c),

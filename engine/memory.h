@@ -22,6 +22,7 @@ typedef enum fkv_buffer {
     FKV_BUFFER_QKV,
     FKV_BUFFER_ATT,
     FKV_BUFFER_SCORES,
+    FKV_BUFFER_SECOND,
     FKV_BUFFER_TOKENS,
     FKV_BUFFER_ROPE_ROWS,
     FKV_BUFFER_SEGMENTS,
@@ -60,6 +61,7 @@ typedef struct fkv_memory_shape {
     int64_t max_tokens; /* of a record, prompt and new ones; 0: the model's positions */
     int act_bytes, kv_bytes, weight_bytes, prefill_tile, worth_rows; /* as in fkv_device_info */
     int window;                                                      /* as in fkv_device_limits */
+    uint32_t scorers;                                                /* the same */
     const fkv_backend *backend;                                      /* for its workspace; NULL: none */
     int n_threads;                                                   /* host threads of a device */
 } fkv_memory_shape;

@@ -10,6 +10,11 @@
 
 #include "engine/state.h"
 
+static float *second_of(const fkv_engine_device *d)
+{
+    return d->engine->options.scorer == FKV_SCORER_CRITICAL ? d->second : NULL;
+}
+
 /* Arguments of the prefill ops of one rank's home heads. */
 static fkv_prefill_args args_of(const fkv_engine_device *d, const fkv_rank *r, int layer,
                                 const fkv_pack *pack)
@@ -24,10 +29,16 @@ static fkv_prefill_args args_of(const fkv_engine_device *d, const fkv_rank *r, i
                               .weight = r->layers[layer].qkv,
                               .norm = fkv_layer_qk_norm(d, layer),
                               .out_stride = (int64_t)e->config.n_heads * e->config.head_dim,
+                              .scorer = e->options.scorer,
                               .score_window = e->options.window,
+                              .sinks = e->options.sinks,
                               .score_kernel = e->options.kernel,
                               .scores = d->scores,
-                              .score_stride = e->max_rows};
+                              .second = second_of(d),
+                              .score_stride = e->max_rows,
+                              .output_heads = r->layers[layer].output_heads,
+                              .gram = r->layers[layer].gram,
+                              .hidden = e->config.hidden};
 }
 
 /* Q, K, V and attention of one rank's home heads over all prompts. */
@@ -51,15 +62,16 @@ static void rank_attention(fkv_engine_device *d, const fkv_rank *r, int layer, c
 }
 
 /* Prompts of at most so many tokens need no scores for r's home heads: each keeps the whole
- * prompt, or no more than the window. */
+ * prompt, or no more than sinks and window. */
 static int64_t unscored_tokens(const fkv_engine *e, const fkv_rank *r, int layer, const fkv_pack *pack)
 {
+    const int64_t forced = e->options.window + e->options.sinks;
     int64_t least = INT64_MAX;
-    if (pack->segments[0].slot < 0) return e->options.window;
+    if (pack->segments[0].slot < 0) return forced;
     if (e->specs[layer].window) return INT64_MAX; /* the last tokens stay */
     for (int i = 0; i < r->n_home; i++) {
         const int32_t budget = e->kv.budgets[layer * e->config.n_kv_heads + r->head0 + i];
-        if (budget > e->options.window && budget < least) least = budget;
+        if (budget > forced && budget < least) least = budget;
     }
     return least;
 }
@@ -74,12 +86,12 @@ static void rank_keep(fkv_engine_device *d, const fkv_rank *r, int layer, const 
     if (p->no_scores) return;
     fkv_prefill_args score = args_of(d, r, layer, pack);
     score.min_tokens = unscored_tokens(e, r, layer, pack);
-    b->snapkv_scores(d->dev, &score);
+    b->key_scores(d->dev, &score);
     if (pack->segments[0].slot < 0) {
-        const int64_t n = pack->n_rows - e->options.window;
+        const int64_t n = pack->n_rows - e->options.window - e->options.sinks;
         for (int i = 0; n > 0 && i < r->n_home; i++)
             b->download(d->dev, p->host_scores + ((int64_t)layer * c->n_kv_heads + r->head0 + i) * n,
-                        d->scores + i * stride, (size_t)n * sizeof *d->scores);
+                        d->scores + i * stride + e->options.sinks, (size_t)n * sizeof *d->scores);
         return;
     }
     const fkv_keep_args args = {.pack = pack,
@@ -88,8 +100,10 @@ static void rank_keep(fkv_engine_device *d, const fkv_rank *r, int layer, const 
                                 .head0 = r->head0,
                                 .n_heads = r->n_home,
                                 .score_window = e->options.window,
+                                .sinks = e->options.sinks,
                                 .qkv = d->qkv,
                                 .scores = d->scores,
+                                .second = second_of(d),
                                 .score_stride = stride,
                                 .owner = e->kv.owner,
                                 .n_slots = e->options.n_slots,

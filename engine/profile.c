@@ -21,7 +21,8 @@ fkv_status fkv_engine_profile(fkv_engine *e, const int32_t *ids, int64_t n_ids, 
                               double alpha, double *sums, fkv_err *err)
 {
     const fkv_config *c = &e->config;
-    const int64_t n = n_ids - e->options.window;
+    const int forced = e->options.window + e->options.sinks;
+    const int64_t n = n_ids - forced;
     if (n_ids <= b || n_ids > e->options.max_prompt || n <= 0)
         return fkv_fail(err, FKV_E_INPUT, "a prompt of %lld tokens can't be profiled", (long long)n_ids);
     size_t per_layer, all;
@@ -37,8 +38,8 @@ fkv_status fkv_engine_profile(fkv_engine *e, const int32_t *ids, int64_t n_ids, 
         st = fkv_team_run(e->team, prefill_on, &a, err);
     }
     for (int l = 0; !st && l < c->n_layers; l++)
-        fkv_budget_ada_count(scores + (size_t)l * per_layer, c->n_kv_heads, n, b, e->options.window, alpha,
-                             work, sums + (int64_t)l * c->n_kv_heads);
+        fkv_budget_ada_count(scores + (size_t)l * per_layer, c->n_kv_heads, n, b, forced, alpha, work,
+                             sums + (int64_t)l * c->n_kv_heads);
     free(work);
     free(scores);
     return st;

@@ -17,9 +17,12 @@
 typedef struct fkv_rank_layer {
     fkv_weight *qkv; /* home heads, per head Q (group * hd), K, V rows: [n_home * head_rows * hd, hidden] */
     fkv_weight *o;   /* its rows (output columns) of the output projection: [share of hidden, n_heads * hd] */
-    fkv_weight *gate_up;     /* its share of the intermediate, gate and up (weight_load_gated) */
-    fkv_weight *down;        /* the same share as depth: [hidden, share of intermediate] */
-    fkv_decode_head *served; /* [n_served] placements of the plan, by head */
+    fkv_weight *gate_up; /* its share of the intermediate, gate and up (weight_load_gated) */
+    fkv_weight *down;    /* the same share as depth: [hidden, share of intermediate] */
+    /* The output projection by home query head, for scorers that want it (weights.c); else NULL. */
+    fkv_weight *output_heads; /* [n_home * group * hidden, hd] */
+    float *gram;              /* [n_home * group][hd][hd] of the same */
+    fkv_decode_head *served;  /* [n_served] placements of the plan, by head */
     int n_served;
 } fkv_rank_layer;
 
@@ -79,7 +82,7 @@ struct fkv_engine_device {
     void *y;                           /* [tile, hidden], or FKV_TILES_OF_Y of them (memory.h) */
     void *act;                         /* [tile, largest share of intermediate] */
     float *partial;                    /* [n_ranks][rows of the tile at work][hidden], as y */
-    float *scores;                     /* [max home heads][T] */
+    float *scores, *second;            /* [max home heads][T]; second: for `critical` alone */
     void *step_x, *step_xn, *step_att; /* decode: [n_slots, hidden], [n_slots, n_heads * hd] */
     float *logits;                     /* [n_slots, vocab] */
     uint8_t *device_of;                /* of the engine, on the device */
@@ -149,6 +152,11 @@ struct fkv_engine {
 
 /* engine.c */
 fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e);
+/* Those that it may score with. */
+static inline uint32_t fkv_engine_scorers(const fkv_engine *e)
+{
+    return fkv_scorer_bit(e->options.scorer) | e->options.more_scorers;
+}
 
 /* Of a record: fkv_slots. */
 static inline int32_t fkv_engine_rope0(const fkv_engine *e, int64_t n_prompt, int64_t max_new)

@@ -2,7 +2,8 @@
  *
  * A rank holds: its home heads' Q, K, V; its rows (output columns) of the output
  * projection; its share of the MLP's intermediate; its share of the vocabulary;
- * and Q, K, V of the heads that the plan copies to it.
+ * Q, K, V of the heads that the plan copies to it; and, for scorers that want it, the
+ * output projection's columns of its home heads.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -184,6 +185,62 @@ static fkv_status load_norms(fkv_engine_device *d, const fkv_safetensors *files,
     return st;
 }
 
+/* O_g of scorer.h for the query heads of r's home heads, one behind the other. */
+static fkv_status load_output_heads(const fkv_engine_device *d, const fkv_safetensors *files,
+                                    const fkv_rank *r, int l, fkv_weight **out, fkv_err *err)
+{
+    const fkv_config *c = &d->engine->config;
+    const int n = r->n_home * c->group;
+    int64_t rows, cols;
+    fkv_st_tensor found;
+    fkv_status st = fkv_tensor_get(c, files, l, FKV_TENSOR_O, &found, err);
+    if (st) return st;
+    fkv_tensor_shape(c, FKV_TENSOR_O, &rows, &cols);
+    fkv_rows *parts = fkv_calloc((size_t)n, sizeof *parts);
+    if (!parts) return fkv_fail_memory(err);
+    for (int i = 0; i < n; i++)
+        parts[i] = rows_of(&found, 0, rows, ((int64_t)r->head0 * c->group + i) * c->head_dim, cols);
+    st = d->engine->options.backend->weight_load(d->dev, parts, n, c->head_dim, out, err);
+    free(parts);
+    return st;
+}
+
+/* The weight that its Gram matrices are made of is given back. */
+static fkv_status make_gram(const fkv_engine_device *d, const fkv_safetensors *files, const fkv_rank *r,
+                            int l, float *out, fkv_err *err)
+{
+    const fkv_engine *e = d->engine;
+    const fkv_backend *b = e->options.backend;
+    const fkv_mark mark = b->mark(d->dev);
+    fkv_weight *w;
+    fkv_status st = load_output_heads(d, files, r, l, &w, err);
+    if (st) return st;
+    b->weight_gram(d->dev, w, e->config.hidden, r->n_home * e->config.group, out);
+    if ((st = b->sync(d->dev, err))) return st;
+    b->release(d->dev, mark);
+    return FKV_OK;
+}
+
+static fkv_status load_for_scorers(const fkv_engine_device *d, const fkv_safetensors *files, fkv_rank *r,
+                                   fkv_err *err)
+{
+    const fkv_engine *e = d->engine;
+    const fkv_config *c = &e->config;
+    const uint32_t scorers = fkv_engine_scorers(e);
+    const int64_t values = (int64_t)r->n_home * c->group * c->head_dim * c->head_dim; /* of a layer's G_g */
+    void *gram = NULL;
+    fkv_status st = FKV_OK;
+    if (fkv_scorers_have(scorers, FKV_SCORER_DEFENSIVE))
+        st = e->options.backend->alloc(d->dev, (size_t)(values * c->n_layers) * sizeof(float), &gram, err);
+    for (int l = 0; !st && gram && l < c->n_layers; l++) {
+        r->layers[l].gram = (float *)gram + l * values;
+        st = make_gram(d, files, r, l, r->layers[l].gram, err);
+    }
+    for (int l = 0; !st && fkv_scorers_have(scorers, FKV_SCORER_CRITICAL) && l < c->n_layers; l++)
+        st = load_output_heads(d, files, r, l, &r->layers[l].output_heads, err);
+    return st;
+}
+
 fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *files, fkv_err *err)
 {
     const fkv_engine *e = d->engine;
@@ -204,6 +261,7 @@ fkv_status fkv_weights_load_home(fkv_engine_device *d, const fkv_safetensors *fi
             (st = b->weight_load(d->dev, &part, 1, k, &r->head, err)))
             break;
         for (int l = 0; !st && l < c->n_layers; l++) st = load_layer(d, files, r, l, err);
+        if (!st) st = load_for_scorers(d, files, r, err);
     }
     return st;
 }

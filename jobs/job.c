@@ -455,6 +455,17 @@ __attribute__((format(printf, 4, 5))) static void refuse(parser *p, const char *
     report(p, &err);
 }
 
+/* What is always kept must be in an absolute budget. */
+static void check_forced(parser *p, const fkv_job *job)
+{
+    const long long budget = job->profile.budget, window = job->profile.window, sinks = job->profile.sinks;
+    if (budget < window)
+        refuse(p, "profile", "budget", "%lld is less than profile.window, %lld", budget, window);
+    else if (budget < window + sinks)
+        refuse(p, "profile", "sinks", "%lld and profile.window, %lld, are more than profile.budget, %lld",
+               sinks, window, budget);
+}
+
 static void check_across(parser *p, const fkv_job *job)
 {
     const bool own_budgets = job->profile.budgets_file != NULL;
@@ -462,10 +473,9 @@ static void check_across(parser *p, const fkv_job *job)
     if (job->profile.kernel % 2 == 0) refuse(p, "profile", "kernel", "must be odd");
     if (job->input.format == FKV_FORMAT_LONGBENCH && !job->input.prompts && sound(p, "input", "prompts"))
         refuse(p, "input", "format", "longbench needs input.prompts, the templates by dataset");
-    if (compresses && job->profile.budget_percent <= 0 && job->profile.budget < job->profile.window &&
-        sound(p, "profile", "window"))
-        refuse(p, "profile", "budget", "%lld is less than profile.window, %lld",
-               (long long)job->profile.budget, (long long)job->profile.window);
+    if (compresses && job->profile.budget_percent <= 0 && sound(p, "profile", "budget") &&
+        sound(p, "profile", "window") && sound(p, "profile", "sinks"))
+        check_forced(p, job);
     if (compresses && job->profile.method == FKV_METHOD_SCORES && !job->profile.scores_file &&
         sound(p, "profile", "scores_file"))
         refuse(p, "profile", "method", "scores needs profile.scores_file");

@@ -32,12 +32,15 @@ typedef enum fkv_truncate {
 } fkv_truncate;
 /* What sampling takes from the model's generation_config.json beside its stop tokens. */
 typedef enum fkv_generation_config { FKV_GENERATION_MODEL, FKV_GENERATION_IGNORE } fkv_generation_config;
-typedef enum fkv_method {
-    FKV_METHOD_ADA_SNAPKV,
-    FKV_METHOD_UNIFORM,
-    FKV_METHOD_SCORES,
-    FKV_METHOD_NONE
-} fkv_method;
+/* Same order as fkv_scorer in kernels/scorer.h. */
+typedef enum fkv_score {
+    FKV_SCORE_SNAPKV,
+    FKV_SCORE_DEFENSIVE,
+    FKV_SCORE_CRITICAL,
+    FKV_SCORE_KEYDIFF,
+    FKV_SCORE_EXPECTED
+} fkv_score;
+typedef enum fkv_method { FKV_METHOD_ADA, FKV_METHOD_UNIFORM, FKV_METHOD_SCORES, FKV_METHOD_NONE } fkv_method;
 typedef enum fkv_job_backend {
     FKV_JOB_BACKEND_AUTO,
     FKV_JOB_BACKEND_CPU,
@@ -96,7 +99,9 @@ typedef struct fkv_job {
     } model;
     struct {
         int64_t sample;
+        fkv_score score;
         fkv_method method;
+        int64_t sinks;
         int64_t window;
         int64_t kernel;
         double floor;

@@ -47,7 +47,9 @@ typedef struct fkv_key {
     const char *fallback; /* as the job file would say it; NULL: the key is required */
     double lo, hi;        /* whole numbers up to 2^53 */
     bool lo_open;
-    const char *choices; /* words separated by a blank, in the enum's order */
+    const char *choices;  /* words separated by a blank, in the enum's order */
+    const char *formerly; /* what the first of them was called: still read, and written in identities; NULL */
+    bool younger;         /* than outputs that shall go on: identities leave its fallback out */
     const char *help;
 } fkv_key;
 

@@ -37,7 +37,7 @@ static int place_in(const char *list, const char *text)
 static fkv_status parse_choice(const fkv_key *key, const char *text, const fkv_place *place, int *out,
                                fkv_err *err)
 {
-    *out = place_in(key->choices, text);
+    *out = key->formerly && !strcmp(text, key->formerly) ? 0 : place_in(key->choices, text);
     if (*out >= 0) return FKV_OK;
     return fkv_key_fail(key, place, err, "\"%s\" is none of: %s", text, key->choices);
 }
@@ -255,8 +255,9 @@ out:
 }
 
 _Static_assert(sizeof(fkv_format) == sizeof(int) && sizeof(fkv_method) == sizeof(int) &&
-                   sizeof(fkv_truncate) == sizeof(int) && sizeof(fkv_job_backend) == sizeof(int) &&
-                   sizeof(fkv_job_mode) == sizeof(int) && sizeof(fkv_generation_config) == sizeof(int),
+                   sizeof(fkv_score) == sizeof(int) && sizeof(fkv_truncate) == sizeof(int) &&
+                   sizeof(fkv_job_backend) == sizeof(int) && sizeof(fkv_job_mode) == sizeof(int) &&
+                   sizeof(fkv_generation_config) == sizeof(int),
                "choices are stored as int");
 
 /* The shortest of %.15g and %.17g that reads back as x. */

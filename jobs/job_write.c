@@ -347,6 +347,11 @@ static fkv_status put_model_identity(const fkv_job *job, fkv_buf *out, fkv_err *
 static fkv_status put_identity(const fkv_key *key, const fkv_job *job, fkv_buf *out, fkv_err *err)
 {
     fkv_status st = FKV_OK;
+    int choice;
+    if (key->formerly) {
+        memcpy(&choice, at_of(key, job), sizeof choice);
+        if (choice == 0) return fkv_buf_puts(out, key->formerly, err);
+    }
     if (key->identity == FKV_ID_MODEL) return put_model_identity(job, out, err);
     if (key->identity == FKV_ID_FILES) return put_archives_identity(job, out, err);
     if (key->identity == FKV_ID_FILE) {
@@ -376,6 +381,7 @@ fkv_status fkv_job_write_identity(const fkv_job *job, fkv_buf *out, fkv_err *err
         fkv_key_full_name(&fkv_keys[i], name);
         if ((st = fkv_buf_reserve(&value, 0, err))) break;
         if ((st = put_identity(&fkv_keys[i], job, &value, err))) break;
+        if (fkv_keys[i].younger && !strcmp(value.data, fkv_keys[i].fallback)) continue;
         st = fkv_buf_printf(out, err, "%s\"%s\":", first ? "" : ",", name);
         if (!st) st = fkv_json_put_string(out, value.data, value.len, err);
         first = false;

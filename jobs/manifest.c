@@ -305,11 +305,12 @@ fkv_status fkv_manifest_save(const fkv_manifest *m, const char *path, const char
     return st;
 }
 
-/* "was" and "is now" of a message: a string in quotes, else JSON, else nothing. */
+/* "was" and "is now" of a message: a string in quotes, else JSON. Keys that are younger than some outputs
+ * are left out where they have their default. */
 static fkv_status describe(const json_t *v, fkv_buf *b, fkv_err *err)
 {
     fkv_buf_clear(b);
-    if (!v) return fkv_buf_puts(b, "not there", err);
+    if (!v) return fkv_buf_puts(b, "the default", err);
     if (json_is_string(v)) return fkv_buf_printf(b, err, "\"%.250s\"", json_string_value(v));
     fkv_buf text = {0};
     fkv_status st = put_json(&text, v, err);

@@ -39,6 +39,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/scorer.h"
 #include "runner/base/kv_page.h"
 #include "runner/base/layer_spec.h"
 #include "runner/base/status.h"
@@ -92,6 +93,7 @@ typedef struct fkv_device_limits {
     int hidden, n_heads, n_kv_heads, head_dim, vocab;
     int max_local_heads;              /* KV heads whose prefill one rank does */
     int window;                       /* queries that score a prompt's keys (score_window below) */
+    uint32_t scorers;                 /* those that key_scores may be asked for (fkv_scorer_bit) */
     int max_rows, max_share;          /* of products with a gate: rows, and columns of a rank */
     int n_ropes;                      /* RoPE tables, at most FKV_MAX_ROPES */
     const float *inv_freq;            /* [n_ropes][head_dim / 2]; for prepare alone */
@@ -264,12 +266,18 @@ typedef struct fkv_prefill_args {
     void *out;          /* columns [n_heads * group * hd] of rows of out_stride */
     int64_t out_stride; /* elements */
 
-    /* snapkv_scores */
-    int64_t min_tokens;   /* prompts of at most so many get no scores; at least score_window */
-    int score_window;     /* last queries of a prompt that score its keys */
+    /* key_scores; scorer.h has the formulas */
+    fkv_scorer scorer;    /* one of the limits' */
+    int64_t min_tokens;   /* prompts of at most so many get no scores; at least score_window + sinks */
+    int score_window;     /* W: last tokens, which have no scores; their queries score keys */
+    int sinks;            /* S: first tokens, which have none either */
     int score_kernel;     /* of the max-pool */
-    float *scores;        /* of key t at [head * score_stride + segment's row0 + t] */
+    float *scores;        /* of key t of [S, T - W) at [head * score_stride + segment's row0 + t] */
+    float *second;        /* the same; for `critical` alone */
     int64_t score_stride; /* elements */
+    const fkv_weight *output_heads; /* `critical`: O_g, [n_heads * group * hidden, hd] */
+    const float *gram;              /* `defensive`: G_g, [n_heads][group][hd][hd], device memory */
+    int hidden;                     /* rows of O_g */
 } fkv_prefill_args;
 
 /* Arguments of the two decode attention ops of one rank in one layer. */
@@ -294,8 +302,11 @@ typedef struct fkv_keep_args {
     int layer;
     int head0, n_heads;  /* the rank's, of all KV heads */
     int score_window;    /* last tokens of a prompt, which have no scores */
+    int sinks;           /* first tokens of a prompt, which have none */
     const void *qkv;     /* [n_rows, n_heads * head_rows * hd] */
-    const float *scores; /* [n_heads, score_stride] pooled, by row; looked at where T > budget */
+    const float *scores; /* [n_heads, score_stride], by row; looked at where T > budget */
+    float *second;       /* the same: of those that scores does not choose first; overwritten. NULL: scores
+                            chooses all */
     int64_t score_stride;
     const int16_t *owner; /* host, [n_layers * n_kv_heads][n_slots]: rank that decodes it */
     int n_slots;
@@ -384,6 +395,9 @@ typedef struct fkv_backend {
                                  fkv_err *err);
     /* Rows stored (gate and up both) and depth. */
     void (*weight_shape)(const fkv_weight *w, int64_t *n_rows, int64_t *k);
+    /* out[n][k][k] float32 (device memory) = of each of n times `rows` rows of w, k deep, the products of
+     * its columns with each other, summed over the rows in float32. w: of weight_load. At load only. */
+    void (*weight_gram)(fkv_device *dev, const fkv_weight *w, int64_t rows, int n, float *out);
     /* Chooses what linear needs for this shape; called once per shape at start. */
     fkv_status (*prepare_linear)(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
                                  fkv_err *err);
@@ -427,13 +441,12 @@ typedef struct fkv_backend {
      * of the pack, or with last_only for each segment's last row alone, which goes to row `slot`
      * (0 for slot -1). Always float32 softmax. */
     void (*prefill_attention)(fkv_device *dev, const fkv_prefill_args *args);
-    /* SnapKV scores (arXiv 2404.14469) by the last score_window queries of every prompt with more
-     * than min_tokens tokens: softmax over the keys each may see, mean over queries and group,
-     * max-pool of size score_kernel over the T - score_window scores. Directly behind
-     * prefill_attention of the same qkv, whose intermediate results it may use. */
-    void (*snapkv_scores)(fkv_device *dev, const fkv_prefill_args *args);
-    /* Top (budget - score_window) scores (ties: lower position) in position order and the
-     * last score_window tokens, or everything where T <= budget, into the owner's pages. A layer
+    /* Scores of the keys of every prompt with more than min_tokens tokens, as scorer.h has them. Directly
+     * behind prefill_attention of the same qkv, whose intermediate results it may use. */
+    void (*key_scores)(fkv_device *dev, const fkv_prefill_args *args);
+    /* Into the owner's pages, in position order: everything where T <= budget; else the first sinks tokens,
+     * the (budget - score_window - sinks) chosen ones (scorer.h), and the last score_window. A budget of at
+     * most score_window + sinks keeps that many of the last score_window, then of the first sinks. A layer
      * with a window of its own keeps its last min(T, budget) tokens instead. */
     void (*kv_keep)(fkv_device *dev, const fkv_keep_args *args);
     /* out[slot] = row of x of the last token, for every segment; rows of hidden elements. */

@@ -1,4 +1,6 @@
-/* What is refused whatever the backend: see backend.h. */
+/* What is the same whatever the backend: see backend.h and scorer.h. */
+#include <math.h>
+
 #include "kernels/backend.h"
 
 static fkv_status check_layer(const fkv_device_limits *l, int i, fkv_err *err)
@@ -27,6 +29,17 @@ fkv_status fkv_limits_check(const fkv_device_limits *l, fkv_err *err)
                         FKV_MAX_ROPES);
     for (int i = 0; !st && i < l->n_layers; i++) st = check_layer(l, i, err);
     return st;
+}
+
+void fkv_scorer_ahead(float inv_freq, float out[2])
+{
+    double re = 0, im = 0;
+    for (int f = 1; f <= FKV_SCORER_FUTURE; f++) {
+        re += cos(f * (double)inv_freq);
+        im += sin(f * (double)inv_freq);
+    }
+    out[0] = (float)(re / FKV_SCORER_FUTURE);
+    out[1] = (float)(im / FKV_SCORER_FUTURE);
 }
 
 fkv_status fkv_rows_check(const fkv_rows *parts, int n_parts, const char *backend, bool biases, fkv_err *err)

@@ -73,7 +73,7 @@ typedef struct workspace_array {
     void *out; /* where its pointer goes */
 } workspace_array;
 
-enum { N_ARRAYS = 10 };
+enum { N_ARRAYS = 12 };
 
 /* dev may be NULL: then only the sizes are of use. */
 static void list_arrays(fkv_device *dev, const fkv_device_limits *l, size_t threads,
@@ -86,12 +86,16 @@ static void list_arrays(fkv_device *dev, const fkv_device_limits *l, size_t thre
     const size_t positions = (size_t)l->max_positions, ropes = (size_t)l->n_ropes;
     /* every prompt of a pack starts a tile */
     const size_t tiles = (size_t)l->max_prompt / FKV_TILE_TOKENS + (size_t)l->n_slots + 1;
+    const bool statistics = fkv_scorers_have(l->scorers, FKV_SCORER_EXPECTED);
+    const size_t queries = statistics ? heads * (size_t)(l->n_heads / l->n_kv_heads) : 0;
     const workspace_array all[N_ARRAYS] = {{ropes * positions, hd / 2, f32, &d->rope_cos},
                                            {ropes * positions, hd / 2, f32, &d->rope_sin},
                                            {heads * hd, tiles * FKV_TILE_TOKENS, f32, &d->packed_keys},
                                            {threads, 1, sizeof(cpu_att_scratch), &d->att},
                                            {threads, padded, f32, &d->score_rows},
                                            {heads, padded, f32, &d->score_sums},
+                                           {queries, hd, f32, &d->query_mean},
+                                           {queries, hd * hd, f32, &d->query_cov},
                                            {threads, padded, sizeof(int32_t), &d->keep},
                                            {threads, padded, f32, &d->keep_work},
                                            {threads, vocab, f32, &d->sample_work},
@@ -116,6 +120,13 @@ static fkv_status cpu_supports(const fkv_device_limits *l, const fkv_group *grou
         return fkv_fail(err, FKV_E_INPUT,
                         "the cpu backend needs a head_dim that is a multiple of %d and at most %d, not %d",
                         CPU_PANEL, CPU_MAX_HEAD_DIM, l->head_dim);
+    for (int i = 0; i < FKV_N_SCORERS; i++)
+        if (fkv_scorers_have(l->scorers, (fkv_scorer)i) && fkv_scorer_wants_output((fkv_scorer)i) &&
+            l->hidden % CPU_PANEL)
+            return fkv_fail(err, FKV_E_INPUT,
+                            "on the cpu backend profile.score = %s needs a hidden size that is a multiple of "
+                            "%d, not %d",
+                            fkv_scorer_name((fkv_scorer)i), CPU_PANEL, l->hidden);
     return fkv_limits_check(l, err);
 }
 
@@ -136,12 +147,16 @@ static fkv_status cpu_prepare(fkv_device *dev, const fkv_device_limits *l, fkv_e
     dev->rope_filled = 0;
     list_arrays(dev, l, (size_t)cpu_pool_threads(dev->pool), all);
     for (int i = 0; i < N_ARRAYS; i++) {
+        if (!all[i].rows) continue;
         const fkv_status st = alloc_array(dev, all[i].rows, all[i].cols, all[i].size, all[i].out, err);
         if (st) return st;
     }
     const size_t n_freq = (size_t)l->n_ropes * (size_t)l->head_dim / 2;
     if (n_freq) memcpy(dev->inv_freq, l->inv_freq, n_freq * sizeof *dev->inv_freq);
-    for (size_t i = 0; i < n_freq; i++) dev->rope_scale[i] = l->rope_scale ? l->rope_scale[i] : 1;
+    for (size_t i = 0; i < n_freq; i++) {
+        dev->rope_scale[i] = l->rope_scale ? l->rope_scale[i] : 1;
+        fkv_scorer_ahead(l->inv_freq[i], &dev->rope_ahead[2 * i]);
+    }
     return FKV_OK;
 }
 
@@ -279,6 +294,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .weight_load_gated = cpu_weight_load_gated,
         .embedding_load = cpu_embedding_load,
         .weight_shape = cpu_weight_shape,
+        .weight_gram = cpu_weight_gram,
         .prepare_linear = cpu_prepare_linear,
         .prepare_decode = cpu_prepare_decode,
         .replay = cpu_replay,
@@ -291,7 +307,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .start_slots = cpu_start_slots,
         .prefill_qkv = cpu_prefill_qkv,
         .prefill_attention = cpu_prefill_attention,
-        .snapkv_scores = cpu_snapkv_scores,
+        .key_scores = cpu_key_scores,
         .kv_keep = cpu_kv_keep,
         .last_rows = cpu_last_rows,
         .decode_qkv = cpu_decode_qkv,

@@ -38,14 +38,17 @@ struct fkv_device {
     fkv_device_limits limits;
     float inv_freq[FKV_MAX_ROPES * CPU_MAX_HEAD_DIM / 2]; /* [n_ropes][head_dim / 2] */
     float rope_scale[FKV_MAX_ROPES * CPU_MAX_HEAD_DIM / 2];
+    float rope_ahead[FKV_MAX_ROPES * CPU_MAX_HEAD_DIM]; /* [n_ropes][head_dim / 2][2] e_i of scorer.h */
     float *rope_cos, *rope_sin; /* [n_ropes][max_positions][head_dim / 2], filled up to rope_filled */
     int64_t rope_filled;
     float *packed_keys;   /* [max_local_heads][tokens of a pack's tiles][head_dim] */
     cpu_att_scratch *att; /* [n_threads] */
     float *score_rows;    /* [n_threads][max_prompt rounded up] */
     float *score_sums;    /* [max_local_heads][max_prompt rounded up] */
+    float *query_mean;    /* [max_local_heads * group][head_dim], where `expected` may be asked for */
+    float *query_cov;     /* [max_local_heads * group][head_dim][head_dim], the same */
     int32_t *keep;        /* [n_threads][max_prompt] chosen positions */
-    float *keep_work;     /* [n_threads][max_prompt] */
+    float *keep_work;     /* [n_threads][max_prompt rounded up] */
     float *sample_work;   /* [n_threads][vocab] */
     int32_t *sample_ids;  /* [n_threads][vocab] */
     int64_t n_posted;
@@ -117,8 +120,11 @@ void cpu_prefill_attention(fkv_device *dev, const fkv_prefill_args *args);
 void cpu_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
 void cpu_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 
+/* cpu_scores.c */
+void cpu_key_scores(fkv_device *dev, const fkv_prefill_args *args);
+void cpu_weight_gram(fkv_device *dev, const fkv_weight *w, int64_t rows, int n, float *out);
+
 /* cpu_compress.c */
-void cpu_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args);
 void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 
 /* cpu_sample.c */

@@ -16,11 +16,12 @@
 #include "kernels/cuda_device.h"
 
 enum {
-    CUDA_SNAP_KEYS = FKV_TILE_TOKENS, /* keys of a tile of snapkv_scores */
+    CUDA_SNAP_KEYS = FKV_TILE_TOKENS, /* keys of a tile of key_scores */
     CUDA_KEEP_HEADS = 64,             /* heads of prompts in one launch of kv_keep */
     CUDA_MAX_WINDOW = 4096,           /* bounds snapkv's workspace */
-    CUDA_QKV_SPLITS = 8,              /* of K in a decode step's projections, at the most */
-    CUDA_SAMPLE_PARTS = 16,           /* of a row of logits, at the most */
+    CUDA_SCORE_SPLITS = 8,  /* parts of one prompt, or of several, whose covariances are made together */
+    CUDA_QKV_SPLITS = 8,    /* of K in a decode step's projections, at the most */
+    CUDA_SAMPLE_PARTS = 16, /* of a row of logits, at the most */
     CUDA_SAMPLE_BINS = 2048,
     CUDA_SAMPLE_LIST = 2048, /* candidates that are sorted */
 };
@@ -70,13 +71,29 @@ struct cuda_sample_slot {
     uint64_t list[CUDA_SAMPLE_LIST];
 };
 
+/* Of the scorers beside snapkv; what those need that the limits don't name is empty. Vectors: a rank's KV
+ * heads where keys are meant, else its query heads. A place is that of a prompt: its number in the pack, or
+ * with `expected` its first split among those of the launch. */
+struct cuda_scorer_space {
+    float *sums;   /* [vectors][max_snap_tiles][hd] of a tile's keys or queries */
+    float *mean;   /* [places][vectors][hd] */
+    float *cov;    /* [CUDA_SCORE_SPLITS][query heads][hd][hd]: of a split's queries, not divided */
+    bf16 *rows;    /* [places][query heads][2][hd][hd]: a matrix, and what of it bf16 loses */
+    float *linear; /* [places][query heads][hd]: what the logits have beside that matrix */
+    float *logits; /* [query heads][max_prompt] by row of the pack, log2 units */
+    float2 *stat;  /* [places][query heads]: their max, 1 / (group * sum) */
+    float2 *ahead; /* [n_ropes][hd / 2]: e_i of scorer.h */
+    float *risk;   /* [places][KV heads]: the mean of a head's scores */
+};
+
 struct cuda_attention {
-    bool wgmma;            /* prefill attention by the Hopper kernel */
+    bool wgmma;            /* prefill attention, and what `critical` multiplies, by the Hopper kernels */
     void *encode;          /* cuTensorMapEncodeTiled */
     int64_t max_snap_rows; /* window * group */
     int64_t max_snap_tiles;
-    float2 *snap_part;          /* [max_local_heads][max_snap_rows][max_snap_tiles] max, sum of a tile */
-    float2 *snap_stat;          /* [n_slots segments][max_local_heads][max_snap_rows] max, weight / sum */
+    float2 *snap_part; /* [max_local_heads][max_snap_rows][max_snap_tiles] max, sum of a tile */
+    float2 *snap_stat; /* [n_slots segments][max_local_heads][max_snap_rows] max, weight / sum */
+    cuda_scorer_space score;
     float *snap_sum;            /* [max_local_heads][max_prompt] by row of the pack: scores before pooling */
     int32_t *keep;              /* [max_local_heads][max_prompt] by row of the pack: chosen positions */
     cuda_decode_entry *entries; /* [max_entries + 1]: a last one with first_page = all pages */
@@ -107,6 +124,14 @@ void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_h
 /* cuda_prefill_sm90.cu: the Hopper kernel. Available: whether this device runs it. */
 bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att);
 void cuda_prefill_sm90(fkv_device *dev, const fkv_prefill_args *args);
+
+/* cuda_scorers.cu. What keydiff and expected score before pooling, into snap_sum. */
+void cuda_score_keydiff(fkv_device *dev, const fkv_prefill_args *args);
+void cuda_score_expected(fkv_device *dev, const fkv_prefill_args *args);
+
+/* cuda_scorer_rows.cu. Norms behind the output projection: defensive's scores, of the pooled ones that are in
+ * scores; critical's second. */
+void cuda_score_norms(fkv_device *dev, const fkv_prefill_args *args);
 
 /* Of scores in units of log2. For the usual scale the quotient itself, since log2(e) times the scale can
  * round to another number. */

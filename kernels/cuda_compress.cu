@@ -1,15 +1,19 @@
-/* KV compression of the CUDA backend: SnapKV scores, and what a head keeps into its owner's pages.
+/* KV compression of the CUDA backend: scores by a prompt's last queries and pooling of all scores, and what a
+ * head keeps into its owner's pages. What other scorers add is in cuda_scorers.cu and cuda_scorer_rows.cu.
  *
  * Scores: the window's queries times the group are `rows` (position first, then query head). Every
  * (tile of 128 keys of a prompt, head) is a block: first it finds each row's max and sum over the tile, a
  * second kernel merges those over the tiles, a third computes the products again and adds probabilities up
- * over the rows, in row order. Profiling and plans live in the engine.
+ * over the rows, in row order, or takes the largest. Profiling and plans live in the engine.
  */
 #include <math.h>
 
 #include "kernels/cuda_attention.h"
 
 enum { SNAP_ROWS = 64, SNAP_THREADS = 128, SNAP_TILES = CUDA_SNAP_KEYS / 8 };
+
+/* What a pass over the keys leaves of the rows: their max and sum, or a key's mean or largest probability. */
+enum snap_pass { SNAP_PART, SNAP_MEAN, SNAP_MAX };
 
 /* Of a pack; a block turns them into those of its own prompt (open_segment). */
 struct snap_params {
@@ -20,6 +24,7 @@ struct snap_params {
     int64_t n_tokens, stride, per;
     int group, window, n_rows;
     int64_t max_rows, max_tiles, max_prompt; /* strides of the workspace */
+    float share;                             /* of a row in a key's score */
     cuda_scores scores;
     float2 *part, *stat;
     float *sum;
@@ -116,7 +121,14 @@ static __device__ __forceinline__ void snap_part(const snap_params &p, const flo
     }
 }
 
-/* total[key] += every row's probability, by this thread's rows. */
+/* A key's score of two others, x being the one before. */
+template <snap_pass PASS> static __device__ __forceinline__ float join(float x, float y)
+{
+    return PASS == SNAP_MAX ? fmaxf(x, y) : x + y;
+}
+
+/* total[key]: every row's probability more, by this thread's rows. */
+template <snap_pass PASS>
 static __device__ __forceinline__ void add_probabilities(float (&total)[SNAP_TILES][2], const snap_params &p,
                                                          const float (&s)[SNAP_TILES][4], int row0, int warp,
                                                          int lane)
@@ -128,13 +140,18 @@ static __device__ __forceinline__ void add_probabilities(float (&total)[SNAP_TIL
         if (row < p.n_rows) stat = p.stat[blockIdx.y * p.max_rows + row];
 #pragma unroll
         for (int j = 0; j < SNAP_TILES; j++) {
-            total[j][0] = fmaf(exp2_fast(s[j][2 * r] - stat.x), stat.y, total[j][0]);
-            total[j][1] = fmaf(exp2_fast(s[j][2 * r + 1] - stat.x), stat.y, total[j][1]);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const float x = exp2_fast(s[j][2 * r + i] - stat.x);
+                total[j][i] =
+                    PASS == SNAP_MAX ? fmaxf(total[j][i], x * stat.y) : fmaf(x, stat.y, total[j][i]);
+            }
         }
     }
 }
 
-/* The block's sums for each key: over a warp's rows, then over the warps in order. */
+/* The block's scores of each key: over a warp's rows, then over the warps in order. */
+template <snap_pass PASS>
 static __device__ __forceinline__ void store_sums(const float (&total)[SNAP_TILES][2], const snap_params &p,
                                                   int64_t key0, int warp, int lane)
 {
@@ -144,9 +161,9 @@ static __device__ __forceinline__ void store_sums(const float (&total)[SNAP_TILE
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             float t = total[j][i];
-            t += __shfl_xor_sync(~0u, t, 4);
-            t += __shfl_xor_sync(~0u, t, 8);
-            t += __shfl_xor_sync(~0u, t, 16);
+            t = join<PASS>(t, __shfl_xor_sync(~0u, t, 4));
+            t = join<PASS>(t, __shfl_xor_sync(~0u, t, 8));
+            t = join<PASS>(t, __shfl_xor_sync(~0u, t, 16));
             if (lane < 4) columns[warp][j * 8 + lane * 2 + i] = t;
         }
     }
@@ -154,14 +171,14 @@ static __device__ __forceinline__ void store_sums(const float (&total)[SNAP_TILE
     const int64_t key = key0 + threadIdx.x;
     if (key >= p.n_tokens - p.window) return;
     float t = columns[0][threadIdx.x];
-    for (int w = 1; w < SNAP_THREADS / 32; w++) t += columns[w][threadIdx.x];
+    for (int w = 1; w < SNAP_THREADS / 32; w++) t = join<PASS>(t, columns[w][threadIdx.x]);
     p.sum[blockIdx.y * p.max_prompt + key] = t;
 }
 
-/* Grid (key tiles, heads), 4 warps of 16 rows. ODD: a cap or a window. SUMS: add up probabilities over all
- * rows into p.sum[head][key]; else leave every row's max and sum over the tile in p.part. Shared: 128 keys,
- * 64 rows of queries. */
-template <int HD, bool SUMS, bool ODD>
+/* Grid (key tiles, heads), 4 warps of 16 rows. ODD: a cap or a window. PASS: leave every row's max and sum
+ * over the tile in p.part, or of all rows' probabilities the mean or the largest in p.sum[head][key]. Shared:
+ * 128 keys, 64 rows of queries. */
+template <int HD, snap_pass PASS, bool ODD>
 static __global__ void __launch_bounds__(SNAP_THREADS) snap_kernel(const snap_params pack)
 {
     extern __shared__ __align__(1024) char shared[];
@@ -183,15 +200,15 @@ static __global__ void __launch_bounds__(SNAP_THREADS) snap_kernel(const snap_pa
         float s[SNAP_TILES][4];
         snap_scores<HD, ODD>(s, p, queries, keys, row0, key0, warp, lane);
         __syncthreads();
-        if constexpr (SUMS)
-            add_probabilities(total, p, s, row0, warp, lane);
-        else
+        if constexpr (PASS == SNAP_PART)
             snap_part<HD>(p, s, row0, warp, lane);
+        else
+            add_probabilities<PASS>(total, p, s, row0, warp, lane);
     }
-    if constexpr (SUMS) store_sums(total, p, key0, warp, lane);
+    if constexpr (PASS != SNAP_PART) store_sums<PASS>(total, p, key0, warp, lane);
 }
 
-/* stat[segment][head][row] = max over the prompt's tiles, 1 / (rows * sum). A warp a row; grid (rows,
+/* stat[segment][head][row] = max over the prompt's tiles, share / sum. A warp a row; grid (rows,
  * heads, segments). */
 static __global__ void snap_merge_kernel(const snap_params pack)
 {
@@ -206,28 +223,28 @@ static __global__ void snap_merge_kernel(const snap_params pack)
     for (int step = 16; step; step /= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, step));
     for (int t = (int)threadIdx.x; t < n_tiles; t += 32) sum = fmaf(part[t].y, exp2_fast(part[t].x - m), sum);
     for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-    if (threadIdx.x == 0) p.stat[row] = make_float2(m, 1.0f / (float)p.n_rows / sum);
+    if (threadIdx.x == 0) p.stat[row] = make_float2(m, p.share / sum);
 }
 
-/* scores[head][i] = max of sum[head][i - kernel / 2 .. i + kernel / 2] inside [0, T - window). Grid (tiles,
- * heads); a thread a score. */
+/* scores[head][i] = max of sum[head][i - kernel / 2 .. i + kernel / 2] inside [sinks, T - window). Grid
+ * (tiles, heads); a thread a score. */
 static __global__ void __launch_bounds__(CUDA_SNAP_KEYS)
-    snap_pool_kernel(const snap_params pack, int kernel, float *scores, int64_t stride)
+    snap_pool_kernel(const snap_params pack, int kernel, int sinks, float *scores, int64_t stride)
 {
     snap_params p = pack;
     const fkv_segment s =
         open_segment(p, segment_of_tile(p.segments, p.n_segments, (int)blockIdx.x), (int)gridDim.y);
     const int64_t i = ((int64_t)blockIdx.x - s.tile0) * CUDA_SNAP_KEYS + threadIdx.x, half = kernel / 2;
     const int64_t n = p.n_tokens - p.window;
-    if (p.n_tokens <= p.min_tokens || i >= n) return;
+    if (p.n_tokens <= p.min_tokens || i < sinks || i >= n) return;
     const float *x = p.sum + blockIdx.y * p.max_prompt;
-    const int64_t from = i > half ? i - half : 0, to = i + half < n ? i + half : n - 1;
+    const int64_t from = i - half > sinks ? i - half : sinks, to = i + half < n ? i + half : n - 1;
     float m = x[from];
     for (int64_t j = from + 1; j <= to; j++) m = x[j] > m ? x[j] : m;
     scores[blockIdx.y * stride + s.row0 + i] = m;
 }
 
-template <int HD, bool ODD>
+template <int HD, snap_pass PASS, bool ODD>
 static void run_scores(fkv_device *dev, const snap_params &p, int n_tiles, int n_heads)
 {
     constexpr int bytes = (CUDA_SNAP_KEYS + SNAP_ROWS) * tile_row<HD>();
@@ -235,58 +252,92 @@ static void run_scores(fkv_device *dev, const snap_params &p, int n_tiles, int n
     const dim3 grid((unsigned)n_tiles, (unsigned)n_heads),
         rows((unsigned)p.n_rows, (unsigned)n_heads, (unsigned)p.n_segments);
     const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    if (!CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, false, ODD>, most, bytes)) ||
-        !CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, true, ODD>, most, bytes)))
+    if (!CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, SNAP_PART, ODD>, most, bytes)) ||
+        !CUDA(dev, cudaFuncSetAttribute(snap_kernel<HD, PASS, ODD>, most, bytes)))
         return;
-    snap_kernel<HD, false, ODD><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
+    snap_kernel<HD, SNAP_PART, ODD><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
     snap_merge_kernel<<<rows, 32, 0, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
-    snap_kernel<HD, true, ODD><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
+    snap_kernel<HD, PASS, ODD><<<grid, SNAP_THREADS, bytes, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
 }
 
-void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args)
+/* Scores by the last queries, before pooling. */
+static void score_window(fkv_device *dev, const fkv_prefill_args *a, const snap_params &p)
 {
-    const cuda_attention *a = dev->attention;
+    const bool odd = cuda_scores_odd(a->spec), max = a->scorer == FKV_SCORER_DEFENSIVE;
+    const int n_tiles = (int)a->pack->n_tiles;
+    with_head_dim(a->spec->head_dim, [&](auto size) {
+        if (odd && max)
+            run_scores<size(), SNAP_MAX, true>(dev, p, n_tiles, a->n_heads);
+        else if (odd)
+            run_scores<size(), SNAP_MEAN, true>(dev, p, n_tiles, a->n_heads);
+        else if (max)
+            run_scores<size(), SNAP_MAX, false>(dev, p, n_tiles, a->n_heads);
+        else
+            run_scores<size(), SNAP_MEAN, false>(dev, p, n_tiles, a->n_heads);
+    });
+}
+
+static snap_params params_of(const fkv_device *dev, const fkv_prefill_args *a)
+{
+    const cuda_attention *w = dev->attention;
+    snap_params p = {};
+    p.segments = a->pack->dev_segments;
+    p.n_segments = a->pack->n_segments;
+    p.min_tokens = a->min_tokens;
+    p.qkv = (const bf16 *)a->qkv;
+    p.per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
+    p.stride = a->n_heads * p.per;
+    p.group = a->spec->group;
+    p.window = a->score_window;
+    p.n_rows = a->score_window * a->spec->group;
+    p.share = a->scorer == FKV_SCORER_DEFENSIVE ? 1.0f : 1.0f / (float)p.n_rows;
+    p.max_rows = w->max_snap_rows;
+    p.max_tiles = w->max_snap_tiles;
+    p.max_prompt = dev->limits.max_prompt;
+    p.scores = cuda_scores_of(a->spec);
+    p.part = w->snap_part;
+    p.stat = w->snap_stat;
+    p.sum = w->snap_sum;
+    return p;
+}
+
+/* Whether prepare was told of as much. */
+static bool has_room(fkv_device *dev, const fkv_prefill_args *a)
+{
+    const cuda_attention *w = dev->attention;
+    const fkv_device_limits *l = &dev->limits;
+    if ((int64_t)a->score_window * a->spec->group > w->max_snap_rows || a->n_heads > l->max_local_heads ||
+        a->pack->n_tiles > w->max_snap_tiles || a->pack->n_rows > l->max_prompt ||
+        a->pack->n_segments > l->n_slots)
+        cuda_fail(dev, "key_scores: more heads, rows or window than prepare was told of");
+    else if (a->scorer != FKV_SCORER_SNAPKV && !fkv_scorers_have(l->scorers, a->scorer))
+        cuda_fail(dev, "key_scores: a scorer that prepare was not told of");
+    else
+        return true;
+    return false;
+}
+
+void cuda_key_scores(fkv_device *dev, const fkv_prefill_args *args)
+{
     const fkv_pack *pack = args->pack;
-    const int hd = args->spec->head_dim, group = args->spec->group, n_heads = args->n_heads;
-    const int64_t per = (int64_t)fkv_head_rows(group) * hd;
     bool any = false;
     for (int i = 0; i < pack->n_segments; i++) any = any || pack->segments[i].n_tokens > args->min_tokens;
-    if (n_heads <= 0 || !any) return;
-    if ((int64_t)args->score_window * group > a->max_snap_rows || n_heads > dev->limits.max_local_heads ||
-        pack->n_tiles > a->max_snap_tiles || pack->n_rows > dev->limits.max_prompt) {
-        cuda_fail(dev, "snapkv_scores: more heads, rows or window than prepare was told of");
-        return;
-    }
-    snap_params p = {};
-    p.segments = pack->dev_segments;
-    p.n_segments = pack->n_segments;
-    p.min_tokens = args->min_tokens;
-    p.qkv = (const bf16 *)args->qkv;
-    p.stride = n_heads * per;
-    p.per = per;
-    p.group = group;
-    p.window = args->score_window;
-    p.n_rows = args->score_window * group;
-    p.max_rows = a->max_snap_rows;
-    p.max_tiles = a->max_snap_tiles;
-    p.max_prompt = dev->limits.max_prompt;
-    p.scores = cuda_scores_of(args->spec);
-    p.part = a->snap_part;
-    p.stat = a->snap_stat;
-    p.sum = a->snap_sum;
-    with_head_dim(hd, [&](auto size) {
-        if (cuda_scores_odd(args->spec))
-            run_scores<size(), true>(dev, p, (int)pack->n_tiles, n_heads);
-        else
-            run_scores<size(), false>(dev, p, (int)pack->n_tiles, n_heads);
-    });
-    const dim3 grid((unsigned)pack->n_tiles, (unsigned)n_heads);
-    snap_pool_kernel<<<grid, CUDA_SNAP_KEYS, 0, dev->stream>>>(p, args->score_kernel, args->scores,
-                                                               args->score_stride);
+    if (args->n_heads <= 0 || !any || !has_room(dev, args)) return;
+    const snap_params p = params_of(dev, args);
+    if (args->scorer == FKV_SCORER_KEYDIFF)
+        cuda_score_keydiff(dev, args);
+    else if (args->scorer == FKV_SCORER_EXPECTED)
+        cuda_score_expected(dev, args);
+    else
+        score_window(dev, args, p);
+    const dim3 grid((unsigned)pack->n_tiles, (unsigned)args->n_heads);
+    snap_pool_kernel<<<grid, CUDA_SNAP_KEYS, 0, dev->stream>>>(p, args->score_kernel, args->sinks,
+                                                               args->scores, args->score_stride);
     CUDA_LAUNCHED(dev);
+    if (fkv_scorer_wants_output(args->scorer)) cuda_score_norms(dev, args);
 }
 
 /* --- kv_keep ----------------------------------------------------------------- */
@@ -298,14 +349,16 @@ struct keep_head {
     bf16 *arena;
     int64_t table; /* index of the first page's number */
     int32_t n_kept, n_top, n_tokens;
+    int32_t n_first;    /* of the n_top, chosen by scores where there is a second */
     int32_t row0, head; /* of the pack; of this rank */
 };
 
 struct keep_params {
     keep_head heads[CUDA_KEEP_HEADS];
     const float *scores;
+    float *second; /* NULL: scores chooses all */
     int64_t score_stride;
-    int window;
+    int window, sinks; /* last and first tokens that have no scores */
     const bf16 *qkv;
     int64_t stride, per;
     int group;
@@ -371,18 +424,22 @@ static __device__ void select_digit(const float *x, int64_t n, int shift, uint32
     __syncthreads(); /* found and left are written again by the next digit */
 }
 
-/* Positions of the top n_top scores, ascending; ties: lower first. One block a head of a prompt: radix
- * selection of the last value taken, then every warp counts and writes a run of positions. Bound by L2. */
+/* Positions of the top scores, ascending, counted from the first that has one; ties: lower first. FIRST: as
+ * many as come before those by p.second, in which they become infinite; else all, by p.second where there is
+ * one. One block a head of a prompt: radix selection of the last value taken, then every warp counts and
+ * writes a run of positions. Bound by L2. */
+template <bool FIRST>
 static __global__ void __launch_bounds__(SELECT_THREADS) keep_select_kernel(const keep_params p)
 {
     __shared__ int32_t greater[SELECT_WARPS], equal[SELECT_WARPS];
     const keep_head h = p.heads[blockIdx.x];
     if (h.n_top <= 0) return;
-    const float *x = p.scores + h.head * p.score_stride + h.row0;
+    const int64_t at = h.head * p.score_stride + h.row0 + p.sinks;
+    const float *x = (!FIRST && p.second ? p.second : p.scores) + at;
     int32_t *out = p.chosen + h.head * p.max_prompt + h.row0;
-    const int64_t n = h.n_tokens - p.window;
+    const int64_t n = h.n_tokens - p.window - p.sinks;
     uint32_t limit = 0;
-    int64_t n_equal = h.n_top; /* becomes: how many of those equal to limit are taken */
+    int64_t n_equal = FIRST ? h.n_first : h.n_top; /* becomes: how many of those equal to limit are taken */
     for (int shift = 24; shift >= 0; shift -= 8) select_digit(x, n, shift, limit, n_equal);
 
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
@@ -411,11 +468,22 @@ static __global__ void __launch_bounds__(SELECT_THREADS) keep_select_kernel(cons
         const uint32_t is_greater = __ballot_sync(~0u, in && v > limit),
                        is_equal = __ballot_sync(~0u, in && v == limit);
         const int64_t eq = e + __popc(is_equal & below);
-        if (in && (v > limit || (v == limit && eq < n_equal)))
+        const bool taken = in && (v > limit || (v == limit && eq < n_equal));
+        if (FIRST && taken) p.second[at + i + lane] = INFINITY;
+        if (!FIRST && taken)
             out[g + __popc(is_greater & below) + (eq < n_equal ? eq : n_equal)] = (int32_t)(i + lane);
         g += __popc(is_greater);
         e += __popc(is_equal);
     }
+}
+
+/* Which token of the prompt is the t-th kept: the first ones, the chosen, the last. */
+static __device__ __forceinline__ int64_t kept_token(const keep_params &p, const keep_head &h, int64_t t)
+{
+    const int64_t room = h.n_kept - p.window, first = room < 0 ? 0 : room < p.sinks ? room : p.sinks;
+    if (t < first) return t;
+    if (t < first + h.n_top) return p.sinks + p.chosen[h.head * p.max_prompt + h.row0 + t - first];
+    return h.n_tokens - h.n_kept + t;
 }
 
 /* Kept K and V into the owner's pages (a peer's, perhaps). Grid (blocks of tokens, heads of prompts); a
@@ -428,8 +496,7 @@ static __global__ void __launch_bounds__(GATHER_THREADS) keep_gather_kernel(cons
     const int64_t i = (int64_t)blockIdx.x * GATHER_THREADS + threadIdx.x, t = i / PIECES;
     if (t >= h.n_kept) return;
     const int piece = (int)(i % PIECES), v = piece / (HD / 8);
-    const int64_t from =
-        t < h.n_top ? p.chosen[h.head * p.max_prompt + h.row0 + t] : h.n_tokens - h.n_kept + t;
+    const int64_t from = kept_token(p, h, t);
     const int64_t page = p.table[h.table + t / FKV_PAGE_TOKENS];
     const bf16 *src = p.qkv + (h.row0 + from) * p.stride + h.head * p.per + p.group * HD + piece * 8;
     bf16 *dst =
@@ -446,7 +513,11 @@ static void keep_heads(fkv_device *dev, const keep_params &p, int head_dim, int 
         if (p.heads[i].n_top > most_top) most_top = p.heads[i].n_top;
     }
     if (most_top > 0) {
-        keep_select_kernel<<<(unsigned)n, SELECT_THREADS, 0, dev->stream>>>(p);
+        if (p.second) {
+            keep_select_kernel<true><<<(unsigned)n, SELECT_THREADS, 0, dev->stream>>>(p);
+            CUDA_LAUNCHED(dev);
+        }
+        keep_select_kernel<false><<<(unsigned)n, SELECT_THREADS, 0, dev->stream>>>(p);
         CUDA_LAUNCHED(dev);
     }
     if (most == 0) return;
@@ -464,8 +535,9 @@ static keep_head keep_of(const fkv_keep_args *a, const fkv_segment *s, int head)
     h.arena = (bf16 *)a->kv.arenas[a->owner[lh * a->n_slots + s->slot]];
     h.table = s->slot * a->kv.slot_stride + a->kv.offset[lh];
     h.n_kept = (int32_t)(s->n_tokens < budget ? s->n_tokens : budget);
-    const bool scored = s->n_tokens > budget && budget > a->score_window && !a->spec->window;
-    h.n_top = (int32_t)(scored ? budget - a->score_window : 0);
+    const int64_t chosen = budget - a->score_window - a->sinks;
+    h.n_top = (int32_t)(s->n_tokens > budget && chosen > 0 && !a->spec->window ? chosen : 0);
+    h.n_first = (int32_t)fkv_critical_first(h.n_top);
     h.n_tokens = s->n_tokens;
     h.row0 = s->row0;
     h.head = head;
@@ -483,8 +555,10 @@ void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *a)
         return;
     }
     p.scores = a->scores;
+    p.second = a->second;
     p.score_stride = a->score_stride;
     p.window = a->score_window;
+    p.sinks = a->spec->window ? 0 : a->sinks; /* a window of its own: the last tokens alone */
     p.qkv = (const bf16 *)a->qkv;
     p.stride = a->n_heads * per;
     p.per = per;

@@ -228,8 +228,11 @@ void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *args);
 /* A device's table of the spec's RoPE; NULL: it has none. */
 const float2 *cuda_rope_table(const fkv_device *dev, const fkv_attention_spec *spec);
 
+/* cuda_scorers.cu */
+void cuda_weight_gram(fkv_device *dev, const fkv_weight *w, int64_t rows, int n, float *out);
+
 /* cuda_compress.cu */
-void cuda_snapkv_scores(fkv_device *dev, const fkv_prefill_args *args);
+void cuda_key_scores(fkv_device *dev, const fkv_prefill_args *args);
 void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 
 /* cuda_decode_append.cu */

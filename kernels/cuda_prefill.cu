@@ -19,14 +19,17 @@ enum { ROPE_THREADS = 256, ATT_ROWS = FKV_TILE_TOKENS, ATT_THREADS = 256 };
 
 struct rope_frequencies {
     float of[CUDA_MAX_HEAD_DIM / 2], scale[CUDA_MAX_HEAD_DIM / 2];
+    float2 ahead[CUDA_MAX_HEAD_DIM / 2];
 };
 
-/* table[n_positions][half] = cos, sin of the float32 product position * frequency, scaled. One thread an
- * element; runs once a table. */
-static __global__ void rope_table_kernel(float2 *table, int64_t n_positions, int half, rope_frequencies f)
+/* table[n_positions][half] = cos, sin of the float32 product position * frequency, scaled; ahead[half] (NULL:
+ * not) as f has it. One thread an element; runs once a table. */
+static __global__ void rope_table_kernel(float2 *table, float2 *ahead, int64_t n_positions, int half,
+                                         rope_frequencies f)
 {
     const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n_positions * half) return;
+    if (ahead && i < half) ahead[i] = f.ahead[i];
     const float angle = __fmul_rn((float)(i / half), f.of[i % half]), scale = f.scale[i % half];
     table[i] = make_float2(cosf(angle) * scale, sinf(angle) * scale);
 }
@@ -61,14 +64,20 @@ struct workspace_array {
     void *out; /* where its pointer goes */
 };
 
-enum { N_ARRAYS = 11 };
+enum { N_ARRAYS = 20 };
 
 /* Sets the counts of *w and lists its arrays, and the RoPE table's. */
 static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **rope,
                         workspace_array out[N_ARRAYS])
 {
     const int group = l->n_heads / l->n_kv_heads;
-    const int64_t heads = l->max_local_heads > 0 ? l->max_local_heads : 1;
+    const int64_t heads = l->max_local_heads > 0 ? l->max_local_heads : 1, queries = heads * group;
+    const int64_t hd = l->head_dim, keydiff = fkv_scorers_have(l->scorers, FKV_SCORER_KEYDIFF),
+                  expected = fkv_scorers_have(l->scorers, FKV_SCORER_EXPECTED),
+                  defensive = fkv_scorers_have(l->scorers, FKV_SCORER_DEFENSIVE);
+    const int64_t places = expected ? (int64_t)CUDA_SCORE_SPLITS : defensive; /* with a matrix */
+    const int64_t means[2] = {keydiff * l->n_slots * heads, expected * CUDA_SCORE_SPLITS * queries};
+    cuda_scorer_space *s = &w->score;
     w->max_snap_rows = (int64_t)(l->window > 0 ? l->window : 1) * group;
     /* every prompt of a pack starts a tile */
     w->max_snap_tiles = (int64_t)l->max_prompt / CUDA_SNAP_KEYS + l->n_slots + 1;
@@ -88,6 +97,15 @@ static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **
         {w->max_parts, group, l->head_dim, sizeof(float), &w->parts},
         {w->max_parts, group, 1, sizeof(float2), &w->part_stat},
         {l->n_slots, 1, 1, sizeof(cuda_sample_slot), &w->sample},
+        {expected ? queries : keydiff * heads, w->max_snap_tiles, hd, sizeof(float), &s->sums},
+        {means[0] > means[1] ? means[0] : means[1], hd, 1, sizeof(float), &s->mean},
+        {expected * CUDA_SCORE_SPLITS * queries, hd, hd, sizeof(float), &s->cov},
+        {places * queries * 2, hd, hd, sizeof(bf16), &s->rows},
+        {expected * CUDA_SCORE_SPLITS, queries, hd, sizeof(float), &s->linear},
+        {expected * queries, l->max_prompt, 1, sizeof(float), &s->logits},
+        {expected * CUDA_SCORE_SPLITS, queries, 1, sizeof(float2), &s->stat},
+        {expected * l->n_ropes, hd / 2, 1, sizeof(float2), &s->ahead},
+        {defensive * l->n_slots, heads, 1, sizeof(float), &s->risk},
     };
     memcpy(out, all, sizeof all);
 }
@@ -121,14 +139,18 @@ fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, const 
         if ((st = alloc_array(dev, all[i].a, all[i].b, all[i].c, all[i].size, all[i].out, err))) return st;
     const int half = l->head_dim / 2;
     const int64_t n = (int64_t)l->max_positions * half;
+    const bool foresees = fkv_scorers_have(l->scorers, FKV_SCORER_EXPECTED);
+    float ahead[2] = {1.0f, 0.0f};
     for (int r = 0; r < l->n_ropes; r++) {
         rope_frequencies f = {};
         for (int i = 0; i < half; i++) {
             f.of[i] = inv_freq[r * half + i];
             f.scale[i] = rope_scale ? rope_scale[r * half + i] : 1.0f;
+            if (foresees) fkv_scorer_ahead(f.of[i], ahead);
+            f.ahead[i] = make_float2(ahead[0], ahead[1]);
         }
-        rope_table_kernel<<<(unsigned)((n + 255) / 256), 256, 0, dev->stream>>>(dev->rope + r * n,
-                                                                                l->max_positions, half, f);
+        rope_table_kernel<<<(unsigned)((n + 255) / 256), 256, 0, dev->stream>>>(
+            dev->rope + r * n, foresees ? a->score.ahead + r * half : NULL, l->max_positions, half, f);
         CUDA_LAUNCHED(dev);
     }
     a->wgmma = cuda_prefill_sm90_available(dev, a);
@@ -432,7 +454,7 @@ template <int HD, bool ODD> static void run_attention(fkv_device *dev, const fkv
     CUDA_LAUNCHED(dev);
 }
 
-/* qkv and out must be 16-byte aligned, out_stride even; no log-sum-exp is kept: snapkv_scores makes its own.
+/* qkv and out must be 16-byte aligned, out_stride even; no log-sum-exp is kept: key_scores makes its own.
  */
 void cuda_prefill_attention(fkv_device *dev, const fkv_prefill_args *a)
 {

@@ -18,7 +18,7 @@ typedef enum op {
     OP_LINEAR,
     OP_PREFILL_QKV,
     OP_PREFILL_ATTENTION,
-    OP_SNAPKV_SCORES,
+    OP_KEY_SCORES,
     OP_KV_KEEP,
     OP_LAST_ROWS,
     OP_DECODE_QKV,
@@ -33,9 +33,9 @@ typedef enum op {
 _Static_assert((int)N_OPS == (int)FKV_METERED_OPS, "one sum for each op");
 
 static const char *const names[N_OPS] = {
-    "embed",         "scale",        "add_rmsnorm", "linear",     "prefill_qkv",      "prefill_attention",
-    "snapkv_scores", "kv_keep",      "last_rows",   "decode_qkv", "decode_attention", "sample",
-    "gather_cols",   "gather_heads", "reduce_ranks"};
+    "embed",       "scale",        "add_rmsnorm", "linear",     "prefill_qkv",      "prefill_attention",
+    "key_scores",  "kv_keep",      "last_rows",   "decode_qkv", "decode_attention", "sample",
+    "gather_cols", "gather_heads", "reduce_ranks"};
 
 enum { IN_FLIGHT = FKV_TICKETS - 1, MAX_DEVICES = 64 };
 
@@ -287,11 +287,11 @@ static void metered_prefill_attention(fkv_device *dev, const fkv_prefill_args *a
     end(m, OP_PREFILL_ATTENTION, fkv_op_cost_prefill_attention(&m->info, a));
 }
 
-static void metered_snapkv_scores(fkv_device *dev, const fkv_prefill_args *a)
+static void metered_key_scores(fkv_device *dev, const fkv_prefill_args *a)
 {
     meter *m = begin(dev);
-    in->snapkv_scores(dev, a);
-    end(m, OP_SNAPKV_SCORES, fkv_op_cost_snapkv_scores(&m->info, a));
+    in->key_scores(dev, a);
+    end(m, OP_KEY_SCORES, fkv_op_cost_key_scores(&m->info, a));
 }
 
 static void metered_kv_keep(fkv_device *dev, const fkv_keep_args *a)
@@ -411,7 +411,7 @@ const fkv_backend *fkv_backend_metered(const fkv_backend *inner)
     table.start_slots = metered_start_slots;
     table.prefill_qkv = metered_prefill_qkv;
     table.prefill_attention = metered_prefill_attention;
-    table.snapkv_scores = metered_snapkv_scores;
+    table.key_scores = metered_key_scores;
     table.kv_keep = metered_kv_keep;
     table.last_rows = metered_last_rows;
     table.decode_qkv = metered_decode_qkv;

@@ -79,18 +79,45 @@ fkv_op_cost fkv_op_cost_prefill_attention(const fkv_device_info *d, const fkv_pr
     return cost;
 }
 
-fkv_op_cost fkv_op_cost_snapkv_scores(const fkv_device_info *d, const fkv_prefill_args *a)
+/* Of one head and a prompt of n tokens. */
+static fkv_op_cost scores_cost(const fkv_device_info *d, const fkv_prefill_args *a, int64_t n)
 {
     const fkv_attention_spec *spec = a->spec;
-    const double hd = spec->head_dim, heads = a->n_heads, group = spec->group;
+    const int64_t from = n - a->score_window;
+    const double hd = spec->head_dim, group = spec->group, n_scored = (double)(from - a->sinks);
+    const double n_open = (double)(n - a->sinks);
+    fkv_op_cost c = {.bytes = 4 * n_scored};
+    if (a->scorer == FKV_SCORER_KEYDIFF) {
+        c.bytes += d->act_bytes * hd * (double)n;
+        c.flops = 5 * hd * (double)n;
+    } else if (a->scorer == FKV_SCORER_EXPECTED) {
+        c.bytes += d->act_bytes * hd * fkv_head_rows(spec->group) * n_open;
+        c.flops = 4 * group * hd * hd * n_open;
+    } else {
+        c.bytes += d->act_bytes * hd * (keys_of(spec, from, n) + a->score_window * group);
+        c.flops = 2 * hd * group * pairs(spec, from, n);
+    }
+    if (fkv_scorer_wants_output(a->scorer)) {
+        const bool l1 = a->scorer == FKV_SCORER_CRITICAL;
+        c.bytes += d->act_bytes * hd * n_scored + (l1 ? 4 * n_scored : 0);
+        c.flops += 2 * group * hd * (l1 ? a->hidden : hd) * n_scored;
+    }
+    return c;
+}
+
+fkv_op_cost fkv_op_cost_key_scores(const fkv_device_info *d, const fkv_prefill_args *a)
+{
+    const double hd = a->spec->head_dim, heads = a->n_heads, values = heads * a->spec->group * hd;
     fkv_op_cost cost = {0};
     for (int i = 0; i < a->pack->n_segments; i++) {
-        const int64_t n = a->pack->segments[i].n_tokens, from = n - a->score_window;
-        if (n <= a->min_tokens) continue;
-        cost.bytes += d->act_bytes * hd * heads * (keys_of(spec, from, n) + a->score_window * group) +
-                      4 * heads * (double)from;
-        cost.flops += 2 * hd * heads * group * pairs(spec, from, n);
+        if (a->pack->segments[i].n_tokens <= a->min_tokens) continue;
+        const fkv_op_cost one = scores_cost(d, a, a->pack->segments[i].n_tokens);
+        cost.bytes += heads * one.bytes;
+        cost.flops += heads * one.flops;
     }
+    if (cost.flops > 0 && a->scorer == FKV_SCORER_DEFENSIVE) cost.bytes += 4 * values * hd;
+    if (cost.flops > 0 && a->scorer == FKV_SCORER_CRITICAL)
+        cost.bytes += d->weight_bytes * values * a->hidden;
     return cost;
 }
 
@@ -102,9 +129,10 @@ fkv_op_cost fkv_op_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *a
         const int64_t n = a->pack->segments[i].n_tokens;
         for (int h = 0; h < a->n_heads; h++) {
             const int64_t budget = a->kv.budgets[lh + h], kept = n < budget ? n : budget;
-            const bool chosen = n > budget && budget > a->score_window && !a->spec->window;
+            const int64_t forced = a->score_window + a->sinks;
+            const bool chosen = n > budget && budget > forced && !a->spec->window;
             cost.bytes += 2.0 * a->spec->head_dim * (double)kept * (d->act_bytes + d->kv_bytes);
-            if (chosen) cost.bytes += 4 * (double)(n - a->score_window);
+            if (chosen) cost.bytes += (a->second ? 8 : 4) * (double)(n - forced);
         }
     }
     return cost;

@@ -50,12 +50,18 @@ fkv_op_cost fkv_op_cost_prefill_qkv(const fkv_device_info *d, const fkv_prefill_
  * flops = 4 hd heads group pairs. */
 fkv_op_cost fkv_op_cost_prefill_attention(const fkv_device_info *d, const fkv_prefill_args *args);
 
-/* Over the segments with T > min_tokens, pairs = the sum of seen of the last W = score_window queries:
- * bytes = act hd heads (keys + W group) + 4 heads (T - W); flops = 2 hd heads group pairs. */
-fkv_op_cost fkv_op_cost_snapkv_scores(const fkv_device_info *d, const fkv_prefill_args *args);
+/* Over the segments with T > min_tokens, n = T - W - S of them scored, and per head; scorer.h has the words:
+ * - snapkv, defensive, critical, pairs = the sum of seen of the last W queries:
+ *   bytes = act hd (keys + W group) + 4 n; flops = 2 hd group pairs
+ *   defensive besides: bytes = act hd n + 4 group hd^2; flops = 2 group hd^2 n
+ *   critical besides: bytes = act hd n + weight group hd hidden + 4 n; flops = 2 group hd hidden n
+ * - keydiff: bytes = act hd T + 4 n; flops = 5 hd T
+ * - expected: bytes = act hd head_rows (T - S) + 4 n; flops = 4 group hd^2 (T - S).
+ * A weight and Gram matrices are read once a call. */
+fkv_op_cost fkv_op_cost_key_scores(const fkv_device_info *d, const fkv_prefill_args *args);
 
-/* Over segments and heads, kept = min(T, budget): bytes = 2 hd kept (act + kv), and 4 (T - W) for
- * the scores where some are chosen; flops = 0. */
+/* Over segments and heads, kept = min(T, budget): bytes = 2 hd kept (act + kv), and 4 (T - W - S) for
+ * the scores where some are chosen, twice that with `second`; flops = 0. */
 fkv_op_cost fkv_op_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *args);
 
 /* bytes = 2 n hidden act for n segments; flops = 0. */

@@ -106,6 +106,16 @@ static void print_lengths(const fkv_survey *v, FILE *out)
     }
 }
 
+static void print_kept(const fkv_setup *s, FILE *out)
+{
+    const long long window = (long long)s->job->profile.window, sinks = (long long)s->job->profile.sinks;
+    char first[48] = "";
+    if (!fkv_setup_compresses(s)) return;
+    if (sinks) snprintf(first, sizeof first, "the first %lld and ", sinks);
+    fprintf(out, ";   of a long one each head keeps %sthe last %lld tokens, and others by %s\n", first,
+            window, fkv_scorer_name(fkv_setup_scorer(s)));
+}
+
 static void print_prompts(const fkv_check_report *r, FILE *out)
 {
     const fkv_survey *v = r->survey;
@@ -123,6 +133,7 @@ static void print_prompts(const fkv_check_report *r, FILE *out)
     if (r->forecast->n_too_large)
         fprintf(out, ";   %lld of %lld are too_large for the memory: error rows\n",
                 (long long)r->forecast->n_too_large, (long long)v->n);
+    print_kept(r->setup, out);
     for (int i = 0; i < v->errors.n; i++)
         fprintf(out, ";   %lld of %lld are error rows: %s\n", (long long)v->errors.at[i].rows,
                 (long long)n_looked, v->errors.at[i].code);

@@ -180,7 +180,7 @@ static fkv_status put_rest(const fkv_init_find *x, fkv_buf *out, fkv_err *err)
             out, err,
             "; Mean tokens of a prompt that a head keeps, or a share such as 25%%: more is closer to the\n"
             "; whole cache, less is faster and takes less memory.\n"
-            "method = ada-snapkv\nbudget = %lld\n",
+            "method = ada\nbudget = %lld\n",
             (long long)budget);
     else if (!st)
         st = fkv_buf_puts(out, "; So short ones are kept whole.\nmethod = none\n", err);

@@ -65,8 +65,8 @@ static void print_budgets(const fkv_planning *p, FILE *out)
         if (p->profile.budgets[i] < least) least = p->profile.budgets[i];
         if (p->profile.budgets[i] > most) most = p->profile.budgets[i];
     }
-    fprintf(out, "budgets: %d to %d tokens a head; %.1f%% of the sample's K and V is kept\n", least, most,
-            100 * fkv_profile_kept_share(&p->profile));
+    fprintf(out, "budgets: %d to %d tokens a head; %.1f%% of the sample's K and V is kept%s%s\n", least, most,
+            100 * fkv_profile_kept_share(&p->profile), p->profile.score[0] ? ", by " : "", p->profile.score);
 }
 
 static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_explanation *x, FILE *out)

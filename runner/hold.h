@@ -9,7 +9,7 @@
  *
  *     start 0     signals are heeded, nothing else has begun
  *     output 0    the output folder is open and locked
- *     profile N   N prompts of the sample are measured (ada-snapkv)
+ *     profile N   N prompts of the sample are measured (ada)
  *     plan 0      the profile is there, the plan is not
  *     records N   N records are answered by this run, the others are as far as they are
  *

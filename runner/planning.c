@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,7 +34,8 @@ int64_t fkv_planning_budget(const fkv_setup *s, double mean_prompt)
     if (j->profile.method == FKV_METHOD_NONE) return fkv_prompt_longest(&s->limits);
     if (j->profile.budget > 0) return j->profile.budget;
     const int64_t b = llround(j->profile.budget_percent / 100 * mean_prompt);
-    return b > j->profile.window ? b : j->profile.window;
+    const int64_t forced = j->profile.window + j->profile.sinks;
+    return b > forced ? b : forced;
 }
 
 static double mean_prompt(const fkv_sample *sample)
@@ -187,7 +189,8 @@ static fkv_status share_by_scores(making *m, const double *scores, int64_t b, fk
             memcpy(some + (size_t)n++ * k, scores + (size_t)l * k, k * sizeof *some);
     fkv_status st = n ? fkv_profile_init(&open, n, c->n_kv_heads, err) : FKV_OK;
     if (!st && n) {
-        fkv_budget_from_scores(&open, some, b, (int)j->profile.window, j->profile.floor);
+        const int forced = (int)(j->profile.window + j->profile.sinks);
+        fkv_budget_from_scores(&open, some, b, forced, j->profile.floor);
         for (int l = 0, from = 0; l < c->n_layers; l++)
             if (!fkv_config_window(c, l))
                 memcpy(m->p->profile.budgets + (size_t)l * k, open.budgets + (size_t)from++ * k,
@@ -228,7 +231,7 @@ static fkv_status fill_budgets(making *m, const fkv_sample *sample, fkv_err *err
     const int64_t b = fkv_planning_budget(m->setup, mean_prompt(sample));
     p->mean_budget = b;
     switch (j->profile.method) {
-    case FKV_METHOD_ADA_SNAPKV: return measure_ada(m, sample, b, err);
+    case FKV_METHOD_ADA: return measure_ada(m, sample, b, err);
     case FKV_METHOD_SCORES: return budgets_from_scores(m, b, err);
     case FKV_METHOD_UNIFORM:
     case FKV_METHOD_NONE: break;
@@ -258,6 +261,10 @@ static fkv_status take_lengths(making *m, const fkv_sample *sample, fkv_err *err
     p->n_sample = (int)sample->n;
     p->n_input = sample->n_input;
     p->longest_prompt = fkv_sample_longest(sample);
+    if (fkv_setup_compresses(m->setup)) {
+        snprintf(p->score, sizeof p->score, "%s", fkv_scorer_name(fkv_setup_scorer(m->setup)));
+        p->sinks = (int)m->setup->job->profile.sinks;
+    }
     p->mean_output = sample->n ? outputs / (double)sample->n : (double)limits->max_new;
     return FKV_OK;
 }

@@ -280,7 +280,9 @@ void fkv_report_budgets(const fkv_report *x, fkv_markup *m)
     fkv_report_count(m, most);
     put(m, ". Of the sample's K and V that is ");
     fkv_report_real(m, 100 * fkv_profile_kept_share(p), 1);
-    put(m, "%%. Layers go across, heads go down; the stronger the colour, the more.</p>\n");
+    put(m, "%%");
+    if (p->score[0]) put(m, "; %s (profile.score) ranks a prompt's tokens", p->score);
+    put(m, ". Layers go across, heads go down; the stronger the colour, the more.</p>\n");
     if (n <= DRAWN) {
         heat_map(m, p, least, most);
         budget_table(m, p);

@@ -159,7 +159,8 @@ static bool supported(const fkv_setup *s, int n_groups, int n_devices, bool as_a
                                     .n_devices = n_devices,
                                     .n_slots = as_asked ? s->n_slots : 1,
                                     .max_prompt = 1,
-                                    .window = as_asked ? (int)s->job->profile.window : 1};
+                                    .window = as_asked ? (int)s->job->profile.window : 1,
+                                    .scorers = as_asked ? fkv_scorer_bit(fkv_setup_scorer(s)) : 0};
     *err = (fkv_err){0};
     for (int i = 0; i < n_groups; i++)
         if (fkv_memory_supported(&shape, i * n_devices, s->backend, err)) return false;
@@ -507,6 +508,8 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
                                 .n_slots = layout->slots,
                                 .max_prompt = layout->max_prompt,
                                 .max_tokens = layout->max_tokens,
+                                .scorer = fkv_setup_scorer(s),
+                                .sinks = (int)j->profile.sinks,
                                 .window = (int)j->profile.window,
                                 .kernel = (int)j->profile.kernel,
                                 .n_threads = fkv_setup_threads(s),
@@ -533,6 +536,17 @@ fkv_prompt_source fkv_setup_prompts(const fkv_setup *s, const fkv_layout *layout
                                .variables = s->template_vars,
                                .date = layout->date[0] ? layout->date : NULL,
                                .limits = s->limits};
+}
+
+bool fkv_setup_compresses(const fkv_setup *s)
+{
+    return s->job->profile.budgets_file || s->job->profile.method != FKV_METHOD_NONE;
+}
+
+fkv_scorer fkv_setup_scorer(const fkv_setup *s)
+{
+    if (!fkv_setup_compresses(s)) return FKV_SCORER_SNAPKV;
+    return (fkv_scorer)s->job->profile.score; /* the same order: tests/unit/test_planning.c */
 }
 
 fkv_plan_mode fkv_setup_mode(const fkv_setup *s)

@@ -70,8 +70,9 @@ static void add_plan(const fkv_stats *s, const fkv_profile *profile, const fkv_p
     fkv_plan home;
     fkv_err ignored = {0};
     if (!profile->n_layers) return;
-    add(out, "KV cache", "%.1f%% of the prompts' K and V kept, %.1f MiB at most in use",
-        100 * fkv_profile_kept_share(profile), (double)s->kv_bytes / (1 << 20));
+    add(out, "KV cache", "%.1f%% of the prompts' K and V kept%s%s, %.1f MiB at most in use",
+        100 * fkv_profile_kept_share(profile), profile->score[0] ? " by " : "", profile->score,
+        (double)s->kv_bytes / (1 << 20));
     if (plan->n_layers != profile->n_layers || plan->n_kv_heads != profile->n_kv_heads) return;
     if (fkv_plan_at_home(plan, &home, &ignored)) return;
     add(out, "balance",

@@ -174,11 +174,11 @@ static void round_shares(const shares *s, size_t n, int64_t total, int32_t *out)
     if (sum < total) settle(out, n, -1, total - sum);
 }
 
-void fkv_budget_from_scores(fkv_profile *p, const double *scores, int64_t b, int window, double alpha)
+void fkv_budget_from_scores(fkv_profile *p, const double *scores, int64_t b, int forced, double alpha)
 {
     const size_t n = n_all_heads(p);
-    const double open = (double)(b - window); /* tokens a head to hand out */
-    const shares s = shares_of(scores, n, window + alpha * open, (1 - alpha) * open * (double)n);
+    const double open = (double)(b - forced); /* tokens a head to hand out */
+    const shares s = shares_of(scores, n, forced + alpha * open, (1 - alpha) * open * (double)n);
     round_shares(&s, n, (int64_t)n * b, p->budgets);
     p->mean_budget = b;
 }
@@ -243,11 +243,11 @@ static uint32_t key_of_rank(const float *scores, size_t n, size_t rank, float *k
     return prefix;
 }
 
-void fkv_budget_ada_count(const float *pooled, int n_kv_heads, int64_t n, int64_t b, int window, double alpha,
+void fkv_budget_ada_count(const float *pooled, int n_kv_heads, int64_t n, int64_t b, int forced, double alpha,
                           float *work, double *sum)
 {
     const size_t row = (size_t)n, n_scores = (size_t)n_kv_heads * row;
-    size_t left = (size_t)(b - window) * (size_t)n_kv_heads; /* taken among all heads */
+    size_t left = (size_t)(b - forced) * (size_t)n_kv_heads; /* taken among all heads */
     if (left > n_scores) left = n_scores;
     const uint32_t last = left ? key_of_rank(pooled, n_scores, left, work) : UINT32_MAX;
     for (size_t i = 0; i < n_scores && left; i++) left -= key_of(pooled[i]) > last;
@@ -262,6 +262,6 @@ void fkv_budget_ada_count(const float *pooled, int n_kv_heads, int64_t n, int64_
         if (equal > left) equal = left;
         left -= equal;
         taken += equal;
-        sum[h] += (1 - alpha) * (double)taken + alpha * (double)(b - window) + window;
+        sum[h] += (1 - alpha) * (double)taken + alpha * (double)(b - forced) + forced;
     }
 }

@@ -14,6 +14,7 @@
 
 /* Bounds of b and of one head's budget: 1 to FKV_BUDGET_MAX tokens. */
 enum { FKV_BUDGET_MAX = 1 << 27 };
+enum { FKV_PROFILE_SCORE = 16 }; /* bytes of a scorer's name, with its NUL */
 
 typedef struct fkv_profile {
     int n_layers, n_kv_heads;
@@ -26,6 +27,9 @@ typedef struct fkv_profile {
     /* Of the whole input; 0: not known. Lengths are what records are expected to have at the
      * most; longer ones may come. */
     int64_t n_input, longest_prompt, longest_new;
+    /* What ranks a prompt's tokens, by name ("": not known), and its first tokens that are always kept. */
+    char score[FKV_PROFILE_SCORE];
+    int sinks;
 } fkv_profile;
 
 /* Every budget 0, no sample. */
@@ -42,17 +46,19 @@ double fkv_profile_kept_share(const fkv_profile *p);
 /* Every head gets b. */
 void fkv_budget_uniform(fkv_profile *p, int64_t b);
 
-/* budget = W + alpha (b - W) + (1 - alpha) (b - W) L K s / sum(s), largest
+/* F, forced: tokens of a prompt that are kept whatever they score, the last ones and the first. */
+
+/* budget = F + alpha (b - F) + (1 - alpha) (b - F) L K s / sum(s), largest
  * remainder over all layers to L K b (ties: lower layer, then lower head).
  * scores: [n_layers][n_kv_heads]; negative ones and those that are not finite
- * count as 0, all-zero means even. b >= W. */
-void fkv_budget_from_scores(fkv_profile *p, const double *scores, int64_t b, int window, double alpha);
+ * count as 0, all-zero means even. b >= F. */
+void fkv_budget_from_scores(fkv_profile *p, const double *scores, int64_t b, int forced, double alpha);
 
 /* Ada-KV count (arXiv 2407.11550) of one prompt and layer: adds the unrounded
  * counts to sum[n_kv_heads]. pooled: [n_kv_heads][n] pooled scores of the
- * n = T - W positions before the window; b >= W. work: n_kv_heads * n floats.
+ * n = T - F positions that have one; b >= F. work: n_kv_heads * n floats.
  * Ties: lower head, then lower position. NaN scores rank below all others. */
-void fkv_budget_ada_count(const float *pooled, int n_kv_heads, int64_t n, int64_t b, int window, double alpha,
+void fkv_budget_ada_count(const float *pooled, int n_kv_heads, int64_t n, int64_t b, int forced, double alpha,
                           float *work, double *sum);
 
 /* Means of the counts over n_prompts prompts, scaled and rounded so that every

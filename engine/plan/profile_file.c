@@ -2,13 +2,14 @@
  * beyond a call. Not for how budgets are computed: that is budget.c's.
  *
  * {"format":"fairkv-profile/1","model":"...","fingerprint":"...","n_layers":2,
- *  "n_kv_heads":2,"budget":64,"budgets":[
+ *  "n_kv_heads":2,"budget":64,"score":"snapkv","sinks":0,"budgets":[
  *   [100,28],
  *   [64,64]
  *  ],"sample":{"prompt_tokens":[915,954],"new_tokens":[12,12],"mean_output":12},
  *  "input":{"records":160,"longest_prompt":1100,"longest_new":12}}
  */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -204,6 +205,33 @@ static fkv_status put_sample(fkv_buf *b, const fkv_profile *p, fkv_err *err)
                     (long long)p->n_input, (long long)p->longest_prompt, (long long)p->longest_new);
 }
 
+/* Small letters and digits, or nothing: it stands in the file as it is. */
+static bool is_name(const char *s)
+{
+    return strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(s) && strlen(s) < FKV_PROFILE_SCORE;
+}
+
+static fkv_status put_score(fkv_buf *b, const fkv_profile *p, fkv_err *err)
+{
+    if (!p->score[0]) return FKV_OK;
+    return fkv_buf_printf(b, err, "\"score\":\"%s\",\"sinks\":%d,", p->score, p->sinks);
+}
+
+/* Older files have none. */
+static fkv_status read_score(const json_t *o, const char *path, fkv_profile *p, fkv_err *err)
+{
+    const char *name;
+    int32_t sinks;
+    if (!json_object_get(o, "score")) return FKV_OK;
+    fkv_status st = fkv_json_str(o, "score", path, &name, err);
+    if (!st && !is_name(name)) st = fkv_fail_at(err, FKV_E_INPUT, path, 0, "score", "is not a scorer's name");
+    if (!st) st = integer_in(json_object_get(o, "sinks"), 0, FKV_BUDGET_MAX, path, "sinks", &sinks, err);
+    if (st) return st;
+    snprintf(p->score, sizeof p->score, "%s", name);
+    p->sinks = sinks;
+    return FKV_OK;
+}
+
 fkv_status fkv_profile_write(const fkv_profile *p, const char *model, const char *fingerprint,
                              const char *path, fkv_err *err)
 {
@@ -217,12 +245,16 @@ fkv_status fkv_profile_write(const fkv_profile *p, const char *model, const char
         st = fkv_fail_at(err, FKV_E_INPUT, path, 0, "mean_output", "is not a number of tokens");
         goto out;
     }
+    if (!is_name(p->score)) {
+        st = fkv_fail_at(err, FKV_E_INPUT, path, 0, "score", "is not a scorer's name");
+        goto out;
+    }
     if ((st = fkv_buf_puts(&b, "{\"format\":\"" FORMAT "\",\"model\":", err)) ||
         (st = put_model(&b, model, err)) || (st = fkv_buf_puts(&b, ",\"fingerprint\":", err)) ||
         (st = fkv_json_put_string(&b, fingerprint, strlen(fingerprint), err)) ||
         (st = fkv_buf_printf(&b, err, ",\n\"n_layers\":%d,\"n_kv_heads\":%d,\"budget\":%lld,", p->n_layers,
                              p->n_kv_heads, (long long)p->mean_budget)) ||
-        (st = put_budgets(&b, p, err)) || (st = put_sample(&b, p, err)))
+        (st = put_score(&b, p, err)) || (st = put_budgets(&b, p, err)) || (st = put_sample(&b, p, err)))
         goto out;
     st = fkv_file_replace(path, b.data, b.len, err);
 out:
@@ -293,7 +325,8 @@ fkv_status fkv_profile_read(const char *path, fkv_profile *p, char **fingerprint
     if ((st = load_object(path, &o, err)) || (st = read_head(o, path, p, err)) ||
         (st = fkv_json_i64(o, "budget", 0, FKV_BUDGET_MAX, path, &p->mean_budget, err)) ||
         (st = read_budgets(o, path, p, err)) || (st = read_sample(o, path, p, err)) ||
-        (st = read_input(o, path, p, err)) || (st = fkv_json_str(o, "fingerprint", path, &print, err)))
+        (st = read_input(o, path, p, err)) || (st = read_score(o, path, p, err)) ||
+        (st = fkv_json_str(o, "fingerprint", path, &print, err)))
         goto out;
     *fingerprint = strdup(print);
     if (!*fingerprint) st = fkv_fail_memory(err);

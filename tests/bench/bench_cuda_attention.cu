@@ -22,22 +22,6 @@ static std::vector<double> probabilities(const bf16 *q, const bf16 *k, int64_t s
     return p;
 }
 
-/* One prompt of n tokens in slot. */
-static fkv_pack pack_of(int n, int slot)
-{
-    static fkv_segment segment; /* of the last pack */
-    segment = fkv_segment{};
-    segment.n_tokens = n;
-    segment.slot = slot;
-    fkv_pack p = {};
-    p.n_segments = 1;
-    p.n_rows = n;
-    p.n_tiles = (n + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS;
-    p.segments = &segment;
-    p.dev_segments = to_device(std::vector<fkv_segment>(1, segment));
-    return p;
-}
-
 static void check_prefill(fkv_device *dev, int hd, int group, int heads, int n)
 {
     char what[128];
@@ -154,7 +138,7 @@ static void check_compress(fkv_device *dev, int hd, int group, int heads, int n,
     const fkv_pack pack = pack_of(n, 0);
     const fkv_attention_spec spec = spec_of(hd, group, heads);
     const fkv_prefill_args args = score_args(&spec, &pack, d, window, kernel, ds);
-    cuda_snapkv_scores(dev, &args);
+    cuda_key_scores(dev, &args);
     std::vector<float> scores = to_host(ds, (size_t)(heads * n_scores));
     double worst = 0;
     for (int h = 0; h < heads; h++) {
@@ -359,49 +343,6 @@ static void check_decode(fkv_device *dev, int hd, int group)
 
 /* --- times --------------------------------------------------------------------- */
 
-/* Seconds of one op, from a graph of `ops` of them. */
-template <typename F> static double seconds_of(fkv_device *dev, int ops, F op)
-{
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    cudaEvent_t a, b;
-    float best = INFINITY;
-    op(0); /* what is chosen at first use */
-    must(cudaStreamSynchronize(dev->stream));
-    must(cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal));
-    for (int i = 0; i < ops; i++) op(i);
-    must(cudaStreamEndCapture(dev->stream, &graph));
-    must(cudaGraphInstantiate(&exec, graph, 0));
-    must(cudaEventCreate(&a));
-    must(cudaEventCreate(&b));
-    for (int i = 0; i < 6; i++) {
-        float ms = 0;
-        must(cudaEventRecord(a, dev->stream));
-        must(cudaGraphLaunch(exec, dev->stream));
-        must(cudaEventRecord(b, dev->stream));
-        must(cudaEventSynchronize(b));
-        must(cudaEventElapsedTime(&ms, a, b));
-        if (i) best = std::min(best, ms);
-    }
-    must(cudaGraphExecDestroy(exec));
-    must(cudaGraphDestroy(graph));
-    must(cudaEventDestroy(a));
-    must(cudaEventDestroy(b));
-    return best * 1e-3 / ops;
-}
-
-static char table_text[16384];
-
-static void row_of_table(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static void row_of_table(const char *format, ...)
-{
-    const size_t at = strlen(table_text);
-    va_list args;
-    va_start(args, format);
-    vsnprintf(table_text + at, sizeof table_text - at, format, args);
-    va_end(args);
-}
-
 static double copy_bandwidth(fkv_device *dev)
 {
     const size_t bytes = (size_t)2 << 30;
@@ -543,7 +484,7 @@ static void time_prefill(fkv_device *dev, int n, int hd)
     }
     float *scores = device_array<float>((size_t)n * HEADS);
     const fkv_prefill_args score = score_args(&spec, &pack, qkv, WINDOW, 7, scores);
-    const double snap = seconds_of(dev, 2, [&](int) { cuda_snapkv_scores(dev, &score); });
+    const double snap = seconds_of(dev, 2, [&](int) { cuda_key_scores(dev, &score); });
     std::vector<int32_t> budgets(HEADS, 1024), table(HEADS * 8);
     std::vector<int16_t> owners(HEADS, 0);
     std::vector<int64_t> offset;
@@ -568,19 +509,8 @@ static void time_prefill(fkv_device *dev, int n, int hd)
 
 int main(int argc, char **argv)
 {
-    int count = 0;
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
-        printf("skipped: no GPU\n");
-        return 77;
-    }
-    cudaDeviceProp prop;
-    must(cudaGetDeviceProperties(&prop, 0));
-    fkv_device *dev = (fkv_device *)calloc(1, sizeof *dev);
-    if (!dev) return 1;
-    dev->n_sms = prop.multiProcessorCount;
-    dev->shared_bytes = (int)prop.sharedMemPerBlockOptin;
-    snprintf(dev->name, sizeof dev->name, "%.95s", prop.name);
-    must(cudaStreamCreateWithFlags(&dev->stream, cudaStreamDefault));
+    fkv_device *dev = first_device();
+    if (!dev) return 77;
 
     const int shapes[][2] = {{128, 4}, {128, 1}, {128, 8}, {128, 12}, {128, 16}, {64, 2}, {64, 7}, {64, 16}};
     for (const auto &s : shapes) {
@@ -614,10 +544,5 @@ int main(int argc, char **argv)
         for (int n : {2048, 8192, 32768}) time_prefill(dev, n, 128);
         time_prefill(dev, 8192, 64);
     }
-    must(cudaDeviceSynchronize());
-    if (dev->failed) check(false, dev->error_text, 0);
-    printf("\n%s%s: %d checks failed\n", table_text, failures ? "FAILED" : "passed", failures);
-    cuda_decode_close(dev);
-    free(dev);
-    return failures != 0;
+    return finish(dev);
 }

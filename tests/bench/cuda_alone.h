@@ -1,5 +1,5 @@
 /* The CUDA backend's attention by itself: stubs in place of the rest of the backend, random values, and a
- * device of any shape. For bench_cuda_attention.cu alone, which includes it once. */
+ * device of any shape. For benchmarks of one file, which includes it once. */
 #ifndef FKV_BENCH_CUDA_ALONE_H
 #define FKV_BENCH_CUDA_ALONE_H
 
@@ -173,7 +173,7 @@ static double value(bf16 x)
     return (double)__bfloat162float(x);
 }
 
-static float inv_freq[64]; /* of the device */
+static float inv_freq[CUDA_MAX_HEAD_DIM / 2]; /* of the device */
 
 static fkv_attention_spec spec_of(int hd, int group, int n_kv_heads)
 {
@@ -230,12 +230,105 @@ static void open_device(fkv_device *dev, int hd, int group, int n_kv_heads, int 
     dev->limits.head_dim = hd;
     dev->limits.max_local_heads = n_kv_heads;
     dev->limits.window = window;
+    dev->limits.scorers = (1u << FKV_N_SCORERS) - 1;
     dev->limits.n_ropes = 1;
     fkv_err err = {};
     if (cuda_attention_prepare(dev, inv_freq, NULL, &err)) {
         fprintf(stderr, "%s\n", err.message);
         exit(1);
     }
+}
+
+/* One prompt of n tokens in slot. */
+static inline fkv_pack pack_of(int n, int slot)
+{
+    static fkv_segment segment; /* of the last pack */
+    segment = fkv_segment{};
+    segment.n_tokens = n;
+    segment.slot = slot;
+    fkv_pack p = {};
+    p.n_segments = 1;
+    p.n_rows = n;
+    p.n_tiles = (n + FKV_TILE_TOKENS - 1) / FKV_TILE_TOKENS;
+    p.segments = &segment;
+    p.dev_segments = to_device(std::vector<fkv_segment>(1, segment));
+    std::vector<int32_t> rows((size_t)n);
+    for (int t = 0; t < n; t++) rows[t] = t;
+    p.dev_rope_rows = to_device(rows);
+    return p;
+}
+
+/* Seconds of one op, from a graph of `ops` of them. */
+template <typename F> static double seconds_of(fkv_device *dev, int ops, F op)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaEvent_t a, b;
+    float best = INFINITY;
+    op(0); /* what is chosen at first use */
+    must(cudaStreamSynchronize(dev->stream));
+    must(cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < ops; i++) op(i);
+    must(cudaStreamEndCapture(dev->stream, &graph));
+    must(cudaGraphInstantiate(&exec, graph, 0));
+    must(cudaEventCreate(&a));
+    must(cudaEventCreate(&b));
+    for (int i = 0; i < 6; i++) {
+        float ms = 0;
+        must(cudaEventRecord(a, dev->stream));
+        must(cudaGraphLaunch(exec, dev->stream));
+        must(cudaEventRecord(b, dev->stream));
+        must(cudaEventSynchronize(b));
+        must(cudaEventElapsedTime(&ms, a, b));
+        if (i) best = std::min(best, ms);
+    }
+    must(cudaGraphExecDestroy(exec));
+    must(cudaGraphDestroy(graph));
+    must(cudaEventDestroy(a));
+    must(cudaEventDestroy(b));
+    return best * 1e-3 / ops;
+}
+
+static char table_text[16384];
+
+static void row_of_table(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void row_of_table(const char *format, ...)
+{
+    const size_t at = strlen(table_text);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(table_text + at, sizeof table_text - at, format, args);
+    va_end(args);
+}
+
+/* The first GPU; NULL, and a word about it, without one. */
+static fkv_device *first_device(void)
+{
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+        printf("skipped: no GPU\n");
+        return NULL;
+    }
+    cudaDeviceProp prop;
+    must(cudaGetDeviceProperties(&prop, 0));
+    fkv_device *dev = (fkv_device *)calloc(1, sizeof *dev);
+    if (!dev) must(cudaErrorMemoryAllocation);
+    dev->n_sms = prop.multiProcessorCount;
+    dev->shared_bytes = (int)prop.sharedMemPerBlockOptin;
+    snprintf(dev->name, sizeof dev->name, "%.95s", prop.name);
+    must(cudaStreamCreateWithFlags(&dev->stream, cudaStreamDefault));
+    return dev;
+}
+
+/* Prints what was found; the exit code. */
+static int finish(fkv_device *dev)
+{
+    must(cudaDeviceSynchronize());
+    if (dev->failed) check(false, dev->error_text, 0);
+    printf("\n%s%s: %d checks failed\n", table_text, failures ? "FAILED" : "passed", failures);
+    cuda_decode_close(dev);
+    free(dev);
+    return failures != 0;
 }
 
 #endif

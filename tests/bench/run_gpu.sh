@@ -24,9 +24,13 @@ step() { # NAME SECONDS COMMAND...: runs it, keeps the log, notes the result
 wants() { [[ " $steps " == *" $1 "* ]]; }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$summary"
-wants ops && step ops 120 "$build/tests/test_backend_ops" cuda
+if wants ops; then
+  for name in ops pack scorers; do
+    step "$name" 120 "$build/tests/test_backend_$name" cuda
+  done
+fi
 if wants small; then # as on a GPU with little shared memory and no code made for it
-  for name in ops pack rows attention; do
+  for name in ops pack rows attention scorers; do
     step "small-$name" 180 env FKV_TEST_GPU=small CUDA_FORCE_PTX_JIT=1 "$build/tests/test_backend_$name" cuda
   done
 fi
@@ -38,6 +42,8 @@ fi
 if wants attention; then
   step attention 120 "$build/tests/bench_cuda_attention"
   tail -n 30 "$out/attention.log" | tee -a "$summary"
+  step scorers-alone 240 "$build/tests/bench_cuda_scorers"
+  tail -n 25 "$out/scorers-alone.log" | tee -a "$summary"
 fi
 if wants speed; then
   for slots in 64; do
@@ -54,7 +60,7 @@ if wants sanitize; then
   for tool in memcheck initcheck; do
     step "sanitize-$tool" 150 compute-sanitizer --tool $tool --error-exitcode 9 "$build/tests/test_backend_ops" cuda
   done
-  for test in attention rows; do
+  for test in attention rows scorers; do
     step "sanitize-$test" 240 compute-sanitizer --tool memcheck --error-exitcode 9 "$build/tests/test_backend_$test" cuda
   done
   # Draws by the thousand are left to the others: these kernels run in the other tests too.

@@ -33,7 +33,7 @@ def a_job_for_the_needles_passes_check_and_runs():
     with open(path) as f:
         text = f.read()
     has(text, "name = needle", "output = out/needle", "members = *.jsonl", "format = longbench")
-    has(text, "prompts = " + cli.TEMPLATES, "max_new_tokens_by = " + cli.LIMITS, "method = ada-snapkv", "budget = 256")
+    has(text, "prompts = " + cli.TEMPLATES, "max_new_tokens_by = " + cli.LIMITS, "method = ada", "budget = 256")
     assert "; The model folder has none: prompts are asked as they are." in text
     command("check", path).must(0, "; input: 360 records in 2 members")
     command("run", path, "-s", "job.limit=2", "-s", "plan.calibration=stated").must(0)

@@ -32,6 +32,7 @@ static void read_profile(void)
         check(!memcmp(p.budgets, q.budgets, n * sizeof *p.budgets) && q.n_sample == p.n_sample);
         for (int i = 0; i < p.n_sample; i++) check(p.prompt_tokens[i] == q.prompt_tokens[i]);
         check(p.mean_output == q.mean_output && !strcmp(print, again));
+        check(!strcmp(p.score, q.score) && (!p.score[0] || p.sinks == q.sinks));
     } else {
         check(!print && err.message[0]);
     }

@@ -11,22 +11,36 @@ static fkv_attention_spec spec_of(int hd)
     return plain_spec(hd, GROUP, HEADS);
 }
 
-/* For such a layer. */
+static fkv_device_limits limits_of(int vocab, const fkv_attention_spec *spec)
+{
+    return (fkv_device_limits){.n_slots = SLOTS,
+                               .max_prompt = PROMPT,
+                               .max_positions = 1024,
+                               .hidden = 32,
+                               .n_heads = spec->group * HEADS,
+                               .n_kv_heads = HEADS,
+                               .head_dim = spec->head_dim,
+                               .vocab = vocab,
+                               .max_local_heads = HEADS,
+                               .window = WINDOW,
+                               .n_ropes = FIXTURE_ROPES,
+                               .layers = spec,
+                               .n_layers = 1};
+}
+
+static bool can_score(const fkv_attention_spec *spec, fkv_scorer scorer)
+{
+    fkv_device_limits limits = limits_of(VOCAB, spec);
+    fkv_err err = {0};
+    limits.scorers = fkv_scorer_bit(scorer);
+    return !b->supports(&limits, &(fkv_group){.n_devices = 1}, &err);
+}
+
+/* For such a layer, and for critical's way of keeping where that can be. */
 static void open_layer(int vocab, const fkv_attention_spec *spec)
 {
-    const fkv_device_limits limits = {.n_slots = SLOTS,
-                                      .max_prompt = PROMPT,
-                                      .max_positions = 1024,
-                                      .hidden = 32,
-                                      .n_heads = spec->group * HEADS,
-                                      .n_kv_heads = HEADS,
-                                      .head_dim = spec->head_dim,
-                                      .vocab = vocab,
-                                      .max_local_heads = HEADS,
-                                      .window = WINDOW,
-                                      .n_ropes = FIXTURE_ROPES,
-                                      .layers = spec,
-                                      .n_layers = 1};
+    fkv_device_limits limits = limits_of(vocab, spec);
+    if (can_score(spec, FKV_SCORER_CRITICAL)) limits.scorers = fkv_scorer_bit(FKV_SCORER_CRITICAL);
     device_open(limits);
 }
 
@@ -83,7 +97,7 @@ static void check_scores(const fkv_attention_spec *spec)
                                        .scores = ds,
                                        .score_stride = PROMPT};
         b->prefill_attention(dev, &args);
-        b->snapkv_scores(dev, &args);
+        b->key_scores(dev, &args);
         fetch(got, ds, sizeof *got * HEADS * PROMPT);
         for (int h = 0; h < HEADS; h++) {
             reference_scores(spec, qkv, n, h, want);
@@ -119,34 +133,54 @@ static void snapkv_scores_follow_the_definition(void **state)
     open_device(VOCAB);
 }
 
-/* Positions that a head keeps, by the definition and the slow way; the last ones where its layer has a
- * window. */
-static int reference_kept(const float *scores, int64_t n, int64_t budget, bool last, int32_t *out)
+/* Of the positions [from, to) that come before i in the order of x: those that mark has not (NULL: none). */
+static int64_t rank_of(const float *x, const bool *mark, int64_t from, int64_t to, int64_t i)
 {
+    int64_t before = 0;
+    for (int64_t j = from; j < to; j++)
+        before += !(mark && mark[j]) && (x[j] > x[i] || (x[j] == x[i] && j < i));
+    return before;
+}
+
+/* What of a prompt's n tokens a head keeps beside those that it chooses by scores, and by second (or NULL).
+ */
+typedef struct keep_case {
+    int64_t n, budget;
+    int sinks;
+    bool last; /* its layer has a window: the last ones */
+} keep_case;
+
+/* Positions that a head keeps, by the definition and the slow way. */
+static int reference_kept(const keep_case *c, const float *scores, const float *second, int32_t *out)
+{
+    const int64_t n = c->n, from = c->sinks, to = n - WINDOW, room = c->budget - WINDOW;
+    const int64_t sinks = c->last || room < 0 ? 0 : room < c->sinks ? room : c->sinks;
+    const int64_t end = c->budget < WINDOW || c->last ? c->budget : WINDOW, top = room - sinks;
+    const int64_t first = !second ? top : top / 2 > 1 ? top / 2 : 1;
+    bool mark[PROMPT] = {false};
     int m = 0;
-    const int64_t top = n <= budget ? n : budget - WINDOW;
-    for (int64_t i = n < budget ? 0 : n - budget; last && i < n; i++) out[m++] = (int32_t)i;
-    if (last) return m;
+    for (int64_t i = from; !c->last && top > 0 && i < to; i++)
+        mark[i] = rank_of(scores, NULL, from, to, i) < first;
     for (int64_t i = 0; i < n; i++) {
-        int64_t before = 0; /* positions that come first in the order of scores */
-        if (n > budget && i < n - WINDOW)
-            for (int64_t j = 0; j < n - WINDOW; j++)
-                before += scores[j] > scores[i] || (scores[j] == scores[i] && j < i);
-        if (n <= budget || i >= n - (budget < WINDOW ? budget : WINDOW) || (i < n - WINDOW && before < top))
-            out[m++] = (int32_t)i;
+        bool kept = n <= c->budget || i < sinks || i >= n - end || mark[i];
+        if (!kept && second && !c->last && top > first && i >= from && i < to)
+            kept = rank_of(second, mark, from, to, i) < top - first;
+        if (kept) out[m++] = (int32_t)i;
     }
     return m;
 }
 
-static void check_keep(const fkv_attention_spec *spec)
+static void check_keep(const fkv_attention_spec *spec, int sinks, bool with_second)
 {
     enum { PAGES = 3, N = 290 };
     const size_t hd = (size_t)spec->head_dim, per = (size_t)fkv_head_rows(GROUP) * hd, width = HEADS * per;
-    float *qkv = malloc(sizeof *qkv * PROMPT * width), *scores = malloc(sizeof *scores * HEADS * PROMPT);
-    const int budget_sets[][HEADS] = {{10, 150, 9}, {N, N + 1, N - 1}, {8, 200, 1}, {5000, 12, 129}};
+    float *qkv = malloc(sizeof *qkv * PROMPT * width), *scores = malloc(sizeof *scores * 2 * HEADS * PROMPT);
+    const int budget_sets[][HEADS] = {
+        {10, 150, 9}, {N, N + 1, N - 1}, {8, 200, 1}, {5000, 12, 129}, {13, 14, 15}};
     const size_t page = 2 * FKV_PAGE_TOKENS * hd;
     float *arena = malloc(sizeof *arena * page * HEADS * PAGES);
-    void *dq = activations(NULL, PROMPT * width), *ds = device_memory(sizeof *scores * HEADS * PROMPT, NULL);
+    void *dq = activations(NULL, PROMPT * width);
+    float *ds = device_memory(sizeof *scores * 2 * HEADS * PROMPT, NULL), *second = scores + HEADS * PROMPT;
     void *da = activations(NULL, page * HEADS * PAGES);
     int32_t table[HEADS * PAGES];
     const int16_t owner[HEADS] = {0};
@@ -160,15 +194,18 @@ static void check_keep(const fkv_attention_spec *spec)
     for (size_t s = 0; s < sizeof budget_sets / sizeof *budget_sets; s++) {
         fill_uniform(qkv, PROMPT * width, 1);
         /* few different values: max-pooling makes ties common */
-        for (int i = 0; i < HEADS * PROMPT; i++) scores[i] = (float)(fkv_random_u64(9, s, (uint64_t)i) % 6);
+        for (int i = 0; i < 2 * HEADS * PROMPT; i++)
+            scores[i] = (float)(fkv_random_u64(9, s, (uint64_t)i) % 6) - 2;
         put(dq, qkv, PROMPT * width);
-        b->upload(dev, ds, scores, sizeof *scores * HEADS * PROMPT);
+        b->upload(dev, ds, scores, sizeof *scores * 2 * HEADS * PROMPT);
         const fkv_keep_args args = {.pack = &p.pack,
                                     .spec = spec,
                                     .n_heads = HEADS,
                                     .score_window = WINDOW,
+                                    .sinks = sinks,
                                     .qkv = dq,
                                     .scores = ds,
+                                    .second = with_second ? ds + HEADS * PROMPT : NULL,
                                     .score_stride = PROMPT,
                                     .owner = owner,
                                     .n_slots = 1,
@@ -177,7 +214,9 @@ static void check_keep(const fkv_attention_spec *spec)
         get(arena, da, page * HEADS * PAGES);
         for (int h = 0; h < HEADS; h++) {
             int32_t want[N];
-            const int n = reference_kept(scores + h * PROMPT, N, budget_sets[s][h], spec->window > 0, want);
+            const keep_case c = {N, budget_sets[s][h], sinks, spec->window > 0};
+            const int n =
+                reference_kept(&c, scores + h * PROMPT, with_second ? second + h * PROMPT : NULL, want);
             assert_int_equal(n, budget_sets[s][h] < N ? budget_sets[s][h] : N);
             for (int i = 0; i < n; i++) {
                 const float *k = arena + (size_t)table[h * PAGES + i / FKV_PAGE_TOKENS] * page +
@@ -199,13 +238,15 @@ static void check_keeps(int window)
         fkv_attention_spec spec = spec_of(head_dims[i]);
         spec.window = window;
         open_layer(VOCAB, &spec);
-        check_keep(&spec);
+        check_keep(&spec, 0, false);
+        check_keep(&spec, 5, false);
+        if (can_score(&spec, FKV_SCORER_CRITICAL)) check_keep(&spec, i % 2 * 5, true);
         device_close();
     }
     open_device(VOCAB);
 }
 
-static void a_head_keeps_its_best_scores_and_the_window_in_order(void **state)
+static void a_head_keeps_sinks_its_best_scores_and_the_window_in_order(void **state)
 {
     (void)state;
     check_keeps(0);
@@ -551,7 +592,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(snapkv_scores_follow_the_definition),
-        cmocka_unit_test(a_head_keeps_its_best_scores_and_the_window_in_order),
+        cmocka_unit_test(a_head_keeps_sinks_its_best_scores_and_the_window_in_order),
         cmocka_unit_test(a_head_of_a_layer_with_a_window_keeps_its_last_tokens),
         cmocka_unit_test(greedy_takes_the_lowest_of_equal_tokens_and_stops),
         cmocka_unit_test(sampling_follows_temperature_top_k_and_top_p),

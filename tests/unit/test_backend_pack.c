@@ -1,4 +1,4 @@
-/* Prefill of packs, through the table: a prompt's Q, K, V, attention, scores, kept pages
+/* Prefill of packs, through the table: a prompt's Q, K, V, attention, scores by every scorer, kept pages
  * and last row have the same bits alone and at every place of a pack, beside whatever. */
 #include "backend_fixture.h"
 
@@ -11,7 +11,7 @@ static const int budgets[HEADS] = {40, 200};
 /* What one prompt gives. */
 typedef struct outcome {
     float qkv[LONGEST * WIDTH], out[LONGEST * ATT], last[ATT], row[HIDDEN];
-    float scores[HEADS][LONGEST];
+    float scores[HEADS][LONGEST], second[HEADS][LONGEST];
     float pages[HEADS][PAGES * PAGE];
 } outcome;
 
@@ -21,6 +21,9 @@ static fkv_attention_spec layers[LAYERS];
 static int layer; /* under test */
 static fkv_weight *weights[LAYERS];
 static fkv_qk_norm norm;
+static fkv_scorer scorer; /* under test */
+static const fkv_weight *output_heads;
+static float *gram;
 static float *inputs; /* [ROWS][HIDDEN]: row t of prompt i is row (t + 37 i) */
 
 static int only_bad = -1; /* the prompt whose rows are NaN */
@@ -33,7 +36,7 @@ static const float *input_row(int prompt, int64_t t)
 /* Device memory of a run; made once. */
 static struct {
     void *x, *qkv, *out, *last, *rows, *arena;
-    float *scores;
+    float *scores, *second;
     int32_t *table;
 } mem;
 
@@ -48,6 +51,7 @@ static void make_memory(void)
     mem.rows = activations(NULL, SLOTS * HIDDEN);
     mem.arena = activations(NULL, (size_t)SLOTS * HEADS * PAGES * PAGE);
     mem.scores = device_memory(sizeof(float) * HEADS * ROWS, NULL);
+    mem.second = device_memory(sizeof(float) * HEADS * ROWS, NULL);
     mem.table = device_memory(sizeof table, table);
 }
 
@@ -74,9 +78,12 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
     poison(mem.x, (size_t)(ROWS * HIDDEN * info.act_bytes));
     poison(mem.qkv, (size_t)(ROWS * WIDTH * info.act_bytes));
     poison(mem.scores, sizeof(float) * HEADS * ROWS);
+    poison(mem.second, sizeof(float) * HEADS * ROWS);
     poison(mem.arena, (size_t)SLOTS * HEADS * PAGES * PAGE * (size_t)info.act_bytes);
     put(mem.x, x, (size_t)p.pack.n_rows * HIDDEN);
     const fkv_attention_spec *spec = &layers[layer];
+    const int sinks = scorer == FKV_SCORER_SNAPKV ? 0 : 3;
+    float *second = scorer == FKV_SCORER_CRITICAL ? mem.second : NULL;
     fkv_prefill_args prefill = {.pack = &p.pack,
                                 .spec = spec,
                                 .n_heads = HEADS,
@@ -87,11 +94,17 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
                                 .norm = norm,
                                 .out = mem.out,
                                 .out_stride = ATT,
+                                .scorer = scorer,
                                 .min_tokens = 40,
                                 .score_window = WINDOW,
+                                .sinks = sinks,
                                 .score_kernel = 7,
                                 .scores = mem.scores,
-                                .score_stride = ROWS};
+                                .second = second,
+                                .score_stride = ROWS,
+                                .output_heads = output_heads,
+                                .gram = gram,
+                                .hidden = HIDDEN};
     for (; prefill.row0 < p.pack.n_rows; prefill.row0 += TILE) {
         prefill.n_rows = p.pack.n_rows - prefill.row0 < TILE ? p.pack.n_rows - prefill.row0 : TILE;
         b->prefill_qkv(dev, &prefill);
@@ -100,13 +113,15 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
     prefill.last_only = true;
     prefill.out = mem.last;
     b->prefill_attention(dev, &prefill);
-    b->snapkv_scores(dev, &prefill);
+    b->key_scores(dev, &prefill);
     const fkv_keep_args args = {.pack = &p.pack,
                                 .spec = spec,
                                 .n_heads = HEADS,
                                 .score_window = WINDOW,
+                                .sinks = sinks,
                                 .qkv = mem.qkv,
                                 .scores = mem.scores,
+                                .second = second,
                                 .score_stride = ROWS,
                                 .owner = owner,
                                 .n_slots = SLOTS,
@@ -122,9 +137,9 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
     get(got->last, (char *)mem.last + s->slot * ATT * act, ATT);
     get(got->row, (char *)mem.rows + s->slot * HIDDEN * act, HIDDEN);
     for (int h = 0; h < HEADS; h++) {
-        if (s->n_tokens > 40)
-            fetch(got->scores[h], mem.scores + h * ROWS + s->row0,
-                  sizeof(float) * (size_t)(s->n_tokens - WINDOW));
+        const size_t scored = sizeof(float) * (size_t)(s->n_tokens > 40 ? s->n_tokens - WINDOW : 0);
+        fetch(got->scores[h], mem.scores + h * ROWS + s->row0, scored);
+        fetch(got->second[h], mem.second + h * ROWS + s->row0, scored);
         for (int i = 0; i < PAGES; i++) {
             const int page = ((s->slot * HEADS * PAGES + h * PAGES + i) * 7 + 3) % (SLOTS * HEADS * PAGES);
             get(got->pages[h] + i * PAGE, (char *)mem.arena + (int64_t)page * PAGE * act, PAGE);
@@ -144,11 +159,24 @@ static void assert_same(const outcome *a, const outcome *other, int prompt, int 
                  {"the last query's attention", a->last, other->last, sizeof a->last},
                  {"the last row", a->row, other->row, sizeof a->row},
                  {"scores", a->scores, other->scores, sizeof a->scores},
+                 {"critical's second scores", a->second, other->second, sizeof a->second},
                  {"kept pages", a->pages, other->pages, sizeof a->pages}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (memcmp(parts[i].a, parts[i].b, parts[i].bytes))
-            fail_msg("layer %d, prompt %d at place %d of a pack: %s differ from those alone", layer, prompt,
-                     place, parts[i].what);
+            fail_msg("layer %d, %s, prompt %d at place %d of a pack: %s differ from those alone", layer,
+                     fkv_scorer_name(scorer), prompt, place, parts[i].what);
+}
+
+/* By every scorer and in every layer. */
+static void sweep(void (*check)(void))
+{
+    for (layer = 0; layer < LAYERS; layer++)
+        for (int i = 0; i < FKV_N_SCORERS; i++) {
+            scorer = (fkv_scorer)i;
+            check();
+        }
+    layer = 0;
+    scorer = FKV_SCORER_SNAPKV;
 }
 
 static void check_packs(void)
@@ -175,8 +203,7 @@ static void check_packs(void)
 static void a_prompts_results_do_not_depend_on_its_pack(void **state)
 {
     (void)state;
-    for (layer = 0; layer < LAYERS; layer++) check_packs();
-    layer = 0;
+    sweep(check_packs);
 }
 
 static void check_long_prompt(void)
@@ -202,15 +229,11 @@ static void check_long_prompt(void)
 static void a_long_prompt_is_the_same_behind_many_short_ones(void **state)
 {
     (void)state;
-    for (layer = 0; layer < LAYERS; layer++) check_long_prompt();
-    layer = 0;
+    sweep(check_long_prompt);
 }
 
-/* A prompt whose K are no numbers has scores that are none: it keeps some tokens of its own all the
- * same, and its neighbours in the pack are as ever. */
-static void a_prompt_of_no_numbers_harms_nobody(void **state)
+static void check_bad_prompt(void)
 {
-    (void)state;
     const int prompts[] = {3, 14}, slots[] = {1, 2}, longest = 14, slot = 0; /* 300 and 700 tokens */
     outcome *before = calloc(1, sizeof *before), *after = calloc(1, sizeof *after);
     run_pack(prompts, slots, 2, 1, before);
@@ -224,6 +247,14 @@ static void a_prompt_of_no_numbers_harms_nobody(void **state)
     only_bad = -1;
     free(before);
     free(after);
+}
+
+/* A prompt whose K are no numbers has scores that are none: it keeps some tokens of its own all the
+ * same, and its neighbours in the pack are as ever. */
+static void a_prompt_of_no_numbers_harms_nobody(void **state)
+{
+    (void)state;
+    sweep(check_bad_prompt);
 }
 
 static void slots_start_fresh(void **state)
@@ -300,6 +331,15 @@ static void tickets_wait_for_what_came_before(void **state)
     free(values), free(got[0]), free(got[1]);
 }
 
+/* What scorers want of an output projection; w: of at least as many values. */
+static void load_output(const float *w)
+{
+    enum { QUERIES = HEADS * GROUP };
+    output_heads = load_weight(w, QUERIES * HIDDEN, HD);
+    gram = device_memory(sizeof(float) * QUERIES * HD * HD, NULL);
+    b->weight_gram(dev, output_heads, HIDDEN, QUERIES, gram);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -328,6 +368,7 @@ int main(int argc, char **argv)
                                     .vocab = 8,
                                     .max_local_heads = HEADS,
                                     .window = WINDOW,
+                                    .scorers = (1u << FKV_N_SCORERS) - 1,
                                     .layers = layers,
                                     .n_layers = LAYERS});
     float *w = host_floats(WIDTH * HIDDEN), *bias = host_floats(WIDTH), *ones = host_floats(HD);
@@ -339,6 +380,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < LAYERS; i++) weights[i] = load_biased(w, i ? bias : NULL, WIDTH, HIDDEN);
     norm.q = norm.k = device_memory(HD * sizeof *ones, ones);
     norm.eps = 1e-5f;
+    load_output(w);
     make_memory();
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     device_close();

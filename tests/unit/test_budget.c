@@ -314,6 +314,8 @@ static void test_profile_round_trip(void **state)
         p.n_input = 1000 * (int64_t)i;
         p.longest_prompt = 7 * (int64_t)i;
         p.longest_new = 512;
+        if (i % 2) snprintf(p.score, sizeof p.score, "keydiff");
+        if (i % 2) p.sinks = 4;
         if (i % 2) p.new_tokens = calloc(i + 1, sizeof *p.new_tokens);
         for (size_t k = 0; p.new_tokens && k < i; k++) p.new_tokens[k] = (int32_t)(k * 3);
         assert_int_equal(fkv_profile_write(&p, "a \"model\"\n\xff", "f-\"\\\xc3\xa9", path, &err), FKV_OK);
@@ -326,6 +328,8 @@ static void test_profile_round_trip(void **state)
         assert_int_equal(q.n_sample, p.n_sample);
         assert_memory_equal(q.prompt_tokens, p.prompt_tokens, i * sizeof *p.prompt_tokens);
         assert_true(q.mean_output == p.mean_output);
+        assert_string_equal(q.score, p.score);
+        assert_int_equal(q.sinks, p.sinks);
         assert_true(q.n_input == p.n_input && q.longest_prompt == p.longest_prompt && q.longest_new == 512);
         assert_int_equal(!q.new_tokens, !p.new_tokens);
         if (p.new_tokens) assert_memory_equal(q.new_tokens, p.new_tokens, i * sizeof *p.new_tokens);

@@ -56,7 +56,9 @@ static void defaults_are_the_documented_ones(void **state)
     assert_int_equal(job->input.n_parts, 1);
     assert_int_equal(job->model.truncate, FKV_TRUNCATE_MIDDLE);
     assert_int_equal(job->profile.sample, 64);
-    assert_int_equal(job->profile.method, FKV_METHOD_ADA_SNAPKV);
+    assert_int_equal(job->profile.method, FKV_METHOD_ADA);
+    assert_int_equal(job->profile.score, FKV_SCORE_SNAPKV);
+    assert_int_equal(job->profile.sinks, 0);
     assert_int_equal(job->profile.window, 32);
     assert_int_equal(job->profile.kernel, 7);
     assert_true(job->profile.floor == 0.5);
@@ -174,8 +176,11 @@ static void bad_values_are_named(void **state)
         {"model", "truncate", "end", "none of: middle left right error"},
         {"profile", "sample", "0", "outside 1 to 100000"},
         {"profile", "sample", "100001", "outside 1 to 100000"},
-        {"profile", "method", "best", "none of: ada-snapkv uniform scores none"},
+        {"profile", "method", "best", "none of: ada uniform scores none"},
         {"profile", "method", "scores", "needs profile.scores_file"},
+        {"profile", "score", "ada", "none of: snapkv defensive critical keydiff expected"},
+        {"profile", "sinks", "-1", "outside 0 to 1024"},
+        {"profile", "sinks", "1000", "1000 and profile.window, 32, are more than profile.budget, 1024"},
         {"profile", "window", "1025", "outside 1 to 1024"},
         {"profile", "kernel", "8", "must be odd"},
         {"profile", "kernel", "65", "outside 1 to 63"},

@@ -155,6 +155,8 @@ static void identity_changes_with_answers_only(void **state)
                                             "model.truncate=left",
                                             "profile.sample=1",
                                             "profile.method=uniform",
+                                            "profile.score=keydiff",
+                                            "profile.sinks=4",
                                             "profile.window=8",
                                             "profile.kernel=5",
                                             "profile.floor=0.25",
@@ -217,6 +219,19 @@ static void identity_changes_with_answers_only(void **state)
     free(base);
 }
 
+/* The keys came later, and ada was called ada-snapkv. */
+static void an_output_made_before_there_were_scorers_goes_on(void **state)
+{
+    (void)state;
+    char *base = identity(HEAD, NULL), *old = identity(HEAD, "profile.method=ada-snapkv"),
+         *set = identity(HEAD "[profile]\nscore = snapkv\n", "profile.sinks=0");
+    assert_string_equal(base, old);
+    assert_string_equal(base, set);
+    assert_non_null(strstr(base, "\"profile.sample\":\"64\",\"profile.method\":\"ada-snapkv\","
+                                 "\"profile.window\":\"32\""));
+    free(base), free(old), free(set);
+}
+
 static void identity_names_a_missing_model(void **state)
 {
     fkv_buf out = {0};
@@ -253,6 +268,7 @@ int main(void)
         cmocka_unit_test(written_ini_keeps_characters_whole),
         cmocka_unit_test(parts_may_be_left_to_who_is_free),
         cmocka_unit_test(identity_changes_with_answers_only),
+        cmocka_unit_test(an_output_made_before_there_were_scorers_goes_on),
         cmocka_unit_test(identity_names_a_missing_model),
         cmocka_unit_test(help_has_every_key),
     };

@@ -45,15 +45,25 @@ static int64_t allocated(const fkv_device *dev)
 static void the_engine_allocates_what_is_predicted(void **state)
 {
     (void)state;
-    static const int layouts[][3] = {{1, 1, 1}, {2, 1, 16}, {3, 2, 5}, {4, 4, 64}, {4, 2, 300}};
+    static const struct {
+        int at[3];
+        fkv_scorer scorer;
+        uint32_t more;
+    } layouts[] = {{{1, 1, 1}, FKV_SCORER_SNAPKV, 0},    {{2, 1, 16}, FKV_SCORER_SNAPKV, 0},
+                   {{3, 2, 5}, FKV_SCORER_SNAPKV, 0},    {{4, 4, 64}, FKV_SCORER_SNAPKV, 0},
+                   {{4, 2, 300}, FKV_SCORER_SNAPKV, 0},  {{1, 1, 1}, FKV_SCORER_DEFENSIVE, 0},
+                   {{3, 2, 5}, FKV_SCORER_CRITICAL, 0},  {{1, 1, 2}, FKV_SCORER_EXPECTED, 0},
+                   {{2, 1, 2}, FKV_SCORER_KEYDIFF, 0xe}, {{2, 1, 2}, FKV_SCORER_SNAPKV, 0x1f}};
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
         fkv_err err = {0};
         fkv_engine *e = NULL;
         fkv_memory m;
         const fkv_engine_options o = {.backend = fkv_backend_find("cpu"),
-                                      .n_ranks = layouts[i][0],
-                                      .n_devices = layouts[i][1],
-                                      .n_slots = layouts[i][2],
+                                      .n_ranks = layouts[i].at[0],
+                                      .n_devices = layouts[i].at[1],
+                                      .n_slots = layouts[i].at[2],
+                                      .scorer = layouts[i].scorer,
+                                      .more_scorers = layouts[i].more,
                                       .max_prompt = PROMPT,
                                       .n_threads = 2,
                                       .window = 32,

@@ -61,17 +61,43 @@ static void prefill_of_two_prompts(void **state)
     a.last_only = true; /* 4 + 2 keys, 2 queries */
     assert_cost(fkv_op_cost_prefill_attention(&device, &a), 2 * 32 * (2 * 6 + 2 * 6), 4 * 16 * 6 * 6, "last");
     /* the first prompt alone: queries 2 and 3 see 3 and 4 keys; 2 scores a head */
-    assert_cost(fkv_op_cost_snapkv_scores(&device, &a), 2 * 32 * (4 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 7,
-                "scores");
+    assert_cost(fkv_op_cost_key_scores(&device, &a), 2 * 32 * (4 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 7, "scores");
     a.spec = &windowed; /* the last query sees 2 keys of each prompt */
     assert_cost(fkv_op_cost_prefill_attention(&device, &a), 2 * 32 * (2 * 4 + 2 * 6), 4 * 16 * 6 * 4,
                 "window");
     /* queries 2 and 3 see 2 keys each, 3 altogether */
-    assert_cost(fkv_op_cost_snapkv_scores(&device, &a), 2 * 32 * (3 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 4,
-                "window");
+    assert_cost(fkv_op_cost_key_scores(&device, &a), 2 * 32 * (3 + 6) + 2 * 2 * 4, 2 * 16 * 6 * 4, "window");
     a.last_only = false; /* 1 + 2 + 2 + 2 and 1 + 2 pairs */
     assert_cost(fkv_op_cost_prefill_attention(&device, &a), 2 * 6 * 8 * 32, 4 * 16 * 6 * 10, "window");
     assert_cost(fkv_op_cost_last_rows(&device, &pack, 10), 2 * 2 * 20, 0, "last rows");
+}
+
+static void scores_by_other_scorers(void **state)
+{
+    (void)state;
+    const fkv_segment segments[] = {{.n_tokens = 9}, {.row0 = 9, .n_tokens = 3, .tile0 = 1}};
+    const fkv_pack pack = {.n_segments = 2, .n_rows = 12, .n_tiles = 2, .segments = segments};
+    fkv_prefill_args a = {.pack = &pack,
+                          .spec = &spec,
+                          .n_heads = 2,
+                          .scorer = FKV_SCORER_DEFENSIVE,
+                          .min_tokens = 3,
+                          .score_window = 2,
+                          .sinks = 1,
+                          .score_kernel = 7,
+                          .hidden = 48};
+    /* 2 heads of 3 queries; the first prompt alone: queries 7 and 8 see 8 and 9 keys, and 6 have scores of 4
+     * bytes; a vector has 16 values of 2 bytes; values of 6 tokens, 6 Gram matrices of 256 floats */
+    assert_cost(fkv_op_cost_key_scores(&device, &a), 2 * (32 * (9 + 6 + 6) + 6 * 4) + 6 * 256 * 4,
+                2 * (2 * 16 * 3 * 17 + 2 * 3 * 256 * 6), "defensive");
+    a.scorer = FKV_SCORER_CRITICAL; /* 6 matrices of 48 rows of 16 weights of 3 bytes */
+    assert_cost(fkv_op_cost_key_scores(&device, &a), 2 * (32 * (9 + 6 + 6) + 2 * 6 * 4) + 6 * 48 * 16 * 3,
+                2 * (2 * 16 * 3 * 17 + 2 * 3 * 16 * 48 * 6), "critical");
+    a.scorer = FKV_SCORER_KEYDIFF;
+    assert_cost(fkv_op_cost_key_scores(&device, &a), 2 * (32 * 9 + 6 * 4), 2 * 5 * 16 * 9, "keydiff");
+    a.scorer = FKV_SCORER_EXPECTED; /* queries, keys and values of 8 tokens */
+    assert_cost(fkv_op_cost_key_scores(&device, &a), 2 * (32 * 5 * 8 + 6 * 4), 2 * 4 * 3 * 256 * 8,
+                "expected");
 }
 
 static void what_is_kept(void **state)
@@ -80,6 +106,7 @@ static void what_is_kept(void **state)
     const fkv_segment segments[] = {{.n_tokens = 40}, {.row0 = 40, .n_tokens = 5, .tile0 = 1}};
     const fkv_pack pack = {.n_segments = 2, .n_rows = 45, .n_tiles = 2, .segments = segments};
     const int32_t budgets[] = {0, 0, 10, 6, 0, 0}; /* layer 1 */
+    float some = 0;
     const fkv_attention_spec windowed = {
         .n_kv_heads = 2, .group = 3, .head_dim = 16, .window = 9, .scale = 0.25f};
     fkv_keep_args a = {.pack = &pack,
@@ -91,6 +118,10 @@ static void what_is_kept(void **state)
     /* tokens of K and V, 32 values, read at 2 and written at 1 byte; 32 scores where 2 of them win: the
      * second head keeps the window's tokens alone */
     assert_cost(fkv_op_cost_kv_keep(&device, &a), (10 + 6 + 5 + 5) * 96 + 32 * 4, 0, "keep");
+    a.sinks = 1; /* 31 are left, and critical has two scores of each */
+    a.second = &some;
+    assert_cost(fkv_op_cost_kv_keep(&device, &a), (10 + 6 + 5 + 5) * 96 + 31 * 8, 0, "keep by two");
+    a.sinks = 0;
     a.spec = &windowed;
     assert_cost(fkv_op_cost_kv_keep(&device, &a), (10 + 6 + 5 + 5) * 96, 0, "keep the last");
     a.spec = &spec;
@@ -137,8 +168,11 @@ static void what_devices_receive(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ops_on_rows),          cmocka_unit_test(prefill_of_two_prompts),
-        cmocka_unit_test(what_is_kept),         cmocka_unit_test(a_decode_step),
+        cmocka_unit_test(ops_on_rows),
+        cmocka_unit_test(prefill_of_two_prompts),
+        cmocka_unit_test(scores_by_other_scorers),
+        cmocka_unit_test(what_is_kept),
+        cmocka_unit_test(a_decode_step),
         cmocka_unit_test(what_devices_receive),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -304,10 +304,27 @@ static void a_job_and_a_plan_call_the_modes_alike(void **state)
     fkv_buf_free(&names);
 }
 
+static void a_job_and_a_backend_call_the_scorers_alike(void **state)
+{
+    (void)state;
+    fkv_buf names = {0};
+    fkv_err err = {0};
+    for (int i = 0; i < FKV_N_SCORERS; i++)
+        assert_int_equal(fkv_buf_printf(&names, &err, "%s%s", i ? " " : "", fkv_scorer_name((fkv_scorer)i)),
+                         FKV_OK);
+    const int key = fkv_key_find("profile", strlen("profile"), "score", strlen("score"));
+    assert_true(key >= 0);
+    assert_string_equal(fkv_keys[key].choices, names.data);
+    assert_int_equal(FKV_SCORE_SNAPKV, FKV_SCORER_SNAPKV);
+    assert_int_equal(FKV_SCORE_EXPECTED, FKV_SCORER_EXPECTED);
+    fkv_buf_free(&names);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_job_and_a_plan_call_the_modes_alike),
+        cmocka_unit_test(a_job_and_a_backend_call_the_scorers_alike),
         cmocka_unit_test(a_record_too_large_is_one_error_row),
         cmocka_unit_test(the_largest_record_is_one_for_every_mode),
         cmocka_unit_test(a_resume_with_less_memory_fails_instead_of_refusing_records),
