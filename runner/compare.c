@@ -1,6 +1,7 @@
 /* A comparison from its records to its counts: see compare.h. */
 #include "runner/compare.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -149,9 +150,9 @@ static fkv_status forecast(comparing *a, fkv_compare_setting *s, const fkv_profi
     int fit = 0;
     if (!st) st = fkv_sizing_slots(&z, NULL, profile->budgets, &fit, err);
     if (st) return st;
+    const int64_t arenas = layout.ranks * (mib << 20); /* engine.kv_memory is a rank's */
     s->slots_fit = fit;
-    if (mib && s->slot_bytes > 0 && (mib << 20) / s->slot_bytes < fit)
-        s->slots_fit = (mib << 20) / s->slot_bytes;
+    if (mib && s->slot_bytes > 0 && arenas / s->slot_bytes < fit) s->slots_fit = arenas / s->slot_bytes;
     s->slots = layout.slots;
     s->seconds = out.seconds;
     s->origin = out.origin;
@@ -218,7 +219,6 @@ static fkv_status answer(comparing *a, fkv_planning *p, fkv_trial_answer *answer
     const fkv_replica_work setting = {&l, set_plan, NULL}, clearing = {NULL, clear_plan, NULL};
     fkv_err ignored = {0};
     fkv_status st = plan_at_home(a, p, err);
-    if (!st) st = fkv_replicas_open(a->setup, &p->layout, &a->replicas, err);
     if (st) return st;
     fkv_tally_stage(a->setup->tally, FKV_STAGE_OTHER);
     st = fkv_replicas_run(a->replicas, &setting, err);
@@ -319,6 +319,20 @@ static void log_setting(const fkv_comparison *c, const fkv_compare_setting *s)
                 (long long)s->tokens, (long long)s->counts.n_equal, (long long)s->counts.n, but);
 }
 
+/* Mean tokens of a head, window layers left out; a budgets file does not say it. */
+static int64_t mean_budget(const fkv_setup *s, const fkv_profile *p)
+{
+    double sum = 0;
+    int64_t n = 0;
+    if (p->mean_budget) return p->mean_budget;
+    for (int i = 0; i < p->n_layers * p->n_kv_heads; i++) {
+        if (fkv_config_window(&s->config, i / p->n_kv_heads)) continue;
+        sum += p->budgets[i];
+        n++;
+    }
+    return n ? llround(sum / (double)n) : 0;
+}
+
 static fkv_status try_setting(comparing *a, int k, fkv_err *err)
 {
     fkv_comparison *c = a->c;
@@ -327,7 +341,7 @@ static fkv_status try_setting(comparing *a, int k, fkv_err *err)
     fkv_planning p = {.layout = c->layout, .sizing = a->sizing};
     fkv_tally_stage(a->setup->tally, FKV_STAGE_PROFILE);
     fkv_status st = fkv_planning_profile(&s->setup, &c->sample, &a->replicas, &p, err);
-    s->tokens = p.profile.mean_budget;
+    if (!st) s->tokens = mean_budget(a->setup, &p.profile);
     p.layout = c->layout;
     fkv_sizing_update(a->setup, &p.layout, &p.profile, &p.sizing);
     if (!st) st = forecast(a, s, &p.profile, err);
@@ -353,6 +367,13 @@ static void choose(fkv_comparison *c)
     }
 }
 
+static void name_device(const comparing *a)
+{
+    fkv_device_info info;
+    fkv_engine_info(fkv_replicas_first(a->replicas), &info);
+    snprintf(a->c->device, sizeof a->c->device, "%s", info.name);
+}
+
 fkv_status fkv_compare_run(fkv_comparison *c, const fkv_preflight *found, const char *folder,
                            fkv_export_rows *rows, fkv_err *err)
 {
@@ -362,12 +383,13 @@ fkv_status fkv_compare_run(fkv_comparison *c, const fkv_preflight *found, const 
     fkv_status st = take_records(&a, err);
     if (!st) st = choose_layout(&a, found, err);
     if (st) goto out;
-    snprintf(c->device, sizeof c->device, "%s", a.sizing.device);
     n = (size_t)c->records.n;
     a.whole = fkv_calloc(n, sizeof *a.whole);
     a.answers = fkv_calloc(n, sizeof *a.answers);
     c->cells = fkv_calloc((size_t)c->n_settings * n, sizeof *c->cells);
     if (!a.whole || !a.answers || !c->cells) st = fkv_fail_memory(err);
+    if (!st) st = fkv_replicas_open(a.setup, &c->layout, &a.replicas, err);
+    if (!st) name_device(&a);
     for (int k = 0; !st && k < c->n_settings; k++) st = try_setting(&a, k, err);
     if (!st) choose(c);
 out:

@@ -2,10 +2,10 @@
 #include "runner/compare_folder.h"
 
 #include <dirent.h>
-#include <errno.h>
 #include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "runner/base/file.h"
@@ -35,7 +35,6 @@ static fkv_status check_names(const char *path, fkv_err *err)
 {
     char first[256] = "";
     DIR *dir = opendir(path);
-    if (!dir && errno == ENOTDIR) return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "is not a folder");
     if (!dir) return fkv_fail_errno(err, path, "open");
     for (const struct dirent *e; (e = readdir(dir));)
         if (!is_ours(e->d_name) && (!first[0] || strcmp(e->d_name, first) < 0))
@@ -61,6 +60,9 @@ static fkv_status check_json(const char *path, fkv_err *err)
 
 fkv_status fkv_compare_folder_begin(const char *path, fkv_err *err)
 {
+    struct stat sb;
+    if (!stat(path, &sb) && !S_ISDIR(sb.st_mode))
+        return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "is there and no folder");
     fkv_status st = fkv_dir_make(path, err);
     if (!st) st = check_names(path, err);
     return st ? st : check_json(path, err);

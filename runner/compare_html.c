@@ -24,7 +24,7 @@ static const char style[] =
     ".dot{stroke-width:9;stroke-linecap:round;vector-effect:non-scaling-stroke}\n"
     ".asked{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:6 5;vector-effect:non-scaling-stroke}\n"
     ".legend .curve{stroke-width:3}.says{font-size:18px;max-width:64ch}\n"
-    "tr.choice th,tr.choice td{background:var(--panel)}\n";
+    ".note{margin:14px 0 0}figure+.scroll{margin-top:24px}.plot svg{overflow:visible}tr.choice th,tr.choice td{background:var(--panel)}\n";
 
 /* What pictures show of a setting. */
 typedef enum shown { EQUAL, EXACT, CONTAINS, SLOT, SECONDS } shown;
@@ -230,13 +230,98 @@ static void header(const fkv_comparison *c, fkv_markup *m)
     put(m, "</b></li>\n<li><span>Budget it takes</span><b>%s</b></li>\n", c->choice ? s->budget : "none");
     put(m, "<li><span>Equal answers</span><b>");
     if (c->choice) fkv_report_real(m, 100 * fkv_compare_share(s->counts.n_equal, s->counts.n), 1);
-    put(m, "%s</b></li>\n<li><span>Memory of a slot</span><b>", c->choice ? "%" : "-");
+    put(m, "%s</b></li>\n<li><span>Of the memory of a slot</span><b>", c->choice ? "%" : "-");
     if (c->choice && s->slot_bytes > 0)
         fkv_report_real(m, 100.0 * (double)s->slot_bytes / (double)c->settings[0].slot_bytes, 0);
     put(m, "%s</b></li>\n</ul></header>\n", c->choice ? "%" : "-");
 }
 
-static void curves(const fkv_comparison *c, const axis *x, fkv_markup *m)
+static void percent_cell(fkv_markup *m, int64_t k, int64_t n)
+{
+    put(m, "<td class=\"n\">");
+    if (n) fkv_report_real(m, 100 * fkv_compare_share(k, n), 1);
+    put(m, "%s</td>", n ? "%" : "-");
+}
+
+static void none_cell(fkv_markup *m)
+{
+    put(m, "<td class=\"n\">-</td>");
+}
+
+/* A table's head and the beginning of its body; its first two columns say the setting. */
+static void begin_table(fkv_markup *m, const char *id, const char *const *heads, int n)
+{
+    put(m,
+        "<div class=\"scroll\" tabindex=\"0\"><table id=\"%s\">\n<thead><tr><th scope=\"col\">Budget</th>"
+        "<th scope=\"col\">Scorer</th>",
+        id);
+    for (int i = 0; i < n; i++) put(m, "<th class=\"n\" scope=\"col\">%s</th>", heads[i]);
+    put(m, "</tr></thead>\n<tbody>\n");
+}
+
+static void begin_row(const fkv_comparison *c, const fkv_compare_setting *s, fkv_markup *m)
+{
+    const bool chosen = c->choice && s == &c->settings[c->choice];
+    put(m, "<tr%s><th scope=\"row\">%s</th><td>%s</td>", chosen ? " class=\"choice\"" : "", s->budget,
+        s->scorer ? s->scorer : "-");
+}
+
+static void answers_row(const fkv_comparison *c, const fkv_compare_setting *s, fkv_markup *m)
+{
+    const fkv_compare_counts *n = &s->counts;
+    begin_row(c, s, m);
+    if (s->scorer)
+        percent_cell(m, n->n_equal, n->n);
+    else
+        none_cell(m);
+    if (s->scorer)
+        put(m, "<td class=\"n\">%.1f to %.1f%%</td>", 100 * s->interval.low, 100 * s->interval.high);
+    else
+        none_cell(m);
+    fkv_report_cell(m, n->kept, 0);
+    fkv_report_cell(m, (double)n->n, 0);
+    fkv_report_cell(m, (double)fkv_error_counts_sum(&s->errors), 0);
+    for (int i = 0; i < 2; i++) {
+        if (n->n_equal < n->n)
+            fkv_report_cell(m, i ? n->first_mean : n->first_median, 1);
+        else
+            none_cell(m);
+    }
+    fkv_report_cell(m, n->tokens, 1);
+    percent_cell(m, n->exact, n->n_known);
+    percent_cell(m, n->contains, n->n_known);
+    put(m, "</tr>\n");
+}
+
+static void answers_table(const fkv_comparison *c, fkv_markup *m)
+{
+    static const char *const heads[] = {
+        "Equal", "Interval",   "Tokens kept", "Compared", "Not answered", "Differ at, median",
+        "mean",  "New tokens", "Exact",       "Contains"};
+    begin_table(m, "answers", heads, sizeof heads / sizeof *heads);
+    for (int k = 0; k < c->n_settings; k++) answers_row(c, &c->settings[k], m);
+    put(m, "</tbody></table></div>\n<p class=\"lead note\">Tokens kept of a prompt and new tokens are means. Answers "
+           "differ at the token that so many equal ones stand before.</p>\n");
+}
+
+static void savings_table(const fkv_comparison *c, fkv_markup *m)
+{
+    static const char *const heads[] = {"Slot, MiB", "Slots that fit", "Slots", "Whole job"};
+    begin_table(m, "savings", heads, sizeof heads / sizeof *heads);
+    for (int k = 0; k < c->n_settings; k++) {
+        const fkv_compare_setting *s = &c->settings[k];
+        begin_row(c, s, m);
+        fkv_report_cell(m, (double)s->slot_bytes / (1 << 20), 2);
+        fkv_report_cell(m, (double)s->slots_fit, 0);
+        fkv_report_cell(m, s->slots, 0);
+        put(m, "<td class=\"n\">");
+        if (s->seconds >= 0) fkv_report_seconds(m, s->seconds);
+        put(m, "%s</td></tr>\n", s->seconds >= 0 ? "" : "-");
+    }
+    put(m, "</tbody></table></div>\n");
+}
+
+static void costs(const fkv_comparison *c, const axis *x, fkv_markup *m)
 {
     put(m,
         "<section id=\"equal\"><h2>What budgets cost</h2>\n<p class=\"lead\">Answers that are the whole "
@@ -245,7 +330,12 @@ static void curves(const fkv_comparison *c, const axis *x, fkv_markup *m)
         100 * FKV_COMPARE_CONFIDENCE);
     legend(c, m);
     picture(c, x, EQUAL, "Equal answers", "share of the records", m);
+    answers_table(c, m);
     put(m, "</section>\n");
+}
+
+static void right(const fkv_comparison *c, const axis *x, fkv_markup *m)
+{
     if (!c->settings[0].counts.n_known) return;
     put(m, "<section id=\"right\"><h2>Right answers</h2>\n<p class=\"lead\">By what the records say is right. "
            "An answer that differs from the whole cache's may be as right.</p>\n<div class=\"pair\">\n");
@@ -265,63 +355,9 @@ static void savings(const fkv_comparison *c, const axis *x, fkv_markup *m)
         c->settings[0].origin == FKV_COST_STATED ? " by rates of the machine's kind, not measured ones" : "");
     picture(c, x, SLOT, "Memory of a slot", "MiB of K and V", m);
     if (timed) picture(c, x, SECONDS, "Time of the whole job", "predicted", m);
-    put(m, "</div></section>\n");
-}
-
-static void percent_cell(fkv_markup *m, int64_t k, int64_t n)
-{
-    put(m, "<td class=\"n\">");
-    if (n) fkv_report_real(m, 100 * fkv_compare_share(k, n), 1);
-    put(m, "%s</td>", n ? "%" : "-");
-}
-
-static void table_row(const fkv_comparison *c, const fkv_compare_setting *s, fkv_markup *m)
-{
-    const fkv_compare_counts *n = &s->counts;
-    const bool chosen = c->choice && s == &c->settings[c->choice];
-    put(m, "<tr%s><th scope=\"row\">%s</th><td>%s</td>", chosen ? " class=\"choice\"" : "", s->budget,
-        s->scorer ? s->scorer : "-");
-    fkv_report_cell(m, n->kept, 0);
-    fkv_report_cell(m, (double)n->n, 0);
-    if (s->scorer) {
-        percent_cell(m, n->n_equal, n->n);
-        put(m, "<td class=\"n\">%.1f to %.1f%%</td>", 100 * s->interval.low, 100 * s->interval.high);
-    } else {
-        put(m, "<td class=\"n\">-</td><td class=\"n\">-</td>");
-    }
-    if (n->n_equal < n->n) {
-        fkv_report_cell(m, n->first_median, 1);
-        fkv_report_cell(m, n->first_mean, 1);
-    } else {
-        put(m, "<td class=\"n\">-</td><td class=\"n\">-</td>");
-    }
-    fkv_report_cell(m, n->tokens, 1);
-    percent_cell(m, n->exact, n->n_known);
-    percent_cell(m, n->contains, n->n_known);
-    fkv_report_cell(m, (double)s->slot_bytes / (1 << 20), 2);
-    fkv_report_cell(m, (double)s->slots_fit, 0);
-    put(m, "<td class=\"n\">");
-    if (s->seconds >= 0) fkv_report_seconds(m, s->seconds);
-    put(m, "%s</td><td class=\"n\">", s->seconds >= 0 ? "" : "-");
-    fkv_report_count(m, fkv_error_counts_sum(&s->errors));
-    put(m, "</td></tr>\n");
-}
-
-static void table(const fkv_comparison *c, fkv_markup *m)
-{
-    static const char *const heads[] = {
-        "Tokens kept", "Compared", "Equal",    "Interval",  "First difference, median", "mean",
-        "New tokens",  "Exact",    "Contains", "Slot, MiB", "Slots that fit",           "Whole job",
-        "Not answered"};
-    put(m, "<section id=\"numbers\"><h2>All numbers</h2>\n<p class=\"lead\">First differences count the tokens "
-           "before them, over the answers that differ. Tokens kept and new tokens are means.</p>\n"
-           "<div class=\"scroll\" tabindex=\"0\"><table id=\"settings\">\n<thead><tr><th scope=\"col\">Budget"
-           "</th><th scope=\"col\">Scorer</th>");
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
-        put(m, "<th class=\"n\" scope=\"col\">%s</th>", heads[i]);
-    put(m, "</tr></thead>\n<tbody>\n");
-    for (int k = 0; k < c->n_settings; k++) table_row(c, &c->settings[k], m);
-    put(m, "</tbody></table></div></section>\n");
+    put(m, "</div>\n");
+    savings_table(c, m);
+    put(m, "</section>\n");
 }
 
 static void how(const fkv_comparison *c, fkv_markup *m)
@@ -348,9 +384,9 @@ void fkv_compare_html(const fkv_comparison *c, fkv_markup *m)
     fkv_report_head(m, c->setup->job->job.name, "compare", style);
     header(c, m);
     put(m, "<main>\n");
-    curves(c, &x, m);
+    costs(c, &x, m);
+    right(c, &x, m);
     savings(c, &x, m);
-    table(c, m);
     how(c, m);
     put(m,
         "</main>\n<footer>Made by fairkv-batch %s. compare.json has the same, and every record's answer by its "

@@ -4,22 +4,9 @@
 
 #include "runner/compare.h"
 
-/* The scorers there are, by the words of profile.score. */
+/* The scorers there are, by the words of profile.score; the first is the job's. */
 static const char *const scorers[] = {"snapkv"};
 enum { SCORERS = sizeof scorers / sizeof *scorers };
-
-/* The job's own, and another one set in a job. */
-static const char *scorer_of(const fkv_job *job)
-{
-    (void)job;
-    return scorers[0];
-}
-
-static void set_scorer(fkv_job *job, const char *scorer)
-{
-    (void)job;
-    (void)scorer;
-}
 
 /* The next word of a list with commas; false: there is none. A word that is too long is cut, and so is none
  * that may stand there. */
@@ -96,7 +83,6 @@ static fkv_status add_compressed(fkv_comparison *c, const char *scorer, const ch
     fkv_compare_setting *s;
     const fkv_status st = add(c, scorer, budget, &s, err);
     if (st) return st;
-    set_scorer(&s->job, scorer);
     if (s->job.profile.budgets_file) return FKV_OK;
     if (s->job.profile.method == FKV_METHOD_NONE) s->job.profile.method = FKV_METHOD_ADA_SNAPKV;
     return parse_budget(budget, &s->job, err);
@@ -124,7 +110,7 @@ fkv_status fkv_compare_settings(const fkv_setup *setup, const fkv_compare_option
                         "compare: --budgets: the job has profile.budgets_file; -s profile.budgets_file= takes "
                         "it out");
     if (!options->budgets) c->options.budgets = file ? "file" : FKV_COMPARE_BUDGETS;
-    if (!options->scorers) c->options.scorers = scorer_of(setup->job);
+    if (!options->scorers) c->options.scorers = scorers[0];
     fkv_status st = add_whole(c, err);
     for (const char *list = c->options.scorers; !st && next_word(&list, word);) {
         const char *scorer = NULL;

@@ -163,6 +163,28 @@ def metrics_are_the_documented_ones():
 
 
 @test
+def a_comparison_holds_the_documented_fields():
+    found = []
+    for name, settings in (("compared", []), ("compared-plain", ["input.format=prompt"])):
+        records = [{"id": i, "prompt": "The grey robin sleeps. " * 40} for i in range(9)]
+        job = Job(name, "job.limit=9", "profile.sample=3") if not settings else \
+            PromptJob(name, records + [{"id": 9, "prompt": "\a 1"}], "profile.sample=3",
+                      "model.path=" + cli.model_without_a_number("\a"))
+        code = job.command("compare", "--budgets", "40").code
+        assert code in (0, 1), code
+        found.append(cli.load(os.path.join(job.output + "-compare", "compare.json")))
+    fields = documented("compare.json")
+    pairs = {"settings[].equal_interval"}
+    for value in found:
+        for setting in value["settings"]:
+            # Of which there are two, and none where nothing is compared.
+            assert setting["equal_interval"] is None or len(setting["equal_interval"]) == 2
+            setting["equal_interval"] = None
+    assert pairs <= set(fields)
+    must_agree("compare.json", *found)
+
+
+@test
 def a_calibration_needs_the_documented_fields_and_no_other():
     job, path = calibrated("calibration")
     job.command("check").must(0)
