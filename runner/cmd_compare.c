@@ -17,7 +17,8 @@ static const char usage[] =
     "usage: fairkv-batch compare JOB.ini [-s section.key=value]... [--records N] [--budgets LIST]\n"
     "                            [--scorers LIST] [--equal SHARE] [--out DIR] [--quiet | -v]\n"
     "                            [--log-format text|json]\n"
-    "Answers records of the job with the whole cache and at several budgets, and shows what the budgets cost\n"
+    "Answers records of the job with the whole cache and at several budgets, and shows what the budgets "
+    "cost\n"
     "and save: a table, DIR/compare.json, DIR/compare.html with the curve, and for LongBench's records a\n"
     "folder a budget for its eval.py, DIR/longbench/*. The job's output is neither read nor written.\n"
     "\n"
@@ -28,7 +29,8 @@ static const char usage[] =
     "                  budget that takes\n"
     "  --out DIR       where to (the job's output with \"-compare\" behind it)\n"
     "\n"
-    "exit codes: 0 done; 1 done, but some records could not be answered; 75 interrupted: it begins anew; else\n"
+    "exit codes: 0 done; 1 done, but some records could not be answered; 75 interrupted: it begins anew; "
+    "else\n"
     "as run's\n";
 
 /* An option with a value, as "--name VALUE" or "--name=VALUE": how many words it takes; 0: it is another
@@ -58,7 +60,8 @@ static fkv_status parse_share(const char *text, double *out, fkv_err *err)
     *out = strtod(text, &end);
     if (!strcmp(end, "%")) *out /= 100;
     if (digits && (!*end || !strcmp(end, "%")) && *out > 0 && *out <= 1) return FKV_OK;
-    return fkv_fail(err, FKV_E_INPUT, "compare: --equal: \"%s\" is not a share above 0, up to 1 or 100%%", text);
+    return fkv_fail(err, FKV_E_INPUT, "compare: --equal: \"%s\" is not a share above 0, up to 1 or 100%%",
+                    text);
 }
 
 /* Takes compare's own options out of the arguments. */

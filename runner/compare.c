@@ -51,8 +51,7 @@ static fkv_status take_records(comparing *a, fkv_err *err)
     double sum = 0;
     c->layout = fkv_setup_layout(a->setup);
     fkv_tally_stage(a->setup->tally, FKV_STAGE_SAMPLE);
-    const fkv_status st =
-        fkv_sample_take_more(a->setup, &c->layout, wanted, &c->sample, &c->records, err);
+    const fkv_status st = fkv_sample_take_more(a->setup, &c->layout, wanted, &c->sample, &c->records, err);
     if (st) return st;
     if (c->sample.n_input == 0) return fkv_setup_no_record(a->setup, "", err);
     if (c->records.n == 0)

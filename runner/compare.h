@@ -64,13 +64,13 @@ typedef struct fkv_comparison {
     double mean_prompt;      /* tokens, of the sample */
     fkv_layout layout;
     char device[96], numerics[256];
-    int choice;   /* setting that it would take; 0: none of them */
+    int choice; /* setting that it would take; 0: none of them */
 } fkv_comparison;
 
 /* The settings that the options name, for a job that is parsed. FKV_E_INPUT says what is wrong with the
  * options. */
-fkv_status fkv_compare_settings(const fkv_setup *setup, const fkv_compare_options *options,
-                                fkv_comparison *c, fkv_err *err);
+fkv_status fkv_compare_settings(const fkv_setup *setup, const fkv_compare_options *options, fkv_comparison *c,
+                                fkv_err *err);
 /* Answers and counts; predictions go to rows, one folder a setting below folder (compare_folder.h). */
 fkv_status fkv_compare_run(fkv_comparison *c, const fkv_preflight *found, const char *folder,
                            fkv_export_rows *rows, fkv_err *err);

@@ -54,8 +54,7 @@ fkv_status fkv_compare_right(const fkv_record *record, const char *text, size_t 
     if (!value && json_error_code(&why) == json_error_out_of_memory) return fkv_fail_memory(err);
     const piece answer = trimmed(text, n);
     compare_with(value, answer, right);
-    for (size_t i = 0; i < json_array_size(value); i++)
-        compare_with(json_array_get(value, i), answer, right);
+    for (size_t i = 0; i < json_array_size(value); i++) compare_with(json_array_get(value, i), answer, right);
     json_decref(value);
     return FKV_OK;
 }

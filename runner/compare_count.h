@@ -12,18 +12,18 @@
 enum { FKV_RIGHT_KNOWN = 1, FKV_RIGHT_EXACT = 2, FKV_RIGHT_CONTAINS = 4 };
 
 typedef struct fkv_compare_cell {
-    int32_t tokens;  /* of the answer; -1: there is none */
-    int32_t first;   /* tokens that are alike before it differs from the whole cache's; -1: it doesn't */
-    unsigned right;  /* FKV_RIGHT_... */
-    double kept;     /* tokens of the prompt that a head keeps, on average */
-    bool at_limit;   /* of new tokens */
+    int32_t tokens; /* of the answer; -1: there is none */
+    int32_t first;  /* tokens that are alike before it differs from the whole cache's; -1: it doesn't */
+    unsigned right; /* FKV_RIGHT_... */
+    double kept;    /* tokens of the prompt that a head keeps, on average */
+    bool at_limit;  /* of new tokens */
 } fkv_compare_cell;
 
 typedef struct fkv_compare_counts {
     int64_t n_answered;
     int64_t n; /* that the whole cache answered too: what follows is of these */
     int64_t n_equal;
-    double first_mean, first_median; /* of those that differ; 0 where none does */
+    double first_mean, first_median;   /* of those that differ; 0 where none does */
     double kept, tokens, whole_tokens; /* means */
     int64_t longer, shorter, at_limit, whole_at_limit;
     int64_t n_known, exact, contains, whole_exact, whole_contains; /* of records that say what is right */

@@ -24,7 +24,8 @@ static const char style[] =
     ".dot{stroke-width:9;stroke-linecap:round;vector-effect:non-scaling-stroke}\n"
     ".asked{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:6 5;vector-effect:non-scaling-stroke}\n"
     ".legend .curve{stroke-width:3}.says{font-size:18px;max-width:64ch}\n"
-    ".note{margin:14px 0 0}figure+.scroll{margin-top:24px}.plot svg{overflow:visible}tr.choice th,tr.choice td{background:var(--panel)}\n";
+    ".note{margin:14px 0 0}figure+.scroll{margin-top:24px}.plot svg{overflow:visible}tr.choice th,tr.choice "
+    "td{background:var(--panel)}\n";
 
 /* What pictures show of a setting. */
 typedef enum shown { EQUAL, EXACT, CONTAINS, SLOT, SECONDS } shown;
@@ -144,8 +145,8 @@ static void draw_scorer(const plot *p, const char *scorer, int number, fkv_marku
     put(m, "\"/>\n");
     for (int i = 0; i < n; i++) {
         if (vs[i].high > vs[i].low)
-            put(m, "<path class=\"between k%d\" d=\"M%.1f %.1fV%.1f\"/>\n", colour, xs[i],
-                y_of(p, vs[i].low), y_of(p, vs[i].high));
+            put(m, "<path class=\"between k%d\" d=\"M%.1f %.1fV%.1f\"/>\n", colour, xs[i], y_of(p, vs[i].low),
+                y_of(p, vs[i].high));
         put(m, "<path class=\"dot k%d\" d=\"M%.1f %.1fh0\"/>\n", colour, xs[i], y_of(p, vs[i].at));
     }
 }
@@ -295,12 +296,13 @@ static void answers_row(const fkv_comparison *c, const fkv_compare_setting *s, f
 
 static void answers_table(const fkv_comparison *c, fkv_markup *m)
 {
-    static const char *const heads[] = {
-        "Equal", "Interval",   "Tokens kept", "Compared", "Not answered", "Differ at, median",
-        "mean",  "New tokens", "Exact",       "Contains"};
+    static const char *const heads[] = {"Equal",        "Interval",          "Tokens kept", "Compared",
+                                        "Not answered", "Differ at, median", "mean",        "New tokens",
+                                        "Exact",        "Contains"};
     begin_table(m, "answers", heads, sizeof heads / sizeof *heads);
     for (int k = 0; k < c->n_settings; k++) answers_row(c, &c->settings[k], m);
-    put(m, "</tbody></table></div>\n<p class=\"lead note\">Tokens kept of a prompt and new tokens are means. Answers "
+    put(m, "</tbody></table></div>\n<p class=\"lead note\">Tokens kept of a prompt and new tokens are means. "
+           "Answers "
            "differ at the token that so many equal ones stand before.</p>\n");
 }
 
@@ -337,8 +339,9 @@ static void costs(const fkv_comparison *c, const axis *x, fkv_markup *m)
 static void right(const fkv_comparison *c, const axis *x, fkv_markup *m)
 {
     if (!c->settings[0].counts.n_known) return;
-    put(m, "<section id=\"right\"><h2>Right answers</h2>\n<p class=\"lead\">By what the records say is right. "
-           "An answer that differs from the whole cache's may be as right.</p>\n<div class=\"pair\">\n");
+    put(m,
+        "<section id=\"right\"><h2>Right answers</h2>\n<p class=\"lead\">By what the records say is right. "
+        "An answer that differs from the whole cache's may be as right.</p>\n<div class=\"pair\">\n");
     picture(c, x, EXACT, "Exact", "the answer is one of them", m);
     picture(c, x, CONTAINS, "Contains", "one of them is in the answer", m);
     put(m, "</div></section>\n");
@@ -370,7 +373,8 @@ static void how(const fkv_comparison *c, fkv_markup *m)
     put(m,
         ", backend %s, %d %s, %d %s</dd>\n<dt>Records</dt><dd>%lld of %lld in the input, by the hash of "
         "job.seed that chooses the profile's sample, and none of that</dd>\n<dt>Sample</dt><dd>%lld records "
-        "for the budgets; a prompt has %.0f tokens on average</dd>\n<dt>Left out</dt><dd>%lld records of those "
+        "for the budgets; a prompt has %.0f tokens on average</dd>\n<dt>Left out</dt><dd>%lld records of "
+        "those "
         "looked at, which would be error rows</dd>\n</dl></section>\n",
         c->setup->backend->name, l->ranks, l->ranks == 1 ? "rank" : "ranks", l->slots,
         l->slots == 1 ? "slot" : "slots", (long long)c->records.n, (long long)c->sample.n_input,
@@ -389,7 +393,8 @@ void fkv_compare_html(const fkv_comparison *c, fkv_markup *m)
     savings(c, &x, m);
     how(c, m);
     put(m,
-        "</main>\n<footer>Made by fairkv-batch %s. compare.json has the same, and every record's answer by its "
+        "</main>\n<footer>Made by fairkv-batch %s. compare.json has the same, and every record's answer by "
+        "its "
         "length and first difference.</footer>\n</body></html>\n",
         FKV_VERSION);
 }

@@ -119,12 +119,14 @@ static fkv_status put_record(const fkv_comparison *c, int64_t i, fkv_buf *b, fkv
     const fkv_sample_record *r = &c->records.records[i];
     const fkv_record *record = r->record;
     fkv_status st = put(b, err, "{\"record\":%lld,\"id\":", (long long)r->ordinal);
-    if (!st) st = record->id_json.len ? fkv_buf_append(b, record->id_json.data, record->id_json.len, err)
-                                      : fkv_buf_puts(b, "null", err);
+    if (!st)
+        st = record->id_json.len ? fkv_buf_append(b, record->id_json.data, record->id_json.len, err)
+                                 : fkv_buf_puts(b, "null", err);
     if (!st) st = put_text(b, ",\"archive\":", record->archive, err);
     if (!st) st = put_text(b, ",\"member\":", record->member, err);
-    if (!st) st = put(b, err, ",\"line\":%lld,\"prompt_tokens\":%lld", (long long)record->line,
-                      (long long)r->ids.len);
+    if (!st)
+        st = put(b, err, ",\"line\":%lld,\"prompt_tokens\":%lld", (long long)record->line,
+                 (long long)r->ids.len);
     for (int list = 0; !st && list < 2; list++) {
         st = fkv_buf_puts(b, list ? "],\"first_difference\":[" : ",\"new_tokens\":[", err);
         for (int k = 0; !st && k < c->n_settings; k++) {

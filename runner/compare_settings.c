@@ -45,9 +45,9 @@ static fkv_status parse_budget(const char *word, fkv_job *job, fkv_err *err)
         return FKV_OK;
     }
     if (!digits || *end || strchr(word, '.') || value > FKV_BUDGET_MAX)
-        return fkv_fail(err, FKV_E_INPUT,
-                        "compare: --budgets: \"%s\" is neither a number of tokens nor a percentage up to 100%%",
-                        word);
+        return fkv_fail(
+            err, FKV_E_INPUT,
+            "compare: --budgets: \"%s\" is neither a number of tokens nor a percentage up to 100%%", word);
     job->profile.budget = (int64_t)value;
     if (job->profile.budget < job->profile.window)
         return fkv_fail(err, FKV_E_INPUT, "compare: --budgets: %s is less than profile.window, %lld", word,
@@ -98,17 +98,18 @@ static fkv_status add_whole(fkv_comparison *c, fkv_err *err)
     return FKV_OK;
 }
 
-fkv_status fkv_compare_settings(const fkv_setup *setup, const fkv_compare_options *options,
-                                fkv_comparison *c, fkv_err *err)
+fkv_status fkv_compare_settings(const fkv_setup *setup, const fkv_compare_options *options, fkv_comparison *c,
+                                fkv_err *err)
 {
     const bool file = setup->job->profile.budgets_file != NULL;
     char word[32], budget[32];
     c->setup = setup;
     c->options = *options;
     if (file && options->budgets)
-        return fkv_fail(err, FKV_E_INPUT,
-                        "compare: --budgets: the job has profile.budgets_file; -s profile.budgets_file= takes "
-                        "it out");
+        return fkv_fail(
+            err, FKV_E_INPUT,
+            "compare: --budgets: the job has profile.budgets_file; -s profile.budgets_file= takes "
+            "it out");
     if (!options->budgets) c->options.budgets = file ? "file" : FKV_COMPARE_BUDGETS;
     if (!options->scorers) c->options.scorers = scorers[0];
     fkv_status st = add_whole(c, err);

@@ -60,18 +60,20 @@ void fkv_compare_says(const fkv_comparison *c, char *out, size_t size)
     if (s->verdict != FKV_VERDICT_OPEN)
         snprintf(settle, sizeof settle, "These records settle it.");
     else if (s->to_settle)
-        snprintf(settle, sizeof settle,
-                 "The interval has %.4g%% in it: about %lld records would settle it, if they go on like these.",
-                 asked, (long long)s->to_settle);
+        snprintf(
+            settle, sizeof settle,
+            "The interval has %.4g%% in it: about %lld records would settle it, if they go on like these.",
+            asked, (long long)s->to_settle);
     else
         snprintf(settle, sizeof settle,
                  "The interval has %.4g%% in it, and so it would with a million records like these.", asked);
-    snprintf(out, size,
-             "%s %.4g%% of equal answers%s %s: %.1f%% are equal here, %.1f%% to %.1f%% in all records (%.0f%% "
-             "confidence). %s",
-             c->choice ? "For" : "No budget gives", asked, c->choice ? " take" : "; nearest is", name,
-             100 * fkv_compare_share(s->counts.n_equal, s->counts.n), 100 * s->interval.low,
-             100 * s->interval.high, 100 * FKV_COMPARE_CONFIDENCE, settle);
+    snprintf(
+        out, size,
+        "%s %.4g%% of equal answers%s %s: %.1f%% are equal here, %.1f%% to %.1f%% in all records (%.0f%% "
+        "confidence). %s",
+        c->choice ? "For" : "No budget gives", asked, c->choice ? " take" : "; nearest is", name,
+        100 * fkv_compare_share(s->counts.n_equal, s->counts.n), 100 * s->interval.low,
+        100 * s->interval.high, 100 * FKV_COMPARE_CONFIDENCE, settle);
 }
 
 enum { COLUMNS = 12, CELL = 32 };
@@ -108,8 +110,9 @@ static void print_row(const char cells[COLUMNS][CELL], const int widths[COLUMNS]
 
 void fkv_compare_print(const fkv_comparison *c, FILE *out)
 {
-    static const char head[COLUMNS][CELL] = {"budget",     "scorer", "tokens",   "equal", "interval",   "differ at",
-                                             "new tokens", "exact",  "contains", "slot",  "slots fit", "whole job"};
+    static const char head[COLUMNS][CELL] = {"budget",   "scorer",    "tokens",     "equal",
+                                             "interval", "differ at", "new tokens", "exact",
+                                             "contains", "slot",      "slots fit",  "whole job"};
     char cells[COLUMNS][CELL], says[1024];
     int widths[COLUMNS];
     for (int i = 0; i < COLUMNS; i++) widths[i] = (int)strlen(head[i]);

@@ -1,4 +1,5 @@
-/* The pieces of report.html, some of which compare.html has too. Each writes to the markup alone and borrows the report. Internal to report_*.c.
+/* The pieces of report.html, some of which compare.html has too. Each writes to the markup alone and borrows
+ * the report. Internal to report_*.c.
  */
 #ifndef FKV_RUNNER_REPORT_PARTS_H
 #define FKV_RUNNER_REPORT_PARTS_H

@@ -164,24 +164,12 @@ def metrics_are_the_documented_ones():
 
 @test
 def a_comparison_holds_the_documented_fields():
-    found = []
-    for name, settings in (("compared", []), ("compared-plain", ["input.format=prompt"])):
-        records = [{"id": i, "prompt": "The grey robin sleeps. " * 40} for i in range(9)]
-        job = Job(name, "job.limit=9", "profile.sample=3") if not settings else \
-            PromptJob(name, records + [{"id": 9, "prompt": "\a 1"}], "profile.sample=3",
-                      "model.path=" + cli.model_without_a_number("\a"))
-        code = job.command("compare", "--budgets", "40").code
-        assert code in (0, 1), code
-        found.append(cli.load(os.path.join(job.output + "-compare", "compare.json")))
-    fields = documented("compare.json")
-    pairs = {"settings[].equal_interval"}
-    for value in found:
-        for setting in value["settings"]:
-            # Of which there are two, and none where nothing is compared.
-            assert setting["equal_interval"] is None or len(setting["equal_interval"]) == 2
-            setting["equal_interval"] = None
-    assert pairs <= set(fields)
-    must_agree("compare.json", *found)
+    prompts = [{"id": i, "prompt": "The grey robin sleeps. " * 40 + "\a" * (i == 5)} for i in range(9)]
+    plain = PromptJob("compared-plain", prompts, "profile.sample=1", "model.path=" + cli.model_without_a_number("\a"))
+    plain.command("compare", "--budgets", "40").must(1)
+    job = Job("compared", "job.limit=9", "profile.sample=3")
+    job.command("compare", "--budgets", "40").must(0)
+    must_agree("compare.json", *(cli.load(os.path.join(j.output + "-compare", "compare.json")) for j in (plain, job)))
 
 
 @test

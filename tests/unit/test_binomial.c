@@ -52,7 +52,8 @@ static double at_least(int64_t k, int64_t n, double p)
 static void ends_are_where_a_test_at_half_the_rest_turns(void **state)
 {
     (void)state;
-    static const int64_t counts[][2] = {{1, 2}, {3, 7}, {64, 65}, {500, 1000}, {1, 5000}, {4999, 5000}, {4500, 5000}};
+    static const int64_t counts[][2] = {{1, 2},    {3, 7},       {64, 65},    {500, 1000},
+                                        {1, 5000}, {4999, 5000}, {4500, 5000}};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         const int64_t k = counts[i][0], n = counts[i][1];
         const fkv_interval x = fkv_binomial_interval(k, n, 0.95);
