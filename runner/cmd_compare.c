@@ -56,7 +56,8 @@ static fkv_status parse_records(const char *text, int64_t *out, fkv_err *err)
 static fkv_status parse_share(const char *text, double *out, fkv_err *err)
 {
     char *end;
-    const bool digits = strspn(text, "0123456789.") > 0;
+    const size_t n = strspn(text, "0123456789.");
+    const bool digits = n > 0 && (!text[n] || !strcmp(text + n, "%"));
     *out = strtod(text, &end);
     if (!strcmp(end, "%")) *out /= 100;
     if (digits && (!*end || !strcmp(end, "%")) && *out > 0 && *out <= 1) return FKV_OK;

@@ -38,7 +38,8 @@ static fkv_status parse_budget(const char *word, fkv_job *job, fkv_err *err)
     char *end;
     job->profile.budget = 0;
     job->profile.budget_percent = 0;
-    const bool digits = strspn(word, "0123456789.") > 0 && word[0] != '.';
+    const size_t n = strspn(word, "0123456789.");
+    const bool digits = n > 0 && word[0] != '.' && (!word[n] || !strcmp(word + n, "%"));
     const double value = digits ? strtod(word, &end) : 0;
     if (digits && !strcmp(end, "%") && value > 0 && value <= 100) {
         job->profile.budget_percent = value;
