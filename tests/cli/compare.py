@@ -304,7 +304,7 @@ def the_machine_keeps_what_the_prediction_needs():
         job.command("compare", *args, "--out", out, env={"XDG_CACHE_HOME": cache}).must(0)
         bytes_of.append(files_of(out))
         settings = cli.load(os.path.join(out, "compare.json"))["settings"]
-        if settings[0]["forecast"]["rates"] != "measured":
+        if any(s["forecast"]["rates"] != "measured" for s in settings):
             raise cli.Skip("steps are disturbed on this machine")
         assert all(s["forecast"]["seconds"] > 0 for s in settings)
     if len(os.listdir(os.path.join(cache, "fairkv-batch"))) < 2:
