@@ -246,8 +246,8 @@ static fkv_status read_shards(exporter *x, fkv_err *err)
     return st;
 }
 
-/* The names of the folders that have a file a dataset. NAME is eval.py's --model. */
-static fkv_status name_folders(exporter *x, fkv_err *err)
+/* The names of the folders that have a file a dataset. called, the NAME in them, is eval.py's --model. */
+static fkv_status name_folders(exporter *x, const char *called, fkv_err *err)
 {
     fkv_buf job = {0};
     fkv_status st = FKV_OK;
@@ -255,7 +255,7 @@ static fkv_status name_folders(exporter *x, fkv_err *err)
         x->folders[PLAIN] = strdup(x->dest);
         return x->folders[PLAIN] ? FKV_OK : fkv_fail_memory(err);
     }
-    st = fkv_export_name(&job, x->all.job, strlen(x->all.job), false, err);
+    st = fkv_export_name(&job, called, strlen(called), false, err);
     for (int i = 0; !st && i < N_FOLDERS; i++) {
         if (asprintf(&x->folders[i], "%s/%s/%s", x->dest, i == LONGBENCH_E ? "pred_e" : "pred", job.data) <
             0) {
@@ -282,7 +282,7 @@ static fkv_status begin_file(exporter *x, const char *end, fkv_export_file **out
 static fkv_status begin(exporter *x, fkv_err *err)
 {
     struct stat sb;
-    fkv_status st = by_dataset(x) ? name_folders(x, err) : FKV_OK;
+    fkv_status st = by_dataset(x) ? name_folders(x, x->all.job, err) : FKV_OK;
     if (st || x->to_stdout) return st;
     if (by_dataset(x)) {
         if (stat(x->dest, &sb) == 0 && !S_ISDIR(sb.st_mode))
@@ -336,4 +336,56 @@ fkv_status fkv_export(const char *output_dir, fkv_export_format format, const ch
     if (st && !x.to_stdout) remove_empty(&x);
     free_exporter(&x);
     return st;
+}
+
+struct fkv_export_rows {
+    exporter x;
+    fkv_export_counts counts;
+    char *dest;
+    int64_t n; /* rows in dest */
+};
+
+fkv_status fkv_export_rows_open(fkv_export_rows **rows, fkv_err *err)
+{
+    fkv_export_rows *r = *rows = calloc(1, sizeof *r);
+    if (!r) return fkv_fail_memory(err);
+    r->x = (exporter){.format = FKV_EXPORT_LONGBENCH, .counts = &r->counts};
+    return FKV_OK;
+}
+
+static void leave(fkv_export_rows *r)
+{
+    for (int i = 0; i < N_FOLDERS; i++) free(r->x.folders[i]);
+    memset(r->x.folders, 0, sizeof r->x.folders);
+    free(r->dest);
+    r->x.dest = r->dest = NULL;
+}
+
+fkv_status fkv_export_rows_into(fkv_export_rows *r, const char *dest, const char *job, fkv_err *err)
+{
+    leave(r);
+    r->n = 0;
+    if (!(r->dest = strdup(dest))) return fkv_fail_memory(err);
+    r->x.dest = r->dest;
+    return name_folders(&r->x, job, err);
+}
+
+fkv_status fkv_export_rows_add(fkv_export_rows *r, const char *text, size_t n, fkv_err *err)
+{
+    fkv_export_row row = {.text = text, .n = n, .where = r->dest, .at = ++r->n};
+    const fkv_status st = fkv_export_row_read(&row, err);
+    return st ? st : write_row(&r->x, &row, err);
+}
+
+fkv_status fkv_export_rows_publish(fkv_export_rows *r, int64_t *n, fkv_err *err)
+{
+    return fkv_export_files_publish(&r->x.files, n, err);
+}
+
+void fkv_export_rows_close(fkv_export_rows *r)
+{
+    if (!r) return;
+    leave(r);
+    free_exporter(&r->x);
+    free(r);
 }

@@ -13,6 +13,7 @@
 #define FKV_JOBS_EXPORT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "runner/base/status.h"
 
@@ -46,5 +47,16 @@ typedef struct fkv_export_counts {
  * begin with the "file" that they would be in. */
 fkv_status fkv_export(const char *output_dir, fkv_export_format format, const char *dest,
                       fkv_export_counts *counts, fkv_err *err);
+
+/* Rows that stand in no output folder, as LONGBENCH lays them out below any number of folders. Nothing in any
+ * of them changes before publish, which gives all files their names; n: how many. close without it takes
+ * away what was begun. A failed open leaves NULL, which close takes. */
+typedef struct fkv_export_rows fkv_export_rows;
+fkv_status fkv_export_rows_open(fkv_export_rows **rows, fkv_err *err);
+/* The rows that follow belong below dest, of a job of that name. */
+fkv_status fkv_export_rows_into(fkv_export_rows *rows, const char *dest, const char *job, fkv_err *err);
+fkv_status fkv_export_rows_add(fkv_export_rows *rows, const char *row, size_t n, fkv_err *err);
+fkv_status fkv_export_rows_publish(fkv_export_rows *rows, int64_t *n, fkv_err *err);
+void fkv_export_rows_close(fkv_export_rows *rows);
 
 #endif

@@ -9,6 +9,7 @@
 int fkv_cmd_run(int argc, char **argv);
 int fkv_cmd_check(int argc, char **argv);
 int fkv_cmd_plan(int argc, char **argv);
+int fkv_cmd_compare(int argc, char **argv);
 int fkv_cmd_export(int argc, char **argv);
 int fkv_cmd_report(int argc, char **argv);
 int fkv_cmd_status(int argc, char **argv);

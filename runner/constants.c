@@ -156,6 +156,19 @@ fkv_status fkv_constants_known(const fkv_setup *s, const fkv_layout *layout, con
     return st;
 }
 
+fkv_status fkv_constants_kept(const fkv_setup *s, const fkv_layout *layout, const fkv_profile *profile,
+                              fkv_constants *out, fkv_err *err)
+{
+    fkv_calibration_task task;
+    fkv_calibration found;
+    fkv_constants_stated(s, layout, out);
+    if (source_of(s) != MACHINE) return FKV_OK;
+    const fkv_status st = task_of(s, layout, profile, &task, err);
+    if (!st && measured(&task, &found))
+        *out = (fkv_constants){.cost = found.cost, .key = found.key, .fit_error = found.fit_error};
+    return st;
+}
+
 fkv_status fkv_constants_check(const fkv_setup *s, fkv_err *err)
 {
     fkv_calibration ignored;

@@ -39,6 +39,11 @@ fkv_status fkv_constants_rates(const fkv_setup *setup, const fkv_layout *layout,
 fkv_status fkv_constants_known(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
                                const fkv_constants *planned, fkv_cost *out, bool *known, fkv_err *err);
 
+/* What the machine keeps for the layout, measured now if it keeps nothing yet, whatever the ranks: for who
+ * predicts once and again. Of origin stated where plan.calibration names other rates, or measuring fails. */
+fkv_status fkv_constants_kept(const fkv_setup *setup, const fkv_layout *layout, const fkv_profile *profile,
+                              fkv_constants *out, fkv_err *err);
+
 /* Whether a calibration file that the job names can be read and is for this job. */
 fkv_status fkv_constants_check(const fkv_setup *setup, fkv_err *err);
 /* Whether what planning needs is measured on this machine: plan.calibration = auto, measure. */

@@ -145,44 +145,62 @@ static void count_bytes(making *m)
 
 /* ---- layout, time and memory ---- */
 
-/* Ranks and slots that are open are guessed by the rates; what they take is known where the rates are. */
-static fkv_status choose(making *m, fkv_err *err)
+fkv_status fkv_forecast_choose(const fkv_forecast_job *job, fkv_sizing *sizing, fkv_layout *layout,
+                               fkv_outlook *out, fkv_err *err)
 {
-    const fkv_setup *s = m->setup;
-    fkv_forecast *f = m->f;
-    fkv_profile *p = &f->profile;
+    const fkv_setup *s = job->setup;
+    const fkv_profile *p = job->profile;
+    const int64_t n_left = job->n_left;
     fkv_slot_model model;
     fkv_cost cost;
     bool known;
-    fkv_layout guess = f->layout;
+    fkv_layout guess = *layout;
+    *out = (fkv_outlook){.seconds = -1};
     double *tokens = fkv_calloc((size_t)s->config.n_layers * (size_t)s->config.n_kv_heads, sizeof *tokens);
     if (!tokens) return fkv_fail_memory(err);
     fkv_cost_tokens(p, tokens);
-    if (f->slots_open) guess.slots = f->n_left > 0 && f->n_left < SLOTS_GUESS ? (int)f->n_left : SLOTS_GUESS;
-    fkv_status st = fkv_constants_known(s, &guess, p, f->planned ? &m->constants : NULL, &cost, &known, err);
+    if (job->slots_open) guess.slots = n_left > 0 && n_left < SLOTS_GUESS ? (int)n_left : SLOTS_GUESS;
+    fkv_status st = fkv_constants_known(s, &guess, p, job->planned, &cost, &known, err);
     fkv_slot_search search = {.setup = s,
                               .profile = p,
-                              .sizing = &m->sizing,
+                              .sizing = sizing,
                               .cost = &cost,
                               .tokens = tokens,
-                              .load = {.n_records = f->n_left,
+                              .load = {.n_records = n_left,
                                        .new_tokens = p->new_tokens,
                                        .n_sample = p->n_sample,
                                        .mean_new = p->mean_output}};
-    if (!st && f->ranks_open && known) st = fkv_splits_choose(&search, &f->layout, &m->sizing, err);
-    if (f->layout.replicas > 1)
-        search.load.n_records = (f->n_left + f->layout.replicas - 1) / f->layout.replicas;
-    if (!st) st = fkv_slots_model(&search, f->slots_open ? 0 : f->layout.slots, &model, err);
+    if (!st && job->ranks_open && known) st = fkv_splits_choose(&search, layout, sizing, err);
+    if (layout->replicas > 1) search.load.n_records = (n_left + layout->replicas - 1) / layout->replicas;
+    if (!st) st = fkv_slots_model(&search, job->slots_open ? 0 : layout->slots, &model, err);
     free(tokens);
     if (st) return st;
     const fkv_slot_choice best = fkv_slots_best(&search, &model);
     const int last = model.curve.n - 1;
-    if (f->slots_open) f->layout.slots = best.slots > 0 ? best.slots : 1;
-    f->slots_most = model.at_once[last] < model.curve.at[last].slots ? (int)model.at_once[last]
-                                                                     : model.curve.at[last].slots;
-    if (known && best.slots > 0 && f->n_left > 0 && m->survey->n > 0) f->seconds = 1e-6 * best.us;
-    f->origin = cost.origin;
+    if (job->slots_open) layout->slots = best.slots > 0 ? best.slots : 1;
+    out->slots_most = model.at_once[last] < model.curve.at[last].slots ? (int)model.at_once[last]
+                                                                       : model.curve.at[last].slots;
+    if (known && best.slots > 0 && n_left > 0) out->seconds = 1e-6 * best.us;
+    out->origin = cost.origin;
+    fkv_sizing_update(s, layout, p, sizing);
     return FKV_OK;
+}
+
+static fkv_status choose(making *m, fkv_err *err)
+{
+    fkv_forecast *f = m->f;
+    const fkv_forecast_job job = {.setup = m->setup,
+                                  .profile = &f->profile,
+                                  .planned = f->planned ? &m->constants : NULL,
+                                  .n_left = f->n_left,
+                                  .ranks_open = f->ranks_open,
+                                  .slots_open = f->slots_open};
+    fkv_outlook found;
+    const fkv_status st = fkv_forecast_choose(&job, &m->sizing, &f->layout, &found, err);
+    f->slots_most = found.slots_most;
+    f->origin = found.origin;
+    if (m->survey->n > 0) f->seconds = found.seconds;
+    return st;
 }
 
 static void keep_why(fkv_forecast *f, const fkv_err *why)
@@ -241,7 +259,6 @@ fkv_status fkv_forecast_make(const fkv_setup *s, const fkv_preflight *found, con
     count_bytes(&m);
     fkv_sizing_update(s, &f->layout, &f->profile, &m.sizing);
     if ((st = choose(&m, err))) return st;
-    fkv_sizing_update(s, &f->layout, &f->profile, &m.sizing);
     if ((st = count_too_large(&m, err))) return st;
     return predict_memory(&m, err);
 }

@@ -6,6 +6,7 @@
 #ifndef FKV_RUNNER_FORECAST_H
 #define FKV_RUNNER_FORECAST_H
 
+#include "runner/constants.h"
 #include "runner/preflight.h"
 #include "runner/survey.h"
 
@@ -30,6 +31,26 @@ typedef struct fkv_forecast {
     double seconds;              /* to answer what is left; below 0: not known */
     fkv_cost_origin origin;      /* of the rates that seconds come from */
 } fkv_forecast;
+
+/* A job of which the profile is known or guessed, to be answered on this machine. */
+typedef struct fkv_forecast_job {
+    const fkv_setup *setup;
+    const fkv_profile *profile;
+    const fkv_constants *planned; /* rates that are known: fkv_constants_known; or NULL */
+    int64_t n_left;               /* records to answer */
+    bool ranks_open, slots_open;
+} fkv_forecast_job;
+
+typedef struct fkv_outlook {
+    double seconds; /* below 0: not known */
+    int slots_most; /* fkv_forecast's */
+    fkv_cost_origin origin;
+} fkv_outlook;
+
+/* Ranks and slots that are open are guessed by the rates, into the layout; sizing is of the layout before
+ * and after. */
+fkv_status fkv_forecast_choose(const fkv_forecast_job *job, fkv_sizing *sizing, fkv_layout *layout,
+                               fkv_outlook *out, fkv_err *err);
 
 /* The preflight went well, and the job is not finished. */
 fkv_status fkv_forecast_make(const fkv_setup *setup, const fkv_preflight *found, const fkv_survey *survey,

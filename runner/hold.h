@@ -11,6 +11,7 @@
  *     output 0    the output folder is open and locked
  *     profile N   N prompts of the sample are measured (ada)
  *     plan 0      the profile is there, the plan is not
+ *     compare N   N answers of a comparison are there, over all its settings
  *     records N   N records are answered by this run, the others are as far as they are
  *
  * Nothing is owned. Not for users: no answer depends on it. */

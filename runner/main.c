@@ -25,6 +25,8 @@ static const command commands[] = {
     {"check", fkv_cmd_check, "JOB.ini [-s ...] [--json]   validate everything; print what a run would do"},
     {"plan", fkv_cmd_plan,
      "JOB.ini [-s ...] [--svg FILE]   write profile.json and plan.json; explain the plan"},
+    {"compare", fkv_cmd_compare,
+     "JOB.ini [-s ...] [--records N] [--budgets LIST]   what budgets cost in answers, and save"},
     {"init", fkv_cmd_init, "MODEL_DIR ARCHIVE [-o FILE]   a commented job file for what it finds there"},
     {"export", fkv_cmd_export, "OUTPUT_DIR --format longbench|ruler|openai|jsonl [--partial] DEST|-"},
     {"status", fkv_cmd_status,

@@ -277,6 +277,25 @@ static void reach_lengths(making *m)
                      &m->p->layout);
 }
 
+fkv_status fkv_planning_profile(const fkv_setup *setup, const fkv_sample *sample, fkv_replicas **replicas,
+                                fkv_planning *planning, fkv_err *err)
+{
+    making m = {.setup = setup, .replicas = replicas, .p = planning};
+    fkv_profile *p = &planning->profile;
+    fkv_status st = fkv_profile_init(p, setup->config.n_layers, setup->config.n_kv_heads, err);
+    if (!st) st = take_lengths(&m, sample, err);
+    fkv_sizing_update(setup, &planning->layout, p, &planning->sizing);
+    if (!st) st = fill_budgets(&m, sample, err);
+    fkv_planning_set_windows(&setup->config, p);
+    return st;
+}
+
+fkv_status fkv_planning_fewest_ranks(const fkv_setup *setup, fkv_planning *planning, fkv_err *err)
+{
+    making m = {.setup = setup, .p = planning};
+    return take_fewest_ranks(&m, err);
+}
+
 static fkv_status make_profile(void *ctx, fkv_err *err)
 {
     making *m = ctx;

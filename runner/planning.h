@@ -42,6 +42,15 @@ fkv_status fkv_planning_pin(const fkv_setup *setup, fkv_output *output, fkv_err 
 /* Whether profile.json and plan.json, where they are there, can be read. */
 fkv_status fkv_planning_check_files(const fkv_setup *setup, const fkv_output *output, fkv_err *err);
 
+/* Without an output folder, for who tries several profiles on one sample: planning's layout is set, and its
+ * profile is made of the sample as make would; *replicas as there. */
+struct fkv_sample;
+fkv_status fkv_planning_profile(const fkv_setup *setup, const struct fkv_sample *sample,
+                                fkv_replicas **replicas, fkv_planning *planning, fkv_err *err);
+/* Sets the layout on which make measures a sample: the fewest ranks that hold it, where the job leaves them
+ * open. The layout and the sizing of it are there. */
+fkv_status fkv_planning_fewest_ranks(const fkv_setup *setup, fkv_planning *planning, fkv_err *err);
+
 /* Mean tokens per head that the job asks for, where prompts have so many on average. */
 int64_t fkv_planning_budget(const fkv_setup *setup, double mean_prompt);
 /* Heads of a layer with a window keep what it shows, whatever the budget. */

@@ -25,6 +25,7 @@ enum { TRIED_MOST = 64, TRIED_BYTES = 1 << 20 };
 
 typedef struct looking {
     const fkv_setup *setup;
+    bool apart;             /* the output is not looked at */
     bool closed;            /* the job has mistakes: no record is looked at */
     fkv_prompter *prompter; /* or NULL: no prompt is made */
     int n_tried;
@@ -191,7 +192,7 @@ static void verify(fkv_setup *s, looking *l, fkv_preflight *found, fkv_errs *err
 {
     fkv_err err = {0};
     fkv_output *output = NULL;
-    const fkv_status folder = fkv_output_check(s->job, fkv_interrupt_asked, &err);
+    const fkv_status folder = l->apart ? FKV_OK : fkv_output_check(s->job, fkv_interrupt_asked, &err);
     add_error(errs, &err);
     if (folder == FKV_E_BUSY || folder == FKV_E_INTERRUPTED) return;
     const int before = errs->n;
@@ -199,7 +200,7 @@ static void verify(fkv_setup *s, looking *l, fkv_preflight *found, fkv_errs *err
     const bool loaded = errs->n == before;
     look_at_input(l, loaded, errs);
     /* An output is compared with all that the job names. */
-    if (!errs->n && check_output(s, &output, found, errs)) goto out;
+    if (!l->apart && !errs->n && check_output(s, &output, found, errs)) goto out;
     check_records(l, errs);
     if (loaded) check_machine(s, has_plan(s, output), &found->sizing, errs);
     if (output) check_pins(s, output, &found->sizing, errs);
@@ -213,7 +214,7 @@ static void verify_rest(fkv_setup *s, looking *l, fkv_errs *errs)
     fkv_err err = {0};
     l->closed = true;
     /* Only mistakes count: it is no matter who holds the folder. */
-    if (s->job->job.output && fkv_output_check(s->job, fkv_interrupt_asked, &err) == FKV_E_INPUT)
+    if (!l->apart && s->job->job.output && fkv_output_check(s->job, fkv_interrupt_asked, &err) == FKV_E_INPUT)
         add_error(errs, &err);
     fkv_setup_load(s, errs);
     look_at_input(l, false, errs);
@@ -230,10 +231,10 @@ static int report(const fkv_errs *errs)
     return fkv_report_errors(errs);
 }
 
-int fkv_preflight_open(int argc, char **argv, const char *usage, fkv_setup *s, fkv_preflight *found)
+static int open_job(int argc, char **argv, const char *usage, bool apart, fkv_setup *s, fkv_preflight *found)
 {
     fkv_errs errs = {0};
-    looking l = {.setup = s};
+    looking l = {.setup = s, .apart = apart};
     *found = (fkv_preflight){0};
     int code = fkv_setup_parse(argc, argv, usage, s, &errs);
     if (code < 0 && !errs.n)
@@ -245,4 +246,14 @@ int fkv_preflight_open(int argc, char **argv, const char *usage, fkv_setup *s, f
     fkv_buf_free(&l.other);
     fkv_errs_free(&errs);
     return code;
+}
+
+int fkv_preflight_open(int argc, char **argv, const char *usage, fkv_setup *s, fkv_preflight *found)
+{
+    return open_job(argc, argv, usage, false, s, found);
+}
+
+int fkv_preflight_open_apart(int argc, char **argv, const char *usage, fkv_setup *s, fkv_preflight *found)
+{
+    return open_job(argc, argv, usage, true, s, found);
 }

@@ -24,5 +24,8 @@ typedef struct fkv_preflight {
 /* Parses argv (setup.h), opens the job and verifies it. Prints every error. Returns -1 to go
  * on, else the exit code to leave with. The setup is to be closed in either case. */
 int fkv_preflight_open(int argc, char **argv, const char *usage, fkv_setup *setup, fkv_preflight *found);
+/* The same for who leaves the job's output folder alone: it is not looked at, and may be another job's. */
+int fkv_preflight_open_apart(int argc, char **argv, const char *usage, fkv_setup *setup,
+                             fkv_preflight *found);
 
 #endif

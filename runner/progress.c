@@ -64,6 +64,7 @@ static void put_stage(line *l, const fkv_tally_view *v)
         [FKV_STAGE_LOAD] = "loading the weights",
         [FKV_STAGE_CALIBRATE] = "measuring the device",
         [FKV_STAGE_PLAN] = "solving the plan",
+        [FKV_STAGE_OTHER] = "answering",
         [FKV_STAGE_FINISH] = "finishing the shards",
     };
     const char *what = does[v->stage];
@@ -71,6 +72,7 @@ static void put_stage(line *l, const fkv_tally_view *v)
     if (v->stage == FKV_STAGE_SAMPLE && v->n) put(l, ": %lld records so far", (long long)v->n);
     if (v->stage == FKV_STAGE_PROFILE && v->all)
         put(l, ": prompt %lld of %lld", (long long)v->n, (long long)v->all);
+    if (v->stage == FKV_STAGE_OTHER && v->all) put(l, ": %lld of %lld", (long long)v->n, (long long)v->all);
     put(l, ", for ");
     put_duration(l, v->in_stage);
 }

@@ -314,17 +314,7 @@ static void job(const fkv_report *x, fkv_markup *m)
 
 void fkv_report_html(const fkv_report *x, fkv_markup *m)
 {
-    put(m,
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-        "'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n<meta name=\"viewport\" "
-        "content=\"width=device-width,initial-scale=1\">\n<meta name=\"referrer\" "
-        "content=\"no-referrer\">\n<meta name=\"generator\" content=\"fairkv-batch %s\">\n<title>",
-        FKV_VERSION);
-    fkv_markup_text(m, x->standing.job, NAME);
-    put(m, " - fairkv-batch report</title>\n<style>\n");
-    fkv_report_style(m);
-    put(m, "</style></head>\n<body>\n");
+    fkv_report_head(m, x->standing.job, "report", "");
     header(x, m);
     put(m, "<main>\n");
     fkv_report_time(x, m);

@@ -1,12 +1,14 @@
-/* The pieces of report.html. Each writes to the markup alone and borrows the report. Internal to report_*.c.
+/* The pieces of report.html, some of which compare.html has too. Each writes to the markup alone and borrows
+ * the report. Internal to report_*.c.
  */
 #ifndef FKV_RUNNER_REPORT_PARTS_H
 #define FKV_RUNNER_REPORT_PARTS_H
 
 #include "runner/report.h"
 
-/* report_style.c: the style sheet. */
-void fkv_report_style(fkv_markup *m);
+/* report_style.c: a page's head with the style sheet, as far as <body>. name: of what it is about, from
+ * outside; what: kind of page; more: style of this page alone. */
+void fkv_report_head(fkv_markup *m, const char *name, const char *what, const char *more);
 
 /* report_text.c: numbers that a page shows, each in an element that holds the plain number too. */
 void fkv_report_count(fkv_markup *m, int64_t n);             /* 1,234 */

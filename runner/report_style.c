@@ -2,6 +2,8 @@
  * what is coloured is also in the same order in a table, or has a label. */
 #include "runner/report_parts.h"
 
+enum { NAME = 200 }; /* bytes of a name that are shown */
+
 static const char colours[] =
     ":root{color-scheme:light dark;--bg:#fcfcfb;--panel:#f3f4f2;--ink:#1b2026;--soft:#59626c;--line:#dadeda;"
     "--accent:#0b57b0;--good:#0a6b52;--warn:#9a4a00;--bad:#b3261e;--onbar:#fff;"
@@ -115,7 +117,7 @@ static const char narrow[] =
     "}\n"
     "@media print{body{font-size:12px}section{break-inside:avoid}details .scroll,pre{max-height:none}}\n";
 
-void fkv_report_style(fkv_markup *m)
+static void style(fkv_markup *m)
 {
     fkv_markup_raw(m, colours);
     fkv_markup_raw(m, text);
@@ -126,4 +128,20 @@ void fkv_report_style(fkv_markup *m)
         fkv_markup_put(m, ".s-%s{background:var(--%s)}\n", name, name);
     }
     fkv_markup_raw(m, narrow);
+}
+
+void fkv_report_head(fkv_markup *m, const char *name, const char *what, const char *more)
+{
+    fkv_markup_put(m,
+                   "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+                   "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
+                   "'unsafe-inline'; base-uri 'none'; form-action 'none'\">\n<meta name=\"viewport\" "
+                   "content=\"width=device-width,initial-scale=1\">\n<meta name=\"referrer\" "
+                   "content=\"no-referrer\">\n<meta name=\"generator\" content=\"fairkv-batch %s\">\n<title>",
+                   FKV_VERSION);
+    fkv_markup_text(m, name, NAME);
+    fkv_markup_put(m, " - fairkv-batch %s</title>\n<style>\n", what);
+    style(m);
+    fkv_markup_raw(m, more);
+    fkv_markup_put(m, "</style></head>\n<body>\n");
 }

@@ -61,62 +61,133 @@ static int by_ordinal(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static fkv_status take(const fkv_setup *setup, fkv_reader *reader, fkv_prompter *prompter, fkv_sample *s,
-                       fkv_record *record, fkv_sample_record *next, fkv_err *err)
+static int by_key(const void *a, const void *b)
 {
-    const int64_t capacity = setup->job->profile.sample;
+    const uint64_t x = ((const fkv_sample_record *)a)->key, y = ((const fkv_sample_record *)b)->key;
+    return x == y ? by_ordinal(a, b) : (x > y) - (x < y);
+}
+
+/* What is taken of the input, and into what. */
+typedef struct taking {
+    const fkv_setup *setup;
+    int64_t capacity;
+    bool keeps; /* the records too */
+    fkv_sample *s;
+    fkv_record record; /* where they are not kept */
+    fkv_sample_record next;
+} taking;
+
+/* The record that the next line is parsed into. */
+static fkv_record *place_of(taking *t, fkv_err *err)
+{
+    if (!t->keeps) return &t->record;
+    if (!t->next.record && !(t->next.record = calloc(1, sizeof *t->next.record))) fkv_fail_memory(err);
+    return t->next.record;
+}
+
+/* One whose key is small enough. *usable: a run would not make an error row of it. */
+static fkv_status parse(taking *t, fkv_prompter *prompter, const fkv_line *line, bool *usable, fkv_err *err)
+{
+    fkv_sample_record *next = &t->next;
+    fkv_record *record = place_of(t, err);
+    *usable = false;
+    if (!record) return FKV_E_SYSTEM;
+    fkv_status st = fkv_record_parse(t->setup->parser, line, record, err);
+    if (st || record->error_code[0]) return st;
+    st = fkv_prompter_make(prompter, record, &next->ids, &next->max_new, &next->truncated, err);
+    if (t->keeps) fkv_buf_free(&record->prompt);
+    *usable = !st && !record->error_code[0];
+    return st;
+}
+
+static fkv_status take(taking *t, fkv_reader *reader, fkv_prompter *prompter, fkv_err *err)
+{
+    fkv_sample *s = t->s;
     fkv_line line;
     fkv_status st;
     while (!(st = fkv_reader_next(reader, &line, err))) {
-        int64_t truncated;
+        bool usable = false;
         s->n_input = line.ordinal + 1;
-        fkv_tally_count(setup->tally, s->n_input, 0);
+        fkv_tally_count(t->setup->tally, s->n_input, 0);
         if (!line.error_code && (int64_t)line.n > s->max_line_bytes) s->max_line_bytes = (int64_t)line.n;
         if (fkv_interrupt_signal()) return fkv_fail(err, FKV_E_INTERRUPTED, "interrupted");
-        const uint64_t key = fkv_random_u64(setup->job->job.seed, sample_stream, (uint64_t)line.ordinal);
-        if (line.error_code || (s->n == capacity && key >= s->records[0].key)) continue;
-        if ((st = fkv_record_parse(setup->parser, &line, record, err))) return st;
-        if (record->error_code[0]) continue;
-        if ((st = fkv_prompter_make(prompter, record, &next->ids, &next->max_new, &truncated, err)))
-            return st;
-        if (record->error_code[0]) continue;
-        next->ordinal = line.ordinal;
-        next->key = key;
-        next->n_tokens = (int64_t)next->ids.len + truncated;
-        next->n_bytes = (int64_t)line.n;
-        put(s, capacity, next);
+        const uint64_t key = fkv_random_u64(t->setup->job->job.seed, sample_stream, (uint64_t)line.ordinal);
+        if (s->n == t->capacity && key >= s->records[0].key) continue;
+        if (!line.error_code && (st = parse(t, prompter, &line, &usable, err))) return st;
+        s->n_left_out += !usable;
+        if (!usable) continue;
+        t->next.ordinal = line.ordinal;
+        t->next.key = key;
+        t->next.n_tokens = (int64_t)t->next.ids.len + t->next.truncated;
+        t->next.n_bytes = (int64_t)line.n;
+        put(s, t->capacity, &t->next);
     }
     return st == FKV_END ? FKV_OK : st;
 }
 
-fkv_status fkv_sample_take(const fkv_setup *setup, const fkv_layout *layout, fkv_sample *s, fkv_err *err)
+static void free_one(fkv_sample_record *r)
+{
+    fkv_ids_free(&r->ids);
+    if (r->record) fkv_record_free(r->record);
+    free(r->record);
+}
+
+static fkv_status take_all(taking *t, const fkv_layout *layout, fkv_err *err)
 {
     fkv_errs errs = {0};
     fkv_reader *reader = NULL;
-    const fkv_prompt_source source = fkv_setup_prompts(setup, layout);
+    const fkv_prompt_source source = fkv_setup_prompts(t->setup, layout);
     fkv_prompter *prompter = NULL;
-    fkv_record record = {0};
-    fkv_sample_record next = {0};
     fkv_status st;
-    *s = (fkv_sample){0};
-    s->records = fkv_calloc((size_t)setup->job->profile.sample, sizeof *s->records);
-    if (!s->records) return fkv_fail_memory(err);
-    if ((st = fkv_reader_open(setup->job, &reader, &errs))) {
+    *t->s = (fkv_sample){0};
+    t->s->records = fkv_calloc((size_t)t->capacity, sizeof *t->s->records);
+    if (!t->s->records) return fkv_fail_memory(err);
+    if ((st = fkv_reader_open(t->setup->job, &reader, &errs))) {
         if (errs.at) *err = errs.at[0];
         goto out;
     }
     fkv_reader_watch(reader, fkv_interrupt_asks, NULL);
     fkv_reader_quiet(reader);
     if ((st = fkv_prompter_open(&source, &prompter, err))) goto out;
-    if ((st = take(setup, reader, prompter, s, &record, &next, err))) goto out;
-    qsort(s->records, (size_t)s->n, sizeof *s->records, by_ordinal);
+    st = take(t, reader, prompter, err);
 out:
-    fkv_ids_free(&next.ids);
-    fkv_record_free(&record);
+    free_one(&t->next);
+    fkv_record_free(&t->record);
     fkv_prompter_close(prompter);
     fkv_reader_close(reader);
     fkv_errs_free(&errs);
     return st;
+}
+
+static void sort_by_ordinal(fkv_sample *s)
+{
+    qsort(s->records, (size_t)s->n, sizeof *s->records, by_ordinal);
+}
+
+fkv_status fkv_sample_take(const fkv_setup *setup, const fkv_layout *layout, fkv_sample *s, fkv_err *err)
+{
+    taking t = {.setup = setup, .capacity = setup->job->profile.sample, .s = s};
+    const fkv_status st = take_all(&t, layout, err);
+    if (!st) sort_by_ordinal(s);
+    return st;
+}
+
+fkv_status fkv_sample_take_more(const fkv_setup *setup, const fkv_layout *layout, int64_t n_more,
+                                fkv_sample *s, fkv_sample *more, fkv_err *err)
+{
+    const int64_t n = setup->job->profile.sample;
+    taking t = {.setup = setup, .capacity = n + n_more, .keeps = true, .s = s};
+    *more = (fkv_sample){0};
+    const fkv_status st = take_all(&t, layout, err);
+    if (st) return st;
+    if (!(more->records = fkv_calloc((size_t)n_more, sizeof *more->records))) return fkv_fail_memory(err);
+    qsort(s->records, (size_t)s->n, sizeof *s->records, by_key);
+    for (; s->n > n; s->n--) more->records[more->n++] = s->records[s->n - 1];
+    more->n_input = s->n_input;
+    more->n_left_out = s->n_left_out;
+    sort_by_ordinal(s);
+    sort_by_ordinal(more);
+    return FKV_OK;
 }
 
 int64_t fkv_sample_longest(const fkv_sample *s)
@@ -139,7 +210,7 @@ int64_t fkv_sample_longest(const fkv_sample *s)
 
 void fkv_sample_free(fkv_sample *s)
 {
-    for (int64_t i = 0; i < s->n; i++) fkv_ids_free(&s->records[i].ids);
+    for (int64_t i = 0; i < s->n; i++) free_one(&s->records[i]);
     free(s->records);
     *s = (fkv_sample){0};
 }

@@ -12,8 +12,9 @@ typedef struct fkv_sample_record {
     int64_t ordinal;
     uint64_t key;
     fkv_ids ids; /* prompt, cut to length */
-    int64_t max_new;
+    int64_t max_new, truncated;
     int64_t n_tokens, n_bytes; /* of the whole prompt; of the record's line */
+    fkv_record *record;        /* without its prompt's text; NULL: not kept */
 } fkv_sample_record;
 
 typedef struct fkv_sample {
@@ -21,6 +22,7 @@ typedef struct fkv_sample {
     int64_t n;
     int64_t n_input;        /* records of the input, usable or not */
     int64_t max_line_bytes; /* of its longest line */
+    int64_t n_left_out;     /* records that were looked at, and would be error rows */
 } fkv_sample;
 
 /* Every record gets a random key from job.seed and its ordinal; the sample is the
@@ -29,6 +31,10 @@ typedef struct fkv_sample {
  * FKV_E_INTERRUPTED when a signal came. */
 fkv_status fkv_sample_take(const fkv_setup *setup, const fkv_layout *layout, fkv_sample *sample,
                            fkv_err *err);
+/* The same sample, and in *more what comes behind it: the n_more usable records, or as many as there are,
+ * with the next larger keys, their records kept. Both are to be freed, after a failure too. */
+fkv_status fkv_sample_take_more(const fkv_setup *setup, const fkv_layout *layout, int64_t n_more,
+                                fkv_sample *sample, fkv_sample *more, fkv_err *err);
 void fkv_sample_free(fkv_sample *sample);
 
 /* Tokens that the input's longest prompt is expected to have before it is cut: the sample's

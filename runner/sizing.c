@@ -100,15 +100,41 @@ fkv_status fkv_sizing_even(const fkv_sizing *z, const fkv_plan_problem *problem,
     return fkv_memory_even(&z->shape, &z->limit, budgets, &z->lengths, problem, plan, err);
 }
 
+/* As many devices share what is free as share the whole. Replicas change no answer, so they don't count:
+ * where they share memory, they must hold what one alone accepts. */
+static fkv_memory_limit nominal_of(const fkv_sizing *z)
+{
+    const double share = z->free_bytes > 0 ? (double)z->alone_bytes / (double)z->free_bytes : 1;
+    return (fkv_memory_limit){
+        fkv_memory_nominal((int64_t)(share * (double)z->total_bytes), z->alone_bytes, z->nominal_share),
+        z->limit.arena_share};
+}
+
+fkv_sizing fkv_sizing_steady(const fkv_sizing *z)
+{
+    fkv_sizing steady = *z;
+    const int64_t bytes = fkv_memory_nominal(z->total_bytes, z->free_bytes, z->nominal_share);
+    int64_t host = 1;
+    while (host <= bytes / 2) host *= 2;
+    steady.free_bytes = z->shape.backend && z->shape.backend->shares_host && host < bytes ? host : bytes;
+    return steady;
+}
+
+fkv_status fkv_sizing_slot_bytes(const fkv_sizing *z, const int32_t *budgets, int64_t *bytes, fkv_err *err)
+{
+    fkv_memory m;
+    const fkv_status st = fkv_memory_predict(&z->shape, NULL, budgets, &z->lengths, &m, err);
+    if (st) return st;
+    *bytes = 0;
+    for (int r = 0; r < m.n_ranks; r++) *bytes += m.rank[r].page_bytes / z->shape.n_slots;
+    fkv_memory_free(&m);
+    return FKV_OK;
+}
+
 fkv_status fkv_sizing_record_limit(const fkv_sizing *z, const int32_t *budgets, fkv_record_limit *out,
                                    fkv_err *err)
 {
-    /* As many devices share what is free as share the whole. Replicas change no answer, so they don't
-     * count: where they share memory, they must hold what one alone accepts. */
-    const double share = z->free_bytes > 0 ? (double)z->alone_bytes / (double)z->free_bytes : 1;
-    const fkv_memory_limit nominal = {
-        fkv_memory_nominal((int64_t)(share * (double)z->total_bytes), z->alone_bytes, z->nominal_share),
-        z->limit.arena_share};
+    const fkv_memory_limit nominal = nominal_of(z);
     const fkv_config *c = z->shape.config;
     const fkv_record_shape record = {c->n_layers, c->n_kv_heads, z->shape.n_ranks, budgets};
     fkv_err why = {0};

@@ -54,6 +54,14 @@ fkv_status fkv_sizing_check_plan(const fkv_sizing *sizing, const fkv_plan *plan,
 /* Records of mean lengths that the arenas of such a plan hold at a time. */
 fkv_status fkv_sizing_at_once(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,
                               double *records, fkv_err *err);
+/* K and V that a slot keeps of a record of mean lengths, all ranks together. */
+fkv_status fkv_sizing_slot_bytes(const fkv_sizing *sizing, const int32_t *budgets, int64_t *bytes,
+                                 fkv_err *err);
+/* The sizing with free memory that is the same in every run of an idle machine: a device's nominal
+ * (fkv_memory_nominal); of a host, whose free memory is never twice the same, the power of two below it. To
+ * be updated before it is used. */
+fkv_sizing fkv_sizing_steady(const fkv_sizing *sizing);
+
 /* Slots that fit with a plan of the sizing's shape; NULL: every head at home. */
 fkv_status fkv_sizing_slots(const fkv_sizing *sizing, const fkv_plan *plan, const int32_t *budgets,
                             int *slots, fkv_err *err);

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -87,6 +88,22 @@ def budgets_file(name, budgets):
             "budgets": budgets,
         },
     )
+
+
+def model_without_a_number(text):
+    """A folder of needle-tiny in which the embedding of the text's last token is no number."""
+    model = os.path.join(WORK, "nan-model")
+    if os.path.exists(model):
+        return model
+    shutil.copytree(TINY, model)
+    token = command("tokenize", TINY, stdin=text.encode("utf-8") + b"\n").must(0).out.split()[-1]
+    with open(os.path.join(model, "model.safetensors"), "r+b") as f:
+        (n,) = struct.unpack("<Q", f.read(8))
+        table = json.loads(f.read(n))["model.embed_tokens.weight"]
+        size = {"F32": 4, "BF16": 2, "F16": 2}[table["dtype"]] * table["shape"][1]
+        f.seek(8 + n + table["data_offsets"][0] + int(token) * size)
+        f.write(b"\xff" * size)
+    return model
 
 
 # Running the program.

@@ -165,6 +165,16 @@ def metrics_are_the_documented_ones():
 
 
 @test
+def a_comparison_holds_the_documented_fields():
+    prompts = [{"id": i, "prompt": "The grey robin sleeps. " * 40 + "\a" * (i == 5)} for i in range(9)]
+    plain = PromptJob("compared-plain", prompts, "profile.sample=1", "model.path=" + cli.model_without_a_number("\a"))
+    plain.command("compare", "--budgets", "40").must(1)
+    job = Job("compared", "job.limit=9", "profile.sample=3")
+    job.command("compare", "--budgets", "40").must(0)
+    must_agree("compare.json", *(cli.load(os.path.join(j.output + "-compare", "compare.json")) for j in (plain, job)))
+
+
+@test
 def a_calibration_needs_the_documented_fields_and_no_other():
     job, path = calibrated("calibration")
     job.command("check").must(0)
