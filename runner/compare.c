@@ -22,7 +22,8 @@ enum { SLOTS = 32 };
 
 typedef struct comparing {
     fkv_comparison *c;
-    const fkv_setup *setup; /* the user's job */
+    fkv_setup asked;        /* the user's job, on engines that can be set to every scorer */
+    const fkv_setup *setup; /* that */
     fkv_sizing sizing;      /* of the comparison's layout */
     fkv_replicas *replicas;
     fkv_trial_answer *whole, *answers; /* [records.n] */
@@ -332,14 +333,25 @@ static int64_t mean_budget(const fkv_setup *s, const fkv_profile *p)
     return n ? llround(sum / (double)n) : 0;
 }
 
+static fkv_status set_scorer(void *ctx, int replica, fkv_engine *engine, fkv_err *err)
+{
+    const fkv_setup *s = ctx;
+    (void)replica;
+    (void)err;
+    fkv_engine_set_scorer(engine, fkv_setup_scorer(s), (int)s->job->profile.sinks);
+    return FKV_OK;
+}
+
 static fkv_status try_setting(comparing *a, int k, fkv_err *err)
 {
     fkv_comparison *c = a->c;
     fkv_compare_setting *s = &c->settings[k];
     fkv_trial_answer *answers = k ? a->answers : a->whole;
     fkv_planning p = {.layout = c->layout, .sizing = a->sizing};
+    const fkv_replica_work scoring = {&s->setup, set_scorer, NULL};
     fkv_tally_stage(a->setup->tally, FKV_STAGE_PROFILE);
-    fkv_status st = fkv_planning_profile(&s->setup, &c->sample, &a->replicas, &p, err);
+    fkv_status st = k ? fkv_replicas_run(a->replicas, &scoring, err) : FKV_OK; /* the whole cache has none */
+    if (!st) st = fkv_planning_profile(&s->setup, &c->sample, &a->replicas, &p, err);
     if (!st) s->tokens = mean_budget(a->setup, &p.profile);
     p.layout = c->layout;
     fkv_sizing_update(a->setup, &p.layout, &p.profile, &p.sizing);
@@ -376,9 +388,14 @@ static void name_device(const comparing *a)
 fkv_status fkv_compare_run(fkv_comparison *c, const fkv_preflight *found, const char *folder,
                            fkv_export_rows *rows, fkv_err *err)
 {
-    comparing a = {.c = c, .setup = c->setup, .folder = folder, .rows = rows};
+    comparing a = {.c = c, .asked = *c->setup, .folder = folder, .rows = rows};
     size_t n;
-    for (int k = 0; k < c->n_settings; k++) c->settings[k].setup.tally = c->setup->tally;
+    a.asked.more_scorers = c->scorers;
+    a.setup = &a.asked;
+    for (int k = 0; k < c->n_settings; k++) {
+        c->settings[k].setup.tally = c->setup->tally;
+        c->settings[k].setup.more_scorers = c->scorers;
+    }
     fkv_status st = take_records(&a, err);
     if (!st) st = choose_layout(&a, found, err);
     if (st) goto out;

@@ -58,6 +58,7 @@ typedef struct fkv_comparison {
     fkv_compare_options options;
     fkv_compare_setting settings[FKV_COMPARE_SETTINGS]; /* [n_settings]; the first is the whole cache */
     int n_settings;
+    uint32_t scorers; /* of all settings: a bit for each */
     fkv_sample sample, records;
     fkv_compare_cell *cells; /* [n_settings][records.n] */
     bool has_longbench;      /* some record is of LongBench's layout */

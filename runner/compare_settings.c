@@ -4,10 +4,6 @@
 
 #include "runner/compare.h"
 
-/* The scorers there are, by the words of profile.score; the first is the job's. */
-static const char *const scorers[] = {"snapkv"};
-enum { SCORERS = sizeof scorers / sizeof *scorers };
-
 /* The next word of a list with commas; false: there is none. A word that is too long is cut, and so is none
  * that may stand there. */
 static bool next_word(const char **list, char word[32])
@@ -20,14 +16,15 @@ static bool next_word(const char **list, char word[32])
     return true;
 }
 
-static fkv_status find_scorer(const char *word, const char **out, fkv_err *err)
+static fkv_status find_scorer(const char *word, fkv_scorer *out, fkv_err *err)
 {
     char known[256] = "";
-    for (int i = 0; i < SCORERS; i++) {
-        if (!strcmp(word, scorers[i])) *out = scorers[i];
-        if (!strcmp(word, scorers[i])) return FKV_OK;
+    for (int i = 0; i < FKV_N_SCORERS; i++) {
+        const char *name = fkv_scorer_name((fkv_scorer)i);
         const size_t n = strlen(known);
-        snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", scorers[i]);
+        *out = (fkv_scorer)i;
+        if (!strcmp(word, name)) return FKV_OK;
+        snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", name);
     }
     return fkv_fail(err, FKV_E_INPUT, "compare: --scorers: there is no scorer \"%s\", but %s", word, known);
 }
@@ -50,9 +47,10 @@ static fkv_status parse_budget(const char *word, fkv_job *job, fkv_err *err)
             err, FKV_E_INPUT,
             "compare: --budgets: \"%s\" is neither a number of tokens nor a percentage up to 100%%", word);
     job->profile.budget = (int64_t)value;
-    if (job->profile.budget < job->profile.window)
-        return fkv_fail(err, FKV_E_INPUT, "compare: --budgets: %s is less than profile.window, %lld", word,
-                        (long long)job->profile.window);
+    if (job->profile.budget < job->profile.window + job->profile.sinks)
+        return fkv_fail(err, FKV_E_INPUT,
+                        "compare: --budgets: %s is less than profile.window, %lld, and profile.sinks, %lld",
+                        word, (long long)job->profile.window, (long long)job->profile.sinks);
     return FKV_OK;
 }
 
@@ -79,13 +77,14 @@ static fkv_status add(fkv_comparison *c, const char *scorer, const char *budget,
 }
 
 /* One scorer at one budget. */
-static fkv_status add_compressed(fkv_comparison *c, const char *scorer, const char *budget, fkv_err *err)
+static fkv_status add_compressed(fkv_comparison *c, fkv_scorer scorer, const char *budget, fkv_err *err)
 {
     fkv_compare_setting *s;
-    const fkv_status st = add(c, scorer, budget, &s, err);
+    const fkv_status st = add(c, fkv_scorer_name(scorer), budget, &s, err);
     if (st) return st;
+    s->job.profile.score = (int)scorer; /* the same order: tests/unit/test_planning.c */
     if (s->job.profile.budgets_file) return FKV_OK;
-    if (s->job.profile.method == FKV_METHOD_NONE) s->job.profile.method = FKV_METHOD_ADA_SNAPKV;
+    if (s->job.profile.method == FKV_METHOD_NONE) s->job.profile.method = FKV_METHOD_ADA;
     return parse_budget(budget, &s->job, err);
 }
 
@@ -112,11 +111,12 @@ fkv_status fkv_compare_settings(const fkv_setup *setup, const fkv_compare_option
             "compare: --budgets: the job has profile.budgets_file; -s profile.budgets_file= takes "
             "it out");
     if (!options->budgets) c->options.budgets = file ? "file" : FKV_COMPARE_BUDGETS;
-    if (!options->scorers) c->options.scorers = scorers[0];
+    if (!options->scorers) c->options.scorers = fkv_scorer_name((fkv_scorer)setup->job->profile.score);
     fkv_status st = add_whole(c, err);
     for (const char *list = c->options.scorers; !st && next_word(&list, word);) {
-        const char *scorer = NULL;
+        fkv_scorer scorer;
         st = find_scorer(word, &scorer, err);
+        if (!st) c->scorers |= fkv_scorer_bit(scorer);
         for (const char *rest = c->options.budgets; !st && next_word(&rest, budget);)
             st = add_compressed(c, scorer, budget, err);
     }

@@ -509,6 +509,7 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
                                 .max_prompt = layout->max_prompt,
                                 .max_tokens = layout->max_tokens,
                                 .scorer = fkv_setup_scorer(s),
+                                .more_scorers = s->more_scorers,
                                 .sinks = (int)j->profile.sinks,
                                 .window = (int)j->profile.window,
                                 .kernel = (int)j->profile.kernel,

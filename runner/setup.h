@@ -33,6 +33,8 @@ typedef struct fkv_setup {
      * devices for, 1 slot. Ranks and slots are of a replica, devices of all together. */
     int n_ranks, n_replicas, n_slots, n_devices;
     fkv_prompt_limits limits;
+    uint32_t
+        more_scorers; /* that engines may be set to, beside the job's: a bit for each (kernels/scorer.h) */
 } fkv_setup;
 
 /* Where a run's work is done: what planning makes of a setup. */

@@ -54,7 +54,7 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_p
     z->shape.max_prompt = layout->max_prompt;
     z->shape.max_tokens = layout->max_tokens;
     z->shape.window = (int)s->job->profile.window;
-    z->shape.scorers = fkv_scorer_bit(fkv_setup_scorer(s));
+    z->shape.scorers = fkv_scorer_bit(fkv_setup_scorer(s)) | s->more_scorers;
     z->shape.backend = s->backend;
     z->shape.n_threads = fkv_setup_threads(s);
 }

@@ -107,6 +107,24 @@ def the_numbers_are_those_of_runs_at_the_same_budgets():
 
 
 @test
+def the_scorers_numbers_are_those_of_runs_with_them():
+    job = Job("scorers", *FEW, "profile.method=ada", "profile.score=keydiff", "profile.sinks=4")
+    names = ["keydiff", "defensive", "critical", "expected"]
+    found, _ = compare(job, "--records", "16", "--budgets", "6%", "--scorers", ",".join(names))
+    assert [s["scorer"] for s in found["settings"]] == [None] + names
+    runs = [dict(enumerate(Job("scorers-" + name, *FEW, *settings).run()))
+            for name, settings in [("none", ["profile.method=none"])] +
+            [(n, ["profile.method=ada", "profile.score=" + n, "profile.sinks=4", "profile.budget=6%"]) for n in names]]
+    for k, (setting, rows) in enumerate(zip(found["settings"], runs)):
+        must_be_those_of(setting, found["answers"], k, runs[0], rows)
+    # They keep other tokens, so that one scorer's answers stand for no other's.
+    assert len({str([a["first_difference"][k] for a in found["answers"]]) for k in range(1, 5)}) > 1
+    # Without --scorers it is the job's.
+    found, _ = compare(job, "--records", "4", "--budgets", "6%")
+    assert [s["scorer"] for s in found["settings"]] == [None, "keydiff"]
+
+
+@test
 def the_same_comparison_gives_the_same_bytes():
     job = Job("again", *FEW)
     outs = [os.path.join(cli.WORK, "again-%d" % i) for i in range(2)]
@@ -243,7 +261,7 @@ def what_is_wrong_is_said_at_once():
     for args, words in [
         (["--budgets", "10%,none"], ["--budgets", '"none"']),
         (["--budgets", "101%"], ["101%"]),
-        (["--budgets", "8"], ["8 is less than profile.window, 32"]),
+        (["--budgets", "8"], ["8 is less than profile.window, 32, and profile.sinks, 0"]),
         (["--budgets", "5%,5%"], ["twice"]),
         (["--budgets", ","], ["--budgets"]),
         (["--budgets="], ["--budgets"]),
