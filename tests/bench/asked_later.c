@@ -9,8 +9,8 @@
  * count in its limit of new tokens. The M numbers stand in place of the scorer's scores, by position in the
  * prompt and for every head alike; M 0: the scorer's own.
  *
- * The linker gives this program fkv_backend_cpu as __wrap_fkv_backend_cpu: all of it is the program's, but for
- * the logits that say what the next token is and the scores that kv_keep gets. One rank, greedy. */
+ * The linker gives this program fkv_backend_cpu as __wrap_fkv_backend_cpu: all of it is the program's, but
+ * for the logits that say what the next token is and the scores that kv_keep gets. One rank, greedy. */
 #include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
