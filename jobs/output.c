@@ -250,6 +250,11 @@ const char *fkv_output_pinned(const fkv_output *o, const char *key)
     return json_string_value(json_object_get(o->manifest.run, key));
 }
 
+bool fkv_output_tells_kept(const fkv_output *o)
+{
+    return fkv_output_pinned(o, FKV_OUTPUT_ROWS_KEY);
+}
+
 fkv_status fkv_output_with_lock(fkv_output *o, const char *what, fkv_status (*make)(void *ctx, fkv_err *err),
                                 void *ctx, fkv_err *err)
 {

@@ -123,6 +123,9 @@ fkv_status fkv_output_pin(fkv_output *output, const char *key, const char *value
 /* What an earlier run pinned; NULL: nothing. Borrowed until the next pin. */
 const char *fkv_output_pinned(const fkv_output *output, const char *key);
 
+/* Whether rows have usage.kept_tokens: an output that a build without it began goes on as it was. */
+bool fkv_output_tells_kept(const fkv_output *output);
+
 /* Syncs and frees; gives the lease up. NULL is fine. */
 void fkv_output_close(fkv_output *output);
 /* close for a run that was refused: where this run began the output and left neither a row nor a profile,

@@ -67,7 +67,17 @@ static fkv_status adopt_archives(fkv_output *o, const fkv_manifest *theirs, bool
     return json_object_set(o->manifest.identity, key, was) ? fkv_fail_memory(err) : FKV_OK;
 }
 
-/* Parts take the names of archives from the first of them. */
+/* All rows of an output have the keys that its first one got. */
+static fkv_status follow_rows(fkv_output *o, fkv_manifest *theirs, fkv_err *err)
+{
+    bool changed;
+    if (json_object_get(theirs->run, FKV_OUTPUT_ROWS_KEY))
+        return fkv_manifest_pin(theirs, o->folder.path, FKV_OUTPUT_ROWS_KEY, FKV_OUTPUT_ROWS, &changed, err);
+    json_object_del(o->manifest.run, FKV_OUTPUT_ROWS_KEY);
+    return FKV_OK;
+}
+
+/* Parts take the names of archives and the rows' keys from the first of them. */
 static fkv_status check_peer(fkv_output *o, const fkv_folder_peers *peers, fkv_err *err)
 {
     fkv_manifest peer;
@@ -78,6 +88,7 @@ static fkv_status check_peer(fkv_output *o, const fkv_folder_peers *peers, fkv_e
                            strrchr(peers->peer, '/') ? strrchr(peers->peer, '/') + 1 : peers->peer);
     bool has_grown = false;
     fkv_status st = fkv_manifest_load(peers->peer, &peer, err);
+    if (!st) st = follow_rows(o, &peer, err);
     if (!st) st = adopt_archives(o, &peer, &has_grown, err);
     if (!st) st = compare(o, &peer, err);
     if (!st && peer.archives && !has_grown) {
@@ -128,6 +139,7 @@ static fkv_status load_manifest(fkv_output *o, fkv_err *err)
         o->anew = true;
         return o->looking ? FKV_OK : fkv_output_save_held(o, err);
     }
+    if (!st) st = follow_rows(o, &old, err);
     if (!st) st = adopt_archives(o, &old, &o->has_grown, err);
     if (!st && !o->other_job) st = compare(o, &old, err);
     if (st) {
@@ -277,6 +289,8 @@ static fkv_status prepare(fkv_output *o, const fkv_job *job, fkv_err *err)
     if (!st)
         st = fkv_manifest_init(&o->manifest, job->job.name, identity.data ? identity.data : "", identity.len,
                                o->per_shard, err);
+    if (!st && json_object_set_new(o->manifest.run, FKV_OUTPUT_ROWS_KEY, json_string(FKV_OUTPUT_ROWS)))
+        st = fkv_fail_memory(err);
     if (!st) st = fkv_known_archives_make(job, &o->manifest.archives, err);
     fkv_buf_free(&identity);
     return st;

@@ -18,6 +18,11 @@
 #include "jobs/manifest.h"
 #include "jobs/output.h"
 
+/* The manifest's pin that says what keys rows have; an output without it has rows without usage.kept_tokens.
+ */
+#define FKV_OUTPUT_ROWS_KEY "rows"
+#define FKV_OUTPUT_ROWS     "2"
+
 struct fkv_output {
     fkv_folder folder;
     pthread_mutex_t mutex;

@@ -80,9 +80,12 @@ static fkv_status put_answer(const fkv_answer *answer, bool with_ids, fkv_buf *o
     if (!st)
         st = fkv_buf_printf(
             out, err,
-            ",\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"truncated_tokens\":%lld}",
+            ",\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"truncated_tokens\":%lld",
             (long long)answer->prompt_tokens, (long long)answer->completion_tokens,
             (long long)answer->truncated_tokens);
+    if (!st && answer->kept_tokens >= 0)
+        st = fkv_buf_printf(out, err, ",\"kept_tokens\":%lld", (long long)answer->kept_tokens);
+    if (!st) st = fkv_buf_puts(out, "}", err);
     if (!st && with_ids) st = put_ids(answer, out, err);
     return st;
 }

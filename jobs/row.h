@@ -11,7 +11,8 @@ typedef struct fkv_answer {
     size_t n_text;
     const char *finish_reason; /* "stop" or "length" */
     int64_t prompt_tokens, completion_tokens, truncated_tokens;
-    const int32_t *ids; /* completion_tokens generated ids */
+    int64_t kept_tokens; /* below 0: a row of an output without (fkv_output_tells_kept) */
+    const int32_t *ids;  /* completion_tokens generated ids */
 } fkv_answer;
 
 /* Appends the row and "\n". With record->error_code set the row is an error row

@@ -223,6 +223,28 @@ void fkv_planning_set_windows(const fkv_config *c, fkv_profile *p)
     }
 }
 
+static bool all_windowed(const fkv_config *c)
+{
+    for (int l = 0; l < c->n_layers; l++) {
+        if (!fkv_config_window(c, l)) return false;
+    }
+    return true;
+}
+
+int64_t fkv_planning_kept_tokens(const fkv_config *c, const fkv_profile *p, int64_t n_tokens)
+{
+    const bool all = all_windowed(c);
+    int64_t kept = 0, n = 0;
+    for (int l = 0; l < c->n_layers; l++) {
+        if (!all && fkv_config_window(c, l)) continue;
+        for (int h = 0; h < c->n_kv_heads; h++, n++) {
+            const int64_t budget = p->budgets[l * c->n_kv_heads + h];
+            kept += budget < n_tokens ? budget : n_tokens;
+        }
+    }
+    return (2 * kept + n) / (2 * n);
+}
+
 static fkv_status fill_budgets(making *m, const fkv_sample *sample, fkv_err *err)
 {
     const fkv_job *j = m->setup->job;

@@ -55,5 +55,8 @@ fkv_status fkv_planning_fewest_ranks(const fkv_setup *setup, fkv_planning *plann
 int64_t fkv_planning_budget(const fkv_setup *setup, double mean_prompt);
 /* Heads of a layer with a window keep what it shows, whatever the budget. */
 void fkv_planning_set_windows(const fkv_config *config, fkv_profile *profile);
+/* What a head keeps of a prompt of n_tokens on average, rounded; layers with a window are left out, as of
+ * every budget, unless there is no other one. */
+int64_t fkv_planning_kept_tokens(const fkv_config *config, const fkv_profile *profile, int64_t n_tokens);
 
 #endif

@@ -63,6 +63,7 @@ struct stream {
     item *items;
     size_t n_items;
     fkv_queue *idle, *ready, *done;
+    bool tells_kept;    /* rows have usage.kept_tokens */
     atomic_bool failed; /* stop everything */
     atomic_bool over;   /* the engines have ended: what is not read yet isn't wanted */
     atomic_bool told;   /* that a signal came */
@@ -279,6 +280,10 @@ static fkv_status write_one(stream *s, item *it, fkv_answer_maker *maker, fkv_bu
         answer.prompt_tokens = (int64_t)it->ids.len;
         answer.completion_tokens = (int64_t)it->out.len;
         answer.truncated_tokens = it->truncated;
+        answer.kept_tokens =
+            s->tells_kept
+                ? fkv_planning_kept_tokens(&s->setup->config, &s->planning->profile, answer.prompt_tokens)
+                : -1;
         answer.ids = it->out.data;
     }
     if ((st = fkv_row_write(&it->record, is_error ? NULL : &answer, s->setup->job->output.token_ids, row,
@@ -515,6 +520,7 @@ static fkv_status start(stream *s, fkv_err *err)
     if ((st = fkv_queue_open(s->n_items, &s->done, err))) return st;
     for (size_t i = 0; i < s->n_items; i++) fkv_queue_push(s->idle, &s->items[i]);
     if ((st = open_reader(s, err))) return st;
+    s->tells_kept = fkv_output_tells_kept(s->output);
     for (int i = 0; i < s->n_lanes; i++) {
         s->lanes[i].s = s;
         s->lanes[i].layout = s->planning->layout;

@@ -5,6 +5,7 @@ import signal
 import tarfile
 
 import cli
+import outputs
 from cli import Job, PromptJob, command, test
 
 _job = []
@@ -200,8 +201,7 @@ def a_dash_is_standard_output():
 @test
 def an_unfinished_output_says_how_many_are_missing():
     stopped = Job("stopped", "job.limit=12", "output.records_per_shard=5", "engine.slots=1")
-    run = cli.Running(stopped, hold="records 7").until_held()
-    run.stop(signal.SIGKILL)
+    outputs.held_at(stopped, 7).stop(signal.SIGKILL)
     part = Job("one-part", "job.limit=12", "output.records_per_shard=2", "input.part=0/2")
     part.run()
     for job, there, missing in ((stopped, 5, 7), (part, 6, 6)):

@@ -42,6 +42,17 @@ def job(name, ranks, *settings, tag="", other=False):
 
 
 @test
+def layers_with_a_window_are_not_in_what_a_row_says_was_kept():
+    """But where every layer has one."""
+    for name, window in (("gemma2", 0), ("mistral-window", 24)):
+        rows = job(name, 1, "profile.method=uniform", "profile.budget=40", tag="-kept").run()
+        for row in rows:
+            want = min(window or 40, row["usage"]["prompt_tokens"])
+            assert row["usage"]["kept_tokens"] == want, (name, row["usage"])
+        assert max(row["usage"]["prompt_tokens"] for row in rows) > 40
+
+
+@test
 def every_family_gives_the_ids_of_hf():
     """The second time on other ranks, from a config as the other generation of HF transformers writes it."""
     golden = cli.load(os.path.join(cli.TESTS, "golden", "families.json"))["families"]

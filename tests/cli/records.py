@@ -32,6 +32,7 @@ def a_plain_prompt_is_answered():
         "prompt_tokens": n_tokens(PROMPT),
         "completion_tokens": len(row["ids"]),
         "truncated_tokens": 0,
+        "kept_tokens": n_tokens(PROMPT),  # fewer than the budget
     }
     assert row["ids"][-1] == 1 and row["error"] is None
     # The stop token counts but is not in the text.
@@ -50,11 +51,26 @@ def a_row_s_members_stand_in_the_documented_order():
     job = Job("members", "job.limit=1", "output.token_ids=no")
     (row,) = job.run()
     assert list(row) == KEYS
-    assert list(row["usage"]) == ["prompt_tokens", "completion_tokens", "truncated_tokens"]
+    assert list(row["usage"]) == ["prompt_tokens", "completion_tokens", "truncated_tokens", "kept_tokens"]
     assert row["source"] == {"archive": cli.NEEDLES, "member": "data/needle_1k.jsonl", "line": 1}
     assert row["dataset"] == "needle_1k"
     assert list(row["fields"]) == ["answers", "length", "dataset", "language", "all_classes"]
     assert row["fields"]["answers"] == [ANSWER]
+
+
+@test
+def a_row_says_how_many_tokens_of_its_prompt_a_head_kept_on_average():
+    """The mean of min(budget, prompt), halves up."""
+    budgets = [[40, 5000, 64, 64], [100, 100, 100, 101], [7, 8, 9, 10], [64, 64, 64, 64]]
+    job = Job("kept", "profile.budgets_file=" + cli.budgets_file("kept.json", budgets), "job.limit=3")
+    for row in job.run():
+        n = row["usage"]["prompt_tokens"]
+        mean = sum(min(b, n) for heads in budgets for b in heads) / 16
+        assert 600 < n < 5000 and row["usage"]["kept_tokens"] == int(mean + 0.5), row["usage"]
+    for method in ("none", "uniform"):
+        job = Job("kept-" + method, "profile.method=" + method, "profile.budget=64", "job.limit=1")
+        usage = job.run()[0]["usage"]
+        assert usage["kept_tokens"] == (64 if method == "uniform" else usage["prompt_tokens"]), usage
 
 
 @test

@@ -283,6 +283,7 @@ def what_a_user_says_in_ruler_and_qa_records_is_wrapped():
         "prompt_tokens": tokens("user: %s Which?\nanswer: " % ONE),
         "completion_tokens": 2,
         "truncated_tokens": 0,
+        "kept_tokens": tokens("user: %s Which?\nanswer: " % ONE),
     }
 
 

@@ -68,6 +68,52 @@ def rows_in_no_shard_yet_survive_a_kill():
     assert job.content() == whole_job.content() and len(job.shards()) == 1
 
 
+def without_kept_tokens(job, manifest="manifest.json"):
+    """Makes the manifest what a build wrote whose rows had no usage.kept_tokens. Error rows are as they were."""
+    values = cli.load(job.file(manifest))
+    assert values["run"].pop("rows") == "2"
+    cli.write(job.file(manifest), values)
+
+
+@test
+def an_output_begun_before_rows_had_kept_tokens_goes_on_without():
+    """Else its rows would differ in their keys."""
+    lines = [b"no JSON"] * 3 + [{"id": i, "prompt": "The number"} for i in range(5)]
+    for name, settings in (("older", []), ("older-auto", ["input.part=auto"])):
+        job = cli.PromptJob(name, lines, "output.records_per_shard=3", "engine.slots=1", *settings)
+        run = Running(job, hold="records 0").until_held()
+        run.until(lambda: len(outputs.rows_written(job)) == 3, "the error rows")
+        assert run.stop(signal.SIGKILL) == -signal.SIGKILL
+        outputs.wait_for_the_lock(job)
+        without_kept_tokens(job)
+        rows = job.run(1)
+        assert len(rows) == 8 and not any("kept_tokens" in (row["usage"] or {}) for row in rows), rows
+        assert settings or job.stats()["resumed"] == 3, job.stats()
+        assert "rows" not in cli.load(job.file("manifest.json"))["run"]
+
+
+@test
+def a_part_s_rows_have_the_keys_of_the_parts_before():
+    lines = [{"id": i, "prompt": "The number"} for i in range(4)]
+    job = cli.PromptJob("older-parts", lines, "output.records_per_shard=2")
+    command("run", job.path, "-s", "input.part=0/2").must(0)
+    without_kept_tokens(job, "manifest-0of2.json")
+    command("run", job.path, "-s", "input.part=1/2").must(0)
+    kept = ["kept_tokens" in row["usage"] for row in job.rows()]
+    assert kept == [True, True, False, False], kept  # the first two are of this build
+
+
+@test
+def rows_of_a_later_build_are_refused():
+    job = short("later-rows", "job.limit=8")
+    killed_at(job, 5)
+    manifest = cli.load(job.file("manifest.json"))
+    manifest["run"]["rows"] = "3"
+    cli.write(job.file("manifest.json"), manifest)
+    for which in ("run", "check"):
+        job.command(which).must(2, 'run.rows was "3", is now "2"')
+
+
 @test
 def killed_before_the_first_record_it_starts_anew():
     job = short("early", "job.limit=8")

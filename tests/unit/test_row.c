@@ -59,16 +59,17 @@ static void an_answer_has_its_keys_in_order(void **state)
     (void)state;
     fkv_record r = make_record();
     const int32_t ids[] = {1, 0, 42};
-    fkv_answer a = {"He said \"\xc3\xa9\n\"\x01", 14, "stop", 100, 3, 0, ids};
+    fkv_answer a = {"He said \"\xc3\xa9\n\"\x01", 14, "stop", 100, 3, 0, 64, ids};
     expect_row(&r, &a, false,
                HEAD "\"text\":\"He said \\\"\xc3\xa9\\n\\\"\\u0001\",\"finish_reason\":\"stop\","
-                    "\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":3,\"truncated_tokens\":0},"
-                    "\"error\":null}\n");
-    a = (fkv_answer){"", 0, "length", 100, 3, 9, ids};
+                    "\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":3,\"truncated_tokens\":0,"
+                    "\"kept_tokens\":64},\"error\":null}\n");
+    a = (fkv_answer){"", 0, "length", 100, 3, 9, 91, ids};
     expect_row(&r, &a, true,
                HEAD "\"text\":\"\",\"finish_reason\":\"length\",\"usage\":{\"prompt_tokens\":100,"
-                    "\"completion_tokens\":3,\"truncated_tokens\":9},\"ids\":[1,0,42],\"error\":null}\n");
-    a = (fkv_answer){"", 0, "stop", 1, 0, 0, ids};
+                    "\"completion_tokens\":3,\"truncated_tokens\":9,\"kept_tokens\":91},"
+                    "\"ids\":[1,0,42],\"error\":null}\n");
+    a = (fkv_answer){"", 0, "stop", 1, 0, 0, -1, ids};
     expect_row(&r, &a, true,
                HEAD "\"text\":\"\",\"finish_reason\":\"stop\",\"usage\":{\"prompt_tokens\":1,"
                     "\"completion_tokens\":0,\"truncated_tokens\":0},\"ids\":[],\"error\":null}\n");
@@ -113,7 +114,7 @@ static void rows_with_and_without_an_error_have_the_same_keys(void **state)
     (void)state;
     fkv_record good = make_record(), bad = {.error_code = "x"}, late = make_record();
     const int32_t ids[] = {1};
-    const fkv_answer a = {"t", 1, "stop", 1, 1, 0, ids}, cut = {"t", 1, "length", 1, 1, 5, ids};
+    const fkv_answer a = {"t", 1, "stop", 1, 1, 0, 1, ids}, cut = {"t", 1, "length", 1, 1, 5, 1, ids};
     strcpy(late.error_code, "bad_logits");
     for (int with_ids = 0; with_ids < 2; with_ids++) {
         char want[200], got[200];
