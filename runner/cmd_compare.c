@@ -101,12 +101,13 @@ static fkv_status compare(const fkv_setup *setup, const fkv_preflight *found, co
     char *below = fkv_path_join(folder, FKV_COMPARE_PREDICTIONS);
     fkv_setup_log_sharing(setup);
     fkv_status st = below ? fkv_compare_folder_begin(folder, err) : fkv_fail_memory(err);
+    const bool begun = !st;
     if (!st) st = fkv_export_rows_open(&rows, err);
     if (!st) st = fkv_compare_run(c, found, below, rows, err);
     fkv_tally_stage(setup->tally, FKV_STAGE_FINISH);
     if (!st) st = fkv_compare_folder_finish(folder, c, rows, err);
     fkv_export_rows_close(rows);
-    if (st && below) fkv_compare_folder_leave(folder);
+    if (st && begun) fkv_compare_folder_leave(folder);
     free(below);
     return st;
 }

@@ -55,6 +55,10 @@ static fkv_status take_records(comparing *a, fkv_err *err)
     const fkv_status st = fkv_sample_take_more(a->setup, &c->layout, wanted, &c->sample, &c->records, err);
     if (st) return st;
     if (c->sample.n_input == 0) return fkv_setup_no_record(a->setup, "", err);
+    if (c->sample.n == 0)
+        return fkv_fail_at(err, FKV_E_INPUT, a->setup->job->path, 0, "input.archives",
+                           "have no record that can be answered: all %lld would be error rows",
+                           (long long)c->sample.n_input);
     if (c->records.n == 0)
         return fkv_fail_at(err, FKV_E_INPUT, a->setup->job->path, 0, "profile.sample",
                            "takes all of the %lld records that can be answered, and none is left to compare: "
@@ -232,15 +236,6 @@ static fkv_status answer(comparing *a, fkv_planning *p, fkv_trial_answer *answer
 
 /* ---- counts ---- */
 
-/* Tokens of a prompt that a head keeps, on average. */
-static double kept_of(const fkv_profile *p, int64_t n_tokens)
-{
-    const int n = p->n_layers * p->n_kv_heads;
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += (double)(p->budgets[i] < n_tokens ? p->budgets[i] : n_tokens);
-    return sum / n;
-}
-
 /* The row that a run would have written, for eval.py. */
 static fkv_status export_row(comparing *a, const fkv_sample_record *r, const fkv_answer *answer, fkv_err *err)
 {
@@ -250,14 +245,16 @@ static fkv_status export_row(comparing *a, const fkv_sample_record *r, const fkv
     return st ? st : fkv_export_rows_add(a->rows, a->row.data, a->row.len, err);
 }
 
-static fkv_status fill_cell(comparing *a, fkv_answer_maker *maker, int64_t i, const fkv_trial_answer *answer,
-                            fkv_compare_cell *cell, fkv_err *err)
+static fkv_status fill_cell(comparing *a, fkv_answer_maker *maker, int64_t i, const fkv_profile *profile,
+                            const fkv_trial_answer *answer, fkv_compare_cell *cell, fkv_err *err)
 {
     const fkv_sample_record *r = &a->c->records.records[i];
     const fkv_answer_ends ends = {fkv_sampling_of(a->setup, r->record), fkv_stops_of(a->setup, r->record)};
-    fkv_answer row = {.prompt_tokens = (int64_t)r->ids.len,
+    const int64_t n_prompt = (int64_t)r->ids.len;
+    fkv_answer row = {.prompt_tokens = n_prompt,
                       .completion_tokens = (int64_t)answer->ids.len,
                       .truncated_tokens = r->truncated,
+                      .kept_tokens = fkv_planning_kept_tokens(&a->setup->config, profile, n_prompt),
                       .ids = answer->ids.data};
     bool stopped;
     fkv_status st = fkv_answer_text(maker, &ends, answer->ids.data, answer->ids.len, &row.text, &row.n_text,
@@ -265,6 +262,7 @@ static fkv_status fill_cell(comparing *a, fkv_answer_maker *maker, int64_t i, co
     if (st) return st;
     row.finish_reason = stopped || !answer->at_limit ? "stop" : "length";
     cell->tokens = (int32_t)answer->ids.len;
+    cell->kept = (int32_t)row.kept_tokens;
     cell->at_limit = answer->at_limit && !stopped;
     cell->first = a->whole[i].code[0] ? -1 : fkv_first_difference(&answer->ids, &a->whole[i].ids);
     st = fkv_compare_right(r->record, row.text, row.n_text, &cell->right, err);
@@ -289,8 +287,7 @@ static fkv_status count(comparing *a, int k, const fkv_profile *profile, const f
         cells[i] = (fkv_compare_cell){.tokens = -1, .first = -1};
         if (*code) fkv_error_counts_add(&s->errors, code, strlen(code), 1);
         if (*code) continue;
-        cells[i].kept = kept_of(profile, (int64_t)c->records.records[i].ids.len);
-        st = fill_cell(a, &maker, i, &answers[i], &cells[i], err);
+        st = fill_cell(a, &maker, i, profile, &answers[i], &cells[i], err);
     }
     if (!st) {
         fkv_compare_count(c->cells, cells, n, work, &s->counts);
@@ -349,9 +346,11 @@ static fkv_status try_setting(comparing *a, int k, fkv_err *err)
     fkv_trial_answer *answers = k ? a->answers : a->whole;
     fkv_planning p = {.layout = c->layout, .sizing = a->sizing};
     const fkv_replica_work scoring = {&s->setup, set_scorer, NULL};
+    fkv_setup fixed = s->setup; /* engines are open, and stay on their ranks */
+    fixed.auto_ranks = false;
     fkv_tally_stage(a->setup->tally, FKV_STAGE_PROFILE);
     fkv_status st = k ? fkv_replicas_run(a->replicas, &scoring, err) : FKV_OK; /* the whole cache has none */
-    if (!st) st = fkv_planning_profile(&s->setup, &c->sample, &a->replicas, &p, err);
+    if (!st) st = fkv_planning_profile(&fixed, &c->sample, &a->replicas, &p, err);
     if (!st) s->tokens = mean_budget(a->setup, &p.profile);
     p.layout = c->layout;
     fkv_sizing_update(a->setup, &p.layout, &p.profile, &p.sizing);
@@ -392,10 +391,7 @@ fkv_status fkv_compare_run(fkv_comparison *c, const fkv_preflight *found, const 
     size_t n;
     a.asked.more_scorers = c->scorers;
     a.setup = &a.asked;
-    for (int k = 0; k < c->n_settings; k++) {
-        c->settings[k].setup.tally = c->setup->tally;
-        c->settings[k].setup.more_scorers = c->scorers;
-    }
+    for (int k = 0; k < c->n_settings; k++) c->settings[k].setup.tally = c->setup->tally;
     fkv_status st = take_records(&a, err);
     if (!st) st = choose_layout(&a, found, err);
     if (st) goto out;

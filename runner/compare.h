@@ -38,7 +38,7 @@ typedef struct fkv_compare_setting {
     char budget[32];    /* "whole", "20%", "1024", "file": as the user has it */
     const char *scorer; /* NULL: the whole cache */
     fkv_job job;        /* its pointers are the user's job's */
-    fkv_setup setup;    /* of job; the same */
+    fkv_setup setup;    /* of job, as of a run with it alone; the same */
     int64_t tokens;     /* mean budget of a head */
     fkv_compare_counts counts;
     fkv_interval interval; /* of the share of equal answers */

@@ -15,7 +15,7 @@ typedef struct fkv_compare_cell {
     int32_t tokens; /* of the answer; -1: there is none */
     int32_t first;  /* tokens that are alike before it differs from the whole cache's; -1: it doesn't */
     unsigned right; /* FKV_RIGHT_... */
-    double kept;    /* tokens of the prompt that a head keeps, on average */
+    int32_t kept;   /* tokens of the prompt that a head keeps, as usage.kept_tokens of a row */
     bool at_limit;  /* of new tokens */
 } fkv_compare_cell;
 

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 
+import checkpoints
 import cli
 import pages
 from cli import Job, PromptJob, Running, command, test
@@ -176,6 +177,34 @@ def it_says_which_budget_the_asked_share_takes():
 
 
 @test
+def a_scorer_s_memory_is_that_of_a_run_with_it_alone():
+    """Other scorers of the comparison hold the output projection once more: a run does not."""
+    job = Job("alone", "job.limit=12", "profile.sample=4", "profile.method=uniform")
+    fit = []
+    for scorers in ("snapkv", "critical,defensive,expected,snapkv"):
+        found, _ = compare(job, "--records", "2", "--budgets", "40", "--scorers", scorers)
+        fit.append([s["forecast"]["slots_fit"] for s in found["settings"] if s["scorer"] in (None, "snapkv")])
+    assert fit[0] == fit[1] and len(fit[0]) == 2, fit
+
+
+@test
+def layers_with_a_window_are_in_no_budget_and_not_in_what_is_kept():
+    """As in usage.kept_tokens of rows."""
+    model = checkpoints.write("gemma2", os.path.join(cli.WORK, "gemma2"), os.path.join(cli.TINY, "tokenizer.json"))
+    config = os.path.join(model, "config.json")
+    values = {k: v for k, v in cli.load(config).items() if k != "model_type"}  # no family's tokenizer in its place
+    with open(config, "w", encoding="utf-8") as f:
+        json.dump(values, f)
+    records = [{"id": i, "prompt": max(checkpoints.PROMPTS, key=len)} for i in range(4)]
+    job = PromptJob("windows", records, "model.path=" + model, "profile.sample=2", "profile.method=uniform")
+    found, _ = compare(job, "--budgets", "40")
+    whole, some = found["settings"]
+    assert all(a["prompt_tokens"] > 40 for a in found["answers"])
+    assert some["kept_tokens"] == some["budget_tokens"] == 40, some
+    assert whole["kept_tokens"] == statistics.mean(a["prompt_tokens"] for a in found["answers"]), whole
+
+
+@test
 def what_eval_reads_is_what_a_run_exports():
     job = Job("eval", *FEW, "job.name=Tiny-1")
     found, _ = compare(job, "--records", "16", "--budgets", "5%")
@@ -278,10 +307,14 @@ def what_is_wrong_is_said_at_once():
         said = job.command("compare", *args).must(2, *words)
         assert said.out == "" and not os.path.exists(job.output + "-compare"), said.text
     cli.write("full/notes.txt", "mine")
+    os.makedirs(os.path.join(cli.WORK, "full", "longbench", "mine"))
     job.command("compare", "--out", os.path.join(cli.WORK, "full")).must(2, 'it holds "notes.txt"')
     cli.write("other/compare.json", "{}")
     job.command("compare", "--out", os.path.join(cli.WORK, "other")).must(2, "no comparison of ours")
     assert files_of(os.path.join(cli.WORK, "full")) == {"notes.txt": b"mine"}
+    assert os.path.isdir(os.path.join(cli.WORK, "full", "longbench", "mine")), "a refused folder is left alone"
+    bad = PromptJob("none-usable", [b"{", b"no JSON"])
+    bad.command("compare").must(2, "have no record that can be answered: all 2 would be error rows")
     budgets = cli.budgets_file("heads.json", [[60, 40, 50, 50]] * cli.LAYERS)
     job.command("compare", "--budgets", "5%", "-s", "profile.budgets_file=" + budgets).must(2, "budgets_file")
     command("compare", "--help").must(0, "usage: fairkv-batch compare", "--equal")
