@@ -74,15 +74,9 @@ fkv_claim *fkv_claims_find(const fkv_claims *claims, int64_t index)
 
 fkv_status fkv_claims_add(fkv_claims *claims, fkv_claim *claim, fkv_err *err)
 {
-    if (claims->n == claims->cap) {
-        size_t cap;
-        fkv_claim **grown = fkv_mul_size(claims->cap ? claims->cap : 4, 2, &cap)
-                                ? fkv_realloc(claims->at, cap, sizeof(fkv_claim *))
-                                : NULL;
-        if (!grown) return fkv_fail_memory(err);
-        claims->at = grown;
-        claims->cap = cap;
-    }
+    fkv_claim **at = fkv_grown(claims->at, claims->n, &claims->cap, sizeof(fkv_claim *));
+    if (!at) return fkv_fail_memory(err);
+    claims->at = at;
     claims->at[claims->n++] = claim;
     return FKV_OK;
 }

@@ -68,13 +68,9 @@ fkv_status fkv_export_files_get(fkv_export_files *files, const char *path, fkv_e
     if (files->n == FKV_EXPORT_MAX_FILES)
         return fkv_fail_at(err, FKV_E_INPUT, path, 0, NULL, "would be file %d, more than there may be",
                            FKV_EXPORT_MAX_FILES + 1);
-    if (files->n == files->cap) {
-        const size_t cap = files->cap ? 2 * files->cap : 16;
-        fkv_export_file **grown = fkv_realloc(files->at, cap, sizeof *grown);
-        if (!grown) return fkv_fail_memory(err);
-        files->at = grown;
-        files->cap = cap;
-    }
+    fkv_export_file **at = fkv_grown(files->at, files->n, &files->cap, sizeof *at);
+    if (!at) return fkv_fail_memory(err);
+    files->at = at;
     const fkv_status st = new_file(path, out, err);
     if (st) return st;
     const size_t i = lower_bound(files, path);

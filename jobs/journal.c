@@ -155,13 +155,9 @@ static fkv_status read_row(const fkv_journal *j, int64_t offset, const header *h
 
 static fkv_status reserve_entry(fkv_journal *j, fkv_err *err)
 {
-    if (j->n < j->cap) return FKV_OK;
-    size_t cap;
-    if (!fkv_mul_size(j->cap ? j->cap : 128, 2, &cap)) return fkv_fail_memory(err);
-    fkv_journal_entry *grown = fkv_realloc(j->entries, cap, sizeof *grown);
-    if (!grown) return fkv_fail_memory(err);
-    j->entries = grown;
-    j->cap = cap;
+    fkv_journal_entry *entries = fkv_grown(j->entries, j->n, &j->cap, sizeof *entries);
+    if (!entries) return fkv_fail_memory(err);
+    j->entries = entries;
     return FKV_OK;
 }
 

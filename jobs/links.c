@@ -79,13 +79,9 @@ static int by_hash_and_place(const void *a, const void *b)
 
 static fkv_status add(fkv_links *links, const fkv_member *m, const fkv_buf *name)
 {
-    if (links->n == links->cap) {
-        const size_t cap = links->cap ? 2 * links->cap : 64;
-        entry *more = fkv_realloc(links->at, cap, sizeof *more);
-        if (!more) return FKV_E_SYSTEM;
-        links->at = more;
-        links->cap = cap;
-    }
+    entry *at = fkv_grown(links->at, links->n, &links->cap, sizeof *at);
+    if (!at) return FKV_E_SYSTEM;
+    links->at = at;
     links->at[links->n++] = (entry){hash_of(name), (uint64_t)m->at << KIND_BITS | (uint64_t)m->kind};
     return FKV_OK;
 }

@@ -73,14 +73,9 @@ fkv_status fkv_manifest_add(fkv_manifest *m, const fkv_manifest_shard *shard, fk
     const size_t i = lower_bound(m, shard->index);
     if (i < m->n_shards && m->shards[i].index == shard->index)
         return fkv_fail(err, FKV_E_INPUT, "shard %lld is there twice", (long long)shard->index);
-    if (m->n_shards == m->cap) {
-        size_t cap;
-        if (!fkv_mul_size(m->cap ? m->cap : 32, 2, &cap)) return fkv_fail_memory(err);
-        fkv_manifest_shard *grown = fkv_realloc(m->shards, cap, sizeof *grown);
-        if (!grown) return fkv_fail_memory(err);
-        m->shards = grown;
-        m->cap = cap;
-    }
+    fkv_manifest_shard *shards = fkv_grown(m->shards, m->n_shards, &m->cap, sizeof *shards);
+    if (!shards) return fkv_fail_memory(err);
+    m->shards = shards;
     memmove(&m->shards[i + 1], &m->shards[i], (m->n_shards - i) * sizeof *shard);
     m->shards[i] = *shard;
     m->n_shards++;

@@ -157,15 +157,9 @@ static fkv_status count_rows(const fkv_folder *folder, fkv_merged *all, const jo
 
 static fkv_status add_journal(journals *j, const char *path, uint64_t identity, fkv_err *err)
 {
-    if (j->n == j->cap) {
-        size_t cap;
-        fkv_journal **grown = fkv_mul_size(j->cap ? j->cap : 4, 2, &cap)
-                                  ? fkv_realloc(j->at, cap, sizeof(fkv_journal *))
-                                  : NULL;
-        if (!grown) return fkv_fail_memory(err);
-        j->at = grown;
-        j->cap = cap;
-    }
+    fkv_journal **at = fkv_grown(j->at, j->n, &j->cap, sizeof(fkv_journal *));
+    if (!at) return fkv_fail_memory(err);
+    j->at = at;
     const fkv_status st = fkv_journal_look(path, identity, &j->at[j->n], err);
     if (!st) j->n++;
     return st;
@@ -353,4 +347,17 @@ void fkv_standing_free(fkv_standing *s)
     for (int i = 0; i < FKV_ERROR_CODES; i++) free(s->examples[i]);
     free(s->job);
     *s = (fkv_standing){.records = -1};
+}
+
+fkv_standing_example fkv_standing_example_of(const fkv_standing *s, int i)
+{
+    json_error_t je;
+    const char *text = s->examples[i];
+    json_t *doc = text ? fkv_json_parse(text, strlen(text), 0, &je) : NULL;
+    const json_t *source = json_object_get(doc, "source");
+    return (fkv_standing_example){.doc = doc,
+                                  .archive = json_string_value(json_object_get(source, "archive")),
+                                  .member = json_string_value(json_object_get(source, "member")),
+                                  .message = json_string_value(json_object_get(doc, "message")),
+                                  .line = json_integer_value(json_object_get(source, "line"))};
 }

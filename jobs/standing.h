@@ -38,4 +38,13 @@ fkv_status fkv_standing_read(const char *folder, fkv_standing *standing, fkv_err
 fkv_status fkv_standing_glance(const char *folder, fkv_standing *standing, fkv_err *err);
 void fkv_standing_free(fkv_standing *standing);
 
+/* examples[i], read: doc is the caller's (json_decref), and the rest is borrowed from it. NULL: it has none;
+ * doc, too: no example was found. */
+typedef struct fkv_standing_example {
+    struct json_t *doc;
+    const char *archive, *member, *message;
+    int64_t line;
+} fkv_standing_example;
+fkv_standing_example fkv_standing_example_of(const fkv_standing *standing, int i);
+
 #endif

@@ -1,7 +1,6 @@
 /* fairkv-batch init: a commented job file for a model folder and an archive that it looks at. */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -284,23 +283,17 @@ static fkv_status write_job(const options *o, const fkv_init_find *x, fkv_err *e
 
 static fkv_status read_options(int argc, char **argv, options *o, fkv_err *err)
 {
-    static const struct option known[] = {{"help", no_argument, NULL, 'h'}, {0}};
-    char letter[3];
-    optind = 0; /* glibc: start anew, main may have parsed before */
-    opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, "ho:", known, NULL)) != -1;) {
-        if (c == 'o') o->file = optarg;
-        if (c == 'h') o->help = true;
-        if (c == '?') return fkv_command_bad_option("init", fkv_command_option(argv, letter), usage, err);
-    }
-    if (o->help) return FKV_OK;
-    if (argc - optind != 2)
+    int first;
+    const fkv_status st =
+        fkv_command_file_option("init", usage, argc, argv, &o->file, &o->help, &first, err);
+    if (st || o->help) return st;
+    if (argc - first != 2)
         return fkv_fail(err, FKV_E_INPUT, "init: give MODEL_DIR and ARCHIVE; see fairkv-batch help init");
-    o->model = absolute(argv[optind]);
-    o->archive = absolute(argv[optind + 1]);
+    o->model = absolute(argv[first]);
+    o->archive = absolute(argv[first + 1]);
     if (!o->model || !o->archive) return fkv_fail_memory(err);
     if (!fkv_file_exists(o->archive))
-        return fkv_fail_at(err, FKV_E_INPUT, argv[optind + 1], 0, NULL, "there is no such archive");
+        return fkv_fail_at(err, FKV_E_INPUT, argv[first + 1], 0, NULL, "there is no such archive");
     if (o->file && fkv_file_exists(o->file))
         return fkv_fail_at(err, FKV_E_INPUT, o->file, 0, NULL,
                            "is there already, and init overwrites nothing");

@@ -1,7 +1,6 @@
 /* fairkv-batch report: the page of runner/report.h, into the output folder or elsewhere. Owns nothing beyond
  * a call. */
 #include <fcntl.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -28,19 +27,13 @@ typedef struct options {
 
 static fkv_status read_options(int argc, char **argv, options *o, fkv_err *err)
 {
-    static const struct option known[] = {{"help", no_argument, NULL, 'h'}, {0}};
-    char letter[3];
-    optind = 0; /* glibc: start anew, main may have parsed before */
-    opterr = 0;
-    for (int c; (c = getopt_long(argc, argv, "ho:", known, NULL)) != -1;) {
-        if (c == 'o') o->file = optarg;
-        if (c == 'h') o->help = true;
-        if (c == '?') return fkv_command_bad_option("report", fkv_command_option(argv, letter), usage, err);
-    }
-    if (o->help) return FKV_OK;
-    if (argc - optind != 1)
+    int first;
+    const fkv_status st =
+        fkv_command_file_option("report", usage, argc, argv, &o->file, &o->help, &first, err);
+    if (st || o->help) return st;
+    if (argc - first != 1)
         return fkv_fail(err, FKV_E_INPUT, "report: give one OUTPUT_DIR; see fairkv-batch help report");
-    o->folder = argv[optind];
+    o->folder = argv[first];
     return FKV_OK;
 }
 

@@ -44,21 +44,16 @@ static double left_of(const fkv_standing *s)
     return missing >= 0 && s->rate > 0 ? (double)missing / s->rate : NAN;
 }
 
-static void print_example(const char *example)
+static void print_example(const fkv_standing *s, int i)
 {
-    json_error_t je;
-    json_t *doc = example ? fkv_json_parse(example, strlen(example), 0, &je) : NULL;
-    const json_t *source = json_object_get(doc, "source");
-    const char *archive = json_string_value(json_object_get(source, "archive"));
-    const char *member = json_string_value(json_object_get(source, "member"));
-    const char *message = json_string_value(json_object_get(doc, "message"));
+    const fkv_standing_example e = fkv_standing_example_of(s, i);
     char shown[3][512];
-    fkv_utf8_show(archive ? archive : "?", shown[0], sizeof shown[0]);
-    fkv_utf8_show(member ? member : "", shown[1], sizeof shown[1]);
-    fkv_utf8_show(message ? message : "", shown[2], sizeof shown[2]);
-    printf("  such as %s%s%s line %lld: %s\n", shown[0], member ? " " : "", shown[1],
-           (long long)json_integer_value(json_object_get(source, "line")), shown[2]);
-    json_decref(doc);
+    fkv_utf8_show(e.archive ? e.archive : "?", shown[0], sizeof shown[0]);
+    fkv_utf8_show(e.member ? e.member : "", shown[1], sizeof shown[1]);
+    fkv_utf8_show(e.message ? e.message : "", shown[2], sizeof shown[2]);
+    printf("  such as %s%s%s line %lld: %s\n", shown[0], e.member ? " " : "", shown[1], (long long)e.line,
+           shown[2]);
+    json_decref(e.doc);
 }
 
 static void print_locks(const fkv_standing *s)
@@ -95,7 +90,7 @@ static void print_text(const fkv_standing *s)
     if (s->n_parts > 1) printf("parts: %lld\n", (long long)s->n_parts);
     for (int i = 0; i < s->errors.n; i++) {
         printf("%s: %lld\n", s->errors.at[i].code, (long long)s->errors.at[i].rows);
-        print_example(s->examples[i]);
+        print_example(s, i);
     }
     if (s->rate > 0) printf("rate: %.2f records/s\n", s->rate);
     if (isfinite(left_of(s))) printf("time left: %s%.0f s\n", mark, left_of(s));
@@ -132,9 +127,8 @@ static json_t *locks_of(const fkv_standing *s)
 static fkv_status print_json(const fkv_standing *s, fkv_err *err)
 {
     json_t *errors = json_array();
-    json_error_t je;
     for (int i = 0; i < s->errors.n; i++) {
-        json_t *x = s->examples[i] ? fkv_json_parse(s->examples[i], strlen(s->examples[i]), 0, &je) : NULL;
+        json_t *x = fkv_standing_example_of(s, i).doc;
         json_array_append_new(errors,
                               json_pack("{s:s,s:I,s:o}", "code", s->errors.at[i].code, "rows",
                                         (json_int_t)s->errors.at[i].rows, "example", x ? x : json_null()));

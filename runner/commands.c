@@ -51,3 +51,19 @@ const char *fkv_command_option(char **argv, char letter[3])
     snprintf(letter, 3, "-%c", optopt);
     return letter;
 }
+
+fkv_status fkv_command_file_option(const char *command, const char *usage, int argc, char **argv,
+                                   const char **file, bool *help, int *first, fkv_err *err)
+{
+    static const struct option known[] = {{"help", no_argument, NULL, 'h'}, {0}};
+    char letter[3];
+    optind = 0; /* glibc: start anew, main may have parsed before */
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, "ho:", known, NULL)) != -1;) {
+        if (c == 'o') *file = optarg;
+        if (c == 'h') *help = true;
+        if (c == '?') return fkv_command_bad_option(command, fkv_command_option(argv, letter), usage, err);
+    }
+    *first = optind;
+    return FKV_OK;
+}

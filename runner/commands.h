@@ -24,6 +24,9 @@ int fkv_command_end(fkv_status st, const fkv_err *err);
 /* The error of an option that the subcommand has not, or without its value, with the nearest one that
  * its usage names. */
 fkv_status fkv_command_bad_option(const char *command, const char *option, const char *usage, fkv_err *err);
+/* Of a subcommand that has -o FILE and --help alone: *first is the first of the words that are left. */
+fkv_status fkv_command_file_option(const char *command, const char *usage, int argc, char **argv,
+                                   const char **file, bool *help, int *first, fkv_err *err);
 /* The option that getopt_long minds: of argv, or of the letters of one word. */
 const char *fkv_command_option(char **argv, char letter[3]);
 

@@ -139,25 +139,19 @@ static void summary(const fkv_report *x, fkv_markup *m)
     put(m, "</dl></section>\n");
 }
 
-/* text: {"source":...,"message":...} of a row, or NULL */
-static void example(fkv_markup *m, const char *text)
+static void example(fkv_markup *m, const fkv_standing *s, int i)
 {
-    json_error_t je;
-    json_t *doc = text ? fkv_json_parse(text, strlen(text), 0, &je) : NULL;
-    const json_t *source = json_object_get(doc, "source");
-    const char *member = json_string_value(json_object_get(source, "member"));
-    const char *archive = json_string_value(json_object_get(source, "archive"));
-    const char *message = json_string_value(json_object_get(doc, "message"));
-    if (message) fkv_markup_text(m, message, FKV_MARKUP_TEXT);
-    if (archive) {
+    const fkv_standing_example e = fkv_standing_example_of(s, i);
+    if (e.message) fkv_markup_text(m, e.message, FKV_MARKUP_TEXT);
+    if (e.archive) {
         put(m, "<br><span class=\"soft\">");
-        fkv_markup_text(m, archive, NAME);
+        fkv_markup_text(m, e.archive, NAME);
         put(m, " ");
-        fkv_markup_text(m, member ? member : "", NAME);
-        put(m, " line %lld</span>", (long long)json_integer_value(json_object_get(source, "line")));
+        fkv_markup_text(m, e.member ? e.member : "", NAME);
+        put(m, " line %lld</span>", (long long)e.line);
     }
-    if (!doc) put(m, "<span class=\"soft\">no example was looked for</span>");
-    json_decref(doc);
+    if (!e.doc) put(m, "<span class=\"soft\">no example was looked for</span>");
+    json_decref(e.doc);
 }
 
 static void errors(const fkv_report *x, fkv_markup *m)
@@ -176,7 +170,7 @@ static void errors(const fkv_report *x, fkv_markup *m)
             s->errors.at[i].code);
         fkv_report_count(m, s->errors.at[i].rows);
         put(m, "</td><td class=\"long\">");
-        example(m, s->examples[i]);
+        example(m, s, i);
         put(m, "</td></tr>\n");
     }
     put(m, "</tbody></table></div></section>\n");

@@ -48,4 +48,15 @@ static inline void *fkv_realloc(void *p, size_t n, size_t size)
     return realloc(p, bytes);
 }
 
+/* at, an array of n elements, with room for one more: itself below *cap, else moved, and *cap doubled. NULL:
+ * no memory, and all is as it was. */
+static inline void *fkv_grown(void *at, size_t n, size_t *cap, size_t size)
+{
+    size_t more;
+    if (n < *cap) return at;
+    void *grown = fkv_mul_size(*cap ? *cap : 8, 2, &more) ? fkv_realloc(at, more, size) : NULL;
+    if (grown) *cap = more;
+    return grown;
+}
+
 #endif
