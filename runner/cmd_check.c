@@ -12,21 +12,6 @@ static const char usage[] =
     "with ~ are estimates. Writes nothing.\n"
     "--json prints the same as one JSON object (jobs/FORMATS.md).\n";
 
-/* Takes --json out of the arguments. */
-static bool take_json(int *argc, char **argv)
-{
-    int n = 0;
-    bool found = false;
-    for (int i = 0; i < *argc; i++) {
-        if (!strcmp(argv[i], "--json") && strcmp(argv[i ? i - 1 : 0], "-s") != 0)
-            found = true;
-        else
-            argv[n++] = argv[i];
-    }
-    *argc = n;
-    return found;
-}
-
 static int report(const fkv_setup *setup, const fkv_preflight *found, bool json)
 {
     fkv_survey survey = {0};
@@ -55,7 +40,10 @@ int fkv_cmd_check(int argc, char **argv)
 {
     fkv_setup setup;
     fkv_preflight found;
-    const bool json = take_json(&argc, argv);
+    fkv_err err = {0};
+    bool json = false;
+    const fkv_command_own own = {"--json", NULL, &json};
+    if (fkv_command_take("check", usage, &own, 1, &argc, argv, &err)) return fkv_command_misused(&err, usage);
     int code = fkv_preflight_open(argc, argv, usage, &setup, &found);
     if (code < 0) code = report(&setup, &found, json);
     fkv_setup_close(&setup);

@@ -33,16 +33,6 @@ static const char usage[] =
     "else\n"
     "as run's\n";
 
-/* An option with a value, as "--name VALUE" or "--name=VALUE": how many words it takes; 0: it is another
- * one, -1: its value is missing. */
-static int take_value(int argc, char **argv, int i, const char *name, const char **value)
-{
-    const size_t n = strlen(name);
-    if (strncmp(argv[i], name, n) != 0 || (argv[i][n] && argv[i][n] != '=')) return 0;
-    *value = argv[i][n] ? argv[i] + n + 1 : i + 1 < argc ? argv[i + 1] : "";
-    return **value ? (argv[i][n] ? 1 : 2) : -1;
-}
-
 static fkv_status parse_records(const char *text, int64_t *out, fkv_err *err)
 {
     char *end;
@@ -69,27 +59,14 @@ static fkv_status parse_share(const char *text, double *out, fkv_err *err)
 static fkv_status take_options(int *argc, char **argv, fkv_compare_options *o, fkv_err *err)
 {
     const char *records = NULL, *equal = NULL;
-    const struct {
-        const char *name, **value;
-    } known[] = {{"--records", &records},
-                 {"--budgets", &o->budgets},
-                 {"--scorers", &o->scorers},
-                 {"--equal", &equal},
-                 {"--out", &o->out}};
-    int n = 0;
+    const fkv_command_own own[] = {{"--records", &records, NULL},
+                                   {"--budgets", &o->budgets, NULL},
+                                   {"--scorers", &o->scorers, NULL},
+                                   {"--equal", &equal, NULL},
+                                   {"--out", &o->out, NULL}};
     *o = (fkv_compare_options){.n_records = FKV_COMPARE_RECORDS, .equal = FKV_COMPARE_EQUAL};
-    for (int i = 0; i < *argc; i++) {
-        int words = 0;
-        for (size_t k = 0; !words && k < sizeof known / sizeof *known; k++)
-            words = take_value(*argc, argv, i, known[k].name, known[k].value);
-        if (words < 0) return fkv_command_bad_option("compare", argv[i], usage, err);
-        const bool setting = !strcmp(argv[i], "-s") && i + 1 < *argc;
-        if (!words) argv[n++] = argv[i];
-        if (!words && setting) argv[n++] = argv[++i];
-        if (words) i += words - 1;
-    }
-    *argc = n;
-    fkv_status st = records ? parse_records(records, &o->n_records, err) : FKV_OK;
+    fkv_status st = fkv_command_take("compare", usage, own, sizeof own / sizeof *own, argc, argv, err);
+    if (!st && records) st = parse_records(records, &o->n_records, err);
     if (!st && equal) st = parse_share(equal, &o->equal, err);
     return st;
 }
@@ -158,11 +135,7 @@ int fkv_cmd_compare(int argc, char **argv)
     fkv_err err = {0};
     fkv_tally *tally;
     fkv_progress *progress;
-    if (take_options(&argc, argv, &options, &err)) {
-        const int code = fkv_command_end(err.status, &err);
-        fputs(usage, stderr);
-        return code;
-    }
+    if (take_options(&argc, argv, &options, &err)) return fkv_command_misused(&err, usage);
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
     fkv_hold("start", 0, NULL, NULL);
     if (fkv_progress_start(fkv_seconds(), &tally, &progress, &err)) return fkv_report_error(&err);

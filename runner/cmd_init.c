@@ -284,8 +284,7 @@ static fkv_status write_job(const options *o, const fkv_init_find *x, fkv_err *e
 static fkv_status read_options(int argc, char **argv, options *o, fkv_err *err)
 {
     int first;
-    const fkv_status st =
-        fkv_command_file_option("init", usage, argc, argv, &o->file, &o->help, &first, err);
+    const fkv_status st = fkv_command_file_option("init", usage, argc, argv, &o->file, &o->help, &first, err);
     if (st || o->help) return st;
     if (argc - first != 2)
         return fkv_fail(err, FKV_E_INPUT, "init: give MODEL_DIR and ARCHIVE; see fairkv-batch help init");

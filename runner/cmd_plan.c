@@ -18,23 +18,6 @@ static const char usage[] =
     "Writes profile.json and plan.json to the job's output and compares the plan modes.\n"
     "--svg draws every layer's loads before and after, and the budgets.\n";
 
-/* Takes --svg FILE out of the arguments. False: FILE is missing or given twice. */
-static bool take_svg(int *argc, char **argv, const char **path)
-{
-    int n = 0;
-    for (int i = 0; i < *argc; i++) {
-        if (strcmp(argv[i], "--svg") != 0) {
-            argv[n++] = argv[i];
-        } else if (++i == *argc || *path) {
-            return false;
-        } else {
-            *path = argv[i];
-        }
-    }
-    *argc = n;
-    return true;
-}
-
 static fkv_status explain(const fkv_setup *setup, const fkv_planning *planning, const char *svg, fkv_err *err)
 {
     fkv_explanation x;
@@ -57,11 +40,8 @@ int fkv_cmd_plan(int argc, char **argv)
     fkv_progress *progress;
     const char *svg = NULL;
     char *stats = NULL;
-    if (!take_svg(&argc, argv, &svg)) {
-        fkv_command_end(fkv_fail(&err, FKV_E_INPUT, "plan: --svg takes one FILE"), &err);
-        fputs(usage, stderr);
-        return fkv_exit_code(FKV_E_INPUT);
-    }
+    const fkv_command_own own = {"--svg", &svg, NULL};
+    if (fkv_command_take("plan", usage, &own, 1, &argc, argv, &err)) return fkv_command_misused(&err, usage);
     if (fkv_interrupt_install(&err)) return fkv_report_error(&err);
     fkv_hold("start", 0, NULL, NULL);
     if (fkv_progress_start(fkv_seconds(), &tally, &progress, &err)) return fkv_report_error(&err);

@@ -19,6 +19,13 @@ int fkv_command_end(fkv_status st, const fkv_err *err)
     return fkv_exit_code(st);
 }
 
+int fkv_command_misused(const fkv_err *err, const char *usage)
+{
+    const int code = fkv_command_end(err->status, err);
+    fputs(usage, stderr);
+    return code;
+}
+
 fkv_status fkv_command_bad_option(const char *command, const char *option, const char *usage, fkv_err *err)
 {
     static const char ends[] = " \n[]|,.";
@@ -50,6 +57,53 @@ const char *fkv_command_option(char **argv, char letter[3])
     if (!optopt || !strncmp(word, "--", 2)) return word;
     snprintf(letter, 3, "-%c", optopt);
     return letter;
+}
+
+/* How many words the option at argv[i] takes, and its value; 0: it is another one, -1: it has no value where
+ * it wants one, or one where it doesn't. */
+static int words_of(const fkv_command_own *own, int argc, char **argv, int i, const char **value)
+{
+    const size_t n = strlen(own->name);
+    const bool joined = !strncmp(argv[i], own->name, n) && argv[i][n] == '=';
+    if (!joined && strcmp(argv[i], own->name) != 0) return 0;
+    if (!own->value) return joined ? -1 : 1;
+    *value = joined ? argv[i] + n + 1 : i + 1 < argc ? argv[i + 1] : "";
+    return **value ? 2 - joined : -1;
+}
+
+static fkv_status take_one(const char *command, const fkv_command_own *own, const char *value, fkv_err *err)
+{
+    if (own->value ? *own->value != NULL : *own->given)
+        return fkv_fail(err, FKV_E_INPUT, "%s: %s is there twice", command, own->name);
+    if (own->value)
+        *own->value = value;
+    else
+        *own->given = true;
+    return FKV_OK;
+}
+
+fkv_status fkv_command_take(const char *command, const char *usage, const fkv_command_own *own, size_t n,
+                            int *argc, char **argv, fkv_err *err)
+{
+    int left = 0;
+    for (int i = 0; i < *argc; i++) {
+        const char *value = NULL;
+        size_t k = 0;
+        int words = 0;
+        while (k < n && !(words = words_of(&own[k], *argc, argv, i, &value))) k++;
+        if (words < 0) return fkv_command_bad_option(command, argv[i], usage, err);
+        if (words) {
+            const fkv_status st = take_one(command, &own[k], value, err);
+            if (st) return st;
+            i += words - 1;
+            continue;
+        }
+        const bool setting = !strcmp(argv[i], "-s") && i + 1 < *argc;
+        argv[left++] = argv[i];
+        if (setting) argv[left++] = argv[++i];
+    }
+    *argc = left;
+    return FKV_OK;
 }
 
 fkv_status fkv_command_file_option(const char *command, const char *usage, int argc, char **argv,

@@ -20,10 +20,21 @@ int fkv_cmd_init(int argc, char **argv);
 /* For those that answer on standard output and keep no log: says on standard error what went wrong,
  * behind the output so far. Returns the exit code. */
 int fkv_command_end(fkv_status st, const fkv_err *err);
+/* The same of a wrong command line, with the usage behind it. */
+int fkv_command_misused(const fkv_err *err, const char *usage);
 
 /* The error of an option that the subcommand has not, or without its value, with the nearest one that
  * its usage names. */
 fkv_status fkv_command_bad_option(const char *command, const char *option, const char *usage, fkv_err *err);
+/* An option that a subcommand has beside those of every job: one with a value, or one without. */
+typedef struct fkv_command_own {
+    const char *name;
+    const char **value; /* NULL: it has none, and given is set */
+    bool *given;
+} fkv_command_own;
+/* Takes own[n] out of the words, as "--name VALUE" or "--name=VALUE"; each may stand there once. */
+fkv_status fkv_command_take(const char *command, const char *usage, const fkv_command_own *own, size_t n,
+                            int *argc, char **argv, fkv_err *err);
 /* Of a subcommand that has -o FILE and --help alone: *first is the first of the words that are left. */
 fkv_status fkv_command_file_option(const char *command, const char *usage, int argc, char **argv,
                                    const char **file, bool *help, int *first, fkv_err *err);

@@ -299,6 +299,7 @@ def what_is_wrong_is_said_at_once():
         (["--records", "many"], ["--records"]),
         (["--equal", "1.5"], ["--equal"]),
         (["--equal"], ["--equal"]),
+        (["--equal=1", "--equal", "1"], ["--equal is there twice"]),
         (["--recrods", "4"], ["did you mean --records?"]),
         (["-s", "profile.sample=40"], ["profile.sample", "none is left"]),
         (["-s", "model.path=/no/model"], ["/no/model"]),

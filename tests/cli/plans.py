@@ -427,7 +427,8 @@ def the_picture_is_xml_with_both_panels_and_every_budget():
             assert word in texts, word
         style = root.getElementsByTagName("style")[0].firstChild.data
         assert "prefers-color-scheme:dark" in style and "currentColor" in style
-    job.command("plan", "--svg").must(2, "usage:")
+    job.command("plan", "--svg").must(2, "--svg: its value is missing", "usage:")
+    job.command("plan", "--svg", "a.svg", "--svg=b.svg").must(2, "--svg is there twice")
     job.command("plan", "--svg", os.path.join(cli.WORK, "no", "such.svg")).must(3, "such.svg")
 
 
