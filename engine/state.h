@@ -194,7 +194,7 @@ typedef struct fkv_prefill {
     int n_segments;
     int64_t n_rows, n_tiles;
     bool no_scores;     /* only the time counts: leave compression out */
-    float *host_scores; /* one segment of slot -1: [n_layers][n_kv_heads][T - window], host */
+    float *host_scores; /* one segment of slot -1: [n_layers][n_kv_heads][T - window - sinks], host */
 } fkv_prefill;
 
 /* Puts the prompt of a segment with its place and limit into the engine's pack_tokens and pack_rope_rows. */
