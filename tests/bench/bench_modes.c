@@ -3,9 +3,10 @@
  *
  * usage: bench_modes [key=value]...
  *   backend=cuda  shape=70b (or 8b)  devices=4  ranks=DEVICES  layers=0 (all)  steps=24  prompt=32768
- *   scores=FILE@FLOOR,...      head scores (32 layers, 8 KV heads) and Ada-KV's floor, 0.2 where none is
- * given budgets=1024,4096,8192     mean tokens that a head keeps slots=64,128,0             0: the most that
- * standard fits, and then fair-copying with the most that it fits modes=standard,best-effort,fair-copying
+ *   scores=FILE@FLOOR,...      head scores (32 layers, 8 KV heads), and Ada-KV's floor (0.2)
+ *   budgets=1024,4096,8192     mean tokens that a head keeps
+ *   slots=64,128,0             0: the most that standard fits, then the most that fair-copying fits
+ *   modes=standard,best-effort,fair-copying
  *   prefill=0,...              prompts of so many tokens are timed first
  *   seconds=0                  so long after its start no setting is begun; 0: no limit
  * A row a setting and mode. Segments: of each layer the slowest rank's attention; rest: what no plan changes,
