@@ -15,13 +15,14 @@ number, its needles.
   numbers    every sentence of the filler ends with a number
   meaning    every sentence of the filler has a needle's form, a name and a number, but says something else: "The
              quiet day for red-lake is 4821." beside "The access code for old-mill is 7312."
-  first      the question stands before the text, too
+  first      the question stands before the text, and again where it is asked
 Questions.
   seen       it is the prompt's end, as in LongBench: the last 32 tokens, by which snapkv, defensive and critical score,
              have it
   later      the text alone is the prompt; when it is compressed, the question's tokens are fed one by one, and the
              answer follows (asked_later.c)
-Where the model answers less than half with its whole cache nothing else is asked.
+  front      it stands before the text, and "Answer:" alone behind: these models were never taught that, and can't
+Where a model answers less than half with its whole cache nothing else is asked.
 
 Columns. Scorers are profile.score's, those that the build has. `control` is none: every head keeps the tokens nearest
 to a digit (of equally near ones some, by a hash of their place), beside the last 32 as with all. It never looks at the
@@ -146,26 +147,24 @@ class Model:
 
 
 class Case:
-    """A model's answers to a set in one of the texts, asked in one of the ways."""
+    """A set in one of the texts, asked of a model in one of the ways."""
 
-    def __init__(self, model, name, records, text, later):
+    def __init__(self, model, name, records, text, asked):
         rng = random.Random(name + text.__name__)
-        self.model, self.later = model, later
+        self.model, self.later = model, asked == "later"
         self.answers = [r["answers"][0] for r in records]
         texts = [text(r, rng) for r in records]
-        wholes = ["%sQuestion: %s\nAnswer:" % (t, r["input"]) for t, r in zip(texts, records)]
-        self.prompts = texts if later else wholes
-        self.ids, whole_ids = model.ids(self.prompts), model.ids(wholes)
-        for ids, whole in zip(self.ids, whole_ids):
-            assert whole[: len(ids)] == ids, "the question begins within a token"
-        self.questions = [whole[len(ids) :] for ids, whole in zip(self.ids, whole_ids)]
+        seen = ["%sQuestion: %s\nAnswer:" % (t, r["input"]) for t, r in zip(texts, records)]
+        front = ["%sAnswer:" % first(r, rng) for r in records]
+        self.prompts = {"seen": seen, "later": texts, "front": front}[asked]
+        self.ids = model.ids(self.prompts)
+        self.questions = [[]] * len(records)  # ids to be fed
+        if self.later:
+            wholes = model.ids(seen)
+            assert all(w[: len(i)] == i for i, w in zip(self.ids, wholes)), "a question begins within a token"
+            self.questions = [whole[len(ids) :] for ids, whole in zip(self.ids, wholes)]
         self.mean_tokens = sum(map(len, self.ids)) / len(self.ids)
-        self.heading = "%s, %s, text %s, question %s" % (
-            model.name,
-            name,
-            text.__name__,
-            "later" if later else "seen",
-        )
+        self.heading = "%s, %s, text %s, question %s" % (model.name, name, text.__name__, asked)
 
     def near_digits(self, ids):
         """What the control has for scores."""
@@ -286,23 +285,23 @@ def table(ask, case, budgets, others):
             row("%d%%, %s" % (budget, label), cells + ["-"])
 
 
-def cases(ask, args, shared):
-    """(model, set, number of prompts, text, asked later, budgets, budgets with other settings)"""
+def cases(ask, shared):
+    """(model, set, number of prompts, text, how it is asked, budgets, budgets with other settings)"""
     tiny = Model("needle-tiny", os.path.join(TESTS, "data", "needle-tiny"), ask)
-    yield tiny, "needle_1k", 100, plain, False, (5, 10, 20), (10,)
-    yield tiny, "needle_1k", 100, plain, True, (10, 20, 30), (10, 20, 30)
-    yield tiny, "needle_1k", 100, first, False, (10, 20), ()
-    yield tiny, "needle_1k", 100, first, True, (10, 20), ()
-    yield tiny, "needle_500", 100, numbers, False, (10, 20), ()
-    yield tiny, "needle_500", 100, numbers, True, (10, 20, 30), ()
-    yield tiny, "needle_500", 100, meaning, False, (10, 20), ()
-    yield tiny, "needle_500", 100, meaning, True, (10, 20, 30), ()
+    yield tiny, "needle_1k", 100, plain, "seen", (5, 10, 20), (10,)
+    yield tiny, "needle_1k", 100, plain, "later", (10, 20, 30), (10, 20, 30)
+    yield tiny, "needle_1k", 100, plain, "front", (10, 20), ()
+    yield tiny, "needle_1k", 100, first, "later", (10, 20), ()
+    for text in (numbers, meaning):
+        yield tiny, "needle_500", 100, text, "seen", (10, 20), ()
+        yield tiny, "needle_500", 100, text, "later", (10, 20, 30), ()
     if not shared:
         return
     small = Model("needle-small", os.path.join(shared, "models", "needle-small"), ask)
-    yield small, "needle_2k", 40, plain, False, (5, 10), ()
-    yield small, "needle_2k", 40, plain, True, (10, 20), ()
-    yield small, "needle_1k", 40, meaning, True, (10, 20), ()
+    yield small, "needle_2k", 40, plain, "seen", (5, 10), ()
+    yield small, "needle_2k", 40, plain, "later", (10, 20), ()
+    yield small, "needle_2k", 40, plain, "front", (10, 20), ()
+    yield small, "needle_1k", 40, meaning, "later", (10, 20), ()
 
 
 def main():
@@ -325,8 +324,8 @@ def main():
             others.insert(1, ("sinks 4", {"sinks": 4}))
         row("right", ask.scorers + ["control"])
         print("|" + "---|" * (len(ask.scorers) + 2))
-        for model, name, n, text, later, budgets, more in cases(ask, args, args.shared):
-            case = Case(model, name, records[name][: args.records or n], text, later)
+        for model, name, n, text, asked, budgets, more in cases(ask, args.shared):
+            case = Case(model, name, records[name][: args.records or n], text, asked)
             if all(word in case.heading for word in args.only.split()):
                 table(ask, case, budgets, {b: others for b in more})
 
