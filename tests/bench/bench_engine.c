@@ -27,6 +27,7 @@
 #include "engine/split.h"
 #include "kernels/metered.h"
 #include "runner/base/json.h"
+#include "tests/unit/io_fixture.h"
 #include "tests/unit/model_shapes.h"
 
 typedef struct args {
@@ -249,33 +250,6 @@ static fkv_status next_request(void *ctx, bool wait, fkv_request *q, fkv_err *er
                        .sampling = r->a->sampling};
     q->sampling.stream = (uint64_t)q->ordinal;
     return FKV_OK;
-}
-
-static bool on_token(void *ctx, const fkv_request *q, const int32_t *ids, int64_t n)
-{
-    (void)ctx, (void)q, (void)ids, (void)n;
-    return false;
-}
-
-static fkv_status on_finish(void *ctx, const fkv_request *q, const int32_t *ids, int64_t n, fkv_finish why,
-                            fkv_err *err)
-{
-    (void)ctx, (void)q, (void)ids, (void)n, (void)why, (void)err;
-    return FKV_OK;
-}
-
-static fkv_status on_reject(void *ctx, const fkv_request *q, const char *code, const fkv_err *why,
-                            fkv_err *err)
-{
-    (void)ctx, (void)q, (void)code;
-    *err = *why;
-    return why->status;
-}
-
-static fkv_stopping stopping(void *ctx)
-{
-    (void)ctx;
-    return FKV_GO_ON;
 }
 
 static void time_run(const args *a, const fkv_config *c, fkv_engine *e)

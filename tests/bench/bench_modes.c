@@ -245,9 +245,12 @@ static measured time_mode(bench *b, const setting *s, int slots, int mode)
     }
     if (fkv_engine_resize(b->engine, slots, b->a.prompt, b->a.prompt + b->a.steps + 1, &err))
         die("resize", &err);
-    if (fkv_engine_set_plan(b->engine, b->weights, s->profile.budgets, &plan, &limits, &err) ||
-        fkv_measure_decode(b->engine, b->a.prompt, b->a.steps, steps, &err)) {
-        m.fits = false; /* copies and wider buffers took what was left */
+    if (fkv_engine_set_plan(b->engine, b->weights, s->profile.budgets, &plan, &limits, &err))
+        die("set_plan", &err);
+    const fkv_status st = fkv_measure_decode(b->engine, b->a.prompt, b->a.steps, steps, &err);
+    if (st && st != FKV_E_INPUT) die("decode", &err);
+    if (st) { /* copies and wider buffers took what was left */
+        m.fits = false;
         printf("does not fit: %s\n", err.message);
         fkv_engine_clear_plan(b->engine);
         goto out;

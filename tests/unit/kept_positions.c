@@ -6,6 +6,7 @@
  *            reads from stdin for each of them a budget for every layer's every KV head, and prints as JSON
  * the positions that each keeps, [n_layers * n_kv_heads][], a line a prompt */
 #include "engine/split.h"
+#include "io_fixture.h"
 #include "kept_fixture.h"
 #include "model_fixture.h"
 
@@ -26,33 +27,6 @@ static fkv_status next_prompt(void *ctx, bool wait, fkv_request *q, fkv_err *err
                        .n_ids = (int64_t)model.prompts[p->index].ids.len,
                        .max_new = 1};
     return FKV_OK;
-}
-
-static bool on_token(void *ctx, const fkv_request *q, const int32_t *ids, int64_t n)
-{
-    (void)ctx, (void)q, (void)ids, (void)n;
-    return false;
-}
-
-static fkv_status on_finish(void *ctx, const fkv_request *q, const int32_t *ids, int64_t n, fkv_finish why,
-                            fkv_err *err)
-{
-    (void)ctx, (void)q, (void)ids, (void)n, (void)why, (void)err;
-    return FKV_OK;
-}
-
-static fkv_status on_reject(void *ctx, const fkv_request *q, const char *code, const fkv_err *why,
-                            fkv_err *err)
-{
-    (void)ctx, (void)q, (void)code;
-    *err = *why;
-    return why->status;
-}
-
-static fkv_stopping stopping(void *ctx)
-{
-    (void)ctx;
-    return FKV_GO_ON;
 }
 
 static void keep(fkv_engine *engine, int index, const int32_t *budgets)

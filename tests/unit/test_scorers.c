@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "engine/split.h"
+#include "io_fixture.h"
 #include "kept_fixture.h"
 #include "model_fixture.h"
 #include "runner/base/hash.h"
@@ -46,33 +47,6 @@ static fkv_status next_prompt(void *ctx, bool wait, fkv_request *q, fkv_err *err
                        .max_new = MAX_NEW,
                        .sampling = {.stream = (uint64_t)i}};
     return FKV_OK;
-}
-
-static bool on_token(void *ctx, const fkv_request *q, const int32_t *ids, int64_t n)
-{
-    (void)ctx, (void)q, (void)ids, (void)n;
-    return false;
-}
-
-static fkv_status on_finish(void *ctx, const fkv_request *q, const int32_t *ids, int64_t n, fkv_finish why,
-                            fkv_err *err)
-{
-    (void)ctx, (void)q, (void)ids, (void)n, (void)why, (void)err;
-    return FKV_OK;
-}
-
-static fkv_status on_reject(void *ctx, const fkv_request *q, const char *code, const fkv_err *why,
-                            fkv_err *err)
-{
-    (void)ctx, (void)q, (void)code;
-    *err = *why;
-    return why->status;
-}
-
-static fkv_stopping stopping(void *ctx)
-{
-    (void)ctx;
-    return FKV_GO_ON;
 }
 
 static void on_logits(void *ctx, const fkv_request *q, int64_t n, const float *logits, int n_vocab)
