@@ -6,25 +6,37 @@
  * output projection's columns of its home heads.
  */
 #include <stdlib.h>
-#include <string.h>
 
 #include "engine/state.h"
-#include "runner/base/float16.h"
 #include "runner/base/mem.h"
 
 enum { MAX_KV_HEADS = 1024 }; /* what config.c accepts at the most */
 
+static fkv_dtype dtype_of(fkv_st_dtype dtype)
+{
+    static const fkv_dtype dtypes[] = {[FKV_ST_BF16] = FKV_DTYPE_BF16,
+                                       [FKV_ST_F16] = FKV_DTYPE_F16,
+                                       [FKV_ST_F32] = FKV_DTYPE_F32,
+                                       [FKV_ST_F8_E4M3] = FKV_DTYPE_F8_E4M3};
+    return dtypes[dtype];
+}
+
 /* Rows [from, to) and columns from col on of a matrix of n_cols columns. */
 static fkv_rows rows_of(const fkv_st_tensor *t, int64_t from, int64_t to, int64_t col, int64_t n_cols)
 {
-    const fkv_dtype dtype = t->dtype == FKV_ST_BF16  ? FKV_DTYPE_BF16
-                            : t->dtype == FKV_ST_F16 ? FKV_DTYPE_F16
-                                                     : FKV_DTYPE_F32;
-    const int64_t size = dtype == FKV_DTYPE_F32 ? 4 : 2;
-    return (fkv_rows){.data = (const char *)t->data + (from * n_cols + col) * size,
+    const fkv_dtype dtype = dtype_of(t->dtype);
+    const fkv_st_scales *s = &t->scales;
+    return (fkv_rows){.data = (const char *)t->data + (from * n_cols + col) * fkv_dtype_bytes(dtype),
                       .dtype = dtype,
                       .n_rows = to - from,
-                      .stride = n_cols};
+                      .stride = n_cols,
+                      .scales = {.data = s->data,
+                                 .dtype = dtype_of(s->dtype),
+                                 .block_rows = s->block_rows,
+                                 .block_cols = s->block_cols,
+                                 .stride = s->stride,
+                                 .row0 = s->row0 + from,
+                                 .col0 = col}};
 }
 
 /* A norm as float32 on the device. */
@@ -43,16 +55,9 @@ static fkv_status load_vector(fkv_engine_device *d, const fkv_safetensors *files
     fkv_tensor_shape(&e->config, t, &n, &one);
     float *host = fkv_calloc((size_t)n, sizeof *host);
     if (!host) return fkv_fail_memory(err);
-    for (int64_t i = 0; i < n; i++) {
-        uint16_t h;
-        if (found.dtype == FKV_ST_F32) {
-            memcpy(&host[i], (const char *)found.data + 4 * i, 4);
-        } else {
-            memcpy(&h, (const char *)found.data + 2 * i, 2);
-            host[i] = found.dtype == FKV_ST_BF16 ? fkv_f32_from_bf16(h) : fkv_f32_from_f16(h);
-        }
-        if (from_one) host[i] += 1;
-    }
+    const fkv_rows rows = rows_of(&found, 0, 1, 0, n);
+    fkv_rows_read(&rows, 0, 0, n, host);
+    for (int64_t i = 0; from_one && i < n; i++) host[i] += 1;
     if (!(st = b->alloc(d->dev, (size_t)n * sizeof *host, &dev, err))) {
         b->upload(d->dev, dev, host, (size_t)n * sizeof *host);
         st = b->sync(d->dev, err);
@@ -95,9 +100,6 @@ static fkv_status find_projection(const fkv_engine *e, const fkv_safetensors *fi
     fkv_status st = fkv_tensor_get(c, files, layer, t, &out->weight, err);
     if (!st && fkv_tensor_is_wanted(c, t_bias)) st = fkv_tensor_get(c, files, layer, t_bias, bias, err);
     if (st) return st;
-    if (bias->data && bias->dtype != out->weight.dtype)
-        return fkv_fail_at(err, FKV_E_INPUT, bias->file, 0, bias->name, "its dtype is not that of %s",
-                           out->weight.name);
     fkv_tensor_shape(c, t, &rows, &out->k);
     out->per = rows / c->n_kv_heads;
     return FKV_OK;
@@ -108,7 +110,9 @@ static void add_rows(const projection *p, int64_t from, int64_t to, fkv_rows *pa
 {
     fkv_rows *part = &parts[(*n)++];
     *part = rows_of(&p->weight, from, to, 0, p->k);
-    if (p->bias.data) part->bias = rows_of(&p->bias, from, to, 0, 1).data;
+    if (!p->bias.data) return;
+    part->bias = rows_of(&p->bias, from, to, 0, 1).data;
+    part->bias_dtype = dtype_of(p->bias.dtype);
 }
 
 enum { CUTS = 4 }; /* parts of a vector of which some dimensions don't turn */

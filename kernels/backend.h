@@ -55,7 +55,7 @@ typedef struct fkv_world fkv_world;   /* what devices of one engine share */
 typedef struct fkv_device fkv_device; /* one device: memory, stream, threads */
 typedef struct fkv_weight fkv_weight; /* a matrix in the device's own layout */
 
-typedef enum fkv_dtype { FKV_DTYPE_BF16, FKV_DTYPE_F16, FKV_DTYPE_F32 } fkv_dtype;
+typedef enum fkv_dtype { FKV_DTYPE_BF16, FKV_DTYPE_F16, FKV_DTYPE_F32, FKV_DTYPE_F8_E4M3 } fkv_dtype;
 
 typedef struct fkv_device_info {
     char name[96];
@@ -103,15 +103,27 @@ typedef struct fkv_device_limits {
     fkv_activation activation; /* of the MLP's gate */
 } fkv_device_limits;
 
+/* What the numbers of a matrix are to be multiplied by, in float32, one for each block of [block_rows,
+ * block_cols] of it: that of its row i and column j is element i / block_rows * stride + j / block_cols of
+ * data, host memory that need not be aligned. */
+typedef struct fkv_scales {
+    const void *data; /* NULL: none */
+    fkv_dtype dtype;
+    int64_t block_rows, block_cols, stride;
+    int64_t row0, col0; /* in the matrix, of the rows' first number: it may lie inside a block */
+} fkv_scales;
+
 /* Rows [n_rows, k] of host memory, row i at data + i * stride elements; none of it
- * need be aligned. */
+ * need be aligned. Both backends multiply the scales in as they load: the float32 product, which cuda rounds
+ * to bf16. */
 typedef struct fkv_rows {
     const void *data;
     fkv_dtype dtype;
     int64_t n_rows;
     int64_t stride;
-    const void *bias;   /* [n_rows] of the same type, added to the rows' products; NULL: none */
-    const float *scale; /* [n_rows] what the stored numbers are to be multiplied by; NULL: nothing */
+    const void *bias; /* [n_rows] added to the rows' products; NULL: none */
+    fkv_dtype bias_dtype;
+    fkv_scales scales;
 } fkv_rows;
 
 /* What linear does to its sums (and their bias) in float32, before it rounds them. The gates want a
@@ -383,8 +395,8 @@ typedef struct fkv_backend {
     void (*scatter)(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
 
     /* --- weights ------------------------------------------------------------ */
-    /* [sum of n_rows, k] from parts in order. Freed by release or close. A part's scale, and what else the
-     * backend can't do, is refused by name (FKV_E_INPUT). */
+    /* [sum of n_rows, k] from parts in order. Freed by release or close. What the backend can't do is refused
+     * by name (FKV_E_INPUT). */
     fkv_status (*weight_load)(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k,
                               fkv_weight **out, fkv_err *err);
     /* gate and up, both [n_rows, k], for the epilogues with a gate. */
@@ -506,8 +518,15 @@ typedef struct fkv_backend {
 /* checks.c: what holds for every backend. FKV_OK, or FKV_E_INPUT with a sentence: the layers have the
  * shape of the limits and a table for each rope, and all numbers can be. */
 fkv_status fkv_limits_check(const fkv_device_limits *limits, fkv_err *err);
-/* The same of the parts of a weight; biases: whether it may have them. */
-fkv_status fkv_rows_check(const fkv_rows *parts, int n_parts, const char *backend, bool biases, fkv_err *err);
+/* The same of an embedding, which has no bias. */
+fkv_status fkv_embedding_check(const fkv_rows *part, const char *backend, fkv_err *err);
+
+/* rows.c: numbers [col, col + n) of a row, as float32, times their scales. Without scales they may run into
+ * the rows behind, where those follow at once. */
+void fkv_rows_read(const fkv_rows *rows, int64_t row, int64_t col, int64_t n, float *out);
+/* The bias as a row of n_rows numbers. */
+fkv_rows fkv_rows_bias(const fkv_rows *rows);
+int64_t fkv_dtype_bytes(fkv_dtype dtype);
 
 const fkv_backend *fkv_backend_cpu(void);
 /* In builds with CUDA, for backend.c alone: the table, whether a GPU is there, and what restrict and the

@@ -42,14 +42,8 @@ void fkv_scorer_ahead(float inv_freq, float out[2])
     out[1] = (float)(im / FKV_SCORER_FUTURE);
 }
 
-fkv_status fkv_rows_check(const fkv_rows *parts, int n_parts, const char *backend, bool biases, fkv_err *err)
+fkv_status fkv_embedding_check(const fkv_rows *part, const char *backend, fkv_err *err)
 {
-    for (int p = 0; p < n_parts; p++) {
-        if (parts[p].scale)
-            return fkv_fail(err, FKV_E_INPUT, "the %s backend can't load weights with scales yet", backend);
-        if (parts[p].bias && !biases)
-            return fkv_fail(err, FKV_E_INPUT, "the %s backend can't add a bias to what this weight gives",
-                            backend);
-    }
-    return FKV_OK;
+    if (!part->bias) return FKV_OK;
+    return fkv_fail(err, FKV_E_INPUT, "the %s backend can't add a bias to what an embedding gives", backend);
 }

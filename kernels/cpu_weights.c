@@ -4,10 +4,8 @@
  * [k][16] each, so that the inner kernel streams it. It belongs to the device.
  */
 #include <stdlib.h>
-#include <string.h>
 
 #include "kernels/cpu_device.h"
-#include "runner/base/float16.h"
 #include "runner/base/mem.h"
 
 struct fkv_weight {
@@ -36,25 +34,6 @@ const float *cpu_embedding_row(const fkv_weight *w, int64_t id)
 {
     const int64_t row = id - w->first;
     return row >= 0 && row < w->n ? w->data + row * w->k : NULL;
-}
-
-/* Element i of a row that need not be aligned. */
-static float element(const char *row, int64_t i, fkv_dtype dtype)
-{
-    uint16_t h;
-    float f;
-    if (dtype == FKV_DTYPE_F32) {
-        memcpy(&f, row + 4 * i, sizeof f);
-        return f;
-    }
-    memcpy(&h, row + 2 * i, sizeof h);
-    return dtype == FKV_DTYPE_BF16 ? fkv_f32_from_bf16(h) : fkv_f32_from_f16(h);
-}
-
-static const char *row_of(const fkv_rows *part, int64_t i)
-{
-    const int64_t size = part->dtype == FKV_DTYPE_F32 ? 4 : 2;
-    return (const char *)part->data + i * part->stride * size;
 }
 
 /* n results of n_stored columns. */
@@ -89,10 +68,16 @@ static fkv_status weight_new(fkv_device *dev, int64_t n, int64_t n_stored, int64
 /* Row i of part, and its bias, become column `col` of the panels. */
 static void pack_row(fkv_weight *w, int64_t col, const fkv_rows *part, int64_t i)
 {
-    float *panel = w->data + col / CPU_PANEL * w->k * CPU_PANEL + col % CPU_PANEL;
-    const char *row = row_of(part, i);
-    for (int64_t j = 0; j < w->k; j++) panel[j * CPU_PANEL] = element(row, j, part->dtype);
-    if (part->bias) w->bias[col] = element(part->bias, i, part->dtype);
+    float *panel = w->data + col / CPU_PANEL * w->k * CPU_PANEL + col % CPU_PANEL, piece[256];
+    const int64_t most = sizeof piece / sizeof *piece;
+    for (int64_t from = 0; from < w->k; from += most) {
+        const int64_t n = w->k - from < most ? w->k - from : most;
+        fkv_rows_read(part, i, from, n, piece);
+        for (int64_t j = 0; j < n; j++) panel[(from + j) * CPU_PANEL] = piece[j];
+    }
+    if (!part->bias) return;
+    const fkv_rows bias = fkv_rows_bias(part);
+    fkv_rows_read(&bias, 0, i, 1, &w->bias[col]);
 }
 
 fkv_status cpu_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
@@ -105,8 +90,7 @@ fkv_status cpu_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, 
         biased = biased || parts[p].bias;
     }
     fkv_weight *w;
-    fkv_status st = fkv_rows_check(parts, n_parts, "cpu", true, err);
-    if (!st) st = weight_new(dev, n, cpu_round_up(n, CPU_PANEL), k, biased, &w, err);
+    const fkv_status st = weight_new(dev, n, cpu_round_up(n, CPU_PANEL), k, biased, &w, err);
     if (st) return st;
     for (int p = 0; p < n_parts; p++)
         for (int64_t i = 0; i < parts[p].n_rows; i++) pack_row(w, col++, &parts[p], i);
@@ -117,11 +101,10 @@ fkv_status cpu_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, 
 fkv_status cpu_weight_load_gated(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
                                  fkv_err *err)
 {
-    const fkv_rows parts[] = {gate, up};
     const int64_t n = gate.n_rows;
     fkv_weight *w;
-    fkv_status st = fkv_rows_check(parts, 2, "cpu", true, err);
-    if (!st) st = weight_new(dev, n, 2 * cpu_round_up(n, CPU_PANEL), k, gate.bias || up.bias, &w, err);
+    const fkv_status st =
+        weight_new(dev, n, 2 * cpu_round_up(n, CPU_PANEL), k, gate.bias || up.bias, &w, err);
     if (st) return st;
     w->gated = true;
     for (int64_t i = 0; i < n; i++) {
@@ -137,12 +120,11 @@ fkv_status cpu_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int
                               fkv_err *err)
 {
     fkv_weight *w;
-    fkv_status st = fkv_rows_check(&part, 1, "cpu", false, err);
+    fkv_status st = fkv_embedding_check(&part, "cpu", err);
     if (!st) st = weight_new(dev, part.n_rows, part.n_rows, k, false, &w, err);
     if (st) return st;
     w->first = first;
-    for (int64_t i = 0; i < part.n_rows; i++)
-        for (int64_t j = 0; j < k; j++) w->data[i * k + j] = element(row_of(&part, i), j, part.dtype);
+    for (int64_t i = 0; i < part.n_rows; i++) fkv_rows_read(&part, i, 0, k, w->data + i * k);
     *out = w;
     return FKV_OK;
 }

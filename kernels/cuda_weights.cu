@@ -9,7 +9,6 @@
 #include <cstring>
 
 extern "C" {
-#include "runner/base/float16.h"
 #include "runner/base/mem.h"
 }
 
@@ -76,30 +75,26 @@ static uint16_t bf16_bits(float f)
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
-/* n elements of a row that need not be aligned. */
-static void convert(uint16_t *to, const char *row, int64_t n, fkv_dtype dtype)
+/* n numbers from column `col` of a row on. */
+static void convert(uint16_t *to, const fkv_rows *part, int64_t row, int64_t col, int64_t n)
 {
-    if (dtype == FKV_DTYPE_BF16) {
-        memcpy(to, row, (size_t)n * sizeof *to);
+    float piece[256];
+    const int64_t most = sizeof piece / sizeof *piece;
+    if (part->dtype == FKV_DTYPE_BF16 && !part->scales.data) {
+        memcpy(to, (const char *)part->data + 2 * (row * part->stride + col), (size_t)n * sizeof *to);
         return;
     }
-    for (int64_t i = 0; i < n; i++) {
-        uint16_t h;
-        float f;
-        if (dtype == FKV_DTYPE_F32) {
-            memcpy(&f, row + 4 * i, sizeof f);
-        } else {
-            memcpy(&h, row + 2 * i, sizeof h);
-            f = fkv_f32_from_f16(h);
-        }
-        to[i] = bf16_bits(f);
+    for (int64_t from = 0; from < n; from += most) {
+        const int64_t m = n - from < most ? n - from : most;
+        fkv_rows_read(part, row, col + from, m, piece);
+        for (int64_t i = 0; i < m; i++) to[from + i] = bf16_bits(piece[i]);
     }
 }
 
 /* Rows of part become rows of w from `row` on; pieces of whole rows, or of one. */
 static void send_part(fkv_device *dev, const fkv_rows *part, int64_t k, bf16 *to)
 {
-    const int64_t size = part->dtype == FKV_DTYPE_F32 ? 4 : 2, row_bytes = k * (int64_t)sizeof *to;
+    const int64_t row_bytes = k * (int64_t)sizeof *to;
     const int64_t rows = piece_bytes / row_bytes > 0 ? piece_bytes / row_bytes : 1;
     const int64_t cols = row_bytes <= piece_bytes ? k : piece_bytes / (int64_t)sizeof *to;
     for (int64_t i = 0; i < part->n_rows && !dev->failed; i += rows) {
@@ -108,12 +103,10 @@ static void send_part(fkv_device *dev, const fkv_rows *part, int64_t k, bf16 *to
             const int64_t m = k - c < cols ? k - c : cols; /* all of k unless n is 1 */
             uint16_t *staged = (uint16_t *)cuda_stage(dev, (size_t)(n * m) * sizeof *to);
             if (!staged) return;
-            const char *from = (const char *)part->data + (i * part->stride + c) * size;
-            if (part->stride == k && m == k)
-                convert(staged, from, n * k, part->dtype);
+            if (part->stride == k && m == k && !part->scales.data)
+                convert(staged, part, i, 0, n * k);
             else
-                for (int64_t r = 0; r < n; r++)
-                    convert(staged + r * m, from + r * part->stride * size, m, part->dtype);
+                for (int64_t r = 0; r < n; r++) convert(staged + r * m, part, i + r, c, m);
             CUDA(dev, cudaMemcpyAsync(to + i * k + c, staged, (size_t)(n * m) * sizeof *to,
                                       cudaMemcpyHostToDevice, dev->stream));
         }
@@ -123,7 +116,7 @@ static void send_part(fkv_device *dev, const fkv_rows *part, int64_t k, bf16 *to
 /* A part's bias becomes that of w's rows from `row` on; without one they keep zeros. */
 static void send_bias(fkv_device *dev, const fkv_rows *part, bf16 *to)
 {
-    const fkv_rows bias = {part->bias, part->dtype, 1, part->n_rows, NULL, NULL};
+    const fkv_rows bias = fkv_rows_bias(part);
     if (part->bias && part->n_rows > 0) send_part(dev, &bias, part->n_rows, to);
 }
 
@@ -165,22 +158,20 @@ static fkv_status load(fkv_device *dev, const fkv_rows *parts, int n_parts, int6
 fkv_status cuda_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
                             fkv_err *err)
 {
-    const fkv_status can = fkv_rows_check(parts, n_parts, "cuda", true, err);
-    return can ? can : load(dev, parts, n_parts, k, out, err);
+    return load(dev, parts, n_parts, k, out, err);
 }
 
 fkv_status cuda_weight_load_gated(fkv_device *dev, fkv_rows gate, fkv_rows up, int64_t k, fkv_weight **out,
                                   fkv_err *err)
 {
     const fkv_rows parts[] = {gate, up};
-    const fkv_status can = fkv_rows_check(parts, 2, "cuda", true, err);
-    return can ? can : load(dev, parts, 2, k, out, err);
+    return load(dev, parts, 2, k, out, err);
 }
 
 fkv_status cuda_embedding_load(fkv_device *dev, fkv_rows part, int64_t first, int64_t k, fkv_weight **out,
                                fkv_err *err)
 {
-    fkv_status st = fkv_rows_check(&part, 1, "cuda", false, err);
+    fkv_status st = fkv_embedding_check(&part, "cuda", err);
     if (!st) st = load(dev, &part, 1, k, out, err);
     if (!st) (*out)->first = first;
     return st;

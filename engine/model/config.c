@@ -114,23 +114,6 @@ static fkv_status find_family(const json_t *o, const char *path, const fkv_famil
     return FKV_OK;
 }
 
-/* Quantised weights need scales that are nowhere read; the key stands outside the text model's object or in
- * it. */
-static fkv_status check_quantised(const json_t *o, const char *path, fkv_err *err)
-{
-    static const char *const keys[] = {"quantization_config", "compression_config"};
-    for (size_t i = 0; i < 2; i++) {
-        const json_t *v = json_object_get(o, keys[i]);
-        const char *method = json_string_value(json_object_get(v, "quant_method"));
-        if (fkv_json_is_neutral(o, keys[i], NAN)) continue;
-        return fkv_fail_at(err, FKV_E_INPUT, path, 0, keys[i],
-                           "the weights are quantised (%.40s), which is not supported: take the model in "
-                           "bfloat16, float16 or float32",
-                           method ? method : "no quant_method is stated");
-    }
-    return FKV_OK;
-}
-
 /* Keys that one family reads and others must not have. */
 static const char *const gemma_keys[] = {"query_pre_attn_scalar", "attn_logit_softcapping",
                                          "final_logit_softcapping"};
@@ -201,7 +184,7 @@ static fkv_status check_activation(const json_t *o, const char *path, const fkv_
 }
 
 /* Weights are read by the dtype that their file states; these keys only have
- * to be something that needs no further scales. */
+ * to be something that needs no scales: of those quant.h reads. */
 static fkv_status check_dtype(const json_t *o, const char *path, fkv_err *err)
 {
     static const char *const keys[] = {"dtype", "torch_dtype"};
@@ -405,7 +388,7 @@ static fkv_status read_text(const json_t *o, const json_t *text, const char *pat
 {
     fkv_status st;
     bool outer = false;
-    if ((st = check_quantised(o, path, err)) || (st = check_quantised(text, path, err)) ||
+    if ((st = fkv_quant_read(o, text, path, &c->quant, err)) ||
         (st = check_foreign_keys(text, path, c->family, err)) ||
         (st = check_activation(text, path, c->family, err)) || (st = check_dtype(o, path, err)) ||
         (st = check_dtype(text, path, err)) ||

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "engine/model/family.h"
+#include "engine/model/quant.h"
 #include "engine/model/rope.h"
 #include "runner/base/layer_spec.h"
 #include "runner/base/status.h"
@@ -31,6 +32,7 @@ typedef struct fkv_config {
     float attention_softcap, logit_softcap; /* 0: none */
     int32_t eos[FKV_MAX_EOS];               /* generation_config.json's, else config.json's */
     int n_eos;
+    fkv_quant quant;
 } fkv_config;
 
 /* Reads both files of dir. Old form (rope_theta, rope_scaling, torch_dtype) and

@@ -65,7 +65,7 @@ static const struct {
     {"BOOL", FKV_ST_OTHER, 8},    {"U8", FKV_ST_OTHER, 8},          {"I8", FKV_ST_OTHER, 8},
     {"I16", FKV_ST_OTHER, 16},    {"U16", FKV_ST_OTHER, 16},        {"I32", FKV_ST_OTHER, 32},
     {"U32", FKV_ST_OTHER, 32},    {"I64", FKV_ST_OTHER, 64},        {"U64", FKV_ST_OTHER, 64},
-    {"F64", FKV_ST_OTHER, 64},    {"C64", FKV_ST_OTHER, 64},        {"F8_E4M3", FKV_ST_OTHER, 8},
+    {"F64", FKV_ST_OTHER, 64},    {"C64", FKV_ST_OTHER, 64},        {"F8_E4M3", FKV_ST_F8_E4M3, 8},
     {"F8_E5M2", FKV_ST_OTHER, 8}, {"F8_E8M0", FKV_ST_OTHER, 8},     {"F8_E4M3FNUZ", FKV_ST_OTHER, 8},
     {"F4", FKV_ST_OTHER, 4},      {"F8_E5M2FNUZ", FKV_ST_OTHER, 8}, {"F6_E2M3", FKV_ST_OTHER, 6},
     {"F6_E3M2", FKV_ST_OTHER, 6},
@@ -114,6 +114,7 @@ static fkv_status parse_tensor(const mapping *m, const char *name, const json_t 
     if (k == sizeof dtypes / sizeof *dtypes)
         return fkv_fail_at(err, FKV_E_INPUT, m->path, 0, name, "unknown dtype %.40s", dtype);
     t->dtype = dtypes[k].dtype;
+    t->dtype_name = dtypes[k].name;
 
     if (!json_is_array(shape)) return bad(err, m, name, "has no shape");
     if (json_array_size(shape) > MAX_DIMS) return bad(err, m, name, "has more than 8 dimensions");
@@ -386,7 +387,8 @@ static fkv_status get_dummy(const fkv_safetensors *s, const char *name, const in
                             fkv_st_tensor *out, fkv_err *err)
 {
     size_t n = 1;
-    *out = (fkv_st_tensor){.name = name, .dtype = FKV_ST_BF16, .n_dims = n_dims, .file = "dummy weights"};
+    *out = (fkv_st_tensor){
+        .name = name, .dtype = FKV_ST_BF16, .dtype_name = "BF16", .n_dims = n_dims, .file = "dummy weights"};
     for (int i = 0; i < n_dims; i++) {
         out->shape[i] = shape[i];
         if (!fkv_mul_size(n, (size_t)shape[i], &n)) return fkv_fail_memory(err);
@@ -411,7 +413,7 @@ void fkv_safetensors_close(fkv_safetensors *s)
     free(s);
 }
 
-static void put_shape(char *out, size_t size, const int64_t *shape, int n_dims)
+void fkv_st_put_shape(char *out, size_t size, const int64_t *shape, int n_dims)
 {
     size_t at = 0;
     out[0] = '\0';
@@ -440,14 +442,14 @@ fkv_status fkv_safetensors_get(const fkv_safetensors *s, const char *name, const
     for (int i = 0; same && i < n_dims; i++) same = t->shape[i] == shape[i];
     if (!same) {
         char got[192], want[192];
-        put_shape(got, sizeof got, t->shape, t->n_dims);
-        put_shape(want, sizeof want, shape, n_dims);
+        fkv_st_put_shape(got, sizeof got, t->shape, t->n_dims);
+        fkv_st_put_shape(want, sizeof want, shape, n_dims);
         return fkv_fail_at(err, FKV_E_INPUT, t->file, 0, name, "its shape is [%s], the config's is [%s]", got,
                            want);
     }
     if (t->dtype == FKV_ST_OTHER)
         return fkv_fail_at(err, FKV_E_INPUT, t->file, 0, name,
-                           "its dtype is not supported (BF16, F16 and F32 are)");
+                           "its dtype %s is not supported (BF16, F16, F32 and F8_E4M3 are)", t->dtype_name);
     *out = *t;
     return FKV_OK;
 }

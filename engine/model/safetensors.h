@@ -20,16 +20,34 @@
 
 #include "runner/base/status.h"
 
-typedef enum fkv_st_dtype { FKV_ST_BF16, FKV_ST_F16, FKV_ST_F32, FKV_ST_OTHER } fkv_st_dtype;
+typedef enum fkv_st_dtype {
+    FKV_ST_BF16,
+    FKV_ST_F16,
+    FKV_ST_F32,
+    FKV_ST_F8_E4M3, /* to be multiplied by scales */
+    FKV_ST_OTHER
+} fkv_st_dtype;
+
+/* What the numbers of a matrix are to be multiplied by, one for each block of [block_rows, block_cols]; the
+ * last ones may be smaller. That of row i and column j is element (row0 + i) / block_rows * stride +
+ * j / block_cols of data, which need not be aligned. */
+typedef struct fkv_st_scales {
+    const void *data;   /* NULL: none */
+    fkv_st_dtype dtype; /* BF16, F16 or F32 */
+    int64_t block_rows, block_cols, stride;
+    int64_t row0; /* of the matrix in the files, where the tensor is a part of one */
+} fkv_st_scales;
 
 typedef struct fkv_st_tensor {
     const char *name;
     fkv_st_dtype dtype;
+    const char *dtype_name; /* as the file says it */
     int n_dims;
     int64_t shape[8];
     const void *data; /* in the mapping; not necessarily aligned */
     size_t n_bytes;
-    const char *file; /* path, for messages */
+    const char *file;     /* path, for messages */
+    fkv_st_scales scales; /* of an F8_E4M3; quant.h finds them */
 } fkv_st_tensor;
 
 typedef struct fkv_safetensors fkv_safetensors;
@@ -48,10 +66,13 @@ void fkv_safetensors_close(fkv_safetensors *st);
  * for. */
 bool fkv_safetensors_find(const fkv_safetensors *st, const char *name, fkv_st_tensor *out);
 
-/* The tensor of that name with exactly these dimensions and dtype BF16, F16 or
- * F32; anything else is FKV_E_INPUT naming file and tensor. What out points at
+/* The tensor of that name with exactly these dimensions and dtype BF16, F16, F32 or F8_E4M3,
+ * without its scales; anything else is FKV_E_INPUT naming file and tensor. What out points at
  * is borrowed until close. */
 fkv_status fkv_safetensors_get(const fkv_safetensors *st, const char *name, const int64_t *shape, int n_dims,
                                fkv_st_tensor *out, fkv_err *err);
+
+/* "2 x 3" */
+void fkv_st_put_shape(char *out, size_t size, const int64_t *shape, int n_dims);
 
 #endif

@@ -125,13 +125,14 @@ fkv_status fkv_tensor_get(const fkv_config *c, const fkv_safetensors *weights, i
     fkv_tensor_name(c, layer, t, name, sizeof name);
     fkv_tensor_shape(c, t, &rows, &shape[1]);
     shape[0] = stored_rows(c, t, &first);
-    const fkv_status st =
-        fkv_safetensors_get(weights, name, shape, fkv_tensor_is_matrix(t) ? 2 : 1, out, err);
+    fkv_status st = fkv_safetensors_get(weights, name, shape, fkv_tensor_is_matrix(t) ? 2 : 1, out, err);
     if (st) return st;
+    if ((st = fkv_quant_find_scales(&c->quant, weights, out, err))) return st;
     const size_t row_bytes = out->n_bytes / (size_t)shape[0];
     out->data = (const char *)out->data + (size_t)first * row_bytes;
     out->n_bytes = (size_t)rows * row_bytes;
     out->shape[0] = rows;
+    out->scales.row0 = first;
     return FKV_OK;
 }
 
@@ -147,8 +148,8 @@ static fkv_status check_tied(const fkv_config *c, const fkv_safetensors *weights
     if (!c->tied || !fkv_safetensors_find(weights, name, &output) ||
         !fkv_safetensors_find(weights, embedding_name, &embedding))
         return FKV_OK;
-    if (output.dtype == embedding.dtype && output.n_bytes == embedding.n_bytes &&
-        !memcmp(output.data, embedding.data, output.n_bytes))
+    if (output.dtype == embedding.dtype && output.dtype != FKV_ST_F8_E4M3 &&
+        output.n_bytes == embedding.n_bytes && !memcmp(output.data, embedding.data, output.n_bytes))
         return FKV_OK;
     return fkv_fail_at(
         err, FKV_E_INPUT, output.file, 0, name,

@@ -1,4 +1,4 @@
-/* Half-precision floats as stored in files, to float32 and, for single numbers, back. */
+/* Floats of 16 and 8 bits as stored in files, to float32 and, for single numbers, back. */
 #ifndef FKV_BASE_FLOAT16_H
 #define FKV_BASE_FLOAT16_H
 
@@ -33,6 +33,15 @@ static inline float fkv_f32_from_f16(uint16_t h)
         return sign ? -f : f;
     }
     return fkv_f32_from_bits(sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13);
+}
+
+/* E4M3 (arXiv 2209.05433): no infinities, and one NaN of each sign. Its bits as those of a float32 give its
+ * value times 2^-120, subnormals too. */
+static inline float fkv_f32_from_e4m3(uint8_t x)
+{
+    const uint32_t sign = (uint32_t)(x & 0x80) << 24, rest = x & 0x7f;
+    if (rest == 0x7f) return fkv_f32_from_bits(sign | 0x7fc00000u);
+    return fkv_f32_from_bits(sign | rest << 20) * 0x1p120f;
 }
 
 #endif

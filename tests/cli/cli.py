@@ -66,6 +66,26 @@ def write(name, content):
     return path
 
 
+def tensors_of(folder):
+    """Of its model.safetensors: {name: (header's entry, bytes)}."""
+    with open(os.path.join(folder, "model.safetensors"), "rb") as f:
+        whole = f.read()
+    n = struct.unpack("<Q", whole[:8])[0]
+    head, data = json.loads(whole[8 : 8 + n].decode()), whole[8 + n :]
+    ranges = {k: v.pop("data_offsets") for k, v in head.items() if k != "__metadata__"}
+    return {k: (head[k], data[begin:end]) for k, (begin, end) in ranges.items()}
+
+
+def safetensors(tensors):
+    """The file of such tensors, as bytes."""
+    header, at = {}, 0
+    for name, (entry, data) in tensors.items():
+        header[name] = dict(entry, data_offsets=[at, at + len(data)])
+        at += len(data)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + b"".join(data for _, data in tensors.values())
+
+
 def golden():
     return load(os.path.join(TESTS, "golden", "needle-tiny-1k.json"))
 

@@ -4,7 +4,6 @@ transformers 5.24 does in each case stands beside it."""
 import json
 import os
 import shutil
-import struct
 
 import cli
 from cli import Job, PromptJob, codes_of, command, test
@@ -18,21 +17,7 @@ def read(name=SINGLE):
 
 
 def unpack():
-    """The tensors of needle-tiny: {name: (header's entry, bytes)}."""
-    whole = read()
-    n = struct.unpack("<Q", whole[:8])[0]
-    head, data = json.loads(whole[8 : 8 + n].decode()), whole[8 + n :]
-    ranges = {k: v.pop("data_offsets") for k, v in head.items() if k != "__metadata__"}
-    return {k: (head[k], data[begin:end]) for k, (begin, end) in ranges.items()}
-
-
-def pack(tensors):
-    header, at = {}, 0
-    for name, (entry, data) in tensors.items():
-        header[name] = dict(entry, data_offsets=[at, at + len(data)])
-        at += len(data)
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + b"".join(data for _, data in tensors.values())
+    return cli.tensors_of(cli.TINY)
 
 
 def folder(name, *without, config=None, **files):
@@ -74,7 +59,7 @@ def shards(n=2):
     for i in range(n):
         file = "model-%05d-of-%05d.safetensors" % (i + 1, n)
         part = names[i * len(names) // n : (i + 1) * len(names) // n]
-        files[file] = pack({k: tensors[k] for k in part})
+        files[file] = cli.safetensors({k: tensors[k] for k in part})
         index.update({k: file for k in part})
     return files, {"metadata": {}, "weight_map": index}
 
@@ -222,7 +207,7 @@ def a_limit_of_10_to_the_30_in_tokenizer_config_is_no_error():
 
 @test
 def quantised_weights_are_named():
-    for method in ("gptq", "awq", "bitsandbytes", "fp8"):
+    for method in ("gptq", "awq", "bitsandbytes", "mxfp4", "fbgemm_fp8", "modelopt"):
         path = folder(method, config={"quantization_config": {"quant_method": method}})
         refused(path, "config.json: quantization_config", method, "quantised")
 
@@ -237,14 +222,14 @@ def an_output_that_differs_from_the_embedding_of_a_tied_model_is_refused():
     tied = {"tie_word_embeddings": True}
     refused(folder("tied", config=tied), SINGLE, out, embedding, "tie_word_embeddings")
     same = dict(tensors, **{out: tensors[embedding]})
-    accepted(folder("tied-same", config=tied, **{SINGLE: pack(same)}))
+    accepted(folder("tied-same", config=tied, **{SINGLE: cli.safetensors(same)}))
     last = bytearray(tensors[embedding][1])
     last[-1] ^= 1
     same[out] = (tensors[out][0], bytes(last))
-    refused(folder("tied-but-one", config=tied, **{SINGLE: pack(same)}), SINGLE, out, embedding)
+    refused(folder("tied-but-one", config=tied, **{SINGLE: cli.safetensors(same)}), SINGLE, out, embedding)
     without = {k: v for k, v in tensors.items() if k != out}
-    accepted(folder("tied-without", config=tied, **{SINGLE: pack(without)}))
-    refused(folder("untied-without", **{SINGLE: pack(without)}), SINGLE, out, "is missing")
+    accepted(folder("tied-without", config=tied, **{SINGLE: cli.safetensors(without)}))
+    refused(folder("untied-without", **{SINGLE: cli.safetensors(without)}), SINGLE, out, "is missing")
 
 
 # Ids beyond the model's.

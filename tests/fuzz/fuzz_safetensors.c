@@ -1,12 +1,14 @@
 /* Any bytes as model.safetensors, or, when they start with '#', what follows
  * as the index of a folder that holds one good file, "good". Every tensor that
- * is accepted is read to its last byte. */
+ * is accepted is read to its last byte, and so are the scales of FP8 matrices: the length of the header
+ * says what shapes they may have. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/model/quant.h"
 #include "engine/model/safetensors.h"
 #include "runner/base/json.h"
 #include "tests/fuzz/folder.h"
@@ -54,6 +56,26 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
     return 8 + now + n_tail;
 }
 
+/* The last scale that a matrix needs is there. */
+static void read_scales(const fkv_safetensors *s, uint8_t forms, fkv_st_tensor *t)
+{
+    static volatile uint8_t sink;
+    const fkv_quant q = {
+        .grains = (uint8_t)(1 + forms % 7), .inverse = forms & 8, .block_rows = 2, .block_cols = 3};
+    fkv_err err = {0};
+    if (fkv_quant_find_scales(&q, s, t, &err)) {
+        if (!err.message[0] || !err.key[0]) abort();
+        return;
+    }
+    const fkv_st_scales *by = &t->scales;
+    if (t->dtype != FKV_ST_F8_E4M3 || !t->n_bytes) return;
+    if (!by->data) abort();
+    const int64_t last = (t->shape[0] - 1) / by->block_rows * by->stride + (t->shape[1] - 1) / by->block_cols;
+    for (int i = 0; i < 2; i++)
+        sink = ((const uint8_t *)by->data)[last * (by->dtype == FKV_ST_F32 ? 4 : 2) + i];
+    (void)sink;
+}
+
 /* Asks for every tensor that the header names, with the shape that it states. */
 static void read_all(const fkv_safetensors *s, const uint8_t *data, size_t size)
 {
@@ -73,6 +95,7 @@ static void read_all(const fkv_safetensors *s, const uint8_t *data, size_t size)
         if (fkv_safetensors_get(s, name, shape, n_dims, &t, &err)) continue;
         for (size_t i = 0; i < t.n_bytes; i++) sink = ((const uint8_t *)t.data)[i];
         if (strcmp(t.name, name) != 0) abort();
+        read_scales(s, data[0], &t);
     }
     (void)sink;
     json_decref(header);

@@ -189,16 +189,11 @@ static void assert_refused(fkv_status st, fkv_err *err, const char *word)
 static void what_a_weight_can_not_have_is_refused_by_name(void **state)
 {
     (void)state;
-    const float scale[2] = {1, 1};
     const uint16_t numbers[2 * 8] = {0};
     fkv_weight *w = NULL;
     fkv_err err = {0};
-    fkv_rows scaled = rows_of(numbers, 2, 8), biased = scaled;
-    scaled.scale = scale;
+    fkv_rows biased = rows_of(numbers, 2, 8);
     biased.bias = numbers;
-    assert_refused(b->weight_load(dev, &scaled, 1, 8, &w, &err), &err, "scales");
-    assert_refused(b->weight_load_gated(dev, scaled, scaled, 8, &w, &err), &err, "scales");
-    assert_refused(b->embedding_load(dev, scaled, 0, 8, &w, &err), &err, "scales");
     assert_refused(b->embedding_load(dev, biased, 0, 8, &w, &err), &err, "bias");
 }
 
@@ -227,6 +222,105 @@ static void a_part_without_a_bias_has_none(void **state)
 }
 
 enum { CLASS_ROWS = 640 };
+
+/* Of an E4M3, by its definition. */
+static double e4m3_value(int code)
+{
+    const int e = code >> 3 & 15, m = code & 7;
+    const double size = e ? ldexp(8 + m, e - 10) : ldexp(m, -9);
+    if ((code & 127) == 127) return (double)NAN;
+    return code & 128 ? -size : size;
+}
+
+static void all_numbers_of_e4m3_are_read(void **state)
+{
+    (void)state;
+    uint8_t codes[256];
+    float got[256];
+    for (int i = 0; i < 256; i++) codes[i] = (uint8_t)i;
+    const fkv_rows rows = {.data = codes, .dtype = FKV_DTYPE_F8_E4M3, .n_rows = 1, .stride = 256};
+    fkv_rows_read(&rows, 0, 0, 256, got);
+    for (int i = 0; i < 256; i++) {
+        const double want = e4m3_value(i);
+        assert_true(isnan(want) ? isnan(got[i]) : got[i] >= want && got[i] <= want);
+        assert_int_equal(signbit(got[i]) != 0, i >= 128);
+    }
+}
+
+enum { FP8_ROWS = 40, FP8_DEEP = 600, FP8_MORE = 9 };
+
+/* A part of a matrix of FP8_MORE rows and columns more, from [row0, col0] on, and its products as float32. */
+static fkv_rows fp8_part(const uint8_t *codes, fkv_scales scales, const float *by, float *products)
+{
+    const int64_t cols = FP8_DEEP + FP8_MORE;
+    for (int64_t i = 0; i < FP8_ROWS; i++)
+        for (int64_t j = 0; j < FP8_DEEP; j++) {
+            const int64_t at = (scales.row0 + i) * cols + scales.col0 + j;
+            const float scale = by[(scales.row0 + i) / scales.block_rows * scales.stride +
+                                   (scales.col0 + j) / scales.block_cols];
+            products[i * FP8_DEEP + j] = (float)e4m3_value(codes[at]) * scale;
+        }
+    return (fkv_rows){.data = codes + scales.row0 * cols + scales.col0,
+                      .dtype = FKV_DTYPE_F8_E4M3,
+                      .n_rows = FP8_ROWS,
+                      .stride = cols,
+                      .scales = scales};
+}
+
+/* What the weight gives of x, from part as it is and from its products. */
+static void assert_same_weight(fkv_rows part, const float *products, const float *bias, bool gated)
+{
+    enum { N = FP8_ROWS };
+    float x[FP8_DEEP], y[2][N];
+    fkv_err err = {0};
+    fill_uniform(x, FP8_DEEP, 1);
+    fkv_rows parts[2] = {part, {.data = products, .dtype = FKV_DTYPE_F32, .n_rows = N, .stride = FP8_DEEP}};
+    for (int i = 0; i < 2; i++) {
+        fkv_weight *w = NULL;
+        float *dy = device_memory(sizeof y[i], NULL);
+        parts[i].bias = bias;
+        parts[i].bias_dtype = FKV_DTYPE_F32;
+        assert_int_equal(gated ? b->weight_load_gated(dev, parts[i], parts[i], FP8_DEEP, &w, &err)
+                               : b->weight_load(dev, &parts[i], 1, FP8_DEEP, &w, &err),
+                         FKV_OK);
+        b->linear(dev, activations(x, FP8_DEEP), FP8_DEEP, 1, 1, w, dy, N, !gated,
+                  gated ? FKV_EPILOGUE_SILU_GATE : FKV_EPILOGUE_NONE);
+        fetch(y[i], dy, gated ? N * (size_t)info.act_bytes : sizeof y[i]);
+    }
+    assert_memory_equal(y[0], y[1], gated ? N * (size_t)info.act_bytes : sizeof y[0]);
+}
+
+/* Scales by matrix, row and block, in float32 and bf16; parts that begin inside a block. */
+static void an_fp8_weight_is_that_of_its_float32_products(void **state)
+{
+    (void)state;
+    enum { MOST = (FP8_ROWS + FP8_MORE) * (FP8_DEEP + FP8_MORE) };
+    const int64_t blocks[][2] = {{MOST, MOST}, {1, MOST}, {16, 128}, {7, 5}};
+    uint8_t *codes = malloc(MOST);
+    float *by = host_floats(MOST), *products = host_floats(FP8_ROWS * FP8_DEEP), bias[FP8_ROWS];
+    uint16_t *halves;
+    assert_non_null(codes);
+    fill_uniform(bias, FP8_ROWS, 1);
+    for (int i = 0; i < MOST; i++)
+        codes[i] = (uint8_t)((i * 37 + i / 251) % 255 == 127 ? 0 : (i * 37 + i / 251) % 255);
+    fill_uniform(by, MOST, 0.01f);
+    halves = halves_of(by, MOST);
+    for (int i = 0; i < MOST; i++) by[i] = fkv_f32_from_bf16(halves[i]);
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        for (int k = 0; k < 4; k++) {
+            const fkv_scales scales = {.data = k % 2 ? (const void *)halves : by,
+                                       .dtype = k % 2 ? FKV_DTYPE_BF16 : FKV_DTYPE_F32,
+                                       .block_rows = blocks[i][0],
+                                       .block_cols = blocks[i][1],
+                                       .stride = (FP8_DEEP + FP8_MORE) / blocks[i][1] + 1,
+                                       .row0 = k < 2 ? 0 : FP8_MORE,
+                                       .col0 = k < 2 ? 0 : FP8_MORE};
+            const fkv_rows part = fp8_part(codes, scales, by, products);
+            assert_same_weight(part, products, k == 1 ? bias : NULL, false);
+            assert_same_weight(part, products, NULL, true);
+        }
+    free(codes), free(by), free(products), free(halves);
+}
 
 /* One row among n others at some place; its result's bits. */
 static void probe(const fkv_weight *w, const float *row, int64_t n, int64_t k, int64_t n_out, int64_t at,
@@ -329,6 +423,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(linear_multiplies_any_shape),
         cmocka_unit_test(what_a_weight_can_not_have_is_refused_by_name),
         cmocka_unit_test(a_part_without_a_bias_has_none),
+        cmocka_unit_test(all_numbers_of_e4m3_are_read),
+        cmocka_unit_test(an_fp8_weight_is_that_of_its_float32_products),
         cmocka_unit_test(a_rows_product_does_not_depend_on_its_place_or_neighbours),
         cmocka_unit_test(a_rows_norm_does_not_depend_on_its_place),
         cmocka_unit_test(recorded_steps_do_what_enqueued_ones_do),

@@ -160,7 +160,6 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
 {
     (void)state;
     static const char *const patches[][2] = {
-        {"{\"quantization_config\":{\"quant_method\":\"fp8\"}}", "quantization_config"},
         {"{\"attention_bias\":true}", "attention_bias"},
         {"{\"mlp_bias\":true}", "mlp_bias"},
         {"{\"hidden_act\":\"gelu\"}", "hidden_act"},
@@ -198,8 +197,8 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
     };
     for (size_t i = 0; i < sizeof patches / sizeof *patches; i++)
         refused(patches[i][0], patches[i][1], "support");
-    static const char *const methods[] = {"gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors",
-                                          "mxfp4"};
+    static const char *const methods[] = {"gptq",  "awq",       "bitsandbytes", "compressed-tensors",
+                                          "mxfp4", "fbgemm_fp8"};
     char patch[128];
     for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
         snprintf(patch, sizeof patch, "{\"quantization_config\":{\"quant_method\":\"%s\"}}", methods[i]);
@@ -210,8 +209,8 @@ static void test_other_arithmetic_is_refused_by_name(void **state)
             "quantised");
     /* Outside the text model's object. */
     refused("{\"architectures\":[\"Mistral3ForConditionalGeneration\"],\"model_type\":\"mistral3\","
-            "\"text_config\":{},\"quantization_config\":{\"quant_method\":\"fp8\"}}",
-            "quantization_config", "fp8");
+            "\"text_config\":{},\"quantization_config\":{\"quant_method\":\"awq\"}}",
+            "quantization_config", "awq");
     refused("{\"transformers_weights\":\"other.safetensors\"}", "transformers_weights", "support");
     refused("{\"num_hidden_layers\":1,\"layer_types\":[\"sliding_attention\"]}", "layer_types",
             "sliding_attention");
