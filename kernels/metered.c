@@ -11,44 +11,19 @@
 #include "kernels/op_cost.h"
 #include "runner/base/mem.h"
 
-typedef enum op {
-    OP_EMBED,
-    OP_SCALE,
-    OP_ADD_RMSNORM,
-    OP_LINEAR,
-    OP_PREFILL_QKV,
-    OP_PREFILL_ATTENTION,
-    OP_KEY_SCORES,
-    OP_KV_KEEP,
-    OP_LAST_ROWS,
-    OP_DECODE_QKV,
-    OP_DECODE_ATTENTION,
-    OP_SAMPLE,
-    OP_GATHER_COLS,
-    OP_GATHER_HEADS,
-    OP_REDUCE_RANKS,
-    N_OPS
-} op;
-
-_Static_assert((int)N_OPS == (int)FKV_METERED_OPS, "one sum for each op");
-
-static const char *const names[N_OPS] = {
-    "embed",       "scale",        "add_rmsnorm", "linear",     "prefill_qkv",      "prefill_attention",
-    "key_scores",  "kv_keep",      "last_rows",   "decode_qkv", "decode_attention", "sample",
-    "gather_cols", "gather_heads", "reduce_ranks"};
-
 enum { IN_FLIGHT = FKV_TICKETS - 1, MAX_DEVICES = 64 };
 
 /* An op that is enqueued. */
 typedef struct timed_op {
     int64_t ticket;
-    op which;
+    fkv_op_kind which;
     fkv_op_cost cost;
 } timed_op;
 
 typedef struct meter {
     fkv_device *dev; /* NULL: free */
     fkv_device_info info;
+    fkv_device_limits limits; /* its pointers are the caller's */
     int index, n_devices;
     timed_op out[IN_FLIGHT]; /* oldest first */
     int n_out;
@@ -63,7 +38,7 @@ static const fkv_backend *in;
 static fkv_backend table;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the two below */
 static meter meters[MAX_DEVICES];
-static fkv_op_sum sums[N_OPS];
+static fkv_op_sum sums[FKV_OP_KINDS];
 
 static meter *meter_of(const fkv_device *dev)
 {
@@ -108,7 +83,7 @@ static meter *begin(fkv_device *dev)
     return m;
 }
 
-static void end(meter *m, op which, fkv_op_cost cost)
+static void end(meter *m, fkv_op_kind which, fkv_op_cost cost)
 {
     m->out[m->n_out++] = (timed_op){in->post(m->dev), which, cost};
     if (m->n_out == IN_FLIGHT) settle_one(m);
@@ -160,6 +135,12 @@ static void metered_info(const fkv_device *dev, fkv_device_info *info)
 {
     in->info(dev, info);
     info->replays = false;
+}
+
+static fkv_status metered_prepare(fkv_device *dev, const fkv_device_limits *limits, fkv_err *err)
+{
+    meter_of(dev)->limits = *limits;
+    return in->prepare(dev, limits, err);
 }
 
 static void metered_release(fkv_device *dev, fkv_mark mark)
@@ -236,14 +217,14 @@ static void metered_embed(fkv_device *dev, const int32_t *tokens, int64_t n, con
     meter *m = begin(dev);
     in->weight_shape(w, &rows, &k);
     in->embed(dev, tokens, n, w, out);
-    end(m, OP_EMBED, fkv_op_cost_embed(&m->info, n, k));
+    end(m, FKV_OP_EMBED, fkv_op_cost_embed(&m->info, n, k));
 }
 
 static void metered_scale(fkv_device *dev, float *x, int64_t n, float factor, float cap)
 {
     meter *m = begin(dev);
     in->scale(dev, x, n, factor, cap);
-    end(m, OP_SCALE, fkv_op_cost_scale(n, cap > 0));
+    end(m, FKV_OP_SCALE, fkv_op_cost_scale(n, cap > 0));
 }
 
 static void metered_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps,
@@ -251,7 +232,7 @@ static void metered_add_rmsnorm(fkv_device *dev, void *x, const void *y, const f
 {
     meter *m = begin(dev);
     in->add_rmsnorm(dev, x, y, weight, eps, n, hidden, out);
-    end(m, OP_ADD_RMSNORM, fkv_op_cost_add_rmsnorm(&m->info, n, hidden, y, out));
+    end(m, FKV_OP_ADD_RMSNORM, fkv_op_cost_add_rmsnorm(&m->info, n, hidden, y, out));
 }
 
 static void metered_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
@@ -262,7 +243,8 @@ static void metered_linear(fkv_device *dev, const void *x, int64_t x_stride, int
     meter *m = begin(dev);
     in->weight_shape(w, &rows, &k);
     in->linear(dev, x, x_stride, n, class_rows, w, y, y_stride, f32_out, epilogue);
-    end(m, OP_LINEAR, fkv_op_cost_linear(&m->info, n, rows, k, f32_out, epilogue));
+    end(m, fkv_op_kind_of_linear(&m->limits, rows, f32_out, epilogue),
+        fkv_op_cost_linear(&m->info, n, rows, k, f32_out, epilogue));
 }
 
 static void metered_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots)
@@ -277,35 +259,35 @@ static void metered_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
     meter *m = begin(dev);
     in->weight_shape(a->weight, &rows, &k);
     in->prefill_qkv(dev, a);
-    end(m, OP_PREFILL_QKV, fkv_op_cost_prefill_qkv(&m->info, a, k));
+    end(m, FKV_OP_PREFILL_QKV, fkv_op_cost_prefill_qkv(&m->info, a, k));
 }
 
 static void metered_prefill_attention(fkv_device *dev, const fkv_prefill_args *a)
 {
     meter *m = begin(dev);
     in->prefill_attention(dev, a);
-    end(m, OP_PREFILL_ATTENTION, fkv_op_cost_prefill_attention(&m->info, a));
+    end(m, FKV_OP_PREFILL_ATTENTION, fkv_op_cost_prefill_attention(&m->info, a));
 }
 
 static void metered_key_scores(fkv_device *dev, const fkv_prefill_args *a)
 {
     meter *m = begin(dev);
     in->key_scores(dev, a);
-    end(m, OP_KEY_SCORES, fkv_op_cost_key_scores(&m->info, a));
+    end(m, FKV_OP_KEY_SCORES, fkv_op_cost_key_scores(&m->info, a));
 }
 
 static void metered_kv_keep(fkv_device *dev, const fkv_keep_args *a)
 {
     meter *m = begin(dev);
     in->kv_keep(dev, a);
-    end(m, OP_KV_KEEP, fkv_op_cost_kv_keep(&m->info, a));
+    end(m, FKV_OP_KV_KEEP, fkv_op_cost_kv_keep(&m->info, a));
 }
 
 static void metered_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out)
 {
     meter *m = begin(dev);
     in->last_rows(dev, pack, x, hidden, out);
-    end(m, OP_LAST_ROWS, fkv_op_cost_last_rows(&m->info, pack, hidden));
+    end(m, FKV_OP_LAST_ROWS, fkv_op_cost_last_rows(&m->info, pack, hidden));
 }
 
 /* What the step's slots hold, fetched at its first op that reads them; false: no memory for it. */
@@ -338,7 +320,7 @@ static void metered_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     const bool known = know_slots(dev, a, &slots);
     meter *m = begin(dev);
     in->decode_qkv(dev, a);
-    end(m, OP_DECODE_QKV, known ? fkv_op_cost_decode_qkv(&m->info, a, &slots) : (fkv_op_cost){0});
+    end(m, FKV_OP_DECODE_QKV, known ? fkv_op_cost_decode_qkv(&m->info, a, &slots) : (fkv_op_cost){0});
 }
 
 static void metered_decode_attention(fkv_device *dev, const fkv_decode_args *a)
@@ -347,7 +329,8 @@ static void metered_decode_attention(fkv_device *dev, const fkv_decode_args *a)
     const bool known = know_slots(dev, a, &slots);
     meter *m = begin(dev);
     in->decode_attention(dev, a);
-    end(m, OP_DECODE_ATTENTION, known ? fkv_op_cost_decode_attention(&m->info, a, &slots) : (fkv_op_cost){0});
+    end(m, FKV_OP_DECODE_ATTENTION,
+        known ? fkv_op_cost_decode_attention(&m->info, a, &slots) : (fkv_op_cost){0});
 }
 
 static void metered_sample(fkv_device *dev, float *logits, int64_t stride, int n_slots, bool first,
@@ -355,7 +338,7 @@ static void metered_sample(fkv_device *dev, float *logits, int64_t stride, int n
 {
     meter *m = begin(dev);
     in->sample(dev, logits, stride, n_slots, first, slots, rules, choice, vocab);
-    end(m, OP_SAMPLE, fkv_op_cost_sample(n_slots, vocab));
+    end(m, FKV_OP_SAMPLE, fkv_op_cost_sample(n_slots, vocab));
     m->slots_known = false;
 }
 
@@ -364,7 +347,7 @@ static void metered_gather_cols(fkv_device *dev, void *buf, int64_t n, int64_t s
 {
     meter *m = begin(dev);
     in->gather_cols(dev, buf, n, stride, cols, elem_bytes);
-    end(m, OP_GATHER_COLS, fkv_op_cost_gather_cols(n, cols, m->n_devices, m->index, elem_bytes));
+    end(m, FKV_OP_GATHER_COLS, fkv_op_cost_gather_cols(n, cols, m->n_devices, m->index, elem_bytes));
 }
 
 static void metered_gather_heads(fkv_device *dev, void *out, int n, int n_kv_heads, int64_t row_elems,
@@ -372,7 +355,8 @@ static void metered_gather_heads(fkv_device *dev, void *out, int n, int n_kv_hea
 {
     meter *m = begin(dev);
     in->gather_heads(dev, out, n, n_kv_heads, row_elems, owner, dev_owner);
-    end(m, OP_GATHER_HEADS, fkv_op_cost_gather_heads(&m->info, n, n_kv_heads, row_elems, owner, m->index));
+    end(m, FKV_OP_GATHER_HEADS,
+        fkv_op_cost_gather_heads(&m->info, n, n_kv_heads, row_elems, owner, m->index));
 }
 
 /* As if every device had as many ranks. */
@@ -381,7 +365,7 @@ static void metered_reduce_ranks(fkv_device *dev, const float *partials, int n_l
 {
     meter *m = begin(dev);
     in->reduce_ranks(dev, partials, n_local, n, hidden, y);
-    end(m, OP_REDUCE_RANKS, fkv_op_cost_reduce_ranks(&m->info, n_local * m->n_devices, n, hidden));
+    end(m, FKV_OP_REDUCE_RANKS, fkv_op_cost_reduce_ranks(&m->info, n_local * m->n_devices, n, hidden));
 }
 
 const fkv_backend *fkv_backend_metered(const fkv_backend *inner)
@@ -392,6 +376,7 @@ const fkv_backend *fkv_backend_metered(const fkv_backend *inner)
     table.open = metered_open;
     table.close = metered_close;
     table.info = metered_info;
+    table.prepare = metered_prepare;
     table.release = metered_release;
     table.upload = metered_upload;
     table.download = metered_download;
@@ -423,11 +408,10 @@ const fkv_backend *fkv_backend_metered(const fkv_backend *inner)
     return &table;
 }
 
-void fkv_metered_take(fkv_op_sum out[FKV_METERED_OPS])
+void fkv_metered_take(fkv_op_sum out[FKV_OP_KINDS])
 {
     pthread_mutex_lock(&lock);
     memcpy(out, sums, sizeof sums);
     memset(sums, 0, sizeof sums);
     pthread_mutex_unlock(&lock);
-    for (int i = 0; i < N_OPS; i++) out[i].name = names[i];
 }

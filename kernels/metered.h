@@ -10,20 +10,17 @@
 #ifndef FKV_KERNELS_METERED_H
 #define FKV_KERNELS_METERED_H
 
-#include "kernels/backend.h"
+#include "kernels/op_kind.h"
 
 typedef struct fkv_op_sum {
-    const char *name; /* as in the table */
     int64_t calls;
     double seconds, bytes, flops; /* as op_cost.h counts them */
 } fkv_op_sum;
 
-enum { FKV_METERED_OPS = 15 }; /* metered.c has their names */
-
 /* inner must outlive what is opened with it. */
 const fkv_backend *fkv_backend_metered(const fkv_backend *inner);
 
-/* Sums since the last call, by op in the table's order. After sync of every device. */
-void fkv_metered_take(fkv_op_sum out[FKV_METERED_OPS]);
+/* Sums since the last call. After sync of every device. */
+void fkv_metered_take(fkv_op_sum out[FKV_OP_KINDS]);
 
 #endif

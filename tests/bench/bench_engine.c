@@ -8,8 +8,9 @@
  *   temperature=0  top_p=1  top_k=0
  *   run=0 (1: steps of a run, with its page tables, tokens and what the host decides, beside the same
  *   steps handed over at once; prompts of `prompt` tokens are prefilled for it)
- *   ops=0 (1: every op of the steps and of one prefill timed alone, in place of the rows below; tflops=0
- *   is beside gbps the ceiling that an op's share is of)
+ *   job=0 (so many records of LongBench's lengths, answered: see lengths_job.h)
+ *   ops=0 (1: every kind of op of a step and of one prefill, in place of the rows below; tflops=0
+ *   is beside gbps the ceiling that an op's share is of: bench_ceilings measures both)
  *   calibrate=0 (1: plans by constants measured now, and prints predicted beside measured)
  * Prints a row per mode: median step, tokens/s, weights and kept KV bytes, floor. With
  * calibrate also the attention segments (of each layer the slowest rank's), the rest of the
@@ -25,14 +26,15 @@
 #include "engine/measure/calibrate.h"
 #include "engine/measure/measure.h"
 #include "engine/split.h"
-#include "kernels/metered.h"
+#include "lengths_job.h"
+#include "op_table.h"
 #include "runner/base/json.h"
 #include "tests/unit/io_fixture.h"
 #include "tests/unit/model_shapes.h"
 
 typedef struct args {
     const char *backend, *shape, *scores, *modes;
-    int layers, ranks, devices, slots, steps, calibrate, run, ops;
+    int layers, ranks, devices, slots, steps, calibrate, run, ops, job;
     int64_t budget, prompt, prefill;
     double floor, gbps, tflops;
     fkv_sampling sampling;
@@ -85,6 +87,8 @@ static args parse(int argc, char **argv)
             a.calibrate = atoi(v);
         else if (IS("run"))
             a.run = atoi(v);
+        else if (IS("job"))
+            a.job = atoi(v);
         else if (IS("ops"))
             a.ops = atoi(v);
         else if (IS("tflops"))
@@ -122,7 +126,7 @@ static fkv_config shape_of(const char *name)
                                           .hidden = 128,
                                           .intermediate = 384,
                                           .vocab = 1024,
-                                          .max_positions = 16384};
+                                          .max_positions = 32768};
     const bool tiny = !strcmp(name, "tiny");
     fkv_config c = tiny ? shape_tiny : !strcmp(name, "70b") ? shape_70b : shape_8b;
     if (!tiny && strcmp(name, "70b") != 0 && strcmp(name, "8b") != 0) die("shape", NULL);
@@ -279,48 +283,18 @@ static void time_run(const args *a, const fkv_config *c, fkv_engine *e)
     free(r.ids);
 }
 
-/* Sums since the last call, of n steps or passes. */
-static void print_ops(const args *a, const char *what, int n)
+static int64_t longest_prompt(const args *a)
 {
-    fkv_op_sum sums[FKV_METERED_OPS];
-    double all = 0;
-    fkv_metered_take(sums);
-    for (int i = 0; i < FKV_METERED_OPS; i++) all += sums[i].seconds;
-    printf("%s: ops %.3f ms\n%-18s %8s %10s %7s %9s %9s %9s\n", what, 1e3 * all / n, "", "calls", "us",
-           "share", "GB/s", "TFLOP/s", "ceiling");
-    for (int i = 0; i < FKV_METERED_OPS; i++) {
-        const fkv_op_sum *o = &sums[i];
-        if (!o->calls || !(o->seconds > 0)) continue;
-        const double gbps = o->bytes / o->seconds * 1e-9, tflops = o->flops / o->seconds * 1e-12;
-        const double ceiling = fmax(a->gbps > 0 ? gbps / a->gbps : 0, a->tflops > 0 ? tflops / a->tflops : 0);
-        printf("%-18s %8.1f %10.1f %6.1f%% %9.1f %9.3f", o->name, (double)o->calls / n, 1e6 * o->seconds / n,
-               100 * o->seconds / all, gbps, tflops);
-        if (ceiling > 0) printf(" %8.1f%%", 100 * ceiling);
-        printf("\n");
-    }
+    const int64_t most = a->prefill > a->prompt ? a->prefill : a->prompt;
+    return a->job && most < LENGTHS_LONGEST ? LENGTHS_LONGEST : most;
 }
 
-/* Every op of one prefill with compression and of the steps; each is run once before. */
-static void time_ops(const args *a, const fkv_config *c, fkv_engine *e, double *steps)
+/* Pages for all that is timed. */
+static fkv_engine_kv_limits limits_of(const args *a, const fkv_profile *p, const fkv_plan *plan)
 {
-    const int64_t n = a->prefill ? a->prefill : a->prompt;
-    fkv_op_sum warm[FKV_METERED_OPS];
-    fkv_err err = {0};
-    double seconds;
-    char what[64];
-    int32_t *ids = malloc((size_t)n * sizeof *ids);
-    for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)(i * 7919 % c->vocab);
-    for (int i = 0; i < 2; i++) {
-        fkv_metered_take(warm);
-        if (fkv_measure_prefill(e, ids, n, &seconds, &err)) die("prefill", &err);
-    }
-    snprintf(what, sizeof what, "prefill of %lld tokens", (long long)n);
-    print_ops(a, what, 1);
-    if (fkv_measure_decode(e, a->prompt, 1, steps, &err)) die("decode", &err);
-    fkv_metered_take(warm);
-    if (fkv_measure_decode(e, a->prompt, a->steps, steps, &err)) die("decode", &err);
-    print_ops(a, "decode step", a->steps);
-    free(ids);
+    const fkv_engine_kv_limits timed = fkv_measure_limits(plan, p->budgets, a->prompt, a->steps + 1),
+                               job = fkv_measure_limits(plan, p->budgets, LENGTHS_LONGEST, LENGTHS_LIMIT);
+    return a->job ? job : timed;
 }
 
 static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *w, const fkv_profile *p,
@@ -334,11 +308,11 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     fkv_plan plan = {0};
     double *tokens = malloc(n_lh * sizeof *tokens), *steps = malloc((size_t)a->steps * sizeof *steps);
     const fkv_backend *found = fkv_backend_find(a->backend);
-    const fkv_engine_options o = {.backend = found && a->ops ? fkv_backend_metered(found) : found,
+    const fkv_engine_options o = {.backend = found,
                                   .n_ranks = a->ranks,
                                   .n_devices = a->devices,
                                   .n_slots = a->slots,
-                                  .max_prompt = a->prefill > a->prompt ? a->prefill : a->prompt,
+                                  .max_prompt = longest_prompt(a),
                                   .window = 32,
                                   .kernel = 7,
                                   .measured = a->sampling};
@@ -347,17 +321,20 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     const fkv_cost cost = constants(a, o.backend, c, tokens);
     const fkv_plan_problem problem = {c->n_layers, c->n_kv_heads, a->ranks, a->slots,
                                       tokens,      cost,          -1,       collectives_us(a, c, &cost)};
-    if (fkv_engine_open(c, w, &o, &e, &err)) die("open", &err);
-    if (a->prefill) time_prefill(e, a, c);
     if (fkv_plan_solve(&problem, (fkv_plan_mode)mode, &plan, &err)) die("plan", &err);
-    const fkv_engine_kv_limits limits = fkv_measure_limits(&plan, p->budgets, a->prompt, a->steps + 1);
-    if (fkv_engine_set_plan(e, w, p->budgets, &plan, &limits, &err)) die("set_plan", &err);
+    const fkv_engine_kv_limits limits = limits_of(a, p, &plan);
     if (a->ops) {
-        printf("%-12s %s ranks %d slots %d budget %lld: ", name, a->shape, a->ranks, a->slots,
+        printf("%-12s %s ranks %d slots %d budget %lld\n", name, a->shape, a->ranks, a->slots,
                (long long)a->budget);
-        time_ops(a, c, e, steps);
+        const op_job job = {c,        w,       &o,        p->budgets,
+                            &plan,    &limits, a->prompt, a->prefill ? a->prefill : a->prompt,
+                            a->steps, a->gbps, a->tflops};
+        if (print_op_tables(&job, &err)) die("ops", &err);
         goto out;
     }
+    if (fkv_engine_open(c, w, &o, &e, &err)) die("open", &err);
+    if (a->prefill) time_prefill(e, a, c);
+    if (fkv_engine_set_plan(e, w, p->budgets, &plan, &limits, &err)) die("set_plan", &err);
     if (fkv_measure_decode(e, a->prompt, a->steps, steps, &err)) die("decode", &err);
     fkv_device_info info;
     fkv_engine_info(e, &info);
@@ -376,6 +353,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     if (floor_s > 0) printf(", floor %.3f ms: %.2fx", 1e3 * floor_s, step / floor_s);
     printf(", copies %d\n", fkv_plan_copies(&plan));
     if (a->run) time_run(a, c, e);
+    if (a->job && print_lengths_job(e, c, a->job, a->tflops, &err)) die("job", &err);
     if (a->calibrate) print_parts(a, c, &plan, e, step, &problem);
 out:
     fkv_engine_close(e);

@@ -6,14 +6,11 @@
 
 enum { HIDDEN = 64, OUT = 32, HEADS = 2, GROUP = 2, HD = 64, SLOTS = 3, PAGES = 2, CALLS = 9 };
 
-static fkv_op_sum sum_of(const char *name)
+static fkv_op_sum sum_of(fkv_op_kind kind)
 {
-    static fkv_op_sum sums[FKV_METERED_OPS]; /* of the last take: only the first name takes */
-    if (!strcmp(name, "embed")) fkv_metered_take(sums);
-    for (int i = 0; i < FKV_METERED_OPS; i++)
-        if (!strcmp(sums[i].name, name)) return sums[i];
-    fail_msg("no op %s", name);
-    return (fkv_op_sum){0};
+    static fkv_op_sum sums[FKV_OP_KINDS]; /* of the last take: only the first kind takes */
+    if (kind == FKV_OP_EMBED) fkv_metered_take(sums);
+    return sums[kind];
 }
 
 static void ops_are_counted_and_their_results_stay(void **state)
@@ -26,7 +23,7 @@ static void ops_are_counted_and_their_results_stay(void **state)
     const fkv_weight *weight = load_weight(w, OUT, HIDDEN);
     void *dx = activations(x, HIDDEN);
     float *dy = device_memory(sizeof got, NULL);
-    sum_of("embed");
+    sum_of(FKV_OP_EMBED);
     for (int i = 0; i < CALLS; i++) {
         b->linear(dev, dx, HIDDEN, 1, 1, weight, dy, OUT, true, FKV_EPILOGUE_NONE);
         if (i % 4 == 3) b->add_rmsnorm(dev, dx, NULL, dy, 1e-5f, 1, OUT, NULL);
@@ -36,15 +33,15 @@ static void ops_are_counted_and_their_results_stay(void **state)
     assert_memory_equal(first, got, sizeof got);
     for (int i = 0; i < OUT; i++) assert_near(got[i], dot(x, w + i * HIDDEN, HIDDEN), 1e-4, 1e-4, "y", i, 0);
     assert_int_equal(b->sync(dev, &err), FKV_OK);
-    assert_int_equal(sum_of("embed").calls, 0);
-    const fkv_op_sum linear = sum_of("linear");
+    assert_int_equal(sum_of(FKV_OP_EMBED).calls, 0);
+    const fkv_op_sum linear = sum_of(FKV_OP_LOGITS);
     const fkv_op_cost one = fkv_op_cost_linear(&info, 1, OUT, HIDDEN, true, FKV_EPILOGUE_NONE);
     assert_int_equal(linear.calls, CALLS);
     assert_true(linear.bytes == CALLS * one.bytes && linear.flops == CALLS * one.flops);
     assert_true(linear.seconds > 0 && linear.seconds < 60);
-    assert_int_equal(sum_of("add_rmsnorm").calls, CALLS / 4);
-    sum_of("embed"); /* taken: nothing is left */
-    assert_int_equal(sum_of("linear").calls, 0);
+    assert_int_equal(sum_of(FKV_OP_ADD_RMSNORM).calls, CALLS / 4);
+    sum_of(FKV_OP_EMBED); /* taken: nothing is left */
+    assert_int_equal(sum_of(FKV_OP_LOGITS).calls, 0);
 }
 
 /* Bytes of decode attention follow what the slots hold on the device. */
@@ -80,16 +77,16 @@ static void a_steps_slots_are_read_anew(void **state)
     for (int step = 0; step < 2; step++) {
         const fkv_host_slots slots = {pos, prompt, active};
         const fkv_op_cost want = fkv_op_cost_decode_attention(&info, &args, &slots);
-        sum_of("embed");
+        sum_of(FKV_OP_EMBED);
         assert_false(b->replay(dev, 0));
         b->record_begin(dev, 0);
         b->decode_qkv(dev, &args);
         b->decode_attention(dev, &args);
         b->record_end(dev, 0);
         assert_int_equal(b->sync(dev, &err), FKV_OK);
-        sum_of("embed");
-        assert_true(sum_of("decode_attention").bytes == want.bytes);
-        assert_int_equal(sum_of("decode_qkv").calls, 1);
+        sum_of(FKV_OP_EMBED);
+        assert_true(sum_of(FKV_OP_DECODE_ATTENTION).bytes == want.bytes);
+        assert_int_equal(sum_of(FKV_OP_DECODE_QKV).calls, 1);
         pos[1]++;
         b->upload(dev, dev_pos, pos, sizeof pos);
     }

@@ -1,0 +1,16 @@
+/* A table of operations around another one that carries out one kind of op alone and leaves the others out:
+ * so that what an engine's step or prefill takes is what that kind takes of it, replayed as ever.
+ *
+ * For benchmarks: results mean nothing. The table is static: one at a time in a process; the kind may be
+ * changed while no work is under way and no step is recorded (fkv_engine_set_plan records anew). */
+#ifndef FKV_KERNELS_SINGLE_OP_H
+#define FKV_KERNELS_SINGLE_OP_H
+
+#include "kernels/op_kind.h"
+
+/* inner must outlive what is opened with it. At first all kinds are carried out. */
+const fkv_backend *fkv_backend_single_op(const fkv_backend *inner);
+/* FKV_OP_KINDS: all. */
+void fkv_single_op_choose(fkv_op_kind kind);
+
+#endif
