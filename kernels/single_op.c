@@ -6,9 +6,11 @@ static fkv_backend table;
 static fkv_op_kind chosen = FKV_OP_KINDS;
 static fkv_device_limits shape; /* of the device prepared last; its pointers are the caller's */
 
+/* Decode attention finds what it reads in lists that the op before it makes. */
 static bool wanted(fkv_op_kind kind)
 {
-    return chosen == FKV_OP_KINDS || chosen == kind;
+    return chosen == FKV_OP_KINDS || chosen == kind ||
+           (chosen == FKV_OP_DECODE_ATTENTION && kind == FKV_OP_DECODE_QKV);
 }
 
 static fkv_status single_prepare(fkv_device *dev, const fkv_device_limits *limits, fkv_err *err)

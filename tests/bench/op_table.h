@@ -116,6 +116,7 @@ static fkv_status op_measure(const op_job *j, const int32_t *ids, const fkv_op_s
     }
     fkv_engine_close(e);
     if (st) return st;
+    times[1][FKV_OP_DECODE_ATTENTION] -= times[1][FKV_OP_DECODE_QKV]; /* which is timed with it */
     snprintf(what, sizeof what, "prefill of %lld tokens", (long long)j->prefill);
     op_print(j, what, prefill, times[0], all.prefill);
     snprintf(what, sizeof what, "decode step of %d slots", j->plan->n_slots);
