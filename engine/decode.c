@@ -36,6 +36,7 @@ static void segment(fkv_engine_device *d, int local, int layer)
 
 void fkv_decode_begin(fkv_engine_device *d)
 {
+    d->engine->options.backend->decode_begin(d->dev, &d->slots);
     fkv_layer_embed(d, d->slots.token, d->engine->options.n_slots, d->step_x, d->step_xn);
 }
 

@@ -465,6 +465,9 @@ typedef struct fkv_backend {
     void (*last_rows)(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
 
     /* --- decode step -------------------------------------------------------- */
+    /* Before the layers of a step and behind what changed the slots or the page tables: what the ops of all
+     * layers and ranks (prepare_decode) find out of the slots alike. */
+    void (*decode_begin)(fkv_device *dev, const fkv_slots *slots);
     /* Q, K, V of every placement; the spec's norm and RoPE; appends K and V at index
      * min(budget, T) + pos - T of the slot's pages. Slots not active are skipped. */
     void (*decode_qkv)(fkv_device *dev, const fkv_decode_args *args);

@@ -310,6 +310,7 @@ const fkv_backend *fkv_backend_cpu(void)
         .key_scores = cpu_key_scores,
         .kv_keep = cpu_kv_keep,
         .last_rows = cpu_last_rows,
+        .decode_begin = cpu_decode_begin,
         .decode_qkv = cpu_decode_qkv,
         .decode_attention = cpu_decode_attention,
         .sample = cpu_sample,

@@ -117,6 +117,7 @@ void cpu_finish_head(const fkv_device *dev, const fkv_attention_spec *spec, cons
 /* cpu_attention.c */
 void cpu_prefill_qkv(fkv_device *dev, const fkv_prefill_args *args);
 void cpu_prefill_attention(fkv_device *dev, const fkv_prefill_args *args);
+void cpu_decode_begin(fkv_device *dev, const fkv_slots *slots);
 void cpu_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
 void cpu_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 

@@ -34,13 +34,6 @@ struct cuda_decode_head {
     const bf16 *bias;   /* [head_rows * hd]; NULL: none */
 };
 
-/* A rank's placements in a layer. */
-struct cuda_rank_plan {
-    cuda_decode_head *heads; /* device, [n_heads] */
-    int n_heads;
-    bool whole; /* a single rank's: all heads, whose weights are one matrix */
-};
-
 /* One (placement, slot) that has tokens to attend to in this step. */
 struct cuda_decode_entry {
     int32_t first_page; /* pages of all entries before this one, as they count: CUDA_ENTRY_PAGES */
@@ -51,6 +44,54 @@ struct cuda_decode_entry {
     int32_t out_head; /* slot * n_kv_heads + head: its row of out */
     int32_t hidden;   /* first tokens, less than a chunk, that the query does not see */
 };
+
+/* Of a list of entries. */
+struct cuda_decode_count {
+    int32_t entries, pages; /* pages as they count */
+};
+
+/* A rank's placements in a layer, and what decode_begin lists for it, device memory. */
+struct cuda_rank_plan {
+    cuda_decode_head *heads; /* [n_heads] */
+    int n_heads;
+    bool whole; /* a single rank's: all heads, whose weights are one matrix */
+    int n_slots, n_kv_heads;
+    int window;                 /* the spec's; 0: none */
+    int64_t slot_stride;        /* of the page table */
+    cuda_decode_entry *entries; /* [entries there can be + 1]: a last one with first_page = all pages */
+    cuda_decode_count *count;   /* [1] */
+    int32_t *starts;            /* [CTAs of attention]: the entry in which a CTA's run of pages begins */
+};
+
+/* Index in its pages of the token at the slot's position. */
+static __device__ __forceinline__ int cuda_token_index(const cuda_decode_head &h, const fkv_slots &slots,
+                                                       int slot)
+{
+    const int n = slots.prompt_len[slot];
+    return (n < h.budget ? n : h.budget) + slots.pos[slot] - n;
+}
+
+/* Where CTA i of n begins in so many pages. */
+static __device__ __forceinline__ int cuda_first_page(int64_t pages, unsigned i, unsigned n)
+{
+    return (int)(pages * i / n);
+}
+
+/* Programmatic dependent launch: the next kernel may begin while this one is at work; it waits where it needs
+ * what this one writes. Without the launch attribute, and before Hopper, both do nothing. */
+static __device__ __forceinline__ void cuda_let_next_kernel_begin(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
+static __device__ __forceinline__ void cuda_wait_for_kernel(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
 
 /* Pages more that an entry counts for than it has, when CTAs share out the work: to begin and to end one is
  * bound by latency, not by bytes (measured: LOG.md, 2026-11-26). Changes no bit, but who folds what. */
@@ -94,15 +135,16 @@ struct cuda_attention {
     float2 *snap_part; /* [max_local_heads][max_snap_rows][max_snap_tiles] max, sum of a tile */
     float2 *snap_stat; /* [n_slots segments][max_local_heads][max_snap_rows] max, weight / sum */
     cuda_scorer_space score;
-    float *snap_sum;            /* [max_local_heads][max_prompt] by row of the pack: scores before pooling */
-    int32_t *keep;              /* [max_local_heads][max_prompt] by row of the pack: chosen positions */
-    cuda_decode_entry *entries; /* [max_entries + 1]: a last one with first_page = all pages */
-    int32_t *n_entries;         /* [1] */
-    int64_t max_entries;
-    float *qkv_parts;  /* [max_served][splits][n_slots][head_rows * hd] of a step's projections */
-    int max_served;    /* n_kv_heads, or what a rank serves where a head's slots come in several pieces */
-    float *parts;      /* [max_parts][group][hd] sums of a chunk, not divided */
-    float2 *part_stat; /* [max_parts][group] max (log2 units), sum */
+    float *snap_sum;       /* [max_local_heads][max_prompt] by row of the pack: scores before pooling */
+    int32_t *keep;         /* [max_local_heads][max_prompt] by row of the pack: chosen positions */
+    int64_t max_entries;   /* of a layer */
+    cuda_rank_plan *lists; /* [layers][FKV_MAX_LOCAL_RANKS] as the kernel that lists entries reads them */
+    float *qkv_parts;      /* [max_served][splits][n_slots][head_rows * hd] of a step's projections */
+    int max_served;        /* n_kv_heads, or what a rank serves where a head's slots come in several pieces */
+    float *parts;          /* [max_parts][group][hd] sums of a chunk, not divided */
+    float2 *part_stat;     /* [max_parts][group] max (log2 units), sum */
+    uint32_t *ended;       /* [max_parts][group] zeros between kernels */
+    int begins_early;      /* 1: kernels begin beside the ones before them (Hopper) */
     int64_t max_parts;
     cuda_sample_slot *sample; /* [n_slots] */
 };
@@ -111,7 +153,7 @@ struct cuda_attention {
 struct cuda_finish;
 cuda_finish cuda_finish_of(const fkv_device *dev, const fkv_attention_spec *spec, const fkv_qk_norm *norm);
 
-/* cuda_decode.cu. As prepare_decode made it; NULL, and the error is kept, where it was not called. */
+/* cuda_decode_plan.cu. As prepare_decode made it; NULL, and the error is kept, where it was not called. */
 const cuda_rank_plan *cuda_decode_plan_of(fkv_device *dev, const fkv_decode_args *args);
 
 /* cuda_decode_qkv.cu. parts[n_heads][splits][n_slots][per] = x[n_slots, k] W^T of every placement's

@@ -177,6 +177,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .key_scores = cuda_key_scores,
         .kv_keep = cuda_kv_keep,
         .last_rows = cuda_last_rows,
+        .decode_begin = cuda_decode_begin,
         .decode_qkv = cuda_decode_qkv,
         .decode_attention = cuda_decode_attention,
         .sample = cuda_sample,

@@ -1,28 +1,21 @@
-/* Decode attention of the CUDA backend: what it knows of a rank's placements, and ragged attention over
- * pages.
+/* Decode attention of the CUDA backend: ragged attention over pages.
  *
- * Every (placement, slot) has its own length. decode_qkv (cuda_decode_append.cu) lists the entries of a
+ * Every (placement, slot) has its own length. decode_begin (cuda_decode_plan.cu) lists the entries of a
  * step with the pages before each; decode_attention gives every CTA of a fixed grid an equal run of
  * pages, cut at chunks of CUDA_CHUNK_PAGES. A chunk is folded by one CTA: warp w takes tokens
  * [16 w, 16 w + 16) of every block of it, the warps are merged in order at the chunk's end, and the
- * chunks of an entry in order by a last kernel. Who folds a chunk never matters to its bits.
+ * chunks of an entry in order by whoever ends the last of them. Who folds a chunk never matters to its bits.
  *
- * Prefill is in cuda_prefill.cu. Owns the host's part of the plans (freed by cuda_decode_close).
+ * On Hopper the kernel begins beside the one before it (cuda_decode_append.cu): what does not hang on that
+ * one, all tokens but an entry's last ones, is on its way when that one ends.
  */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "kernels/cuda_attention.h"
-
-extern "C" {
-#include "runner/base/mem.h"
-}
 
 enum {
     WARP_TOKENS = 16, /* of a block: an mma tile */
     QUERIES = 8,      /* columns of a tile: the group, padded */
-    MERGE_WARPS = 8,
 };
 
 /* A CTA folds blocks of tokens, 16 a warp: pages, or where its warps' pieces are too large for shared memory
@@ -34,119 +27,17 @@ template <int HD> struct att_shape {
     static_assert(CUDA_MAX_GROUP <= 2 * QUERIES, "two tiles hold a group");
 };
 
-struct cuda_decode_plan {
-    cuda_rank_plan *at; /* [n], index layer * FKV_MAX_LOCAL_RANKS + local rank */
-    size_t n;
-};
-
-const cuda_rank_plan *cuda_decode_plan_of(fkv_device *dev, const fkv_decode_args *a)
-{
-    const size_t i = (size_t)a->layer * FKV_MAX_LOCAL_RANKS + (size_t)a->local_rank;
-    cuda_decode_plan *p = dev->decode_plans;
-    if (p && i < p->n && p->at[i].n_heads == a->n_heads_served) return &p->at[i];
-    cuda_fail(dev, "prepare_decode was not called for this layer and rank");
-    return NULL;
-}
-
-/* Makes room for plan i. */
-static fkv_status plans_reach(fkv_device *dev, size_t i, fkv_err *err)
-{
-    if (!dev->decode_plans) {
-        dev->decode_plans = (cuda_decode_plan *)calloc(1, sizeof *dev->decode_plans);
-        if (!dev->decode_plans) return fkv_fail_memory(err);
-    }
-    cuda_decode_plan *p = dev->decode_plans;
-    if (i < p->n) return FKV_OK;
-    cuda_rank_plan *grown = (cuda_rank_plan *)fkv_realloc(p->at, i + 1, sizeof *grown);
-    if (!grown) return fkv_fail_memory(err);
-    memset(grown + p->n, 0, (i + 1 - p->n) * sizeof *grown);
-    p->at = grown;
-    p->n = i + 1;
-    return FKV_OK;
-}
-
-/* Room for the projections of n placements; plans that split a head's slots on one rank have more
- * than n_kv_heads. */
-static fkv_status qkv_parts_reach(fkv_device *dev, const fkv_decode_args *a, int n, fkv_err *err)
-{
-    cuda_attention *w = dev->attention;
-    if (n <= w->max_served) return FKV_OK;
-    size_t bytes;
-    void *parts = NULL;
-    if (!fkv_mul_size((size_t)n * (size_t)cuda_qkv_splits(a->hidden), (size_t)a->n_slots, &bytes) ||
-        !fkv_mul_size(
-            bytes, (size_t)fkv_head_rows(a->spec->group) * (size_t)a->spec->head_dim * sizeof(float), &bytes))
-        return fkv_fail_memory(err);
-    const fkv_status st = cuda_alloc(dev, bytes, &parts, err);
-    if (st) return st;
-    w->qkv_parts = (float *)parts;
-    w->max_served = n;
-    return FKV_OK;
-}
-
-fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_err *err)
-{
-    const size_t i = (size_t)a->layer * FKV_MAX_LOCAL_RANKS + (size_t)a->local_rank;
-    const size_t n = (size_t)a->n_heads_served;
-    fkv_status st = plans_reach(dev, i, err);
-    if (st) return st;
-    cuda_rank_plan *p = &dev->decode_plans->at[i];
-    *p = cuda_rank_plan{};
-    cuda_decode_head *heads = (cuda_decode_head *)fkv_calloc(n, sizeof *heads);
-    int64_t entries = 0;
-    const int n_kv_heads = a->spec->n_kv_heads;
-    bool whole = dev->limits.max_local_heads == n_kv_heads && a->n_heads_served == n_kv_heads;
-    void *data = NULL;
-    if (!heads) {
-        st = fkv_fail_memory(err);
-        goto out;
-    }
-    for (size_t j = 0; j < n; j++) {
-        const fkv_decode_head *h = &a->heads[j];
-        const int64_t lh = (int64_t)a->layer * n_kv_heads + h->head;
-        const cuda_weight_view w = cuda_weight_rows(h->weight, h->row);
-        heads[j] = cuda_decode_head{
-            h->head, h->begin, h->end, a->kv.budgets[lh], a->kv.offset[lh], cuda_weight_bf16(w), w.bias};
-        entries += h->end - h->begin;
-        const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
-        whole = whole && h->weight == a->heads[0].weight && h->row == (int64_t)j * per;
-    }
-    if (entries > dev->attention->max_entries) {
-        st = fkv_fail(err, FKV_E_INPUT, "layer %d: placements cover more than every head of every slot",
-                      a->layer);
-        goto out;
-    }
-    if ((st = qkv_parts_reach(dev, a, a->n_heads_served, err))) goto out;
-    if (n && (st = cuda_alloc(dev, n * sizeof *heads, &data, err))) goto out;
-    p->heads = (cuda_decode_head *)data;
-    if (n && CUDA(dev, cudaMemcpyAsync(data, heads, n * sizeof *heads, cudaMemcpyHostToDevice, dev->stream)))
-        CUDA(dev, cudaStreamSynchronize(dev->stream));
-    p->n_heads = a->n_heads_served;
-    p->whole = whole;
-    st = cuda_status(dev, err);
-out:
-    free(heads);
-    return st;
-}
-
-void cuda_decode_close(fkv_device *dev)
-{
-    if (dev->decode_plans) free(dev->decode_plans->at);
-    free(dev->decode_plans);
-    free(dev->attention);
-    dev->decode_plans = NULL;
-    dev->attention = NULL;
-}
-
 struct attention_params {
     const cuda_decode_entry *entries;
-    const int32_t *n_entries;
+    const cuda_decode_count *count;
+    const int32_t *starts;
     const bf16 *arena;
     const int32_t *table;
     const bf16 *q;
     bf16 *out;
     float *parts;
     float2 *part_stat;
+    uint32_t *ended; /* [parts][group], at an entry's first part: its chunks that are stored so far */
     int group;
     cuda_scores scores;
 };
@@ -243,23 +134,15 @@ template <int HD> struct block_cursor {
         start_item();
     }
 
-    /* The items whose first page is in [begin, stop) of all pages. */
-    __device__ __forceinline__ void open(const cuda_decode_entry *entries, int n, int begin, int stop)
+    /* The items whose first page is in [begin, stop) of all pages; page begin is one of entry `first`. */
+    __device__ __forceinline__ void open(const cuda_decode_entry *entries, int first, int begin, int stop)
     {
-        int lo = 0, hi = n; /* entries[lo].first_page <= begin < entries[hi].first_page */
-        while (lo + 1 < hi) {
-            const int mid = (lo + hi) / 2;
-            if (entries[mid].first_page <= begin)
-                lo = mid;
-            else
-                hi = mid;
-        }
         end = stop;
-        set(entries, entries[lo], lo);
+        set(entries, entries[first], first);
         block = (begin - entry.first_page + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES * shape::CHUNK_BLOCKS;
         if (entry.part < 0 && block > 0) block = n_blocks;
         if (block >= n_blocks) {
-            set(entries, following, lo + 1);
+            set(entries, following, first + 1);
             block = 0;
         }
         start_item();
@@ -458,8 +341,51 @@ template <int HD> struct query_state {
     float m, sum, o[HD / 32];
 };
 
+/* Counts one of an entry's chunks as stored by this warp; whether it is the last of them, with the others'
+ * there to be read. The count is then 0 again. */
+static __device__ __forceinline__ bool is_last(uint32_t *ended, int chunks, int lane)
+{
+    uint32_t before = 0;
+    __threadfence();
+    __syncwarp();
+    if (lane == 0) {
+        before = atomicAdd(ended, 1u);
+        if (before + 1 == (uint32_t)chunks) *ended = 0;
+        __threadfence();
+    }
+    return __shfl_sync(~0u, before, 0) + 1 == (uint32_t)chunks;
+}
+
+/* Merges the stored chunks of an entry in order, one query of it; a warp. What others stored is in L2. */
+template <int HD>
+static __device__ __forceinline__ void merge_chunks(const attention_params &a, const cuda_decode_entry &e,
+                                                    int chunks, int g, int lane)
+{
+    constexpr int N = HD / 32;
+    float m = 0.0f, sum = 0.0f, o[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) o[i] = 0.0f;
+#pragma unroll 4
+    for (int c = 0; c < chunks; c++) {
+        const int64_t at = ((int64_t)e.part + c) * a.group + g;
+        const float2 stat = __ldcg(a.part_stat + at);
+        float co[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) co[i] = __ldcg(a.parts + at * HD + lane * N + i);
+        if (c > 0) {
+            merge_piece<N>(m, sum, o, stat.x, stat.y, co);
+            continue;
+        }
+        m = stat.x;
+        sum = stat.y;
+#pragma unroll
+        for (int i = 0; i < N; i++) o[i] = co[i];
+    }
+    store_row<N>(a.out + ((int64_t)e.out_head * a.group + g) * HD + lane * N, o, sum);
+}
+
 /* Query g: the chunk that ends with block now.block from the warps' pieces, merged behind the item's
- * earlier ones; at the item's end the result or the partial. */
+ * earlier ones; at the item's end the result or the partial, and with the last partial the result. */
 template <int HD>
 static __device__ __forceinline__ void end_chunk(const attention_params &a, const merge_buffer<HD> *buffer,
                                                  query_state<HD> &item, const block_cursor<HD> &now,
@@ -480,6 +406,9 @@ static __device__ __forceinline__ void end_chunk(const attention_params &a, cons
     const int64_t at = ((int64_t)now.entry.part + now.chunk()) * a.group + g;
     store_floats<N>(a.parts + at * HD + lane * N, item.o);
     if (lane == 0) a.part_stat[at] = make_float2(item.m, item.sum);
+    const int chunks = (now.n_blocks + att_shape<HD>::CHUNK_BLOCKS - 1) / att_shape<HD>::CHUNK_BLOCKS;
+    uint32_t *const ended = a.ended + (int64_t)now.entry.part * a.group + g;
+    if (is_last(ended, chunks, lane)) merge_chunks<HD>(a, now.entry, chunks, g, lane);
 }
 
 /* K and V of 16 tokens. */
@@ -507,20 +436,27 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
     merge_buffer<HD> *const buffer = (merge_buffer<HD> *)(shared + shape::WARPS * STAGES * STAGE);
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const uint32_t ring = smem_address(shared) + (uint32_t)(warp * STAGES * STAGE);
-    const int n_entries = *a.n_entries;
-    if (n_entries == 0) return;
-    const int64_t total = a.entries[n_entries].first_page;
-    const int begin = (int)(total * blockIdx.x / gridDim.x),
-              end = (int)(total * (blockIdx.x + 1) / gridDim.x);
-    if (begin == end) return;
+    const int64_t total = a.count->pages;
+    const int begin = cuda_first_page(total, blockIdx.x, gridDim.x),
+              end = cuda_first_page(total, blockIdx.x + 1, gridDim.x);
+    if (begin == end) {
+        cuda_wait_for_kernel(); /* or this one could end before it */
+        return;
+    }
 
     block_cursor<HD> ahead, now;
-    ahead.open(a.entries, n_entries, begin, end);
+    ahead.open(a.entries, a.starts[blockIdx.x], begin, end);
     now = ahead;
     int page = ahead.done() ? 0 : a.table[ahead.table_index()];
+    bool met = false; /* the kernel before has ended */
+    auto meet = [&](void) {
+        if (!met) cuda_wait_for_kernel();
+        met = true;
+    };
     auto load_next = [&](int stage) {
         if (!ahead.done()) {
             const int tokens = ahead.tokens_left(warp);
+            if (ahead.block + 1 == ahead.n_blocks) meet(); /* the step's own token */
             if (tokens > 0)
                 load_tokens<HD>(ring + (uint32_t)(stage * STAGE), a, page, ahead.block, tokens, warp, lane);
             ahead.step(a.entries);
@@ -529,6 +465,7 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
         copy_commit();
     };
     for (int i = 0; i < STAGES; i++) load_next(i);
+    meet();
 
     query_tile<HD> q[TILES];
     warp_state<HD> w[TILES];
@@ -576,48 +513,6 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
     copy_wait<0>();
 }
 
-/* One query of merge_chunks_kernel; a warp. */
-template <int HD>
-static __device__ __forceinline__ void merge_chunks(const attention_params &a, const cuda_decode_entry &e,
-                                                    int g, int lane)
-{
-    constexpr int N = HD / 32;
-    const int pages = (e.n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
-    const int chunks = (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
-    float m = 0.0f, sum = 0.0f, o[N];
-#pragma unroll
-    for (int i = 0; i < N; i++) o[i] = 0.0f;
-#pragma unroll 4
-    for (int c = 0; c < chunks; c++) {
-        const int64_t at = ((int64_t)e.part + c) * a.group + g;
-        const float2 stat = a.part_stat[at];
-        float co[N];
-#pragma unroll
-        for (int i = 0; i < N; i++) co[i] = a.parts[at * HD + lane * N + i];
-        if (c > 0) {
-            merge_piece<N>(m, sum, o, stat.x, stat.y, co);
-            continue;
-        }
-        m = stat.x;
-        sum = stat.y;
-#pragma unroll
-        for (int i = 0; i < N; i++) o[i] = co[i];
-    }
-    store_row<N>(a.out + ((int64_t)e.out_head * a.group + g) * HD + lane * N, o, sum);
-}
-
-/* Merges the stored chunks of an entry in order. Grid: entries (fixed, the most there can be); warps
- * take the queries in turns. Bound by L2: (hd + 2) * 4 bytes a chunk and query. */
-template <int HD>
-static __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_chunks_kernel(const attention_params a)
-{
-    if ((int)blockIdx.x >= *a.n_entries) return;
-    const cuda_decode_entry e = a.entries[blockIdx.x];
-    if (e.part < 0) return;
-    for (int g = (int)threadIdx.x / 32; g < a.group; g += (int)blockDim.x / 32)
-        merge_chunks<HD>(a, e, g, (int)threadIdx.x % 32);
-}
-
 template <int HD, int STAGES, int TILES, bool ODD>
 static void launch(fkv_device *dev, const attention_params &p)
 {
@@ -625,14 +520,21 @@ static void launch(fkv_device *dev, const attention_params &p)
     if (!CUDA(dev, cudaFuncSetAttribute(decode_attention_kernel<HD, STAGES, TILES, ODD>,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
         return;
-    decode_attention_kernel<HD, STAGES, TILES, ODD>
-        <<<dev->n_sms, att_shape<HD>::THREADS, bytes, dev->stream>>>(p);
-    CUDA_LAUNCHED(dev);
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)dev->n_sms);
+    config.blockDim = dim3(att_shape<HD>::THREADS);
+    config.dynamicSmemBytes = bytes;
+    config.stream = dev->stream;
+    config.attrs = &early;
+    config.numAttrs = dev->attention->begins_early;
+    CUDA(dev, cudaLaunchKernelEx(&config, decode_attention_kernel<HD, STAGES, TILES, ODD>, p));
 }
 
 /* As many blocks in flight as shared memory holds: Hopper's, Ampere's data-centre GPUs', any other's. */
-template <int HD, int TILES, bool ODD>
-static void run_attention(fkv_device *dev, const attention_params &p, int n_entries)
+template <int HD, int TILES, bool ODD> static void run_attention(fkv_device *dev, const attention_params &p)
 {
     constexpr int MOST = HD == 64 ? 6 : 3, SOME = HD == 64 ? 4 : 2, LEAST = HD == 64 ? 2 : 1;
     static_assert(shared_bytes<HD, LEAST>() <= CUDA_LEAST_SHARED, "it fits every GPU");
@@ -642,43 +544,30 @@ static void run_attention(fkv_device *dev, const attention_params &p, int n_entr
         launch<HD, SOME, TILES, ODD>(dev, p);
     else
         launch<HD, LEAST, TILES, ODD>(dev, p);
-    if (dev->failed) return;
-    const int warps = p.group < MERGE_WARPS ? p.group : MERGE_WARPS;
-    merge_chunks_kernel<HD><<<n_entries, 32 * warps, 0, dev->stream>>>(p);
-    CUDA_LAUNCHED(dev);
 }
 
-template <int HD, bool ODD> static void run_tiles(fkv_device *dev, const attention_params &p, int n_entries)
+template <int HD, bool ODD> static void run_tiles(fkv_device *dev, const attention_params &p)
 {
     if (p.group <= QUERIES)
-        run_attention<HD, 1, ODD>(dev, p, n_entries);
+        run_attention<HD, 1, ODD>(dev, p);
     else
-        run_attention<HD, 2, ODD>(dev, p, n_entries);
+        run_attention<HD, 2, ODD>(dev, p);
 }
 
-/* Behind decode_qkv of the same layer and rank, whose list of entries it reads. */
+/* Behind decode_qkv of the same layer and rank. */
 void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *a)
 {
     const cuda_rank_plan *plan = cuda_decode_plan_of(dev, a);
     if (!plan || plan->n_heads == 0) return;
     const cuda_attention *att = dev->attention;
-    const attention_params p = {att->entries,
-                                att->n_entries,
-                                (const bf16 *)a->kv.arenas[a->rank],
-                                a->kv.table,
-                                (const bf16 *)a->q,
-                                (bf16 *)a->out,
-                                att->parts,
-                                att->part_stat,
-                                a->spec->group,
-                                cuda_scores_of(a->spec)};
-    int n = 0; /* the most entries there can be */
-    for (int i = 0; i < a->n_heads_served; i++) n += a->heads[i].end - a->heads[i].begin;
-    if (n == 0) return;
+    const attention_params p = {
+        plan->entries,  plan->count,        plan->starts,   (const bf16 *)a->kv.arenas[a->rank],
+        a->kv.table,    (const bf16 *)a->q, (bf16 *)a->out, att->parts,
+        att->part_stat, att->ended,         a->spec->group, cuda_scores_of(a->spec)};
     with_head_dim(a->spec->head_dim, [&](auto hd) {
         if (cuda_scores_odd(a->spec))
-            run_tiles<hd(), true>(dev, p, n);
+            run_tiles<hd(), true>(dev, p);
         else
-            run_tiles<hd(), false>(dev, p, n);
+            run_tiles<hd(), false>(dev, p);
     });
 }

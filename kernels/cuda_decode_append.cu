@@ -1,6 +1,5 @@
 /* Q, K and V of a decode step of the CUDA backend: the projections' splits are added up, what the layer's
- * spec does to them, and K and V go into their pages. The same kernel lists the step's entries, those
- * (placement, slot) that are active and inside the placement's range, for decode attention (cuda_decode.cu).
+ * spec does to them, and K and V go into their pages.
  */
 #include "kernels/cuda_attention.h"
 
@@ -18,101 +17,11 @@ struct append_params {
     bf16 *arena;
     const float *parts; /* of the projections: (placement, split, slot) at the strides below */
     int64_t placement_stride, split_stride, slot_stride_of_parts;
-    bf16 *q; /* [n_heads, n_slots, head_rows * hd]: Q is written */
+    bf16 *q; /* [placements, n_slots, head_rows * hd]: Q is written */
     cuda_finish finish;
     int n_splits;
-    int n_heads, n_slots, n_kv_heads, group, hd;
-    cuda_decode_entry *entries;
-    int32_t *n_entries;
-    int64_t max_parts;
-    int window; /* of ANY kernels; 0: none */
+    int n_slots, group, hd;
 };
-
-/* Index in its pages of the token at the slot's position. */
-static __device__ __forceinline__ int token_index(const cuda_decode_head &h, const fkv_slots &slots, int slot)
-{
-    const int n = slots.prompt_len[slot];
-    return (n < h.budget ? n : h.budget) + slots.pos[slot] - n;
-}
-
-/* Tokens of entry (placement, slot) in this step, 0 for none. */
-static __device__ __forceinline__ int entry_tokens(const append_params &a, int64_t row)
-{
-    const cuda_decode_head h = a.heads[row / a.n_slots];
-    const int slot = (int)(row % a.n_slots);
-    return slot >= h.begin && slot < h.end && a.slots.active[slot] ? token_index(h, a.slots, slot) + 1 : 0;
-}
-
-/* Of an entry's n tokens those in whole chunks that lie before its window. */
-template <bool ANY> static __device__ __forceinline__ int skipped(const append_params &a, int n)
-{
-    constexpr int CHUNK = CUDA_CHUNK_PAGES * FKV_PAGE_TOKENS;
-    return ANY && a.window && n > a.window ? (n - a.window) / CHUNK * CHUNK : 0;
-}
-
-struct list_count {
-    int entries, pages; /* as they count */
-    int64_t parts;
-};
-
-static __device__ __forceinline__ list_count add_tokens(list_count c, int n_tokens)
-{
-    const int pages = (n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
-    if (pages > CUDA_CHUNK_PAGES) c.parts += (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
-    if (pages == 0) return c;
-    c.entries++;
-    c.pages += pages + CUDA_ENTRY_PAGES;
-    return c;
-}
-
-/* The step's entries, in order of (placement, slot), by one block: every thread counts its run of
- * rows, then writes them behind the runs before. */
-template <bool ANY> static __device__ void list_entries(const append_params &a)
-{
-    __shared__ list_count counts[APPEND_THREADS];
-    const int64_t rows = (int64_t)a.n_heads * a.n_slots, share = (rows + APPEND_THREADS - 1) / APPEND_THREADS;
-    const int64_t from = threadIdx.x * share, to = from + share < rows ? from + share : rows;
-    list_count mine = {0, 0, 0};
-    for (int64_t r = from; r < to; r++) {
-        const int n = entry_tokens(a, r);
-        mine = add_tokens(mine, n - skipped<ANY>(a, n));
-    }
-    counts[threadIdx.x] = mine;
-    for (int step = 1; step < APPEND_THREADS; step *= 2) {
-        __syncthreads();
-        list_count other = {0, 0, 0};
-        if ((int)threadIdx.x >= step) other = counts[threadIdx.x - step];
-        __syncthreads();
-        counts[threadIdx.x].entries += other.entries;
-        counts[threadIdx.x].pages += other.pages;
-        counts[threadIdx.x].parts += other.parts;
-    }
-    __syncthreads();
-    list_count at = {0, 0, 0};
-    if (threadIdx.x) at = counts[threadIdx.x - 1];
-    for (int64_t r = from; r < to; r++) {
-        const int n = entry_tokens(a, r), skip = skipped<ANY>(a, n);
-        const list_count next = add_tokens(at, n - skip);
-        if (n > 0) {
-            const cuda_decode_head h = a.heads[r / a.n_slots];
-            const int slot = (int)(r % a.n_slots);
-            const bool stored = next.parts > at.parts && next.parts <= a.max_parts;
-            a.entries[at.entries] =
-                cuda_decode_entry{at.pages,
-                                  n - skip,
-                                  slot * a.slot_stride + h.offset + skip / FKV_PAGE_TOKENS,
-                                  stored ? (int32_t)at.parts : -1,
-                                  (int32_t)r,
-                                  slot * a.n_kv_heads + h.head,
-                                  ANY && a.window && n > a.window ? n - a.window - skip : 0};
-        }
-        at = next;
-    }
-    if (threadIdx.x == APPEND_THREADS - 1) {
-        a.entries[at.entries] = cuda_decode_entry{at.pages, 0, 0, -1, 0, 0, 0};
-        *a.n_entries = at.entries;
-    }
-}
 
 /* Eight columns of a projection, its splits added in order, as bf16. */
 static __device__ __forceinline__ uint4 sum8(const float *part, int64_t stride, int n_splits)
@@ -156,7 +65,7 @@ struct append_place {
 static __device__ __forceinline__ append_place find_place(const append_params &a, const cuda_decode_head &h,
                                                           int64_t placement, int slot)
 {
-    const int at = token_index(h, a.slots, slot);
+    const int at = cuda_token_index(h, a.slots, slot);
     const int64_t page = a.table[slot * a.slot_stride + h.offset + at / FKV_PAGE_TOKENS];
     append_place p;
     p.parts = a.parts + placement * a.placement_stride + slot * a.slot_stride_of_parts;
@@ -215,15 +124,12 @@ static __device__ __forceinline__ void append_any(const append_params &a, const 
 }
 
 /* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page; ANY: whatever
- * the layer's spec asks for. Grid: placements x blocks of APPEND_SLOTS slots, and one block more that lists
- * the entries. Bound by latency. */
+ * the layer's spec asks for. Grid: placements x blocks of APPEND_SLOTS slots. Bound by latency; attention,
+ * the next kernel, may begin at once. */
 template <bool ANY>
 static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const append_params a)
 {
-    if (blockIdx.x == gridDim.x - 1) {
-        list_entries<ANY>(a);
-        return;
-    }
+    cuda_let_next_kernel_begin();
     const int blocks = (a.n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS;
     const int64_t placement = blockIdx.x / blocks;
     const cuda_decode_head h = a.heads[placement];
@@ -268,7 +174,6 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
 {
     const cuda_rank_plan *p = cuda_decode_plan_of(dev, a);
     if (!p || p->n_heads == 0) return;
-    const cuda_attention *att = dev->attention;
     append_params params = {};
     project(dev, a, p, &params);
     params.heads = p->heads;
@@ -278,16 +183,10 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     params.arena = (bf16 *)a->kv.arenas[a->rank];
     params.q = (bf16 *)a->q;
     params.finish = cuda_finish_of(dev, a->spec, &a->norm);
-    params.n_heads = p->n_heads;
     params.n_slots = a->n_slots;
-    params.n_kv_heads = a->spec->n_kv_heads;
     params.group = a->spec->group;
     params.hd = a->spec->head_dim;
-    params.entries = att->entries;
-    params.n_entries = att->n_entries;
-    params.max_parts = att->max_parts;
-    params.window = a->spec->window;
-    const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
+    const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS);
     if (a->spec->qkv_bias || a->spec->qk_norm || a->spec->rope < 0 || a->spec->window)
         append_kernel<true><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
     else

@@ -44,7 +44,7 @@ struct cuda_weight_view {
     int64_t n, k;       /* rows from the first one viewed on (gate rows, then up rows), depth */
 };
 
-struct cuda_decode_plan; /* cuda_decode.cu: device-side descriptors of one (layer, local rank) */
+struct cuda_decode_plan; /* cuda_decode_plan.cu: device-side descriptors of one (layer, local rank) */
 struct cuda_attention;   /* cuda_attention.h: workspace of the attention and compression ops */
 struct cuda_gemm_cache;  /* cuda_gemm.cu: algorithm by shape */
 struct cuda_comm;        /* cuda_collective.h: this device's part of the collectives */
@@ -238,10 +238,13 @@ void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *args);
 /* cuda_decode_append.cu */
 void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *args);
 
-/* cuda_decode.cu */
+/* cuda_decode_plan.cu */
 fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *args, fkv_err *err);
-void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *args);
+void cuda_decode_begin(fkv_device *dev, const fkv_slots *slots);
 void cuda_decode_close(fkv_device *dev);
+
+/* cuda_decode.cu */
+void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *args);
 
 /* cuda_sample.cu */
 void cuda_sample(fkv_device *dev, float *logits, int64_t stride, int n_slots, bool first,

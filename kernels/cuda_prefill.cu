@@ -90,12 +90,12 @@ static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **
         {(int64_t)heads * l->n_slots, w->max_snap_rows, 1, sizeof(float2), &w->snap_stat},
         {heads, l->max_prompt, 1, sizeof(float), &w->snap_sum},
         {heads, l->max_prompt, 1, sizeof(int32_t), &w->keep},
-        {w->max_entries + 1, 1, 1, sizeof(cuda_decode_entry), &w->entries},
-        {1, 1, 1, sizeof(int32_t), &w->n_entries},
+        {l->n_layers, FKV_MAX_LOCAL_RANKS, 1, sizeof(cuda_rank_plan), &w->lists},
         {(int64_t)w->max_served * cuda_qkv_splits(l->hidden), l->n_slots,
          (int64_t)fkv_head_rows(group) * l->head_dim, sizeof(float), &w->qkv_parts},
         {w->max_parts, group, l->head_dim, sizeof(float), &w->parts},
         {w->max_parts, group, 1, sizeof(float2), &w->part_stat},
+        {w->max_parts, group, 1, sizeof(uint32_t), &w->ended},
         {l->n_slots, 1, 1, sizeof(cuda_sample_slot), &w->sample},
         {expected ? queries : keydiff * heads, w->max_snap_tiles, hd, sizeof(float), &s->sums},
         {means[0] > means[1] ? means[0] : means[1], hd, 1, sizeof(float), &s->mean},
@@ -154,6 +154,7 @@ fkv_status cuda_attention_prepare(fkv_device *dev, const float *inv_freq, const 
         CUDA_LAUNCHED(dev);
     }
     a->wgmma = cuda_prefill_sm90_available(dev, a);
+    a->begins_early = a->wgmma;
     return cuda_status(dev, err);
 }
 

@@ -3,14 +3,12 @@
 
 static const fkv_backend *in;
 static fkv_backend table;
-static fkv_op_kind chosen = FKV_OP_KINDS;
+static int chosen = FKV_OP_KINDS;
 static fkv_device_limits shape; /* of the device prepared last; its pointers are the caller's */
 
-/* Decode attention finds what it reads in lists that the op before it makes. */
 static bool wanted(fkv_op_kind kind)
 {
-    return chosen == FKV_OP_KINDS || chosen == kind ||
-           (chosen == FKV_OP_DECODE_ATTENTION && kind == FKV_OP_DECODE_QKV);
+    return chosen == FKV_OP_KINDS || chosen == (int)kind;
 }
 
 static fkv_status single_prepare(fkv_device *dev, const fkv_device_limits *limits, fkv_err *err)
@@ -127,7 +125,7 @@ const fkv_backend *fkv_backend_single_op(const fkv_backend *inner)
     return &table;
 }
 
-void fkv_single_op_choose(fkv_op_kind kind)
+void fkv_single_op_choose(int kind)
 {
     chosen = kind;
 }

@@ -10,8 +10,8 @@
 
 /* inner must outlive what is opened with it. At first all kinds are carried out. */
 const fkv_backend *fkv_backend_single_op(const fkv_backend *inner);
-/* FKV_OP_KINDS: all. FKV_OP_DECODE_ATTENTION: with FKV_OP_DECODE_QKV, without which it has nothing to read.
- */
-void fkv_single_op_choose(fkv_op_kind kind);
+/* FKV_OP_KINDS: all; FKV_SINGLE_OP_NONE: none of them, so that what is left is what is no op or no kind. */
+enum { FKV_SINGLE_OP_NONE = FKV_OP_KINDS + 1 };
+void fkv_single_op_choose(int kind);
 
 #endif

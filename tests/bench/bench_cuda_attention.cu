@@ -256,6 +256,7 @@ static void check_schedules(fkv_device *dev, const fkv_decode_args &args, const 
         if (way == 1) dev->attention->max_parts = 9;
         if (way >= 3) dev->shared_bytes = (way == 3 ? 163 : 99) << 10;
         must(cudaMemsetAsync(args.out, 0, out.size() * sizeof(bf16), dev->stream));
+        cuda_decode_begin(dev, &args.slots);
         cuda_decode_qkv(dev, &args);
         cuda_decode_attention(dev, &args);
         const std::vector<bf16> again = to_host((const bf16 *)args.out, out.size());
@@ -278,6 +279,7 @@ static void check_decode(fkv_device *dev, int hd, int group)
     const std::vector<int32_t> made = {0, 0, 0, 0, 1, 0, 0, 0, 3, 100, 700};
     decode_case c;
     make_decode(dev, &c, 2, budgets, prompt, made, true);
+    cuda_decode_begin(dev, &c.args.slots);
     cuda_decode_qkv(dev, &c.args);
     cuda_decode_attention(dev, &c.args);
     const int64_t per = fkv_head_rows(group) * hd, row = (int64_t)HEADS * group * hd;
@@ -452,7 +454,7 @@ static void time_decode(fkv_device *dev, const char *name, int hd, int group, in
                                     : tokens - 1);
         make_decode(dev, &cases[l], l, budgets, prompt, made, false);
     }
-    /* The list of entries is decode_qkv's; with equal lists one serves all layers. */
+    cuda_decode_begin(dev, &cases[0].args.slots); /* all layers' slots are the same */
     double bytes = 0;
     for (const decode_case &c : cases) bytes += (double)c.tokens * 4 * hd / layers;
     const double both = seconds_of(dev, 2 * layers, [&](int i) {

@@ -231,6 +231,7 @@ static void open_device(fkv_device *dev, int hd, int group, int n_kv_heads, int 
     dev->limits.max_local_heads = n_kv_heads;
     dev->limits.window = window;
     dev->limits.scorers = (1u << FKV_N_SCORERS) - 1;
+    dev->limits.n_layers = 64; /* at the most */
     dev->limits.n_ropes = 1;
     fkv_err err = {};
     if (cuda_attention_prepare(dev, inv_freq, NULL, &err)) {

@@ -74,11 +74,11 @@ static fkv_status op_counts(const op_job *j, const int32_t *ids, fkv_op_sum *pre
     return st;
 }
 
-/* times: of each kind alone; all: of the whole. */
+/* times: of each kind alone; none: without any; all: of the whole. */
 static void op_print(const op_job *j, const char *what, const fkv_op_sum *counts, const double *times,
-                     double all)
+                     double none, double all)
 {
-    double sum = 0;
+    double sum = none;
     printf("%s\n%-20s %7s %10s %7s %9s %9s %9s\n", what, "", "calls", "us", "share", "GB/s", "TFLOP/s",
            "ceiling");
     for (int i = 0; i < FKV_OP_KINDS; i++) {
@@ -92,35 +92,43 @@ static void op_print(const op_job *j, const char *what, const fkv_op_sum *counts
         if (ceiling > 0) printf(" %8.1f%%", 100 * ceiling);
         printf("\n");
     }
-    printf("%-20s %7s %10.1f %6.1f%%\n%-20s %7s %10.1f\n", "sum of these", "", 1e6 * sum, 100 * sum / all,
-           "the whole", "", 1e6 * all);
+    printf("%-20s %7s %10.1f %6.1f%%\n", "none of these", "", 1e6 * none, 100 * none / all);
+    printf("%-20s %7s %10.1f %6.1f%%\n%-20s %7s %10.1f\n", "sum", "", 1e6 * sum, 100 * sum / all, "the whole",
+           "", 1e6 * all);
+}
+
+/* With ops of one kind alone, or FKV_SINGLE_OP_NONE. */
+static fkv_status op_time_alone(const op_job *j, fkv_engine *e, const int32_t *ids, int kind, op_times *out,
+                                fkv_err *err)
+{
+    fkv_single_op_choose(kind);
+    fkv_engine_clear_plan(e); /* forgets the recorded step */
+    const fkv_status st = fkv_engine_set_plan(e, j->weights, j->budgets, j->plan, j->limits, err);
+    return st ? st : op_time(j, e, ids, out, err);
 }
 
 static fkv_status op_measure(const op_job *j, const int32_t *ids, const fkv_op_sum *prefill,
                              const fkv_op_sum *step, fkv_err *err)
 {
     fkv_engine *e = NULL;
-    op_times all, one;
+    op_times all, none, one;
     double times[2][FKV_OP_KINDS] = {{0}};
     char what[64];
     fkv_status st = op_open(j, fkv_backend_single_op(j->options->backend), &e, err);
     if (!st) st = op_time(j, e, ids, &all, err);
+    if (!st) st = op_time_alone(j, e, ids, FKV_SINGLE_OP_NONE, &none, err);
     for (int i = 0; !st && i < FKV_OP_KINDS; i++) {
         if (!prefill[i].calls && !step[i].calls) continue;
-        fkv_single_op_choose((fkv_op_kind)i);
-        fkv_engine_clear_plan(e); /* forgets the recorded step */
-        st = fkv_engine_set_plan(e, j->weights, j->budgets, j->plan, j->limits, err);
-        if (!st) st = op_time(j, e, ids, &one, err);
-        times[0][i] = one.prefill;
-        times[1][i] = one.step;
+        st = op_time_alone(j, e, ids, i, &one, err);
+        times[0][i] = fmax(one.prefill - none.prefill, 1e-9);
+        times[1][i] = fmax(one.step - none.step, 1e-9);
     }
     fkv_engine_close(e);
     if (st) return st;
-    times[1][FKV_OP_DECODE_ATTENTION] -= times[1][FKV_OP_DECODE_QKV]; /* which is timed with it */
     snprintf(what, sizeof what, "prefill of %lld tokens", (long long)j->prefill);
-    op_print(j, what, prefill, times[0], all.prefill);
+    op_print(j, what, prefill, times[0], none.prefill, all.prefill);
     snprintf(what, sizeof what, "decode step of %d slots", j->plan->n_slots);
-    op_print(j, what, step, times[1], all.step);
+    op_print(j, what, step, times[1], none.step, all.step);
     return FKV_OK;
 }
 

@@ -379,6 +379,7 @@ static void run_decode(decode_trial *t)
                                   .out = out};
     poison(out, (size_t)(SLOTS * row * info.act_bytes));
     if (b->prepare_decode(dev, &args, &err)) fail_msg("prepare_decode: %s", err.message);
+    b->decode_begin(dev, &args.slots);
     b->decode_qkv(dev, &args);
     b->decode_attention(dev, &args);
     get(t->arena, arena, arena_elems(t));

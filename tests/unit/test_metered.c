@@ -80,6 +80,7 @@ static void a_steps_slots_are_read_anew(void **state)
         sum_of(FKV_OP_EMBED);
         assert_false(b->replay(dev, 0));
         b->record_begin(dev, 0);
+        b->decode_begin(dev, &args.slots);
         b->decode_qkv(dev, &args);
         b->decode_attention(dev, &args);
         b->record_end(dev, 0);
