@@ -143,7 +143,6 @@ struct cuda_attention {
     int max_served;        /* n_kv_heads, or what a rank serves where a head's slots come in several pieces */
     float *parts;          /* [max_parts][group][hd] sums of a chunk, not divided */
     float2 *part_stat;     /* [max_parts][group] max (log2 units), sum */
-    uint32_t *ended;       /* [max_parts][group] zeros between kernels */
     int begins_early;      /* 1: kernels begin beside the ones before them (Hopper) */
     int64_t max_parts;
     cuda_sample_slot *sample; /* [n_slots] */

@@ -4,7 +4,8 @@
  * step with the pages before each; decode_attention gives every CTA of a fixed grid an equal run of
  * pages, cut at chunks of CUDA_CHUNK_PAGES. A chunk is folded by one CTA: warp w takes tokens
  * [16 w, 16 w + 16) of every block of it, the warps are merged in order at the chunk's end, and the
- * chunks of an entry in order by whoever ends the last of them. Who folds a chunk never matters to its bits.
+ * chunks of an entry in order: by the CTA that begins it as far as its run goes, the others by a last
+ * kernel. Who folds a chunk never matters to its bits.
  *
  * On Hopper the kernel begins beside the one before it (cuda_decode_append.cu): what does not hang on that
  * one, all tokens but an entry's last ones, is on its way when that one ends.
@@ -16,6 +17,7 @@
 enum {
     WARP_TOKENS = 16, /* of a block: an mma tile */
     QUERIES = 8,      /* columns of a tile: the group, padded */
+    MERGE_WARPS = 8,
 };
 
 /* A CTA folds blocks of tokens, 16 a warp: pages, or where its warps' pieces are too large for shared memory
@@ -27,6 +29,11 @@ template <int HD> struct att_shape {
     static_assert(CUDA_MAX_GROUP <= 2 * QUERIES, "two tiles hold a group");
 };
 
+static FKV_IN_KERNELS int ceil_div(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
 struct attention_params {
     const cuda_decode_entry *entries;
     const cuda_decode_count *count;
@@ -37,7 +44,6 @@ struct attention_params {
     bf16 *out;
     float *parts;
     float2 *part_stat;
-    uint32_t *ended; /* [parts][group], at an entry's first part: its chunks that are stored so far */
     int group;
     cuda_scores scores;
 };
@@ -116,12 +122,15 @@ template <int HD> struct block_cursor {
         return entry.n_tokens - block * shape::TOKENS - warp * WARP_TOKENS;
     }
 
-    /* An item starts at block, or the walk ends. */
+    /* An item starts at block, or the walk ends: what of an entry this run begins, or a chunk of one that
+     * another run began. */
     __device__ __forceinline__ void start_item(void)
     {
-        if (entry.first_page + block / shape::PAGE_BLOCKS >= end) entry.n_tokens = 0;
-        item_end =
-            entry.part < 0 || block + shape::CHUNK_BLOCKS > n_blocks ? n_blocks : block + shape::CHUNK_BLOCKS;
+        const int pages = end - entry.first_page; /* of the entry, that begin in this run */
+        if (block / shape::PAGE_BLOCKS >= pages) entry.n_tokens = 0;
+        item_end = block + shape::CHUNK_BLOCKS;
+        if (block == 0) item_end = ceil_div(pages, CUDA_CHUNK_PAGES) * shape::CHUNK_BLOCKS;
+        if (entry.part < 0 || item_end > n_blocks) item_end = n_blocks;
     }
 
     __device__ __forceinline__ void step(const cuda_decode_entry *entries)
@@ -341,74 +350,28 @@ template <int HD> struct query_state {
     float m, sum, o[HD / 32];
 };
 
-/* Counts one of an entry's chunks as stored by this warp; whether it is the last of them, with the others'
- * there to be read. The count is then 0 again. */
-static __device__ __forceinline__ bool is_last(uint32_t *ended, int chunks, int lane)
-{
-    uint32_t before = 0;
-    __threadfence();
-    __syncwarp();
-    if (lane == 0) {
-        before = atomicAdd(ended, 1u);
-        if (before + 1 == (uint32_t)chunks) *ended = 0;
-        __threadfence();
-    }
-    return __shfl_sync(~0u, before, 0) + 1 == (uint32_t)chunks;
-}
-
-/* Merges the stored chunks of an entry in order, one query of it; a warp. What others stored is in L2. */
-template <int HD>
-static __device__ __forceinline__ void merge_chunks(const attention_params &a, const cuda_decode_entry &e,
-                                                    int chunks, int g, int lane)
-{
-    constexpr int N = HD / 32;
-    float m = 0.0f, sum = 0.0f, o[N];
-#pragma unroll
-    for (int i = 0; i < N; i++) o[i] = 0.0f;
-#pragma unroll 4
-    for (int c = 0; c < chunks; c++) {
-        const int64_t at = ((int64_t)e.part + c) * a.group + g;
-        const float2 stat = __ldcg(a.part_stat + at);
-        float co[N];
-#pragma unroll
-        for (int i = 0; i < N; i++) co[i] = __ldcg(a.parts + at * HD + lane * N + i);
-        if (c > 0) {
-            merge_piece<N>(m, sum, o, stat.x, stat.y, co);
-            continue;
-        }
-        m = stat.x;
-        sum = stat.y;
-#pragma unroll
-        for (int i = 0; i < N; i++) o[i] = co[i];
-    }
-    store_row<N>(a.out + ((int64_t)e.out_head * a.group + g) * HD + lane * N, o, sum);
-}
-
 /* Query g: the chunk that ends with block now.block from the warps' pieces, merged behind the item's
  * earlier ones; at the item's end the result or the partial, and with the last partial the result. */
 template <int HD>
 static __device__ __forceinline__ void end_chunk(const attention_params &a, const merge_buffer<HD> *buffer,
                                                  query_state<HD> &item, const block_cursor<HD> &now,
-                                                 bool first, int g, int lane)
+                                                 int first_chunk, int g, int lane)
 {
     constexpr int N = HD / 32;
     query_state<HD> c;
     merge_warps<HD, N>(buffer, g % QUERIES, lane, c.m, c.sum, c.o);
-    if (first)
+    if (now.chunk() == first_chunk)
         item = c;
     else
         merge_piece<N>(item.m, item.sum, item.o, c.m, c.sum, c.o);
     if (now.block + 1 < now.item_end) return;
-    if (now.entry.part < 0) {
+    if (now.entry.part < 0 || (first_chunk == 0 && now.block + 1 == now.n_blocks)) {
         store_row<N>(a.out + ((int64_t)now.entry.out_head * a.group + g) * HD + lane * N, item.o, item.sum);
         return;
     }
-    const int64_t at = ((int64_t)now.entry.part + now.chunk()) * a.group + g;
+    const int64_t at = ((int64_t)now.entry.part + first_chunk) * a.group + g;
     store_floats<N>(a.parts + at * HD + lane * N, item.o);
     if (lane == 0) a.part_stat[at] = make_float2(item.m, item.sum);
-    const int chunks = (now.n_blocks + att_shape<HD>::CHUNK_BLOCKS - 1) / att_shape<HD>::CHUNK_BLOCKS;
-    uint32_t *const ended = a.ended + (int64_t)now.entry.part * a.group + g;
-    if (is_last(ended, chunks, lane)) merge_chunks<HD>(a, now.entry, chunks, g, lane);
 }
 
 /* K and V of 16 tokens. */
@@ -436,6 +399,7 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
     merge_buffer<HD> *const buffer = (merge_buffer<HD> *)(shared + shape::WARPS * STAGES * STAGE);
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const uint32_t ring = smem_address(shared) + (uint32_t)(warp * STAGES * STAGE);
+    cuda_let_next_kernel_begin();
     const int64_t total = a.count->pages;
     const int begin = cuda_first_page(total, blockIdx.x, gridDim.x),
               end = cuda_first_page(total, blockIdx.x + 1, gridDim.x);
@@ -493,7 +457,7 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
             load_all_queries();
         }
         if (item_ends || (now.block + 1) % shape::CHUNK_BLOCKS == 0) {
-            const bool first = now.chunk() == first_block / shape::CHUNK_BLOCKS;
+            const int first_chunk = first_block / shape::CHUNK_BLOCKS;
 #pragma unroll
             for (int j = 0; j < TILES; j++) {
                 share_state<HD>(buffer, w[j], warp, lane);
@@ -502,7 +466,7 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
 #pragma unroll
                 for (int e = 0; e < shape::ENDS; e++) {
                     const int g = j * QUERIES + e * shape::WARPS + warp;
-                    if (g < a.group) end_chunk<HD>(a, buffer, item[j][e], now, first, g, lane);
+                    if (g < a.group) end_chunk<HD>(a, buffer, item[j][e], now, first_chunk, g, lane);
                 }
                 __syncthreads();
             }
@@ -513,6 +477,71 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
     copy_wait<0>();
 }
 
+/* Merges the pieces of an entry in order, one query of it: its first `before` chunks, folded by one CTA, then
+ * each of the others. A warp. */
+template <int HD>
+static __device__ __forceinline__ void merge_chunks(const attention_params &a, const cuda_decode_entry &e,
+                                                    int before, int chunks, int g, int lane)
+{
+    constexpr int N = HD / 32;
+    float m = 0.0f, sum = 0.0f, o[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) o[i] = 0.0f;
+#pragma unroll 4
+    for (int c = before - 1; c < chunks; c++) {
+        const int64_t at = ((int64_t)e.part + (c < before ? 0 : c)) * a.group + g;
+        const float2 stat = a.part_stat[at];
+        float co[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) co[i] = a.parts[at * HD + lane * N + i];
+        if (c >= before) {
+            merge_piece<N>(m, sum, o, stat.x, stat.y, co);
+            continue;
+        }
+        m = stat.x;
+        sum = stat.y;
+#pragma unroll
+        for (int i = 0; i < N; i++) o[i] = co[i];
+    }
+    store_row<N>(a.out + ((int64_t)e.out_head * a.group + g) * HD + lane * N, o, sum);
+}
+
+/* Ends the entries whose chunks several CTAs have folded: block i the one that CTA i begins and CTA i + 1
+ * goes on with. Grid: those CTAs but the last; warps take the queries in turns. Bound by latency. */
+template <int HD>
+static __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kernel(const attention_params a)
+{
+    const int64_t pages = a.count->pages;
+    const int begin = cuda_first_page(pages, blockIdx.x, gridDim.x + 1),
+              border = cuda_first_page(pages, blockIdx.x + 1, gridDim.x + 1);
+    cuda_decode_entry e = {};
+    if (begin < border) e = a.entries[a.starts[blockIdx.x + 1]];
+    const int chunks = ceil_div(ceil_div(e.n_tokens, FKV_PAGE_TOKENS), CUDA_CHUNK_PAGES);
+    const int before = ceil_div(border - e.first_page, CUDA_CHUNK_PAGES);
+    const bool shared = begin < border && e.part >= 0 && e.first_page >= begin && e.first_page < border;
+    cuda_wait_for_kernel(); /* in every block, or this kernel could end before that one */
+    if (!shared || before >= chunks) return;
+    for (int g = (int)threadIdx.x / 32; g < a.group; g += (int)blockDim.x / 32)
+        merge_chunks<HD>(a, e, before, chunks, g, (int)threadIdx.x % 32);
+}
+
+/* A kernel that may begin beside the one before it, where the GPU can. */
+static void launch_early(fkv_device *dev, void (*kernel)(attention_params), int blocks, int threads,
+                         int bytes, const attention_params &p)
+{
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)blocks);
+    config.blockDim = dim3((unsigned)threads);
+    config.dynamicSmemBytes = (size_t)bytes;
+    config.stream = dev->stream;
+    config.attrs = &early;
+    config.numAttrs = dev->attention->begins_early;
+    CUDA(dev, cudaLaunchKernelEx(&config, kernel, p));
+}
+
 template <int HD, int STAGES, int TILES, bool ODD>
 static void launch(fkv_device *dev, const attention_params &p)
 {
@@ -520,17 +549,8 @@ static void launch(fkv_device *dev, const attention_params &p)
     if (!CUDA(dev, cudaFuncSetAttribute(decode_attention_kernel<HD, STAGES, TILES, ODD>,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
         return;
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)dev->n_sms);
-    config.blockDim = dim3(att_shape<HD>::THREADS);
-    config.dynamicSmemBytes = bytes;
-    config.stream = dev->stream;
-    config.attrs = &early;
-    config.numAttrs = dev->attention->begins_early;
-    CUDA(dev, cudaLaunchKernelEx(&config, decode_attention_kernel<HD, STAGES, TILES, ODD>, p));
+    launch_early(dev, decode_attention_kernel<HD, STAGES, TILES, ODD>, dev->n_sms, att_shape<HD>::THREADS,
+                 bytes, p);
 }
 
 /* As many blocks in flight as shared memory holds: Hopper's, Ampere's data-centre GPUs', any other's. */
@@ -544,6 +564,9 @@ template <int HD, int TILES, bool ODD> static void run_attention(fkv_device *dev
         launch<HD, SOME, TILES, ODD>(dev, p);
     else
         launch<HD, LEAST, TILES, ODD>(dev, p);
+    if (dev->failed || dev->n_sms == 1) return;
+    const int warps = p.group < MERGE_WARPS ? p.group : MERGE_WARPS;
+    launch_early(dev, merge_kernel<HD>, dev->n_sms - 1, 32 * warps, 0, p);
 }
 
 template <int HD, bool ODD> static void run_tiles(fkv_device *dev, const attention_params &p)
@@ -561,9 +584,9 @@ void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *a)
     if (!plan || plan->n_heads == 0) return;
     const cuda_attention *att = dev->attention;
     const attention_params p = {
-        plan->entries,  plan->count,        plan->starts,   (const bf16 *)a->kv.arenas[a->rank],
-        a->kv.table,    (const bf16 *)a->q, (bf16 *)a->out, att->parts,
-        att->part_stat, att->ended,         a->spec->group, cuda_scores_of(a->spec)};
+        plan->entries,  plan->count,        plan->starts,           (const bf16 *)a->kv.arenas[a->rank],
+        a->kv.table,    (const bf16 *)a->q, (bf16 *)a->out,         att->parts,
+        att->part_stat, a->spec->group,     cuda_scores_of(a->spec)};
     with_head_dim(a->spec->head_dim, [&](auto hd) {
         if (cuda_scores_odd(a->spec))
             run_tiles<hd(), true>(dev, p);

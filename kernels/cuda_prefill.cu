@@ -64,7 +64,7 @@ struct workspace_array {
     void *out; /* where its pointer goes */
 };
 
-enum { N_ARRAYS = 20 };
+enum { N_ARRAYS = 19 };
 
 /* Sets the counts of *w and lists its arrays, and the RoPE table's. */
 static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **rope,
@@ -95,7 +95,6 @@ static void list_arrays(const fkv_device_limits *l, cuda_attention *w, float2 **
          (int64_t)fkv_head_rows(group) * l->head_dim, sizeof(float), &w->qkv_parts},
         {w->max_parts, group, l->head_dim, sizeof(float), &w->parts},
         {w->max_parts, group, 1, sizeof(float2), &w->part_stat},
-        {w->max_parts, group, 1, sizeof(uint32_t), &w->ended},
         {l->n_slots, 1, 1, sizeof(cuda_sample_slot), &w->sample},
         {expected ? queries : keydiff * heads, w->max_snap_tiles, hd, sizeof(float), &s->sums},
         {means[0] > means[1] ? means[0] : means[1], hd, 1, sizeof(float), &s->mean},
