@@ -105,8 +105,8 @@ fkv_status cuda_prepare_decode(fkv_device *dev, const fkv_decode_args *a, fkv_er
         const fkv_decode_head *h = &a->heads[j];
         const int64_t lh = (int64_t)a->layer * n_kv_heads + h->head;
         const cuda_weight_view w = cuda_weight_rows(h->weight, h->row);
-        heads[j] = cuda_decode_head{
-            h->head, h->begin, h->end, a->kv.budgets[lh], a->kv.offset[lh], cuda_weight_bf16(w), w.bias};
+        heads[j] = cuda_decode_head{h->head,          h->begin, h->end, a->kv.budgets[lh],
+                                    a->kv.offset[lh], w.data,   w.bias, w.scale};
         entries += h->end - h->begin;
         const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
         whole = whole && h->weight == a->heads[0].weight && h->row == (int64_t)j * per;

@@ -15,6 +15,7 @@ typedef enum op {
     OP_EMBED,
     OP_SCALE,
     OP_ADD_RMSNORM,
+    OP_QUANTISE,
     OP_LINEAR,
     OP_PREFILL_QKV,
     OP_PREFILL_ATTENTION,
@@ -32,10 +33,10 @@ typedef enum op {
 
 _Static_assert((int)N_OPS == (int)FKV_METERED_OPS, "one sum for each op");
 
-static const char *const names[N_OPS] = {
-    "embed",       "scale",        "add_rmsnorm", "linear",     "prefill_qkv",      "prefill_attention",
-    "key_scores",  "kv_keep",      "last_rows",   "decode_qkv", "decode_attention", "sample",
-    "gather_cols", "gather_heads", "reduce_ranks"};
+static const char *const names[N_OPS] = {"embed",   "scale",       "add_rmsnorm",       "quantise",
+                                         "linear",  "prefill_qkv", "prefill_attention", "key_scores",
+                                         "kv_keep", "last_rows",   "decode_qkv",        "decode_attention",
+                                         "sample",  "gather_cols", "gather_heads",      "reduce_ranks"};
 
 enum { IN_FLIGHT = FKV_TICKETS - 1, MAX_DEVICES = 64 };
 
@@ -247,22 +248,29 @@ static void metered_scale(fkv_device *dev, float *x, int64_t n, float factor, fl
 }
 
 static void metered_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps,
-                                int64_t n, int64_t hidden, void *out)
+                                int64_t n, int64_t hidden, void *out, float *scale)
 {
     meter *m = begin(dev);
-    in->add_rmsnorm(dev, x, y, weight, eps, n, hidden, out);
-    end(m, OP_ADD_RMSNORM, fkv_op_cost_add_rmsnorm(&m->info, n, hidden, y, out));
+    in->add_rmsnorm(dev, x, y, weight, eps, n, hidden, out, scale);
+    end(m, OP_ADD_RMSNORM,
+        fkv_op_cost_add_rmsnorm(&m->info, n, hidden, y, out, scale ? FKV_FORM_FP8 : FKV_FORM_NATIVE));
 }
 
-static void metered_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
-                           const fkv_weight *w, void *y, int64_t y_stride, bool f32_out,
-                           fkv_epilogue epilogue)
+static void metered_quantise(fkv_device *dev, fkv_acts x, int64_t n, int64_t k)
+{
+    meter *m = begin(dev);
+    in->quantise(dev, x, n, k);
+    end(m, OP_QUANTISE, fkv_op_cost_quantise(&m->info, n, k));
+}
+
+static void metered_linear(fkv_device *dev, fkv_acts x, int64_t n, int64_t class_rows, const fkv_weight *w,
+                           fkv_acts y, bool f32_out, fkv_epilogue epilogue)
 {
     int64_t rows, k;
     meter *m = begin(dev);
     in->weight_shape(w, &rows, &k);
-    in->linear(dev, x, x_stride, n, class_rows, w, y, y_stride, f32_out, epilogue);
-    end(m, OP_LINEAR, fkv_op_cost_linear(&m->info, n, rows, k, f32_out, epilogue));
+    in->linear(dev, x, n, class_rows, w, y, f32_out, epilogue);
+    end(m, OP_LINEAR, fkv_op_cost_linear(&m->info, x, n, rows, k, y, f32_out, epilogue));
 }
 
 static void metered_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots)
@@ -407,6 +415,7 @@ const fkv_backend *fkv_backend_metered(const fkv_backend *inner)
     table.embed = metered_embed;
     table.scale = metered_scale;
     table.add_rmsnorm = metered_add_rmsnorm;
+    table.quantise = metered_quantise;
     table.linear = metered_linear;
     table.start_slots = metered_start_slots;
     table.prefill_qkv = metered_prefill_qkv;

@@ -18,7 +18,7 @@ typedef struct fkv_op_sum {
     double seconds, bytes, flops; /* as op_cost.h counts them */
 } fkv_op_sum;
 
-enum { FKV_METERED_OPS = 15 }; /* metered.c has their names */
+enum { FKV_METERED_OPS = 16 }; /* metered.c has their names */
 
 /* inner must outlive what is opened with it. */
 const fkv_backend *fkv_backend_metered(const fkv_backend *inner);

@@ -153,8 +153,8 @@ static void print_layout(const fkv_check_report *r, FILE *out)
         out,
         "; model: %d layers, %d query and %d KV heads of %d, hidden %d, vocabulary %d, %.1f MiB of weights\n",
         c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->hidden, c->vocab,
-        mib(fkv_engine_weight_bytes(c, r->found->sizing.shape.weight_bytes)));
-    if (c->quant.grains && !s->job->model.dummy)
+        mib(fkv_memory_model_bytes(&r->found->sizing.shape)));
+    if (c->quant.grains && !fkv_job_is_dummy(s->job))
         fprintf(out,
                 ";   the files hold FP8 weights, which loading multiplies by their scales: %d bytes each\n",
                 r->found->sizing.shape.weight_bytes);

@@ -232,7 +232,7 @@ static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::v
     a->slots.prompt_len = to_device(c->prompt);
     a->slots.active = to_device(c->active);
     a->kv = fkv_kv_view{&c->arena, to_device(c->table), stride, c->offset.data(), c->budgets.data()};
-    a->x = filled((size_t)(n_slots * l->hidden));
+    a->x = fkv_acts{filled((size_t)(n_slots * l->hidden)), l->hidden, NULL};
     a->q = device_array<bf16>((size_t)(heads * n_slots * per));
     a->out = device_array<bf16>((size_t)((int64_t)n_slots * l->n_heads * hd));
     fkv_err err = {};
@@ -284,7 +284,7 @@ static void check_decode(fkv_device *dev, int hd, int group)
     const std::vector<bf16> q = to_host((const bf16 *)c.args.q, (size_t)(HEADS * SLOTS * per));
     const std::vector<bf16> kv = to_host((const bf16 *)c.arena, c.n_pages * 2 * FKV_PAGE_TOKENS * (size_t)hd);
     const std::vector<bf16> out = to_host((const bf16 *)c.args.out, (size_t)(SLOTS * row));
-    const std::vector<bf16> x = to_host((const bf16 *)c.args.x, (size_t)(SLOTS * dev->limits.hidden));
+    const std::vector<bf16> x = to_host((const bf16 *)c.args.x.data, (size_t)(SLOTS * dev->limits.hidden));
     const std::vector<bf16> w = to_host(c.weight.data, (size_t)(c.weight.n * c.weight.k));
     double worst = 0, append = 0, touched = 0;
     for (int h = 0; h < HEADS; h++) {
@@ -367,21 +367,22 @@ static void check_project(fkv_device *dev, int n_slots, int per, int64_t k)
     char what[128];
     const int splits = cuda_qkv_splits(k), ranges[][2] = {{0, n_slots}, {n_slots / 3, n_slots}, {0, 1}};
     const bf16 *x = filled((size_t)(n_slots * k)), *w = filled((size_t)(HEADS * per * k));
+    const fkv_acts rows = {(void *)x, k, NULL};
     const std::vector<bf16> hx = to_host(x, (size_t)(n_slots * k)),
                             hw = to_host(w, (size_t)(HEADS * per * k));
     std::vector<float> whole;
     double worst = 0, touched = 0, differ = 0;
     for (const auto &range : ranges) {
         std::vector<cuda_decode_head> heads(HEADS);
-        for (auto &h : heads) h = cuda_decode_head{0, range[0], range[1], 0, 0, NULL, NULL};
+        for (auto &h : heads) h = cuda_decode_head{0, range[0], range[1], 0, 0, NULL, NULL, NULL};
         const size_t all = (size_t)HEADS * splits * n_slots * per;
         float *parts = device_array<float>(all);
         must(cudaMemsetAsync(parts, 0xff, all * sizeof *parts, dev->stream));
         /* All heads, then the middle one alone, into the first one's place. */
         const cuda_decode_head *at = placements(&heads, w, per, k);
-        cuda_decode_project(dev, at, HEADS, x, k, n_slots, per, parts);
+        cuda_decode_project(dev, at, HEADS, rows, k, n_slots, per, parts);
         const std::vector<float> got = to_host((const float *)parts, all);
-        cuda_decode_project(dev, at + 1, 1, x, k, n_slots, per, parts);
+        cuda_decode_project(dev, at + 1, 1, rows, k, n_slots, per, parts);
         const std::vector<float> alone = to_host((const float *)parts, all / HEADS);
         if (whole.empty()) whole = got;
         for (int h = 0; h < HEADS; h++) {
@@ -420,15 +421,16 @@ static void time_project(fkv_device *dev, const char *name, int n_heads, int n_s
 {
     const int layers = (int)(400e6 / ((double)n_heads * per * k * 2)) + 1;
     const bf16 *x = filled((size_t)(n_slots * k)), *w = filled((size_t)layers * n_heads * per * k);
+    const fkv_acts rows = {(void *)x, k, NULL};
     float *parts = device_array<float>((size_t)n_heads * cuda_qkv_splits(k) * n_slots * per);
     std::vector<const cuda_decode_head *> at;
     for (int l = 0; l < layers; l++) {
         std::vector<cuda_decode_head> heads((size_t)n_heads);
-        for (auto &h : heads) h = cuda_decode_head{0, 0, n_slots, 0, 0, NULL, NULL};
+        for (auto &h : heads) h = cuda_decode_head{0, 0, n_slots, 0, 0, NULL, NULL, NULL};
         at.push_back(placements(&heads, w + (int64_t)l * n_heads * per * k, per, k));
     }
     const double s = seconds_of(dev, 4 * layers, [&](int i) {
-        cuda_decode_project(dev, at[i % layers], n_heads, x, k, n_slots, per, parts);
+        cuda_decode_project(dev, at[i % layers], n_heads, rows, k, n_slots, per, parts);
     });
     const double bytes = 2.0 * n_heads * per * (double)k;
     row_of_table("project %-33s %8.1f us %8.1f MB %6.2f TB/s %5.1f%% of copy\n", name, s * 1e6, bytes * 1e-6,

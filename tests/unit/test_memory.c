@@ -124,7 +124,7 @@ static void weights_are_the_models(void **state)
     int64_t sum = 0;
     const fkv_memory_shape shape = large_shape(8, 8, 64);
     for (int r = 0; r < 8; r++) sum += fkv_memory_home_bytes(&shape, r);
-    assert_int_equal(sum, fkv_engine_weight_bytes(&shape_70b, 2));
+    assert_int_equal(sum, 2 * fkv_tensors_model_values(&shape_70b));
 }
 
 static void fairness_buys_batch(void **state)
