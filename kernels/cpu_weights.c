@@ -7,7 +7,6 @@
 #include <stdlib.h>
 
 #include "kernels/cpu_device.h"
-#include "runner/base/float16.h"
 #include "runner/base/mem.h"
 
 struct fkv_weight {

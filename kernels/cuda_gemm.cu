@@ -111,9 +111,16 @@ static bool set_bias(fkv_device *dev, cublasLtMatmulDescOpaque_t *op, const bf16
                   cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
 }
 
+/* Whether the library that this is built with multiplies by a scale for each row. */
+static constexpr bool has_row_scales = CUBLAS_VERSION >= 120900;
+
 /* One float32 for each row of w and of x. */
 static bool set_scales(fkv_device *dev, cublasLtMatmulDescOpaque_t *op, const float *w, const float *x)
 {
+#if CUBLAS_VERSION < 120900
+    (void)dev, (void)op, (void)w, (void)x;
+    return false;
+#else
     const int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
     return CUBLAS(dev, cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode,
                                                       sizeof mode)) &&
@@ -123,6 +130,7 @@ static bool set_scales(fkv_device *dev, cublasLtMatmulDescOpaque_t *op, const fl
                   cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &w, sizeof w)) &&
            CUBLAS(dev,
                   cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &x, sizeof x));
+#endif
 }
 
 static bool set_layouts(fkv_device *dev, const gemm_call *c, gemm_layouts *l)
@@ -236,7 +244,7 @@ static void choose(fkv_device *dev, gemm_entry *e)
     /* e4m3 rows have the places of bf16 ones */
     c.x_stride = key->fp8 ? 2 * stride_for(c.k, 2, key->x_align) : stride_for(c.k, 2, key->x_align);
     c.y_stride = stride_for(c.n_out, key->f32_out ? 4 : 2, key->y_align);
-    e->found = ask(dev, &c, key, &e->algo);
+    e->found = (!key->fp8 || has_row_scales) && ask(dev, &c, key, &e->algo);
     if (!e->found && key->fp8) {
         const gemm_call bare = bare_call(dev, &c);
         e->found = e->bare = ask(dev, &bare, key, &e->algo);

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
 #pragma unroll
             for (int j = 0; j < WIDTH; j++) largest = max(largest, magnitude(f.v[j]));
         }
-        const fp8_row r = block_row(largest);
+        const fp8_row r = block_row<ROW_THREADS>(largest);
         for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < hidden; i += ROW_THREADS * WIDTH) {
             const floats<WIDTH> f = normed(i);
             codes<WIDTH> c;

@@ -64,16 +64,16 @@ struct fp8_row {
     }
 };
 
-/* Of the block's row, from the largest magnitude that each thread has seen. Once a kernel. */
-static __device__ __forceinline__ fp8_row block_row(uint32_t largest)
+/* Of the block's row, from the largest magnitude that each of its threads has seen. Once a kernel. */
+template <int THREADS> static __device__ __forceinline__ fp8_row block_row(uint32_t largest)
 {
-    __shared__ uint32_t of_warps[ROW_WARPS];
+    __shared__ uint32_t of_warps[THREADS / 32];
     largest = __reduce_max_sync(~0u, largest);
     if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = largest;
     __syncthreads();
     largest = of_warps[0];
 #pragma unroll
-    for (int w = 1; w < ROW_WARPS; w++) largest = of_warps[w] > largest ? of_warps[w] : largest;
+    for (int w = 1; w < THREADS / 32; w++) largest = of_warps[w] > largest ? of_warps[w] : largest;
     return fp8_row(__uint_as_float(largest));
 }
 

@@ -49,11 +49,19 @@ static void the_engine_allocates_what_is_predicted(void **state)
         int at[3];
         fkv_scorer scorer;
         uint32_t more;
-    } layouts[] = {{{1, 1, 1}, FKV_SCORER_SNAPKV, 0},    {{2, 1, 16}, FKV_SCORER_SNAPKV, 0},
-                   {{3, 2, 5}, FKV_SCORER_SNAPKV, 0},    {{4, 4, 64}, FKV_SCORER_SNAPKV, 0},
-                   {{4, 2, 300}, FKV_SCORER_SNAPKV, 0},  {{1, 1, 1}, FKV_SCORER_DEFENSIVE, 0},
-                   {{3, 2, 5}, FKV_SCORER_CRITICAL, 0},  {{1, 1, 2}, FKV_SCORER_EXPECTED, 0},
-                   {{2, 1, 2}, FKV_SCORER_KEYDIFF, 0xe}, {{2, 1, 2}, FKV_SCORER_SNAPKV, 0x1f}};
+        fkv_form form;
+    } layouts[] = {{{1, 1, 1}, FKV_SCORER_SNAPKV, 0, FKV_FORM_NATIVE},
+                   {{2, 1, 16}, FKV_SCORER_SNAPKV, 0, FKV_FORM_NATIVE},
+                   {{3, 2, 5}, FKV_SCORER_SNAPKV, 0, FKV_FORM_NATIVE},
+                   {{4, 4, 64}, FKV_SCORER_SNAPKV, 0, FKV_FORM_NATIVE},
+                   {{4, 2, 300}, FKV_SCORER_SNAPKV, 0, FKV_FORM_NATIVE},
+                   {{1, 1, 1}, FKV_SCORER_DEFENSIVE, 0, FKV_FORM_NATIVE},
+                   {{3, 2, 5}, FKV_SCORER_CRITICAL, 0, FKV_FORM_NATIVE},
+                   {{1, 1, 2}, FKV_SCORER_EXPECTED, 0, FKV_FORM_NATIVE},
+                   {{2, 1, 2}, FKV_SCORER_KEYDIFF, 0xe, FKV_FORM_NATIVE},
+                   {{2, 1, 2}, FKV_SCORER_SNAPKV, 0x1f, FKV_FORM_NATIVE},
+                   {{3, 2, 5}, FKV_SCORER_SNAPKV, 0, FKV_FORM_FP8},
+                   {{1, 1, 300}, FKV_SCORER_CRITICAL, 0, FKV_FORM_FP8}};
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
         fkv_err err = {0};
         fkv_engine *e = NULL;
@@ -66,6 +74,7 @@ static void the_engine_allocates_what_is_predicted(void **state)
                                       .more_scorers = layouts[i].more,
                                       .max_prompt = PROMPT,
                                       .n_threads = 2,
+                                      .form = layouts[i].form,
                                       .window = 32,
                                       .kernel = 7};
         fkv_plan plan = make_plan(&model.config, o.n_ranks, o.n_slots, uneven, FKV_PLAN_FAIR_COPYING);
