@@ -62,6 +62,7 @@ static fkv_status start(fkv_device *dev, fkv_err *err)
     dev->n_sms = p.multiProcessorCount;
     dev->shared_bytes = cuda_shared_bytes(&p);
     dev->restricted = cuda_restricted();
+    dev->bare = getenv("FAIRKV_TEST_BARE_SUMS") != NULL;
     if (!CUDA(dev, cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking)))
         return cuda_status(dev, err);
     return cuda_world_join(dev, err);

@@ -86,6 +86,7 @@ struct fkv_device {
     int n_sms;
     int shared_bytes; /* that a block may have */
     bool restricted;  /* fkv_backend_restrict was on */
+    bool bare;        /* for tests: FAIRKV_TEST_BARE_SUMS hides that the library scales FP8's sums */
     char name[96];
     cudaStream_t stream;
     cublasLtHandle_t lt;

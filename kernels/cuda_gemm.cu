@@ -244,7 +244,7 @@ static void choose(fkv_device *dev, gemm_entry *e)
     /* e4m3 rows have the places of bf16 ones */
     c.x_stride = key->fp8 ? 2 * stride_for(c.k, 2, key->x_align) : stride_for(c.k, 2, key->x_align);
     c.y_stride = stride_for(c.n_out, key->f32_out ? 4 : 2, key->y_align);
-    e->found = (!key->fp8 || has_row_scales) && ask(dev, &c, key, &e->algo);
+    e->found = (!key->fp8 || (has_row_scales && !dev->bare)) && ask(dev, &c, key, &e->algo);
     if (!e->found && key->fp8) {
         const gemm_call bare = bare_call(dev, &c);
         e->found = e->bare = ask(dev, &bare, key, &e->algo);
