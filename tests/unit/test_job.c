@@ -106,6 +106,8 @@ static void values_of_every_kind_are_read(void **state)
     assert_int_equal(job->input.format, FKV_FORMAT_PROMPT);
     assert_int_equal(job->input.max_record_bytes, 2048);
     assert_int_equal(job->model.weights, FKV_WEIGHTS_DUMMY);
+    assert_true(fkv_job_is_dummy(job) && !fkv_job_is_fp8(job));
+    _Static_assert(FKV_WEIGHTS_DUMMY_FP8 == (FKV_WEIGHTS_DUMMY | FKV_WEIGHTS_FP8), "bits");
     assert_int_equal(job->model.truncate, FKV_TRUNCATE_ERROR);
     assert_true(job->profile.budget_percent == 12.5);
     assert_int_equal(job->profile.budget, 0);
