@@ -17,7 +17,7 @@ fkv_decode_args fkv_decode_args_of(const fkv_engine_device *d, int local, int la
                              .n_heads_served = r->layers[layer].n_served,
                              .slots = d->slots,
                              .kv = fkv_engine_kv_view(d),
-                             .x = d->step_xn,
+                             .x = {d->step_xn, c->hidden, d->step_scale},
                              .norm = fkv_layer_qk_norm(d, layer),
                              .q = r->q,
                              .out = d->step_att};
@@ -37,7 +37,7 @@ static void segment(fkv_engine_device *d, int local, int layer)
 void fkv_decode_begin(fkv_engine_device *d)
 {
     d->engine->options.backend->decode_begin(d->dev, &d->slots);
-    fkv_layer_embed(d, d->slots.token, d->engine->options.n_slots, d->step_x, d->step_xn);
+    fkv_layer_embed(d, d->slots.token, d->engine->options.n_slots, d->step_x, d->step_xn, d->step_scale);
 }
 
 static void rest(fkv_engine_device *d, int layer)
@@ -48,7 +48,7 @@ static void rest(fkv_engine_device *d, int layer)
     const int64_t at = (int64_t)layer * c->n_kv_heads * n;
     e->options.backend->gather_heads(d->dev, d->step_att, n, c->n_kv_heads, (int64_t)c->group * c->head_dim,
                                      e->device_of + at, d->device_of + at);
-    const fkv_layer_rows rows = {n, n, d->step_att, d->step_x, d->step_xn};
+    const fkv_layer_rows rows = {n, n, d->step_att, d->step_x, d->step_xn, d->step_scale};
     fkv_layer_finish(d, layer, &rows);
 }
 

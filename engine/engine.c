@@ -9,11 +9,6 @@
 #include "engine/state.h"
 #include "runner/base/mem.h"
 
-int64_t fkv_engine_weight_bytes(const fkv_config *c, int weight_bytes)
-{
-    return fkv_tensors_model_values(c) * weight_bytes;
-}
-
 static void abort_world(void *ctx)
 {
     const fkv_engine *e = ctx;
@@ -49,6 +44,9 @@ fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
                               .act_bytes = e->info.act_bytes,
                               .kv_bytes = e->info.kv_bytes,
                               .weight_bytes = e->info.weight_bytes,
+                              .fp8_bytes = e->info.fp8_bytes,
+                              .fp8_row_bytes = e->info.fp8_row_bytes,
+                              .form = e->options.form,
                               .prefill_tile = e->tile,
                               .worth_rows = e->info.worth_rows,
                               .window = e->options.window,
@@ -78,6 +76,9 @@ static fkv_status make_buffers(fkv_engine_device *d, fkv_err *err)
                                       [FKV_BUFFER_Y] = &d->y,
                                       [FKV_BUFFER_ACT] = &d->act,
                                       [FKV_BUFFER_PARTIAL] = &d->partial,
+                                      [FKV_BUFFER_XN_SCALE] = &d->xn_scale,
+                                      [FKV_BUFFER_TILE_SCALE] = &d->tile_scale,
+                                      [FKV_BUFFER_STEP_SCALE] = &d->step_scale,
                                       [FKV_BUFFER_STEP_X] = &d->step_x,
                                       [FKV_BUFFER_STEP_XN] = &d->step_xn,
                                       [FKV_BUFFER_STEP_ATT] = &d->step_att,
@@ -460,7 +461,8 @@ fkv_status fkv_engine_set_plan(fkv_engine *e, const fkv_safetensors *weights, co
 {
     const int64_t n_lh = (int64_t)plan->n_layers * plan->n_kv_heads;
     const int64_t page_bytes = page_bytes_of(e);
-    const int64_t qkv_bytes = fkv_tensors_head_values(&e->config) * e->info.weight_bytes;
+    const fkv_memory_shape shape = fkv_engine_memory_shape(e);
+    const int64_t qkv_bytes = fkv_memory_head_bytes(&shape);
     fkv_status st;
     if (plan->n_layers != e->config.n_layers || plan->n_kv_heads != e->config.n_kv_heads ||
         plan->n_ranks != e->options.n_ranks || plan->n_slots != e->options.n_slots)
@@ -559,6 +561,7 @@ void fkv_engine_clear_plan(fkv_engine *e)
 void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
 {
     const int64_t peak = e->kv.peak * page_bytes_of(e);
+    const fkv_memory_shape shape = fkv_engine_memory_shape(e);
     fkv_schedule_stats sums = e->schedule_stats;
     const fkv_schedule_stats *t = &sums;
     if (e->schedule) fkv_schedule_stats_add(e->schedule, &sums);
@@ -571,7 +574,7 @@ void fkv_engine_stats_get(fkv_engine *e, fkv_engine_stats *stats)
                                 .prefill_rows = t->n_rows,
                                 .kv_bytes = peak > e->kv_peak_bytes ? peak : e->kv_peak_bytes,
                                 .kv_arena_bytes = e->arena_bytes,
-                                .weight_bytes = fkv_engine_weight_bytes(&e->config, e->info.weight_bytes),
+                                .weight_bytes = fkv_memory_model_bytes(&shape),
                                 .copy_bytes = e->copy_bytes,
                                 .prefill_seconds = e->prefill_seconds,
                                 .decode_seconds = e->decode_seconds};

@@ -38,6 +38,7 @@ typedef struct fkv_engine_options {
     int sinks, window, kernel;
     uint32_t more_scorers; /* that set_scorer may choose, too: a bit for each (fkv_scorer_bit) */
     int n_threads;         /* host threads per device; 0: an equal share of all */
+    fkv_form form;         /* of the layers' matrices; embedding and output are NATIVE */
     bool solo; /* benchmarks: one device holds rank solo_rank alone of n_ranks; results mean nothing */
     int solo_rank;
     fkv_token_rules rules; /* suppressed: host memory, copied */
@@ -99,10 +100,6 @@ typedef struct fkv_engine_stats {
     double prefill_seconds, decode_seconds;
     double rank_attention_seconds[FKV_PLAN_MAX_HEADS]; /* by rank: there are no more than heads */
 } fkv_engine_stats;
-
-/* Bytes of the matrices of all ranks at home, of weight_bytes an element; known before anything is
- * loaded. */
-int64_t fkv_engine_weight_bytes(const fkv_config *config, int weight_bytes);
 
 /* After a failure *engine is NULL and nothing is to be closed. */
 fkv_status fkv_engine_open(const fkv_config *config, const fkv_safetensors *weights,

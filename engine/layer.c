@@ -18,10 +18,18 @@ static void norm_out(const fkv_engine_device *d, void *y, const float *weight, i
 {
     const fkv_engine *e = d->engine;
     if (weight)
-        e->options.backend->add_rmsnorm(d->dev, y, NULL, weight, e->config.rms_eps, n, e->config.hidden, y);
+        e->options.backend->add_rmsnorm(d->dev, y, NULL, weight, e->config.rms_eps, n, e->config.hidden, y,
+                                        NULL);
 }
 
-void fkv_layer_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn)
+/* Of rows from `row` on; NULL where they have none. */
+static float *scale_at(float *scale, int64_t row)
+{
+    return scale ? scale + row : NULL;
+}
+
+void fkv_layer_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn,
+                     float *xn_scale)
 {
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
@@ -36,7 +44,8 @@ void fkv_layer_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, voi
         if (scale > 1) b->scale(d->dev, d->partial, d->n_ranks * m * hidden, scale, 0);
         fkv_watch(d, FKV_SHARES_END, -1);
         b->reduce_ranks(d->dev, d->partial, d->n_ranks, m, hidden, xi);
-        b->add_rmsnorm(d->dev, xi, NULL, d->norms[0].attention, e->config.rms_eps, m, hidden, xni);
+        b->add_rmsnorm(d->dev, xi, NULL, d->norms[0].attention, e->config.rms_eps, m, hidden, xni,
+                       scale_at(xn_scale, i));
     }
 }
 
@@ -45,6 +54,7 @@ typedef struct tile {
     int layer;
     int64_t n, class_rows;
     char *att, *x, *xn;
+    float *xn_scale;
     char *y;        /* [n, hidden] for what attention and the MLP give */
     float *partial; /* [n_ranks][n, hidden] */
 } tile;
@@ -55,11 +65,13 @@ static void project_shares(const fkv_engine_device *d, const tile *t)
     const fkv_backend *b = e->options.backend;
     const int64_t hidden = e->config.hidden, act = e->info.act_bytes;
     const int64_t att_cols = (int64_t)e->config.n_heads * e->config.head_dim;
+    const fkv_acts att = {t->att, att_cols, d->tile_scale};
     fkv_watch(d, FKV_SHARES_BEGIN, -1);
+    if (att.scale) b->quantise(d->dev, att, t->n, att_cols);
     for (int r = 0; r < d->n_ranks; r++) {
         const int64_t col = fkv_partition_columns(hidden, d->ranks[r].rank, e->options.n_ranks).begin;
-        b->linear(d->dev, t->att, att_cols, t->n, t->class_rows, d->ranks[r].layers[t->layer].o,
-                  t->y + col * act, hidden, false, FKV_EPILOGUE_NONE);
+        b->linear(d->dev, att, t->n, t->class_rows, d->ranks[r].layers[t->layer].o,
+                  (fkv_acts){t->y + col * act, hidden, NULL}, false, FKV_EPILOGUE_NONE);
     }
     fkv_watch(d, FKV_SHARES_END, -1);
 }
@@ -79,15 +91,17 @@ static void mlp_shares(const fkv_engine_device *d, const tile *t)
     const int64_t hidden = c->hidden;
     const fkv_epilogue gate = fkv_gate_epilogue(fkv_config_family(c)->activation);
     norm_out(d, t->y, d->norms[t->layer].attention_out, t->n);
-    b->add_rmsnorm(d->dev, t->x, t->y, d->norms[t->layer].mlp, c->rms_eps, t->n, hidden, t->xn);
+    b->add_rmsnorm(d->dev, t->x, t->y, d->norms[t->layer].mlp, c->rms_eps, t->n, hidden, t->xn, t->xn_scale);
     fkv_watch(d, FKV_SHARES_BEGIN, -1);
     for (int r = 0; r < d->n_ranks; r++) {
         const fkv_rank_layer *w = &d->ranks[r].layers[t->layer];
         const int64_t share =
             fkv_range_count(fkv_partition_columns(c->intermediate, d->ranks[r].rank, e->options.n_ranks));
-        b->linear(d->dev, t->xn, hidden, t->n, t->class_rows, w->gate_up, d->act, share, false, gate);
-        b->linear(d->dev, d->act, share, t->n, t->class_rows, w->down, t->partial + r * t->n * hidden, hidden,
-                  true, FKV_EPILOGUE_NONE);
+        const fkv_acts act = {d->act, share, d->tile_scale};
+        b->linear(d->dev, (fkv_acts){t->xn, hidden, t->xn_scale}, t->n, t->class_rows, w->gate_up, act, false,
+                  gate);
+        b->linear(d->dev, act, t->n, t->class_rows, w->down,
+                  (fkv_acts){t->partial + r * t->n * hidden, hidden, NULL}, true, FKV_EPILOGUE_NONE);
     }
     fkv_watch(d, FKV_SHARES_END, -1);
 }
@@ -102,10 +116,11 @@ static void reduce_mlp(const fkv_engine_device *d, const tile *t)
 static void end_tile(const fkv_engine_device *d, const tile *t)
 {
     const fkv_engine *e = d->engine;
-    const float *next = t->layer + 1 < e->config.n_layers ? d->norms[t->layer + 1].attention : d->last_norm;
+    const bool last = t->layer + 1 == e->config.n_layers;
     norm_out(d, t->y, d->norms[t->layer].mlp_out, t->n);
-    e->options.backend->add_rmsnorm(d->dev, t->x, t->y, next, e->config.rms_eps, t->n, e->config.hidden,
-                                    t->xn);
+    e->options.backend->add_rmsnorm(d->dev, t->x, t->y,
+                                    last ? d->last_norm : d->norms[t->layer + 1].attention, e->config.rms_eps,
+                                    t->n, e->config.hidden, t->xn, last ? NULL : t->xn_scale);
 }
 
 static tile tile_of(const fkv_engine_device *d, const fkv_layer_rows *rows, int64_t i, int layer)
@@ -119,6 +134,7 @@ static tile tile_of(const fkv_engine_device *d, const fkv_layer_rows *rows, int6
                   .att = (char *)rows->att + row * att_cols * act,
                   .x = (char *)rows->x + row * e->config.hidden * act,
                   .xn = (char *)rows->xn + row * e->config.hidden * act,
+                  .xn_scale = scale_at(rows->xn_scale, row),
                   .y = d->y,
                   .partial = d->partial};
 }
@@ -218,16 +234,18 @@ void fkv_layer_settle(fkv_engine_device *d)
     d->unsettled.there = false;
 }
 
-void fkv_layer_logits(fkv_engine_device *d, const void *xn)
+void fkv_layer_logits(fkv_engine_device *d, void *xn)
 {
     const fkv_engine *e = d->engine;
     const fkv_backend *b = e->options.backend;
     const int64_t vocab = e->config.vocab, n = e->options.n_slots;
     fkv_watch(d, FKV_SHARES_BEGIN, -1);
     for (int r = 0; r < d->n_ranks; r++)
-        b->linear(d->dev, xn, e->config.hidden, n, n, d->ranks[r].head,
-                  d->logits + fkv_partition_columns(vocab, d->ranks[r].rank, e->options.n_ranks).begin, vocab,
-                  true, FKV_EPILOGUE_NONE);
+        b->linear(
+            d->dev, (fkv_acts){xn, e->config.hidden, NULL}, n, n, d->ranks[r].head,
+            (fkv_acts){d->logits + fkv_partition_columns(vocab, d->ranks[r].rank, e->options.n_ranks).begin,
+                       vocab, NULL},
+            true, FKV_EPILOGUE_NONE);
     fkv_watch(d, FKV_SHARES_END, -1);
     b->gather_cols(d->dev, d->logits, n, vocab, e->vocab_cols, sizeof *d->logits);
     if (e->config.logit_softcap > 0) b->scale(d->dev, d->logits, n * vocab, 1, e->config.logit_softcap);

@@ -62,6 +62,10 @@ void fkv_memory_buffers(const fkv_memory_shape *s, int local_ranks, fkv_buffer_s
     out[FKV_BUFFER_ACT] = (fkv_buffer_size){rows, share, act};
     out[FKV_BUFFER_PARTIAL] =
         (fkv_buffer_size){(asides ? FKV_TILES_OF_PARTIAL * rows : rows) * local_ranks, c->hidden, f32};
+    const bool fp8 = s->form == FKV_FORM_FP8;
+    out[FKV_BUFFER_XN_SCALE] = (fkv_buffer_size){fp8 ? t : 0, 1, f32};
+    out[FKV_BUFFER_TILE_SCALE] = (fkv_buffer_size){fp8 ? rows : 0, 1, f32};
+    out[FKV_BUFFER_STEP_SCALE] = (fkv_buffer_size){fp8 ? slots : 0, 1, f32};
     out[FKV_BUFFER_STEP_X] = (fkv_buffer_size){slots, c->hidden, act};
     out[FKV_BUFFER_STEP_XN] = (fkv_buffer_size){slots, c->hidden, act};
     out[FKV_BUFFER_STEP_ATT] = (fkv_buffer_size){slots, att, act};
@@ -95,28 +99,40 @@ int64_t fkv_memory_page_bytes(const fkv_memory_shape *s)
     return (int64_t)2 * FKV_PAGE_TOKENS * s->config->head_dim * s->kv_bytes;
 }
 
-/* Q, K, V rows of one KV head. */
-static int64_t head_bytes(const fkv_memory_shape *s)
+/* Rows of a rank's part of a matrix, or of a bias, and the elements of each. */
+static void share_of(const fkv_memory_shape *s, fkv_tensor t, int rank, int64_t *rows, int64_t *cols)
 {
-    return fkv_tensors_head_values(s->config) * s->weight_bytes;
-}
-
-/* Elements of a rank's part of a matrix, or of a bias. */
-static int64_t share_of(const fkv_memory_shape *s, fkv_tensor t, int rank)
-{
-    int64_t rows, cols;
-    fkv_tensor_shape(s->config, t, &rows, &cols);
+    fkv_tensor_shape(s->config, t, rows, cols);
     switch (fkv_tensor_sharing(t)) {
     case FKV_SHARED_BY_HEAD:
-        return fkv_range_count(fkv_partition_heads(s->config->n_kv_heads, rank, s->n_ranks)) * rows /
-               s->config->n_kv_heads * cols;
+        *rows = fkv_range_count(fkv_partition_heads(s->config->n_kv_heads, rank, s->n_ranks)) * *rows /
+                s->config->n_kv_heads;
+        break;
     case FKV_SHARED_BY_COLUMN:
     case FKV_SHARED_BY_VOCABULARY:
-        return fkv_range_count(fkv_partition_columns(rows, rank, s->n_ranks)) * cols;
-    case FKV_SHARED_BY_DEPTH: return fkv_range_count(fkv_partition_columns(cols, rank, s->n_ranks)) * rows;
+        *rows = fkv_range_count(fkv_partition_columns(*rows, rank, s->n_ranks));
+        break;
+    case FKV_SHARED_BY_DEPTH: *cols = fkv_range_count(fkv_partition_columns(*cols, rank, s->n_ranks)); break;
     case FKV_SHARED_WHOLE: break;
     }
-    return rows * cols;
+}
+
+/* Of a layer's matrix, or of a bias, which is never in FP8. */
+static int64_t bytes_in_form(const fkv_memory_shape *s, fkv_tensor t, int64_t rows, int64_t cols)
+{
+    if (s->form == FKV_FORM_NATIVE || !fkv_tensor_is_matrix(t)) return rows * cols * s->weight_bytes;
+    return rows * (cols * s->fp8_bytes + s->fp8_row_bytes);
+}
+
+int64_t fkv_memory_head_bytes(const fkv_memory_shape *s)
+{
+    int64_t sum = 0, rows, cols;
+    for (fkv_tensor t = FKV_TENSOR_ATTENTION_NORM; t < FKV_N_TENSORS; t++) {
+        if (!fkv_tensor_is_matrix(t) || fkv_tensor_sharing(t) != FKV_SHARED_BY_HEAD) continue;
+        fkv_tensor_shape(s->config, t, &rows, &cols);
+        sum += bytes_in_form(s, t, rows / s->config->n_kv_heads, cols);
+    }
+    return sum;
 }
 
 /* Of a rank's part of the output projection by head, for the scorers that want it. */
@@ -132,16 +148,35 @@ static int64_t scorer_bytes(const fkv_memory_shape *s, int rank)
     return bytes;
 }
 
-int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
+/* Of what a rank has at home, with what is no matrix or without. */
+static int64_t home_bytes(const fkv_memory_shape *s, int rank, bool biases)
 {
     /* Embedding and output are loaded apart, tied or not. */
-    int64_t values = share_of(s, FKV_TENSOR_EMBEDDING, rank) + share_of(s, FKV_TENSOR_OUTPUT, rank),
-            layer = 0;
-    for (int t = FKV_TENSOR_ATTENTION_NORM; t < FKV_N_TENSORS; t++)
-        if (fkv_tensor_sharing((fkv_tensor)t) != FKV_SHARED_WHOLE &&
-            fkv_tensor_is_wanted(s->config, (fkv_tensor)t))
-            layer += share_of(s, (fkv_tensor)t, rank);
-    return (values + s->config->n_layers * layer) * s->weight_bytes + scorer_bytes(s, rank);
+    static const fkv_tensor ends[] = {FKV_TENSOR_EMBEDDING, FKV_TENSOR_OUTPUT};
+    int64_t sum = 0, layer = 0, rows, cols;
+    for (int i = 0; i < 2; i++) {
+        share_of(s, ends[i], rank, &rows, &cols);
+        sum += rows * cols * s->weight_bytes;
+    }
+    for (fkv_tensor t = FKV_TENSOR_ATTENTION_NORM; t < FKV_N_TENSORS; t++) {
+        if (fkv_tensor_sharing(t) == FKV_SHARED_WHOLE || !fkv_tensor_is_wanted(s->config, t)) continue;
+        if (!biases && !fkv_tensor_is_matrix(t)) continue;
+        share_of(s, t, rank, &rows, &cols);
+        layer += bytes_in_form(s, t, rows, cols);
+    }
+    return sum + s->config->n_layers * layer;
+}
+
+int64_t fkv_memory_home_bytes(const fkv_memory_shape *s, int rank)
+{
+    return home_bytes(s, rank, true) + scorer_bytes(s, rank);
+}
+
+int64_t fkv_memory_model_bytes(const fkv_memory_shape *s)
+{
+    int64_t sum = 0;
+    for (int r = 0; r < s->n_ranks; r++) sum += home_bytes(s, r, false);
+    return sum;
 }
 
 fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
@@ -164,7 +199,8 @@ fkv_device_limits fkv_memory_device_limits(const fkv_memory_shape *s)
                                .max_share = (int)sizes[FKV_BUFFER_ACT].cols,
                                .n_ropes = fkv_config_n_ropes(c),
                                .n_layers = c->n_layers,
-                               .activation = fkv_config_family(c)->activation};
+                               .activation = fkv_config_family(c)->activation,
+                               .form = s->form};
 }
 
 fkv_status fkv_memory_supported(const fkv_memory_shape *s, int first_device, const fkv_backend *backend,
@@ -197,7 +233,7 @@ static void add_plan(const fkv_memory_shape *s, const fkv_plan *plan, const int3
 {
     const fkv_config *c = s->config;
     const int k = c->n_kv_heads;
-    const int64_t page = fkv_memory_page_bytes(s), copy = head_bytes(s);
+    const int64_t page = fkv_memory_page_bytes(s), copy = fkv_memory_head_bytes(s);
     for (int l = 0; l < c->n_layers; l++) {
         memset(served, 0, (size_t)s->n_ranks * sizeof *served);
         for (int h = 0; h < k; h++) {
@@ -370,7 +406,7 @@ fkv_status fkv_memory_even(const fkv_memory_shape *s, const fkv_memory_limit *li
     const fkv_plan_memory memory = {.n_devices = s->n_devices,
                                     .base_bytes = base,
                                     .slot_bytes = slot_bytes,
-                                    .copy_bytes = limit->arena_share * (double)head_bytes(s),
+                                    .copy_bytes = limit->arena_share * (double)fkv_memory_head_bytes(s),
                                     .limit_bytes = most};
     if (!st) st = fkv_plan_even_memory(problem, &memory, plan, err);
     free(base);

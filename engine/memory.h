@@ -30,9 +30,12 @@ typedef enum fkv_buffer {
     FKV_BUFFER_Y,
     FKV_BUFFER_ACT,
     FKV_BUFFER_PARTIAL,
+    FKV_BUFFER_XN_SCALE, /* in FP8 alone, as TILE_SCALE and STEP_SCALE */
+    FKV_BUFFER_TILE_SCALE,
     FKV_BUFFER_STEP_X,
     FKV_BUFFER_STEP_XN,
     FKV_BUFFER_STEP_ATT,
+    FKV_BUFFER_STEP_SCALE,
     FKV_BUFFER_LOGITS,
     FKV_BUFFER_DEVICE_OF,
     FKV_BUFFER_SLOT_TOKEN, /* from here on fkv_slots */
@@ -59,8 +62,10 @@ typedef struct fkv_memory_shape {
     int n_ranks, n_devices, n_slots;
     int64_t max_prompt; /* tokens that the prefill buffers hold */
     int64_t max_tokens; /* of a record, prompt and new ones; 0: the model's positions */
-    int act_bytes, kv_bytes, weight_bytes, prefill_tile, worth_rows; /* as in fkv_device_info */
-    int window;                                                      /* as in fkv_device_limits */
+    int act_bytes, kv_bytes, weight_bytes, fp8_bytes, fp8_row_bytes; /* as in fkv_device_info */
+    int prefill_tile, worth_rows;                                    /* the same */
+    fkv_form form;                                                   /* as in fkv_device_limits */
+    int window;                                                      /* the same */
     uint32_t scorers;                                                /* the same */
     const fkv_backend *backend;                                      /* for its workspace; NULL: none */
     int n_threads;                                                   /* host threads of a device */
@@ -126,6 +131,10 @@ fkv_buffer_size fkv_memory_table(const fkv_memory_shape *shape);
 int64_t fkv_memory_page_bytes(const fkv_memory_shape *shape);
 /* Bytes of a rank's home slices. */
 int64_t fkv_memory_home_bytes(const fkv_memory_shape *shape, int rank);
+/* Of Q, K and V of one KV head: what a copy takes. */
+int64_t fkv_memory_head_bytes(const fkv_memory_shape *shape);
+/* Of the matrices of all ranks at home; known before anything is loaded. */
+int64_t fkv_memory_model_bytes(const fkv_memory_shape *shape);
 
 /* plan: of the shape's ranks and slots, or NULL for every head at home.
  * budgets: [n_layers][n_kv_heads]. */

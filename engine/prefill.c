@@ -25,7 +25,7 @@ static fkv_prefill_args args_of(const fkv_engine_device *d, const fkv_rank *r, i
                               .n_heads = r->n_home,
                               .qkv = d->qkv,
                               .class_rows = e->tile,
-                              .x = d->xn,
+                              .x = {d->xn, e->config.hidden, d->xn_scale},
                               .weight = r->layers[layer].qkv,
                               .norm = fkv_layer_qk_norm(d, layer),
                               .out_stride = (int64_t)e->config.n_heads * e->config.head_dim,
@@ -135,12 +135,12 @@ void fkv_prefill_enqueue(fkv_engine_device *d, const fkv_prefill *p)
                            .dev_segments = d->segments,
                            .dev_rope_rows = d->rope_rows,
                            .dev_tokens = d->tokens};
-    const fkv_layer_rows all = {p->n_rows, e->tile, d->att, d->x, d->xn};
-    const fkv_layer_rows step = {n_slots, n_slots, d->step_att, d->step_x, d->step_xn};
+    const fkv_layer_rows all = {p->n_rows, e->tile, d->att, d->x, d->xn, d->xn_scale};
+    const fkv_layer_rows step = {n_slots, n_slots, d->step_att, d->step_x, d->step_xn, d->step_scale};
     const bool asides = e->options.n_devices > 1 && p->n_rows > e->tile;
     upload_pack(d, p);
     if (fills) b->start_slots(d->dev, &pack, &d->slots);
-    fkv_layer_embed(d, d->tokens, p->n_rows, d->x, d->xn);
+    fkv_layer_embed(d, d->tokens, p->n_rows, d->x, d->xn, d->xn_scale);
     for (int l = 0; l < c->n_layers; l++) {
         const bool last = l == c->n_layers - 1;
         for (int r = 0; r < d->n_ranks; r++) {

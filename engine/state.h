@@ -47,6 +47,7 @@ typedef struct fkv_layer_rows {
     int64_t n, class_rows; /* class_rows: as in backend.h */
     void *att;             /* [n, n_heads * hd] */
     void *x, *xn;          /* [n, hidden] */
+    float *xn_scale;       /* [n], where xn is in FP8; else NULL */
 } fkv_layer_rows;
 
 /* The tile whose sum over ranks is still under way: see fkv_layer_settle. */
@@ -84,11 +85,14 @@ struct fkv_engine_device {
     float *partial;                    /* [n_ranks][rows of the tile at work][hidden], as y */
     float *scores, *second;            /* [max home heads][T]; second: for `critical` alone */
     void *step_x, *step_xn, *step_att; /* decode: [n_slots, hidden], [n_slots, n_heads * hd] */
-    float *logits;                     /* [n_slots, vocab] */
-    uint8_t *device_of;                /* of the engine, on the device */
-    int32_t *tokens, *rope_rows;       /* [T] of a pack */
-    fkv_segment *segments;             /* [n_slots] of a pack */
-    fkv_edit *edits;                   /* [FKV_EDITS] */
+    /* Scales of rows in FP8; NULL where the layers' matrices are not: of xn [T], of step_xn [n_slots], of att
+     * or act of the tile at work [rows]. */
+    float *xn_scale, *step_scale, *tile_scale;
+    float *logits;               /* [n_slots, vocab] */
+    uint8_t *device_of;          /* of the engine, on the device */
+    int32_t *tokens, *rope_rows; /* [T] of a pack */
+    fkv_segment *segments;       /* [n_slots] of a pack */
+    fkv_edit *edits;             /* [FKV_EDITS] */
     fkv_slots slots;
     fkv_token_rules rules; /* of the options, on the device */
     int64_t tickets[2];    /* of commands, by number */
@@ -215,10 +219,11 @@ void fkv_decode_begin(fkv_engine_device *d);
 void fkv_decode_end(fkv_engine_device *d);
 
 /* layer.c: what prefill and decode share. All work on n rows; class_rows: as in backend.h. */
-/* x = embeddings of tokens; xn = normed for the first layer. */
-void fkv_layer_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn);
-/* The layer behind its attention: output projection of att, MLP, both residual adds, and the next
- * norm into xn. */
+/* x = embeddings of tokens; xn = normed for the first layer, in FP8 where there is a scale. */
+void fkv_layer_embed(fkv_engine_device *d, const int32_t *tokens, int64_t n, void *x, void *xn,
+                     float *xn_scale);
+/* The layer behind its attention: output projection of att (which FP8 overwrites), MLP, both residual adds,
+ * and the next norm into xn; the last norm's is never in FP8. */
 void fkv_layer_finish(fkv_engine_device *d, int layer, const fkv_layer_rows *rows);
 /* The same where the columns of att are not gathered yet, with the collectives of some tiles beside the
  * products of others. The last tile's x and xn are there after settle alone, which is to be called before
@@ -226,6 +231,6 @@ void fkv_layer_finish(fkv_engine_device *d, int layer, const fkv_layer_rows *row
 void fkv_layer_finish_aside(fkv_engine_device *d, int layer, const fkv_layer_rows *rows);
 void fkv_layer_settle(fkv_engine_device *d);
 /* The device's logits[n_slots, vocab] of normed rows. */
-void fkv_layer_logits(fkv_engine_device *d, const void *xn);
+void fkv_layer_logits(fkv_engine_device *d, void *xn);
 
 #endif

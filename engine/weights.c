@@ -36,7 +36,9 @@ static fkv_rows rows_of(const fkv_st_tensor *t, int64_t from, int64_t to, int64_
                                  .block_cols = s->block_cols,
                                  .stride = s->stride,
                                  .row0 = s->row0 + from,
-                                 .col0 = col}};
+                                 .col0 = col},
+                      .cols_before = col,
+                      .all_cols = n_cols};
 }
 
 /* A norm as float32 on the device. */
@@ -79,6 +81,7 @@ static fkv_status part_of(const fkv_engine *e, const fkv_safetensors *files, int
     const bool deep = fkv_tensor_sharing(t) == FKV_SHARED_BY_DEPTH;
     const fkv_range at = fkv_partition_columns(deep ? cols : rows, rank, e->options.n_ranks);
     *out = deep ? rows_of(&found, 0, rows, at.begin, cols) : rows_of(&found, at.begin, at.end, 0, cols);
+    if (t >= FKV_TENSOR_ATTENTION_NORM) out->form = e->options.form;
     *k = deep ? fkv_range_count(at) : cols;
     return FKV_OK;
 }
@@ -88,6 +91,7 @@ typedef struct projection {
     fkv_st_tensor weight, bias; /* bias.data NULL: none */
     int64_t per, k;             /* rows of a KV head, and what is summed over */
     bool turns;                 /* by RoPE */
+    fkv_form form;
 } projection;
 
 static fkv_status find_projection(const fkv_engine *e, const fkv_safetensors *files, int layer, fkv_tensor t,
@@ -96,7 +100,7 @@ static fkv_status find_projection(const fkv_engine *e, const fkv_safetensors *fi
     const fkv_config *c = &e->config;
     int64_t rows;
     fkv_st_tensor *bias = &out->bias;
-    *out = (projection){.turns = t != FKV_TENSOR_V};
+    *out = (projection){.turns = t != FKV_TENSOR_V, .form = e->options.form};
     fkv_status st = fkv_tensor_get(c, files, layer, t, &out->weight, err);
     if (!st && fkv_tensor_is_wanted(c, t_bias)) st = fkv_tensor_get(c, files, layer, t_bias, bias, err);
     if (st) return st;
@@ -110,6 +114,7 @@ static void add_rows(const projection *p, int64_t from, int64_t to, fkv_rows *pa
 {
     fkv_rows *part = &parts[(*n)++];
     *part = rows_of(&p->weight, from, to, 0, p->k);
+    part->form = p->form;
     if (!p->bias.data) return;
     part->bias = rows_of(&p->bias, from, to, 0, 1).data;
     part->bias_dtype = dtype_of(p->bias.dtype);

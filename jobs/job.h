@@ -32,6 +32,13 @@ typedef enum fkv_truncate {
 } fkv_truncate;
 /* What sampling takes from the model's generation_config.json beside its stop tokens. */
 typedef enum fkv_generation_config { FKV_GENERATION_MODEL, FKV_GENERATION_IGNORE } fkv_generation_config;
+/* What stands in the model's place, and how the layers' matrices are held: bit 0 FP8, bit 1 made up. */
+typedef enum fkv_job_weights {
+    FKV_WEIGHTS_FILES,
+    FKV_WEIGHTS_FP8,
+    FKV_WEIGHTS_DUMMY,
+    FKV_WEIGHTS_DUMMY_FP8
+} fkv_job_weights;
 /* Same order as fkv_scorer in kernels/scorer.h. */
 typedef enum fkv_score {
     FKV_SCORE_SNAPKV,
@@ -90,7 +97,7 @@ typedef struct fkv_job {
     } input;
     struct {
         char *path;
-        bool dummy;          /* weights = dummy */
+        fkv_job_weights weights;
         char *chat_template; /* "auto", "none", or a path */
         char *template_vars; /* JSON object text in ASCII, or NULL */
         char *date;          /* YYYY-MM-DD; NULL: the first run's day */
@@ -167,6 +174,17 @@ fkv_status fkv_job_write_path(const char *section, const char *path, bool patter
  * "auto" ranks and slots stand as auto, so the caller pins what it chose. Two runs may share an output folder
  * only if these are equal. */
 fkv_status fkv_job_write_identity(const fkv_job *job, fkv_buf *out, fkv_err *err);
+
+/* Whether the weights are made up; whether the layers' matrices are held in FP8. */
+static inline bool fkv_job_is_dummy(const fkv_job *job)
+{
+    return job->model.weights & FKV_WEIGHTS_DUMMY;
+}
+
+static inline bool fkv_job_is_fp8(const fkv_job *job)
+{
+    return job->model.weights & FKV_WEIGHTS_FP8;
+}
 
 /* The word for a format, as input.format has it. */
 const char *fkv_format_name(fkv_format format);

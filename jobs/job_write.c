@@ -332,7 +332,7 @@ static fkv_status put_model_identity(const fkv_job *job, fkv_buf *out, fkv_err *
     fkv_status st = add_model_file(dir, "config.json", true, &all, err);
     for (size_t i = 0; !st && i < sizeof others / sizeof *others; i++)
         st = add_model_file(dir, others[i], false, &all, err);
-    if (!st && !job->model.dummy) st = list_weights(dir, &names, &n, err);
+    if (!st && !fkv_job_is_dummy(job)) st = list_weights(dir, &names, &n, err);
     for (size_t i = 0; !st && i < n; i++) st = add_model_file(dir, names[i], true, &all, err);
     if (!st) {
         fkv_hash_hex(fkv_hash(all.data, all.len, 0), hex);

@@ -57,12 +57,20 @@ typedef struct fkv_weight fkv_weight; /* a matrix in the device's own layout */
 
 typedef enum fkv_dtype { FKV_DTYPE_BF16, FKV_DTYPE_F16, FKV_DTYPE_F32, FKV_DTYPE_F8_E4M3 } fkv_dtype;
 
+/* How a device holds a matrix. NATIVE: numbers of info.weight_bytes. FP8: e4m3 (arXiv 2209.05433) with a
+ * float32 scale for each row, by which products are multiplied: the row's largest magnitude / 448, its
+ * numbers divided by that and rounded to nearest, ties to even. A row of activations that meets an FP8 matrix
+ * is in the same form: fkv_acts. A row whose largest is below 2^-100 is zeros; one that holds a NaN or an
+ * infinity gives no number. */
+typedef enum fkv_form { FKV_FORM_NATIVE, FKV_FORM_FP8 } fkv_form;
+
 typedef struct fkv_device_info {
     char name[96];
     int act_bytes; /* of an activation element */
     int kv_bytes;  /* of a K or V element in a page */
     int weight_bytes;
-    int prefill_tile;     /* rows of a prefill tile; fixed, so that results are */
+    int fp8_bytes, fp8_row_bytes; /* of an element of a weight in FP8, and of a row's scale beside them */
+    int prefill_tile;             /* rows of a prefill tile; fixed, so that results are */
     int worth_rows;       /* from so many rows on a prefill pass is about as fast a row as a long one */
     int worth_slots;      /* decoded together; more only make its steps long */
     int64_t memory_bytes; /* free for this engine when info was called */
@@ -101,6 +109,7 @@ typedef struct fkv_device_limits {
     const fkv_attention_spec *layers; /* [n_layers], of one shape each: that of these limits */
     int n_layers;
     fkv_activation activation; /* of the MLP's gate */
+    fkv_form form;             /* of the layers' matrices */
 } fkv_device_limits;
 
 /* What the numbers of a matrix are to be multiplied by, in float32, one for each block of [block_rows,
@@ -115,7 +124,9 @@ typedef struct fkv_scales {
 
 /* Rows [n_rows, k] of host memory, row i at data + i * stride elements; none of it
  * need be aligned. Both backends multiply the scales in as they load: the float32 product, which cuda rounds
- * to bf16. */
+ * to bf16. In FP8 a row's scale is that of the whole row of the tensor, of which the k numbers may be a part,
+ * so that ranks agree on a weight; e4m3 numbers that have one scale a row are kept as they are, with it, and
+ * all others are quantised from what NATIVE would hold. */
 typedef struct fkv_rows {
     const void *data;
     fkv_dtype dtype;
@@ -124,7 +135,19 @@ typedef struct fkv_rows {
     const void *bias; /* [n_rows] added to the rows' products; NULL: none */
     fkv_dtype bias_dtype;
     fkv_scales scales;
+    fkv_form form;                 /* to be held in; the same for all parts of a weight */
+    int64_t cols_before, all_cols; /* FP8: the whole row's numbers before data, and all of them; 0: k */
 } fkv_rows;
+
+/* Rows of activations, row i at data + i * stride elements of info.act_bytes. With a scale, [rows] in device
+ * memory, they are in FP8: row i, in the backend's own layout (cuda: e4m3; cpu: the float32 products of those
+ * and the scale), lies at the beginning of the same place. The scale of the first row is aligned to 16 bytes.
+ * Its rows are a product's input where its weight is in FP8, and there alone. */
+typedef struct fkv_acts {
+    void *data;
+    int64_t stride;
+    float *scale; /* NULL: none */
+} fkv_acts;
 
 /* What linear does to its sums (and their bias) in float32, before it rounds them. The gates want a
  * weight of weight_load_gated: out = g(gate) * up, g as in fkv_activation. */
@@ -269,7 +292,7 @@ typedef struct fkv_prefill_args {
     /* prefill_qkv */
     int64_t row0, n_rows;     /* the pack's rows [row0, row0 + n_rows) are done */
     int64_t class_rows;       /* as in linear */
-    const void *x;            /* [pack rows, depth of weight], normed */
+    fkv_acts x;               /* [pack rows, depth of weight], normed */
     const fkv_weight *weight; /* per head rows of Q (group * hd), K (hd), V (hd) */
     fkv_qk_norm norm;
 
@@ -301,7 +324,7 @@ typedef struct fkv_decode_args {
     int n_heads_served;
     fkv_slots slots;
     fkv_kv_view kv;
-    const void *x; /* [n_slots, hidden], normed */
+    fkv_acts x; /* [n_slots, hidden], normed */
     fkv_qk_norm norm;
     void *q;   /* [n_heads_served, n_slots, head_rows * hd] scratch of this rank */
     void *out; /* [n_slots, n_kv_heads * group * hd] */
@@ -434,13 +457,17 @@ typedef struct fkv_backend {
     void (*embed)(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
     /* x[n] float32 = factor * x, then cap * tanh(x / cap) where cap is not 0. */
     void (*scale)(fkv_device *dev, float *x, int64_t n, float factor, float cap);
-    /* x += y (y NULL: not), then out = rmsnorm(x) * weight (out NULL: not; x: in place). All [n, hidden]. */
+    /* x += y (y NULL: not), then out = rmsnorm(x) * weight (out NULL: not; x: in place). All [n, hidden].
+     * scale: out is in FP8, made of the float32 results; it is not x then. */
     void (*add_rmsnorm)(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
-                        int64_t hidden, void *out);
-    /* y[n, rows of w] = x[n, k] w^T + bias; row strides in elements. f32_out: y is float32. A row's
-     * bits are those of a product of class_rows rows (n <= class_rows), whatever n is. */
-    void (*linear)(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
-                   const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
+                        int64_t hidden, void *out, float *scale);
+    /* n rows of k activations into FP8, in place. */
+    void (*quantise)(fkv_device *dev, fkv_acts x, int64_t n, int64_t k);
+    /* y[n, rows of w] = x[n, k] w^T + bias. f32_out: y is float32, and its stride in such. A row's
+     * bits are those of a product of class_rows rows (n <= class_rows), whatever n is. y in FP8: of a gate
+     * alone, of its float32 results. */
+    void (*linear)(fkv_device *dev, fkv_acts x, int64_t n, int64_t class_rows, const fkv_weight *w,
+                   fkv_acts y, bool f32_out, fkv_epilogue epilogue);
 
     /* --- prefill of a pack --------------------------------------------------- */
     /* The segments' slots are FRESH: pos and prompt_len are T, rope0 is its first row's, nothing is generated
@@ -529,7 +556,23 @@ fkv_status fkv_embedding_check(const fkv_rows *part, const char *backend, fkv_er
 void fkv_rows_read(const fkv_rows *rows, int64_t row, int64_t col, int64_t n, float *out);
 /* The bias as a row of n_rows numbers. */
 fkv_rows fkv_rows_bias(const fkv_rows *rows);
+/* The largest magnitude of a row, k of whose numbers are the part's, all of it taken (all_cols); NaN where
+ * there is one. */
+float fkv_rows_largest(const fkv_rows *rows, int64_t row, int64_t k);
+/* Whether FP8 keeps the stored numbers: e4m3 with one scale for all of a row. */
+bool fkv_rows_are_fp8(const fkv_rows *rows, int64_t k);
+/* Of such a row. */
+float fkv_rows_scale(const fkv_rows *rows, int64_t row);
 int64_t fkv_dtype_bytes(fkv_dtype dtype);
+/* What numbers are multiplied by before they become e4m3, and by after that: of a row's largest magnitude. */
+static inline float fkv_fp8_inverse(float largest)
+{
+    return largest < 0x1p-100f ? 0.0f : 448.0f / largest;
+}
+static inline float fkv_fp8_scale(float largest)
+{
+    return largest < 0x1p-100f ? 0.0f : largest / 448.0f;
+}
 
 const fkv_backend *fkv_backend_cpu(void);
 /* In builds with CUDA, for backend.c alone: the table, whether a GPU is there, and what restrict and the

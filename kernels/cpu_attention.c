@@ -32,8 +32,8 @@ void cpu_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
     float *qkv = (float *)a->qkv + a->row0 * stride;
     const int32_t *rope_rows = a->pack->dev_rope_rows + a->row0;
     int64_t last = 0;
-    cpu_linear(dev, (const float *)a->x + a->row0 * k, k, n, a->class_rows, a->weight, qkv, stride, false,
-               FKV_EPILOGUE_NONE);
+    const fkv_acts x = {(float *)a->x.data + a->row0 * k, k, NULL};
+    cpu_linear(dev, x, n, a->class_rows, a->weight, (fkv_acts){qkv, stride, NULL}, false, FKV_EPILOGUE_NONE);
     for (int64_t i = 0; i < n; i++)
         if (rope_rows[i] % dev->limits.max_positions > last) last = rope_rows[i] % dev->limits.max_positions;
     cpu_rope_fill(dev, last + 1);
@@ -159,8 +159,8 @@ static void decode_qkv_head(fkv_device *dev, const fkv_decode_args *a, int index
     const int64_t lh = (int64_t)a->layer * spec->n_kv_heads + p->head;
     const int64_t width = (int64_t)fkv_head_rows(spec->group) * hd;
     float *q = (float *)a->q + (int64_t)index * a->n_slots * width;
-    cpu_linear_cols(dev, (const float *)a->x + (int64_t)p->begin * a->hidden, a->hidden, p->end - p->begin,
-                    p->weight, p->row, width, q + p->begin * width, width);
+    cpu_linear_cols(dev, (const float *)a->x.data + (int64_t)p->begin * a->hidden, a->hidden,
+                    p->end - p->begin, p->weight, p->row, width, q + p->begin * width, width);
     for (int s = p->begin; s < p->end; s++) {
         if (!a->slots.active[s]) continue;
         float *row = q + s * width;

@@ -93,17 +93,22 @@ cpu_weight_view cpu_weight_columns(const fkv_weight *w, int64_t col);
 const float *cpu_embedding_row(const fkv_weight *w, int64_t id);
 
 /* cpu_gemm.c */
-void cpu_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
-                const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
+void cpu_linear(fkv_device *dev, fkv_acts x, int64_t n, int64_t class_rows, const fkv_weight *w, fkv_acts y,
+                bool f32_out, fkv_epilogue epilogue);
 /* Columns [col, col + n_cols) of w; col is a multiple of 16. */
 void cpu_linear_cols(fkv_device *dev, const float *x, int64_t x_stride, int64_t n, const fkv_weight *w,
                      int64_t col, int64_t n_cols, float *y, int64_t y_stride);
+
+/* cpu_quant.c */
+void cpu_quantise_rows(fkv_device *dev, fkv_acts x, int64_t n, int64_t k);
+/* x[n] = e4m3 of x, times its scale: of a row with that largest magnitude. */
+void cpu_quantise(float *x, int64_t n, float largest);
 
 /* cpu_ops.c */
 void cpu_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
 void cpu_scale(fkv_device *dev, float *x, int64_t n, float factor, float cap);
 void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
-                     int64_t hidden, void *out);
+                     int64_t hidden, void *out, float *scale);
 void cpu_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
 void cpu_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
 void cpu_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);

@@ -58,21 +58,22 @@ static cpu_gemm_mode mode_of(fkv_epilogue epilogue)
     return CPU_GEMM_STORE;
 }
 
-void cpu_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
-                const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue)
+void cpu_linear(fkv_device *dev, fkv_acts x, int64_t n, int64_t class_rows, const fkv_weight *w, fkv_acts y,
+                bool f32_out, fkv_epilogue epilogue)
 {
     (void)f32_out;    /* activations are float32 here */
     (void)class_rows; /* one algorithm for all */
     const cpu_weight_view view = cpu_weight_columns(w, 0);
-    gemm_job j = {.x = x,
-                  .x_stride = x_stride,
+    gemm_job j = {.x = x.data,
+                  .x_stride = x.stride,
                   .n_rows = n,
                   .n_cols = view.n,
                   .w = view,
-                  .y = y,
-                  .y_stride = y_stride,
+                  .y = y.data,
+                  .y_stride = y.stride,
                   .mode = mode_of(epilogue)};
     gemm_run(dev, &j);
+    if (y.scale) cpu_quantise_rows(dev, y, n, view.n);
 }
 
 void cpu_linear_cols(fkv_device *dev, const float *x, int64_t x_stride, int64_t n, const fkv_weight *w,

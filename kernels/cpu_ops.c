@@ -61,10 +61,11 @@ static void norm_task(void *ctx, int64_t index, int thread)
 }
 
 void cpu_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
-                     int64_t hidden, void *out)
+                     int64_t hidden, void *out, float *scale)
 {
     norm_job j = {dev->k, x, y, weight, eps, n, hidden, 32, out};
     cpu_pool_run(dev->pool, (n + j.block - 1) / j.block, 4.0 * (double)n * (double)hidden, norm_task, &j);
+    if (scale) cpu_quantise_rows(dev, (fkv_acts){out, hidden, scale}, n, hidden);
 }
 
 static void see(const fkv_device *dev, const int32_t *tokens, int32_t n, uint32_t *seen)

@@ -1,7 +1,8 @@
 /* Weights of the CPU backend: the only file that knows how they lie.
  *
  * A weight is converted to float32 once and packed into panels of 16 columns,
- * [k][16] each, so that the inner kernel streams it. It belongs to the device.
+ * [k][16] each, so that the inner kernel streams it; in FP8 the products of e4m3 and its row's scale. It
+ * belongs to the device.
  */
 #include <stdlib.h>
 
@@ -70,9 +71,12 @@ static void pack_row(fkv_weight *w, int64_t col, const fkv_rows *part, int64_t i
 {
     float *panel = w->data + col / CPU_PANEL * w->k * CPU_PANEL + col % CPU_PANEL, piece[256];
     const int64_t most = sizeof piece / sizeof *piece;
+    const bool quantises = part->form == FKV_FORM_FP8 && !fkv_rows_are_fp8(part, w->k);
+    const float largest = quantises ? fkv_rows_largest(part, i, w->k) : 0;
     for (int64_t from = 0; from < w->k; from += most) {
         const int64_t n = w->k - from < most ? w->k - from : most;
         fkv_rows_read(part, i, from, n, piece);
+        if (quantises) cpu_quantise(piece, n, largest);
         for (int64_t j = 0; j < n; j++) panel[(from + j) * CPU_PANEL] = piece[j];
     }
     if (!part->bias) return;

@@ -30,8 +30,9 @@ enum {
 struct cuda_decode_head {
     int32_t head, begin, end, budget;
     int64_t offset;     /* of its pages in a slot's part of the table */
-    const bf16 *weight; /* [head_rows * hd, hidden] */
+    const void *weight; /* [head_rows * hd, hidden] bf16, or e4m3 with a scale */
     const bf16 *bias;   /* [head_rows * hd]; NULL: none */
+    const float *scale; /* [head_rows * hd]; NULL: none */
 };
 
 /* One (placement, slot) that has tokens to attend to in this step. */
@@ -157,10 +158,10 @@ const cuda_rank_plan *cuda_decode_plan_of(fkv_device *dev, const fkv_decode_args
 
 /* cuda_decode_qkv.cu. parts[n_heads][splits][n_slots][per] = x[n_slots, k] W^T of every placement's
  * weight, in splits of k; rows outside of a placement's range are left alone. per is even, k a multiple
- * of 8. */
+ * of 8, of 16 in FP8; x is dense. */
 int cuda_qkv_splits(int64_t k);
-void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_heads, const bf16 *x,
-                         int64_t k, int n_slots, int per, float *parts);
+void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_heads, fkv_acts x, int64_t k,
+                         int n_slots, int per, float *parts);
 
 /* cuda_prefill_sm90.cu: the Hopper kernel. Available: whether this device runs it. */
 bool cuda_prefill_sm90_available(fkv_device *dev, cuda_attention *att);

@@ -62,6 +62,7 @@ static fkv_status start(fkv_device *dev, fkv_err *err)
     dev->n_sms = p.multiProcessorCount;
     dev->shared_bytes = cuda_shared_bytes(&p);
     dev->restricted = cuda_restricted();
+    dev->bare = getenv("FAIRKV_TEST_BARE_SUMS") != NULL;
     if (!CUDA(dev, cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking)))
         return cuda_status(dev, err);
     return cuda_world_join(dev, err);
@@ -89,6 +90,8 @@ static void backend_info(const fkv_device *dev, fkv_device_info *info)
     size_t available = 0, all = 0;
     *info = fkv_device_info{};
     info->act_bytes = info->kv_bytes = info->weight_bytes = 2;
+    info->fp8_bytes = 1;
+    info->fp8_row_bytes = sizeof(float);
     info->prefill_tile = CUDA_PREFILL_TILE;
     info->worth_rows = CUDA_WORTH_ROWS;
     info->worth_slots = CUDA_MAX_SLOTS;
@@ -170,6 +173,7 @@ const fkv_backend *fkv_backend_cuda(void)
         .embed = cuda_embed,
         .scale = cuda_scale,
         .add_rmsnorm = cuda_add_rmsnorm,
+        .quantise = cuda_quantise,
         .linear = cuda_linear,
         .start_slots = cuda_start_slots,
         .prefill_qkv = cuda_prefill_qkv,

@@ -149,21 +149,20 @@ static void project(fkv_device *dev, const fkv_decode_args *a, const cuda_rank_p
 {
     const int64_t per = (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim,
                   width = a->spec->n_kv_heads * per;
-    const bf16 *x = (const bf16 *)a->x;
     float *parts = dev->attention->qkv_parts;
     out->parts = parts;
     if (p->whole) {
         cuda_weight_view w = cuda_weight_rows(a->heads[0].weight, 0);
         w.n = width;
         w.bias = NULL; /* added where splits are */
-        cuda_gemm(dev, x, a->hidden, a->n_slots, a->n_slots, w, parts, width, true);
+        cuda_gemm(dev, a->x, a->n_slots, a->n_slots, w, parts, width, true);
         out->n_splits = 1;
         out->split_stride = 0;
         out->placement_stride = per;
         out->slot_stride_of_parts = width;
         return;
     }
-    cuda_decode_project(dev, p->heads, p->n_heads, x, a->hidden, a->n_slots, (int)per, parts);
+    cuda_decode_project(dev, p->heads, p->n_heads, a->x, a->hidden, a->n_slots, (int)per, parts);
     out->n_splits = cuda_qkv_splits(a->hidden);
     out->split_stride = a->n_slots * per;
     out->placement_stride = out->n_splits * out->split_stride;

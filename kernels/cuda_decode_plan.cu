@@ -103,8 +103,8 @@ static int64_t describe(const fkv_device *dev, const fkv_decode_args *a, cuda_de
         const fkv_decode_head *h = &a->heads[j];
         const int64_t lh = (int64_t)a->layer * n_kv_heads + h->head;
         const cuda_weight_view w = cuda_weight_rows(h->weight, h->row);
-        heads[j] = cuda_decode_head{
-            h->head, h->begin, h->end, a->kv.budgets[lh], a->kv.offset[lh], cuda_weight_bf16(w), w.bias};
+        heads[j] = cuda_decode_head{h->head,          h->begin, h->end, a->kv.budgets[lh],
+                                    a->kv.offset[lh], w.data,   w.bias, w.scale};
         entries += h->end - h->begin;
         p->whole = p->whole && h->weight == a->heads[0].weight && h->row == j * per;
     }

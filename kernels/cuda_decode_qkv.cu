@@ -8,6 +8,9 @@
  *
  * Rows that a placement does not own are not computed. Hopper multiplies by wgmma, other GPUs by
  * mma.sync, from the same tiles.
+ *
+ * Codes of FP8 are made bf16 in shared memory, which holds each of them exactly, and are multiplied as such:
+ * the products are FP8's, their sums float32's. A split's sums are multiplied by both scales.
  */
 #include "kernels/cuda_attention.h"
 #include "kernels/cuda_wgmma.h"
@@ -20,8 +23,9 @@ enum {
 
 typedef struct qkv_params {
     const cuda_decode_head *heads;
-    const bf16 *x; /* [n_slots, k] */
-    float *parts;  /* [heads][n_splits][n_slots][per] */
+    const void *x;        /* [n_slots, k] bf16; of FP8 codes in the places of these */
+    const float *x_scale; /* [n_slots], of FP8 */
+    float *parts;         /* [heads][n_splits][n_slots][per] */
     int64_t k;
     int n_slots, per, n_tiles, n_chunks, n_splits;
 } qkv_params;
@@ -39,6 +43,52 @@ static __device__ __forceinline__ void load_chunk(uint32_t tile, const bf16 *src
     for (int r = (int)threadIdx.x / PIECES; r < ROWS; r += THREADS / PIECES) {
         const bool valid = in_k && r < n_rows;
         copy_async16(tile + tile_offset<CHUNK>(r, p), valid ? src + r * k + k0 + p * 8 : src, valid);
+    }
+}
+
+/* The same of codes, rows of `stride` bytes, into rows of CHUNK bytes. */
+template <int ROWS, int THREADS>
+static __device__ __forceinline__ void load_codes(uint32_t to, const uint8_t *src, int64_t stride, int64_t k,
+                                                  int64_t k0, int n_rows)
+{
+    constexpr int PIECES = CHUNK / 16;
+    const int p = (int)threadIdx.x % PIECES;
+    const bool in_k = k0 + p * 16 < k;
+#pragma unroll
+    for (int r = (int)threadIdx.x / PIECES; r < ROWS; r += THREADS / PIECES) {
+        const bool valid = in_k && r < n_rows;
+        copy_async16(to + (uint32_t)(r * CHUNK + p * 16), valid ? src + r * stride + k0 + p * 16 : src,
+                     valid);
+    }
+}
+
+/* Two codes, in the high bytes of the halves of v, as bf16. Their bits as those of a bf16 are 2^-120 times
+ * their value, subnormals too; no code is a NaN here: its row's scale is. */
+static __device__ __forceinline__ uint32_t bf16_of_codes(uint32_t v)
+{
+    const uint32_t bits = (v & 0x80008000u) | (v >> 4 & 0x07f007f0u);
+    const __nv_bfloat162 by = __floats2bfloat162_rn(0x1p120f, 0x1p120f);
+    const __nv_bfloat162 product = __hmul2(*(const __nv_bfloat162 *)&bits, by);
+    return *(const uint32_t *)&product;
+}
+
+/* Rows [0, ROWS) of codes into a tile of bf16. */
+template <int ROWS, int THREADS> static __device__ __forceinline__ void widen(char *tile, const char *from)
+{
+    constexpr int PIECES = CHUNK / 16;
+    const int p = (int)threadIdx.x % PIECES;
+#pragma unroll
+    for (int r = (int)threadIdx.x / PIECES; r < ROWS; r += THREADS / PIECES) {
+        const uint4 codes = *(const uint4 *)(from + r * CHUNK + p * 16);
+        const uint32_t in[4] = {codes.x, codes.y, codes.z, codes.w};
+        uint32_t out[8];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            out[2 * i] = bf16_of_codes(__byte_perm(in[i], 0, 0x1404));
+            out[2 * i + 1] = bf16_of_codes(__byte_perm(in[i], 0, 0x3424));
+        }
+        *(uint4 *)(tile + tile_offset<CHUNK>(r, 2 * p)) = make_uint4(out[0], out[1], out[2], out[3]);
+        *(uint4 *)(tile + tile_offset<CHUNK>(r, 2 * p + 1)) = make_uint4(out[4], out[5], out[6], out[7]);
     }
 }
 
@@ -130,39 +180,53 @@ struct tile_product { /* a warp has 32 rows x 64 columns */
 };
 #endif
 
-static constexpr int shared_bytes(int rows, int stages)
+/* Stages of both operands; of codes, which take half as much, with a tile of bf16 in front. */
+static constexpr int shared_bytes(int rows, int stages, bool fp8)
 {
-    return stages * (rows + COLS) * CHUNK * 2;
+    const int tile = (rows + COLS) * CHUNK * 2;
+    return fp8 ? tile + stages * tile / 2 : stages * tile;
 }
 
-/* A block does ROWS rows x COLS columns of one split of one head. Shared: STAGES chunks of K of both;
- * how many they are changes no bit. */
+/* What a block does: ROWS rows x COLS columns of one split of one head. */
+template <int ROWS> struct qkv_block {
+    cuda_decode_head head;
+    int row0, rows, cols, from, to; /* chunks [from, to) */
+    int64_t column, out;            /* first of both in the head's weight and in parts */
+
+    __device__ __forceinline__ explicit qkv_block(const qkv_params &a)
+    {
+        const int tile = (int)blockIdx.x % a.n_tiles, split = (int)blockIdx.x / a.n_tiles;
+        head = a.heads[blockIdx.y];
+        row0 = head.begin + (int)blockIdx.z * ROWS;
+        rows = head.end - row0;
+        column = tile * COLS;
+        cols = a.per - tile * COLS;
+        from = a.n_chunks * split / a.n_splits;
+        to = a.n_chunks * (split + 1) / a.n_splits;
+        out = ((int64_t)(blockIdx.y * (unsigned)a.n_splits + (unsigned)split) * a.n_slots + row0) * a.per +
+              column;
+    }
+};
+
+/* Chunk by chunk, STAGES of them on their way; how many they are changes no bit. */
 template <int ROWS, int STAGES>
-static __global__ void __launch_bounds__(2 * ROWS) qkv_kernel(const qkv_params a)
+static __device__ __forceinline__ void multiply(const qkv_params &a, const qkv_block<ROWS> &b,
+                                                tile_product &product, char *stages)
 {
     constexpr int THREADS = 2 * ROWS, X_BYTES = ROWS * CHUNK * 2, STAGE = X_BYTES + COLS * CHUNK * 2;
-    extern __shared__ __align__(1024) char stages[];
-    const cuda_decode_head h = a.heads[blockIdx.y];
-    const int row0 = h.begin + (int)blockIdx.z * ROWS;
-    if (row0 >= h.end) return;
-    const int tile = (int)blockIdx.x % a.n_tiles, split = (int)blockIdx.x / a.n_tiles;
-    const int from = a.n_chunks * split / a.n_splits, to = a.n_chunks * (split + 1) / a.n_splits;
-    const int rows = h.end - row0, cols = a.per - tile * COLS;
     const uint32_t base = smem_address(stages);
-    const bf16 *x = a.x + row0 * a.k, *w = h.weight + (int64_t)tile * COLS * a.k;
-    tile_product product;
-
+    const bf16 *x = (const bf16 *)a.x + b.row0 * a.k, *w = (const bf16 *)b.head.weight + b.column * a.k;
     auto load = [&](int chunk) {
-        if (chunk < to) {
-            const uint32_t at = base + (uint32_t)((chunk - from) % STAGES * STAGE);
-            load_chunk<ROWS, THREADS>(at, x, a.k, (int64_t)chunk * CHUNK, rows);
-            load_chunk<COLS, THREADS>(at + X_BYTES, w, a.k, (int64_t)chunk * CHUNK, cols);
+        if (chunk < b.to) {
+            const uint32_t at = base + (uint32_t)((chunk - b.from) % STAGES * STAGE);
+            load_chunk<ROWS, THREADS>(at, x, a.k, (int64_t)chunk * CHUNK, b.rows);
+            load_chunk<COLS, THREADS>(at + X_BYTES, w, a.k, (int64_t)chunk * CHUNK, b.cols);
         }
         copy_commit();
     };
-    for (int i = 0; i < STAGES - 1; i++) load(from + i);
-    for (int chunk = from; chunk < to; chunk++) {
-        const uint32_t at = base + (uint32_t)((chunk - from) % STAGES * STAGE);
+    for (int i = 0; i < STAGES - 1; i++) load(b.from + i);
+    for (int chunk = b.from; chunk < b.to; chunk++) {
+        const uint32_t at = base + (uint32_t)((chunk - b.from) % STAGES * STAGE);
         copy_wait<STAGES - 2>();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
         wgmma_see_writes();
@@ -173,15 +237,67 @@ static __global__ void __launch_bounds__(2 * ROWS) qkv_kernel(const qkv_params a
         product.end();
     }
     copy_wait<0>();
-    float *out = a.parts +
-                 ((int64_t)(blockIdx.y * (unsigned)a.n_splits + (unsigned)split) * a.n_slots + row0) * a.per +
-                 tile * COLS;
+}
+
+/* The same of codes: a chunk's become the tile, once all are done with the chunk before. */
+template <int ROWS, int STAGES>
+static __device__ __forceinline__ void multiply_codes(const qkv_params &a, const qkv_block<ROWS> &b,
+                                                      tile_product &product, char *tile)
+{
+    constexpr int THREADS = 2 * ROWS, X_BYTES = ROWS * CHUNK, STAGE = X_BYTES + COLS * CHUNK;
+    char *stages = tile + 2 * STAGE;
+    const uint32_t base = smem_address(stages), at = smem_address(tile);
+    const uint8_t *x = (const uint8_t *)a.x + 2 * b.row0 * a.k,
+                  *w = (const uint8_t *)b.head.weight + b.column * a.k;
+    auto load = [&](int chunk) {
+        if (chunk < b.to) {
+            const uint32_t to = base + (uint32_t)((chunk - b.from) % STAGES * STAGE);
+            load_codes<ROWS, THREADS>(to, x, 2 * a.k, a.k, (int64_t)chunk * CHUNK, b.rows);
+            load_codes<COLS, THREADS>(to + X_BYTES, w, a.k, a.k, (int64_t)chunk * CHUNK, b.cols);
+        }
+        copy_commit();
+    };
+    for (int i = 0; i < STAGES - 1; i++) load(b.from + i);
+    for (int chunk = b.from; chunk < b.to; chunk++) {
+        const char *codes = stages + (chunk - b.from) % STAGES * STAGE;
+        copy_wait<STAGES - 2>();
+        __syncthreads();
+        widen<ROWS, THREADS>(tile, codes);
+        widen<COLS, THREADS>(tile + 2 * X_BYTES, codes + X_BYTES);
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+        wgmma_see_writes();
+#endif
+        __syncthreads();
+        product.begin(at, at + 2 * X_BYTES);
+        load(chunk + STAGES - 1);
+        product.end();
+    }
+    copy_wait<0>();
+}
+
+template <int ROWS, int STAGES, bool FP8>
+static __global__ void __launch_bounds__(2 * ROWS) qkv_kernel(const qkv_params a)
+{
+    extern __shared__ __align__(1024) char stages[];
+    const qkv_block<ROWS> b(a);
+    if (b.rows <= 0) return;
+    tile_product product;
+    if constexpr (FP8)
+        multiply_codes<ROWS, STAGES>(a, b, product, stages);
+    else
+        multiply<ROWS, STAGES>(a, b, product, stages);
+    float *out = a.parts + b.out;
 #pragma unroll
     for (int i = 0; i < 32; i++) {
         const int r = product.row + tile_product::pair_row(i), c = product.col + tile_product::pair_col(i);
-        if (r < rows && c < cols)
-            *(float2 *)(out + (int64_t)r * a.per + c) =
-                make_float2(product.sums[2 * i], product.sums[2 * i + 1]);
+        if (r >= b.rows || c >= b.cols) continue;
+        float2 sums = make_float2(product.sums[2 * i], product.sums[2 * i + 1]);
+        if constexpr (FP8) {
+            const float by = a.x_scale[b.row0 + r];
+            const float2 scales = *(const float2 *)(b.head.scale + b.column + c);
+            sums = make_float2(sums.x * by * scales.x, sums.y * by * scales.y);
+        }
+        *(float2 *)(out + (int64_t)r * a.per + c) = sums;
     }
 }
 
@@ -196,23 +312,25 @@ int cuda_qkv_splits(int64_t k)
     return most < 1 ? 1 : most < CUDA_QKV_SPLITS ? most : CUDA_QKV_SPLITS;
 }
 
-template <int ROWS, int STAGES> static void launch(fkv_device *dev, const qkv_params &p, int n_heads)
+template <int ROWS, int STAGES, bool FP8>
+static void launch(fkv_device *dev, const qkv_params &p, int n_heads)
 {
-    constexpr int bytes = shared_bytes(ROWS, STAGES);
+    constexpr int bytes = shared_bytes(ROWS, STAGES, FP8);
     const dim3 grid((unsigned)(p.n_tiles * p.n_splits), (unsigned)n_heads,
                     (unsigned)((p.n_slots + ROWS - 1) / ROWS));
-    if (!CUDA(dev, cudaFuncSetAttribute(qkv_kernel<ROWS, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        bytes)))
+    if (!CUDA(dev, cudaFuncSetAttribute(qkv_kernel<ROWS, STAGES, FP8>,
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
         return;
-    qkv_kernel<ROWS, STAGES><<<grid, 2 * ROWS, bytes, dev->stream>>>(p);
+    qkv_kernel<ROWS, STAGES, FP8><<<grid, 2 * ROWS, bytes, dev->stream>>>(p);
     CUDA_LAUNCHED(dev);
 }
 
-void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_heads, const bf16 *x,
-                         int64_t k, int n_slots, int per, float *parts)
+void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_heads, fkv_acts x, int64_t k,
+                         int n_slots, int per, float *parts)
 {
     const qkv_params p = {.heads = heads,
-                          .x = x,
+                          .x = x.data,
+                          .x_scale = x.scale,
                           .parts = parts,
                           .k = k,
                           .n_slots = n_slots,
@@ -220,12 +338,18 @@ void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_h
                           .n_tiles = (per + COLS - 1) / COLS,
                           .n_chunks = chunks_of(k),
                           .n_splits = cuda_qkv_splits(k)};
-    static_assert(shared_bytes(64, 4) <= CUDA_LEAST_SHARED && shared_bytes(128, 3) <= CUDA_LEAST_SHARED,
-                  "they fit every GPU");
-    if (n_slots <= 64)
-        launch<64, 4>(dev, p, n_heads);
-    else if (shared_bytes(128, 4) <= dev->shared_bytes)
-        launch<128, 4>(dev, p, n_heads);
+    static_assert(
+        shared_bytes(64, 4, false) <= CUDA_LEAST_SHARED && shared_bytes(128, 3, false) <= CUDA_LEAST_SHARED &&
+            shared_bytes(64, 4, true) <= CUDA_LEAST_SHARED && shared_bytes(128, 4, true) <= CUDA_LEAST_SHARED,
+        "they fit every GPU");
+    if (x.scale && n_slots <= 64)
+        launch<64, 4, true>(dev, p, n_heads);
+    else if (x.scale)
+        launch<128, 4, true>(dev, p, n_heads);
+    else if (n_slots <= 64)
+        launch<64, 4, false>(dev, p, n_heads);
+    else if (shared_bytes(128, 4, false) <= dev->shared_bytes)
+        launch<128, 4, false>(dev, p, n_heads);
     else
-        launch<128, 3>(dev, p, n_heads);
+        launch<128, 3, false>(dev, p, n_heads);
 }

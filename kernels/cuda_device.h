@@ -38,7 +38,7 @@ struct fkv_world; /* cuda_collective.h */
 /* Rows of a weight as kernels see them; only cuda_weights.cu knows more. */
 struct cuda_weight_view {
     const void *data;   /* [n, k] row-major, on the device; row 0 of a weight is 256-byte aligned */
-    fkv_dtype dtype;    /* of data: bf16 so far */
+    fkv_dtype dtype;    /* of data: bf16, or e4m3 with a scale */
     const float *scale; /* [n] of the rows, on the device; NULL: none */
     const bf16 *bias;   /* [n] of the rows, on the device; NULL: none */
     int64_t n, k;       /* rows from the first one viewed on (gate rows, then up rows), depth */
@@ -86,6 +86,7 @@ struct fkv_device {
     int n_sms;
     int shared_bytes; /* that a block may have */
     bool restricted;  /* fkv_backend_restrict was on */
+    bool bare;        /* for tests: FAIRKV_TEST_BARE_SUMS hides that the library scales FP8's sums */
     char name[96];
     cudaStream_t stream;
     cublasLtHandle_t lt;
@@ -97,6 +98,10 @@ struct fkv_device {
         *rope; /* [n_ropes][max_positions][head_dim / 2] cos, sin; device, filled by cuda_attention_prepare */
     bf16 *gate_tmp; /* [rows, 2 * share of the intermediate], grown in prepare_linear */
     size_t gate_tmp_bytes;
+    float *sums_tmp; /* of FP8 products that the library can't scale, before they are; grown as gate_tmp */
+    size_t sums_tmp_bytes;
+    char *landing; /* a piece of a weight that is to be quantised */
+    size_t landing_bytes;
     /* Pinned ring; counts only grow, a place is its count modulo the size. */
     char *staging;
     uint64_t staged, unstaged; /* bytes put into it; bytes of those that are free again */
@@ -193,10 +198,10 @@ void cuda_weights_free(fkv_device *dev, int64_t n);
  * rows are read and written, by the algorithm of class_rows rows. */
 fkv_status cuda_prepare_linear(fkv_device *dev, const fkv_weight *w, int64_t n_rows, fkv_epilogue epilogue,
                                fkv_err *err);
-void cuda_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
-                 const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue);
-void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t class_rows,
-               cuda_weight_view w, void *y, int64_t y_stride, bool f32_out);
+void cuda_linear(fkv_device *dev, fkv_acts x, int64_t n, int64_t class_rows, const fkv_weight *w, fkv_acts y,
+                 bool f32_out, fkv_epilogue epilogue);
+void cuda_gemm(fkv_device *dev, fkv_acts x, int64_t n_rows, int64_t class_rows, cuda_weight_view w, void *y,
+               int64_t y_stride, bool f32_out);
 /* Of the algorithms that were prepared, whatever their order; 0: none was. */
 uint64_t cuda_gemm_fingerprint(const fkv_device *dev);
 /* None was prepared; what was chosen stays chosen. */
@@ -207,7 +212,7 @@ void cuda_gemm_close(fkv_device *dev);
 void cuda_scale(fkv_device *dev, float *x, int64_t n, float factor, float cap);
 void cuda_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *table, float *out);
 void cuda_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
-                      int64_t hidden, void *out);
+                      int64_t hidden, void *out, float *scale);
 void cuda_last_rows(fkv_device *dev, const fkv_pack *pack, const void *x, int64_t hidden, void *out);
 void cuda_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots);
 void cuda_scatter(fkv_device *dev, int32_t *dst, const fkv_edit *edits, int64_t n);
@@ -217,6 +222,16 @@ void cuda_reduce_local(fkv_device *dev, const float *partials, int n_ranks, int6
 /* out[n, share] = g(gate) * up of in[n, 2 * share] (gate columns, then up). */
 void cuda_gate_mul(fkv_device *dev, fkv_activation g, const bf16 *in, int64_t n, int64_t share, bf16 *out,
                    int64_t out_stride);
+
+/* cuda_quant.cu */
+void cuda_quantise(fkv_device *dev, fkv_acts x, int64_t n, int64_t k);
+/* out[n, share] in FP8 = g(gate) * up of in[n, 2 * share]. */
+void cuda_gate_quantise(fkv_device *dev, fkv_activation g, const bf16 *in, int64_t n, int64_t share,
+                        fkv_acts out);
+/* to[n, k] e4m3 and scales[n] of from[n, k], all on the device. largest[n]: magnitudes of the whole rows, of
+ * which these are a part; NULL: they are whole. */
+void cuda_quantise_weight(fkv_device *dev, const bf16 *from, int64_t n, int64_t k, const float *largest,
+                          uint8_t *to, float *scales);
 
 /* cuda_prefill.cu. prepare fills the RoPE table and allocates what attention and compression need, by
  * dev->limits; called by the table's prepare, again after a release. */

@@ -4,23 +4,7 @@
  * is fixed by its length alone. Rows whose length and addresses allow it are moved 16
  * bytes a thread; the others element by element, by the same kernels with WIDTH 1.
  */
-#include "kernels/cuda_device.h"
-
-enum { ROW_THREADS = 256, WARPS = ROW_THREADS / 32 };
-
-/* WIDTH bf16 values: 16 bytes or one. */
-template <int WIDTH> struct alignas(2 * WIDTH) pack {
-    bf16 v[WIDTH];
-};
-
-template <int WIDTH> struct alignas(WIDTH == 1 ? 4 : 16) floats {
-    float v[WIDTH];
-};
-
-static bool aligned16(const void *p)
-{
-    return ((uintptr_t)p & 15) == 0;
-}
+#include "kernels/cuda_rows.h"
 
 /* out[n, k] = table[tokens[i] - first], zeros where that is not in [0, n_ids). A block a row. */
 template <int WIDTH>
@@ -56,7 +40,7 @@ void cuda_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_wei
     CUDA_LAUNCHED(dev);
 }
 
-/* Sum over the block, the same in every thread: lanes by halving, then warps in order. */
+/* A thread an element. */
 __global__ void __launch_bounds__(ROW_THREADS) scale_kernel(float *x, int64_t n, float factor, float cap)
 {
     const int64_t i = (int64_t)blockIdx.x * ROW_THREADS + threadIdx.x;
@@ -73,23 +57,13 @@ void cuda_scale(fkv_device *dev, float *x, int64_t n, float factor, float cap)
     CUDA_LAUNCHED(dev);
 }
 
-static __device__ float block_sum(float v)
-{
-    __shared__ float sums[WARPS];
-    for (int d = 16; d; d /= 2) v += __shfl_xor_sync(~0u, v, d);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = v;
-    __syncthreads();
-    float sum = sums[0];
-#pragma unroll
-    for (int w = 1; w < WARPS; w++) sum += sums[w];
-    return sum;
-}
-
 /* x += y, rounded to bf16; out = x * weight / rms(x). All [n, hidden]; a block a row. x
- * is read again for the second pass by the thread that wrote it, from L1 or L2. */
-template <int WIDTH>
+ * is read again for the second pass by the thread that wrote it, from L1 or L2. FP8: a row's codes lie at the
+ * beginning of its place in out, and a pass more finds its largest magnitude. */
+template <int WIDTH, bool FP8>
 __global__ void __launch_bounds__(ROW_THREADS)
-    add_rmsnorm_kernel(bf16 *x, const bf16 *y, const float *weight, float eps, int64_t hidden, bf16 *out)
+    add_rmsnorm_kernel(bf16 *x, const bf16 *y, const float *weight, float eps, int64_t hidden, bf16 *out,
+                       float *scales)
 {
     bf16 *row = x + blockIdx.x * hidden;
     float sum = 0;
@@ -107,29 +81,65 @@ __global__ void __launch_bounds__(ROW_THREADS)
     }
     if (!out) return;
     const float scale = 1.0f / sqrtf(block_sum(sum) / (float)hidden + eps);
-    for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < hidden; i += ROW_THREADS * WIDTH) {
+    out += blockIdx.x * hidden;
+    auto normed = [&](int64_t i) {
         const pack<WIDTH> p = *(const pack<WIDTH> *)(row + i);
-        const floats<WIDTH> w = *(const floats<WIDTH> *)(weight + i);
-        pack<WIDTH> o;
+        floats<WIDTH> w = *(const floats<WIDTH> *)(weight + i);
 #pragma unroll
-        for (int j = 0; j < WIDTH; j++)
-            o.v[j] = __float2bfloat16_rn(__bfloat162float(p.v[j]) * scale * w.v[j]);
-        *(pack<WIDTH> *)(out + blockIdx.x * hidden + i) = o;
+        for (int j = 0; j < WIDTH; j++) w.v[j] = __bfloat162float(p.v[j]) * scale * w.v[j];
+        return w;
+    };
+    if constexpr (FP8) {
+        uint32_t largest = 0;
+        for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < hidden; i += ROW_THREADS * WIDTH) {
+            const floats<WIDTH> f = normed(i);
+#pragma unroll
+            for (int j = 0; j < WIDTH; j++) largest = max(largest, magnitude(f.v[j]));
+        }
+        const fp8_row r = block_row<ROW_THREADS>(largest);
+        for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < hidden; i += ROW_THREADS * WIDTH) {
+            const floats<WIDTH> f = normed(i);
+            codes<WIDTH> c;
+#pragma unroll
+            for (int j = 0; j < WIDTH; j++) c.v[j] = r.code(f.v[j]);
+            *(codes<WIDTH> *)((uint8_t *)out + i) = c;
+        }
+        if (threadIdx.x == 0) scales[blockIdx.x] = r.scale;
+    } else {
+        for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < hidden; i += ROW_THREADS * WIDTH) {
+            const floats<WIDTH> f = normed(i);
+            pack<WIDTH> o;
+#pragma unroll
+            for (int j = 0; j < WIDTH; j++) o.v[j] = __float2bfloat16_rn(f.v[j]);
+            *(pack<WIDTH> *)(out + i) = o;
+        }
     }
 }
 
+template <int WIDTH>
+static void add_rmsnorm(fkv_device *dev, bf16 *x, const bf16 *y, const float *weight, float eps, int64_t n,
+                        int64_t hidden, bf16 *out, float *scale)
+{
+    const unsigned grid = (unsigned)n;
+    if (scale)
+        add_rmsnorm_kernel<WIDTH, true>
+            <<<grid, ROW_THREADS, 0, dev->stream>>>(x, y, weight, eps, hidden, out, scale);
+    else
+        add_rmsnorm_kernel<WIDTH, false>
+            <<<grid, ROW_THREADS, 0, dev->stream>>>(x, y, weight, eps, hidden, out, NULL);
+    CUDA_LAUNCHED(dev);
+}
+
 void cuda_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps, int64_t n,
-                      int64_t hidden, void *out)
+                      int64_t hidden, void *out, float *scale)
 {
     if (n <= 0) return;
-    const unsigned grid = (unsigned)n;
     bf16 *xb = (bf16 *)x, *ob = (bf16 *)out;
     const bf16 *yb = (const bf16 *)y;
     if (hidden % 8 == 0 && aligned16(x) && aligned16(y) && aligned16(weight) && aligned16(out))
-        add_rmsnorm_kernel<8><<<grid, ROW_THREADS, 0, dev->stream>>>(xb, yb, weight, eps, hidden, ob);
+        add_rmsnorm<8>(dev, xb, yb, weight, eps, n, hidden, ob, scale);
     else
-        add_rmsnorm_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(xb, yb, weight, eps, hidden, ob);
-    CUDA_LAUNCHED(dev);
+        add_rmsnorm<1>(dev, xb, yb, weight, eps, n, hidden, ob, scale);
 }
 
 /* Sums of ranks; a thread a group of WIDTH columns. */
@@ -170,14 +180,6 @@ void cuda_reduce_local(fkv_device *dev, const float *partials, int n_ranks, int6
     else
         reduce_kernel<1><<<grid, ROW_THREADS, 0, dev->stream>>>(partials, n_ranks, n, n_cols, stride, y);
     CUDA_LAUNCHED(dev);
-}
-
-/* g of fkv_activation. x / 2 (1 + tanh(t / 2)) is x / (1 + e^-t). */
-template <fkv_activation G> static __device__ __forceinline__ float gate_of(float x)
-{
-    if constexpr (G == FKV_ACTIVATION_SILU) return x / (1.0f + expf(-x));
-    const float t = 1.5957691216f * (x + 0.044715f * x * x * x); /* 2 sqrt(2 / pi) */
-    return x / (1.0f + expf(-t));
 }
 
 /* in[n, 2 * share], out[n, share] with out_stride. A thread handles WIDTH results; grid

@@ -240,7 +240,10 @@ void cuda_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
     cuda_weight_view w = cuda_weight_rows(a->weight, 0);
     bf16 *out = (bf16 *)a->qkv + a->row0 * width;
     w.n = width;
-    cuda_gemm(dev, (const bf16 *)a->x + a->row0 * w.k, w.k, a->n_rows, a->class_rows, w, out, width, false);
+    const fkv_acts x = {.data = (bf16 *)a->x.data + a->row0 * w.k,
+                        .stride = w.k,
+                        .scale = a->x.scale ? a->x.scale + a->row0 : NULL};
+    cuda_gemm(dev, x, a->n_rows, a->class_rows, w, out, width, false);
     finish(dev, a, out);
 }
 

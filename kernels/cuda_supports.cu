@@ -37,6 +37,11 @@ static fkv_status check_model(const fkv_device_limits *l, fkv_err *err)
     if (l->hidden % 8)
         return fkv_fail(err, FKV_E_INPUT,
                         "the cuda backend needs a hidden size that is a multiple of 8, not %d", l->hidden);
+    if (l->form == FKV_FORM_FP8 && l->hidden % 16)
+        return fkv_fail(
+            err, FKV_E_INPUT,
+            "the cuda backend multiplies in FP8 where the hidden size is a multiple of 16, not %d",
+            l->hidden);
     if (l->window < 0 || l->window > CUDA_MAX_WINDOW)
         return fkv_fail(err, FKV_E_INPUT,
                         "the cuda backend scores with a window of at most %d tokens, not %d", CUDA_MAX_WINDOW,

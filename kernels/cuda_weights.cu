@@ -1,10 +1,12 @@
 /* Weights of the CUDA backend: from rows in host memory, usually mapped files, to bf16
  * on the GPU through the pinned ring, converted on the way where the file holds another
- * type. A weight and its data belong to the device; how they lie is known here alone.
+ * type; or to e4m3 with a scale a row, quantised on the GPU from the same bf16 unless the file holds just
+ * that. A weight and its data belong to the device; how they lie is known here alone.
  */
 #include "kernels/cuda_device.h"
 
 #include <cassert>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -15,7 +17,8 @@ extern "C" {
 struct fkv_weight {
     int64_t n, k;  /* rows stored, depth */
     int64_t first; /* embedding: first id */
-    bf16 *data;    /* [n, k] row-major, 256-byte aligned; gated: gate rows, then up rows */
+    void *data;    /* [n, k] row-major, 256-byte aligned; gated: gate rows, then up rows */
+    float *scale;  /* [n], aligned the same, of e4m3; NULL: bf16 */
     bf16 *bias;    /* [n], aligned the same; NULL: none */
     fkv_weight *next;
 };
@@ -23,8 +26,9 @@ struct fkv_weight {
 cuda_weight_view cuda_weight_rows(const fkv_weight *w, int64_t row)
 {
     cuda_weight_view view = {};
-    view.data = w->data + row * w->k;
-    view.dtype = FKV_DTYPE_BF16;
+    view.data = (const char *)w->data + row * w->k * (w->scale ? 1 : 2);
+    view.dtype = w->scale ? FKV_DTYPE_F8_E4M3 : FKV_DTYPE_BF16;
+    view.scale = w->scale ? w->scale + row : NULL;
     view.bias = w->bias ? w->bias + row : NULL;
     view.n = w->n - row;
     view.k = w->k;
@@ -113,6 +117,58 @@ static void send_part(fkv_device *dev, const fkv_rows *part, int64_t k, bf16 *to
     }
 }
 
+/* Codes of a stored row and its scale, which is NaN where any of them is: kernels may not look for it. */
+static float take_codes(const fkv_rows *part, int64_t row, int64_t k, uint8_t *to)
+{
+    bool nan = false;
+    memcpy(to, (const char *)part->data + row * part->stride, (size_t)k);
+    for (int64_t i = 0; i < k; i++) nan |= (to[i] & 0x7f) == 0x7f;
+    return nan ? NAN : fkv_rows_scale(part, row);
+}
+
+static float to_bf16(float f)
+{
+    const uint32_t bits = (uint32_t)bf16_bits(f) << 16;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* Rows of part in FP8, in pieces of whole rows. What is staged: the rows, as codes or as bf16, then a number
+ * for each: its scale, or the largest magnitude of the whole row where these are a part of it. */
+static void send_fp8(fkv_device *dev, const fkv_rows *part, int64_t k, uint8_t *to, float *scales)
+{
+    const bool stored = fkv_rows_are_fp8(part, k), whole = !part->all_cols || part->all_cols == k;
+    const int64_t row_bytes = k * (stored ? 1 : 2), rows = piece_bytes / (row_bytes + 4);
+    for (int64_t i = 0; i < part->n_rows && !dev->failed; i += rows) {
+        const int64_t n = part->n_rows - i < rows ? part->n_rows - i : rows;
+        const size_t numbers = (size_t)(n * row_bytes + 15) / 16 * 16,
+                     all = numbers + (size_t)n * sizeof(float);
+        char *staged = cuda_stage(dev, all);
+        if (!staged) return;
+        float *of_rows = (float *)(staged + numbers);
+        for (int64_t r = 0; r < n; r++) {
+            if (stored) {
+                of_rows[r] = take_codes(part, i + r, k, (uint8_t *)staged + r * k);
+            } else {
+                convert((uint16_t *)staged + r * k, part, i + r, 0, k);
+                of_rows[r] = whole ? 0 : to_bf16(fkv_rows_largest(part, i + r, k));
+            }
+        }
+        if (stored) {
+            CUDA(dev,
+                 cudaMemcpyAsync(to + i * k, staged, (size_t)(n * k), cudaMemcpyHostToDevice, dev->stream));
+            CUDA(dev, cudaMemcpyAsync(scales + i, of_rows, (size_t)n * sizeof(float), cudaMemcpyHostToDevice,
+                                      dev->stream));
+        } else if (cuda_grow(dev, (void **)&dev->landing, &dev->landing_bytes, piece_bytes + 16) &&
+                   CUDA(dev,
+                        cudaMemcpyAsync(dev->landing, staged, all, cudaMemcpyHostToDevice, dev->stream))) {
+            const float *largest = (const float *)(dev->landing + numbers);
+            cuda_quantise_weight(dev, (const bf16 *)dev->landing, n, k, whole ? NULL : largest, to + i * k,
+                                 scales + i);
+        }
+    }
+}
+
 /* A part's bias becomes that of w's rows from `row` on; without one they keep zeros. */
 static void send_bias(fkv_device *dev, const fkv_rows *part, bf16 *to)
 {
@@ -120,20 +176,25 @@ static void send_bias(fkv_device *dev, const fkv_rows *part, bf16 *to)
     if (part->bias && part->n_rows > 0) send_part(dev, &bias, part->n_rows, to);
 }
 
-static fkv_status load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
+/* Sizes of a weight of these parts, and its memory. */
+static fkv_status make(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
                        fkv_err *err)
 {
     int64_t n = 0;
     size_t bytes;
     bool biased = false;
-    void *data = NULL, *bias = NULL;
+    const bool fp8 = n_parts > 0 && parts[0].form == FKV_FORM_FP8;
+    void *data = NULL, *bias = NULL, *scale = NULL;
     for (int p = 0; p < n_parts; p++) {
         n += parts[p].n_rows;
         biased = biased || parts[p].bias;
     }
     if (n < 0 || k <= 0 || !fkv_mul_size((size_t)n, (size_t)k, &bytes) ||
-        !fkv_mul_size(bytes, sizeof(bf16), &bytes))
+        !fkv_mul_size(bytes, fp8 ? 1 : sizeof(bf16), &bytes))
         return fkv_fail_memory(err);
+    if (fp8 && k * 2 + 4 > piece_bytes)
+        return fkv_fail(err, FKV_E_INPUT, "the cuda backend holds no rows of %lld numbers in FP8",
+                        (long long)k);
     fkv_weight *w = (fkv_weight *)calloc(1, sizeof *w);
     if (!w) return fkv_fail_memory(err);
     w->next = dev->weights;
@@ -141,14 +202,28 @@ static fkv_status load(fkv_device *dev, const fkv_rows *parts, int n_parts, int6
     w->n = n;
     w->k = k;
     fkv_status st = cuda_alloc(dev, bytes, &data, err);
+    if (!st && fp8) st = cuda_alloc(dev, (size_t)n * sizeof(float), &scale, err);
     if (!st && biased) st = cuda_alloc(dev, (size_t)n * sizeof(bf16), &bias, err);
-    if (st) return st;
-    w->data = (bf16 *)data;
+    w->data = data;
+    w->scale = (float *)scale;
     w->bias = (bf16 *)bias;
+    *out = w;
+    return st;
+}
+
+static fkv_status load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
+                       fkv_err *err)
+{
+    fkv_weight *w = NULL;
+    const fkv_status st = make(dev, parts, n_parts, k, &w, err);
+    if (st) return st;
     int64_t row = 0;
     for (int p = 0; p < n_parts; p++) {
-        send_part(dev, &parts[p], k, w->data + row * k);
-        if (biased) send_bias(dev, &parts[p], w->bias + row);
+        if (w->scale)
+            send_fp8(dev, &parts[p], k, (uint8_t *)w->data + row * k, w->scale + row);
+        else
+            send_part(dev, &parts[p], k, (bf16 *)w->data + row * k);
+        if (w->bias) send_bias(dev, &parts[p], w->bias + row);
         row += parts[p].n_rows;
     }
     *out = w;

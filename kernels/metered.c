@@ -228,23 +228,30 @@ static void metered_scale(fkv_device *dev, float *x, int64_t n, float factor, fl
 }
 
 static void metered_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps,
-                                int64_t n, int64_t hidden, void *out)
+                                int64_t n, int64_t hidden, void *out, float *scale)
 {
     meter *m = begin(dev);
-    in->add_rmsnorm(dev, x, y, weight, eps, n, hidden, out);
-    end(m, FKV_OP_ADD_RMSNORM, fkv_op_cost_add_rmsnorm(&m->info, n, hidden, y, out));
+    in->add_rmsnorm(dev, x, y, weight, eps, n, hidden, out, scale);
+    end(m, FKV_OP_ADD_RMSNORM,
+        fkv_op_cost_add_rmsnorm(&m->info, n, hidden, y, out, scale ? FKV_FORM_FP8 : FKV_FORM_NATIVE));
 }
 
-static void metered_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
-                           const fkv_weight *w, void *y, int64_t y_stride, bool f32_out,
-                           fkv_epilogue epilogue)
+static void metered_quantise(fkv_device *dev, fkv_acts x, int64_t n, int64_t k)
+{
+    meter *m = begin(dev);
+    in->quantise(dev, x, n, k);
+    end(m, FKV_OP_QUANTISE, fkv_op_cost_quantise(&m->info, n, k));
+}
+
+static void metered_linear(fkv_device *dev, fkv_acts x, int64_t n, int64_t class_rows, const fkv_weight *w,
+                           fkv_acts y, bool f32_out, fkv_epilogue epilogue)
 {
     int64_t rows, k;
     meter *m = begin(dev);
     in->weight_shape(w, &rows, &k);
-    in->linear(dev, x, x_stride, n, class_rows, w, y, y_stride, f32_out, epilogue);
+    in->linear(dev, x, n, class_rows, w, y, f32_out, epilogue);
     end(m, fkv_op_kind_of_linear(&m->limits, rows, f32_out, epilogue),
-        fkv_op_cost_linear(&m->info, n, rows, k, f32_out, epilogue));
+        fkv_op_cost_linear(&m->info, x, n, rows, k, y, f32_out, epilogue));
 }
 
 static void metered_start_slots(fkv_device *dev, const fkv_pack *pack, const fkv_slots *slots)
@@ -392,6 +399,7 @@ const fkv_backend *fkv_backend_metered(const fkv_backend *inner)
     table.embed = metered_embed;
     table.scale = metered_scale;
     table.add_rmsnorm = metered_add_rmsnorm;
+    table.quantise = metered_quantise;
     table.linear = metered_linear;
     table.start_slots = metered_start_slots;
     table.prefill_qkv = metered_prefill_qkv;

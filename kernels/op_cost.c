@@ -11,35 +11,59 @@ fkv_op_cost fkv_op_cost_scale(int64_t n, bool with_cap)
     return (fkv_op_cost){.bytes = 8.0 * (double)n, .flops = (with_cap ? 10.0 : 1.0) * (double)n};
 }
 
+/* Of an activation. */
+static int act_bytes(const fkv_device_info *d, fkv_form form)
+{
+    return form == FKV_FORM_FP8 ? d->fp8_bytes : d->act_bytes;
+}
+
 fkv_op_cost fkv_op_cost_add_rmsnorm(const fkv_device_info *d, int64_t n, int64_t hidden, bool with_y,
-                                    bool with_out)
+                                    bool with_out, fkv_form out)
 {
     const double all = (double)n * (double)hidden;
-    return (fkv_op_cost){.bytes = all * d->act_bytes * (1 + 2 * with_y + with_out) +
+    return (fkv_op_cost){.bytes = all * (d->act_bytes * (1 + 2 * with_y) + with_out * act_bytes(d, out)) +
                                   (with_out ? 4 * (double)hidden : 0),
                          .flops = all * (with_y + 4 * with_out)};
 }
 
-/* n rows of depth k with w_rows rows of a weight, results of out_bytes a row. */
-static fkv_op_cost product(const fkv_device_info *d, int64_t n, int64_t w_rows, int64_t k, double out_bytes)
+fkv_op_cost fkv_op_cost_quantise(const fkv_device_info *d, int64_t n, int64_t k)
+{
+    const double all = (double)n * (double)k;
+    return (fkv_op_cost){.bytes = all * (d->act_bytes + d->fp8_bytes), .flops = 2 * all};
+}
+
+static fkv_form form_of(fkv_acts x)
+{
+    return x.scale ? FKV_FORM_FP8 : FKV_FORM_NATIVE;
+}
+
+/* Of a weight that meets x. */
+static int weight_bytes(const fkv_device_info *d, fkv_acts x)
+{
+    return x.scale ? d->fp8_bytes : d->weight_bytes;
+}
+
+/* n rows x of depth k with w_rows rows of a weight, results of out_bytes a row. */
+static fkv_op_cost product(const fkv_device_info *d, fkv_acts x, int64_t n, int64_t w_rows, int64_t k,
+                           double out_bytes)
 {
     const double rows = (double)n, weights = (double)w_rows * (double)k;
-    return (fkv_op_cost){.bytes =
-                             rows * (double)k * d->act_bytes + weights * d->weight_bytes + rows * out_bytes,
+    return (fkv_op_cost){.bytes = rows * (double)k * act_bytes(d, form_of(x)) + weights * weight_bytes(d, x) +
+                                  rows * out_bytes,
                          .flops = 2 * rows * weights};
 }
 
-fkv_op_cost fkv_op_cost_linear(const fkv_device_info *d, int64_t n, int64_t w_rows, int64_t k, bool f32_out,
-                               fkv_epilogue epilogue)
+fkv_op_cost fkv_op_cost_linear(const fkv_device_info *d, fkv_acts x, int64_t n, int64_t w_rows, int64_t k,
+                               fkv_acts y, bool f32_out, fkv_epilogue epilogue)
 {
     const int64_t out = epilogue == FKV_EPILOGUE_NONE ? w_rows : w_rows / 2;
-    return product(d, n, w_rows, k, (double)out * (f32_out ? 4 : d->act_bytes));
+    return product(d, x, n, w_rows, k, (double)out * (f32_out ? 4 : act_bytes(d, form_of(y))));
 }
 
 fkv_op_cost fkv_op_cost_prefill_qkv(const fkv_device_info *d, const fkv_prefill_args *a, int64_t k)
 {
     const int64_t w_rows = (int64_t)a->n_heads * fkv_head_rows(a->spec->group) * a->spec->head_dim;
-    return product(d, a->n_rows, w_rows, k, (double)w_rows * d->act_bytes);
+    return product(d, a->x, a->n_rows, w_rows, k, (double)w_rows * d->act_bytes);
 }
 
 /* Keys that position pos sees. */
@@ -148,10 +172,10 @@ fkv_op_cost fkv_op_cost_decode_qkv(const fkv_device_info *d, const fkv_decode_ar
 {
     const double hd = a->spec->head_dim, group = a->spec->group, hidden = a->hidden;
     const double weights = fkv_head_rows(a->spec->group) * hd * hidden;
-    fkv_op_cost cost = {.bytes = a->n_slots * hidden * d->act_bytes};
+    fkv_op_cost cost = {.bytes = a->n_slots * hidden * act_bytes(d, form_of(a->x))};
     for (int i = 0; i < a->n_heads_served; i++) {
         const fkv_decode_head *h = &a->heads[i];
-        cost.bytes += weights * d->weight_bytes;
+        cost.bytes += weights * weight_bytes(d, a->x);
         cost.flops += 2 * weights * (h->end - h->begin);
         for (int s = h->begin; s < h->end; s++)
             if (slots->active[s]) cost.bytes += hd * (group * d->act_bytes + 2 * d->kv_bytes);

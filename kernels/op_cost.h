@@ -8,7 +8,8 @@
  *
  * Not for plans: the cost model (engine/plan/cost.h, fkv_cost) has constants that are stated or measured.
  *
- * Sizes: act, kv and weight are the bytes of an element (fkv_device_info). hd and head_rows are the
+ * Sizes: act, kv and weight are the bytes of an element (fkv_device_info); of rows and of a weight in FP8
+ * act and weight are fp8_bytes, and scales are left out. hd and head_rows are the
  * spec's; heads are KV heads; T is a segment's number of tokens. seen(p) = min(p + 1, window) keys
  * are seen from position p (p + 1 without a window). */
 #ifndef FKV_KERNELS_OP_COST_H
@@ -34,12 +35,15 @@ fkv_op_cost fkv_op_cost_scale(int64_t n, bool with_cap);
 /* bytes = n hidden act (1 + 2 with_y + with_out) + with_out 4 hidden: x is read; y is read and x
  * written; out is written by the weights. flops = n hidden (with_y + 4 with_out). */
 fkv_op_cost fkv_op_cost_add_rmsnorm(const fkv_device_info *d, int64_t n, int64_t hidden, bool with_y,
-                                    bool with_out);
+                                    bool with_out, fkv_form out);
+
+/* bytes = n k (act + fp8_bytes); flops = 2 n k. */
+fkv_op_cost fkv_op_cost_quantise(const fkv_device_info *d, int64_t n, int64_t k);
 
 /* With a weight of w_rows rows (gate and up both) and w_rows or, with a gate, w_rows / 2 = out
  * results a row: bytes = n k act + w_rows k weight + n out (4 or act); flops = 2 n w_rows k. */
-fkv_op_cost fkv_op_cost_linear(const fkv_device_info *d, int64_t n, int64_t w_rows, int64_t k, bool f32_out,
-                               fkv_epilogue epilogue);
+fkv_op_cost fkv_op_cost_linear(const fkv_device_info *d, fkv_acts x, int64_t n, int64_t w_rows, int64_t k,
+                               fkv_acts y, bool f32_out, fkv_epilogue epilogue);
 
 /* A product of n = args->n_rows rows, of depth k, with w_rows = heads head_rows hd:
  * bytes = n k act + w_rows k weight + n w_rows act; flops = 2 n w_rows k. */

@@ -3,11 +3,25 @@
 
 const char *fkv_op_kind_name(fkv_op_kind kind)
 {
-    static const char *const names[FKV_OP_KINDS] = {
-        "embed",        "scale",          "add_rmsnorm", "linear, output",    "linear, gate and up",
-        "linear, down", "linear, logits", "prefill_qkv", "prefill_attention", "key_scores",
-        "kv_keep",      "last_rows",      "decode_qkv",  "decode_attention",  "sample",
-        "gather_cols",  "gather_heads",   "reduce_ranks"};
+    static const char *const names[FKV_OP_KINDS] = {"embed",
+                                                    "scale",
+                                                    "add_rmsnorm",
+                                                    "quantise",
+                                                    "linear, output",
+                                                    "linear, gate and up",
+                                                    "linear, down",
+                                                    "linear, logits",
+                                                    "prefill_qkv",
+                                                    "prefill_attention",
+                                                    "key_scores",
+                                                    "kv_keep",
+                                                    "last_rows",
+                                                    "decode_qkv",
+                                                    "decode_attention",
+                                                    "sample",
+                                                    "gather_cols",
+                                                    "gather_heads",
+                                                    "reduce_ranks"};
     return names[kind];
 }
 

@@ -9,6 +9,7 @@ typedef enum fkv_op_kind {
     FKV_OP_EMBED,
     FKV_OP_SCALE,
     FKV_OP_ADD_RMSNORM,
+    FKV_OP_QUANTISE,
     FKV_OP_OUTPUT,  /* linear of the output projection, or of any weight that is not one below */
     FKV_OP_GATE_UP, /* linear with a gate */
     FKV_OP_DOWN,    /* linear in float32, of as many rows as the hidden has */

@@ -60,6 +60,44 @@ void fkv_rows_read(const fkv_rows *rows, int64_t row, int64_t col, int64_t n, fl
     }
 }
 
+/* Magnitudes are ordered as their bits are, NaN above all. */
+static uint32_t magnitude(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x7fffffffu;
+}
+
+float fkv_rows_largest(const fkv_rows *rows, int64_t row, int64_t k)
+{
+    enum { PIECE = 256 };
+    float piece[PIECE];
+    uint32_t largest = 0;
+    const int64_t all = rows->all_cols ? rows->all_cols : k;
+    for (int64_t from = 0; from < all; from += PIECE) {
+        const int64_t n = all - from < PIECE ? all - from : PIECE;
+        fkv_rows_read(rows, row, from - rows->cols_before, n, piece);
+        for (int64_t i = 0; i < n; i++) {
+            const uint32_t m = magnitude(piece[i]);
+            largest = m > largest ? m : largest;
+        }
+    }
+    return fkv_f32_from_bits(largest);
+}
+
+bool fkv_rows_are_fp8(const fkv_rows *rows, int64_t k)
+{
+    const fkv_scales *s = &rows->scales;
+    const int64_t first = s->col0 - rows->cols_before, all = rows->all_cols ? rows->all_cols : k;
+    return rows->dtype == FKV_DTYPE_F8_E4M3 && s->data &&
+           first / s->block_cols == (first + all - 1) / s->block_cols;
+}
+
+float fkv_rows_scale(const fkv_rows *rows, int64_t row)
+{
+    return scale_of(&rows->scales, rows->scales.row0 + row, rows->scales.col0);
+}
+
 fkv_rows fkv_rows_bias(const fkv_rows *rows)
 {
     return (fkv_rows){.data = rows->bias, .dtype = rows->bias_dtype, .n_rows = 1, .stride = rows->n_rows};

@@ -17,13 +17,18 @@ static fkv_status single_prepare(fkv_device *dev, const fkv_device_limits *limit
     return in->prepare(dev, limits, err);
 }
 
-static void single_linear(fkv_device *dev, const void *x, int64_t x_stride, int64_t n, int64_t class_rows,
-                          const fkv_weight *w, void *y, int64_t y_stride, bool f32_out, fkv_epilogue epilogue)
+static void single_linear(fkv_device *dev, fkv_acts x, int64_t n, int64_t class_rows, const fkv_weight *w,
+                          fkv_acts y, bool f32_out, fkv_epilogue epilogue)
 {
     int64_t rows, k;
     in->weight_shape(w, &rows, &k);
     if (wanted(fkv_op_kind_of_linear(&shape, rows, f32_out, epilogue)))
-        in->linear(dev, x, x_stride, n, class_rows, w, y, y_stride, f32_out, epilogue);
+        in->linear(dev, x, n, class_rows, w, y, f32_out, epilogue);
+}
+
+static void single_quantise(fkv_device *dev, fkv_acts x, int64_t n, int64_t k)
+{
+    if (wanted(FKV_OP_QUANTISE)) in->quantise(dev, x, n, k);
 }
 
 static void single_embed(fkv_device *dev, const int32_t *tokens, int64_t n, const fkv_weight *w, float *out)
@@ -37,9 +42,9 @@ static void single_scale(fkv_device *dev, float *x, int64_t n, float factor, flo
 }
 
 static void single_add_rmsnorm(fkv_device *dev, void *x, const void *y, const float *weight, float eps,
-                               int64_t n, int64_t hidden, void *out)
+                               int64_t n, int64_t hidden, void *out, float *scale)
 {
-    if (wanted(FKV_OP_ADD_RMSNORM)) in->add_rmsnorm(dev, x, y, weight, eps, n, hidden, out);
+    if (wanted(FKV_OP_ADD_RMSNORM)) in->add_rmsnorm(dev, x, y, weight, eps, n, hidden, out, scale);
 }
 
 static void single_prefill_qkv(fkv_device *dev, const fkv_prefill_args *a)
@@ -108,6 +113,7 @@ const fkv_backend *fkv_backend_single_op(const fkv_backend *inner)
     table = *inner;
     table.prepare = single_prepare;
     table.linear = single_linear;
+    table.quantise = single_quantise;
     table.embed = single_embed;
     table.scale = single_scale;
     table.add_rmsnorm = single_add_rmsnorm;

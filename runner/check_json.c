@@ -82,7 +82,8 @@ static json_t *model_of(const fkv_setup *s, bool *whole)
     put_int(o, "head_dim", c->head_dim, whole);
     put_int(o, "hidden", c->hidden, whole);
     put_int(o, "vocabulary", c->vocab, whole);
-    put(o, "fp8", json_boolean(c->quant.grains && !s->job->model.dummy), whole);
+    put(o, "held_in_fp8", json_boolean(fkv_job_is_fp8(s->job)), whole);
+    put(o, "fp8", json_boolean(c->quant.grains && !fkv_job_is_dummy(s->job)), whole);
     return o;
 }
 

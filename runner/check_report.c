@@ -153,11 +153,13 @@ static void print_layout(const fkv_check_report *r, FILE *out)
         out,
         "; model: %d layers, %d query and %d KV heads of %d, hidden %d, vocabulary %d, %.1f MiB of weights\n",
         c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->hidden, c->vocab,
-        mib(fkv_engine_weight_bytes(c, r->found->sizing.shape.weight_bytes)));
-    if (c->quant.grains && !s->job->model.dummy)
-        fprintf(out,
-                ";   the files hold FP8 weights, which loading multiplies by their scales: %d bytes each\n",
-                r->found->sizing.shape.weight_bytes);
+        mib(fkv_memory_model_bytes(&r->found->sizing.shape)));
+    if (c->quant.grains && !fkv_job_is_dummy(s->job))
+        fprintf(out, ";   the files hold FP8 weights%s\n",
+                fkv_job_is_fp8(s->job) ? "" : ", which loading multiplies by their scales");
+    if (fkv_job_is_fp8(s->job))
+        fprintf(out, ";   the layers' matrices are held and multiplied in FP8: %d byte%s each\n",
+                r->found->sizing.shape.fp8_bytes, plural(r->found->sizing.shape.fp8_bytes));
     if (f->slots_open)
         snprintf(slots, sizeof slots, "slots: the run chooses, of up to ~%d", f->slots_most);
     else

@@ -50,6 +50,7 @@ static fkv_status task_of(const fkv_setup *s, const fkv_layout *layout, const fk
         .n_devices = layout->devices,
         .n_slots = layout->slots,
         .n_threads = fkv_setup_threads(s),
+        .form = fkv_setup_form(s),
         .mean_tokens = mean_tokens(s, profile, err, &st),
         .prompt_tokens = {fkv_profile_prompt(profile, 0.5), fkv_profile_prompt(profile, 1)},
         .again = !strcmp(s->job->plan.calibration, "measure")};
@@ -179,6 +180,7 @@ fkv_status fkv_constants_check(const fkv_setup *s, fkv_err *err)
                                        .n_devices = fkv_setup_devices_each(s),
                                        .n_slots = s->auto_slots ? 0 : s->n_slots,
                                        .n_threads = fkv_setup_threads(s),
+                                       .form = fkv_setup_form(s),
                                        .mean_tokens = 1};
     return fkv_calibration_pinned(&task, s->job->plan.calibration, &ignored, err);
 }

@@ -69,12 +69,12 @@ static void print_budgets(const fkv_planning *p, FILE *out)
             100 * fkv_profile_kept_share(&p->profile), p->profile.score[0] ? ", by " : "", p->profile.score);
 }
 
-static void print_modes(const fkv_setup *s, const fkv_planning *p, const fkv_explanation *x, FILE *out)
+static void print_modes(const fkv_planning *p, const fkv_explanation *x, FILE *out)
 {
     const fkv_plan *any = &x->modes[0];
     const double us[] = {any->standard_us, any->best_effort_us, any->fair_copying_us};
     const double common = any->n_layers * (p->constants.cost.common_us + p->constants.collectives_us);
-    const double copy = (double)fkv_tensors_head_values(&s->config) * p->sizing.shape.weight_bytes;
+    const double copy = (double)fkv_memory_head_bytes(&p->sizing.shape);
     fprintf(out,
             "modelled decode step, us, each rank on a device of its own\n"
             "  %-16s %14s %10s %13s %7s %11s %9s\n",
@@ -176,7 +176,7 @@ void fkv_explain_print(const fkv_setup *s, const fkv_planning *p, const fkv_expl
     print_budgets(p, out);
     fprintf(out, "plan: %s, %d ranks, %d slots, %d copies\n", fkv_plan_mode_name(p->plan.mode),
             p->plan.n_ranks, p->plan.n_slots, fkv_plan_copies(&p->plan));
-    print_modes(s, p, x, out);
+    print_modes(p, x, out);
     print_gain(p, x, out);
     print_memory(s, p, x, out);
     print_splits(s, p, out);

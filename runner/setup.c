@@ -159,6 +159,7 @@ static bool supported(const fkv_setup *s, int n_groups, int n_devices, bool as_a
                                     .n_devices = n_devices,
                                     .n_slots = as_asked ? s->n_slots : 1,
                                     .max_prompt = 1,
+                                    .form = fkv_setup_form(s),
                                     .window = as_asked ? (int)s->job->profile.window : 1,
                                     .scorers = as_asked ? fkv_scorer_bit(fkv_setup_scorer(s)) : 0};
     *err = (fkv_err){0};
@@ -378,7 +379,7 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
     }
     const bool have_config = !fkv_config_read(j->model.path, &s->config, &err);
     if (!have_config) add_error(errs, &err);
-    if (!j->model.dummy) {
+    if (!fkv_job_is_dummy(j)) {
         if (fkv_safetensors_open(j->model.path, &s->weights, &err) ||
             (have_config && fkv_tensors_check(&s->config, s->weights, &err)))
             add_error(errs, &err);
@@ -514,6 +515,7 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
                                 .window = (int)j->profile.window,
                                 .kernel = (int)j->profile.kernel,
                                 .n_threads = fkv_setup_threads(s),
+                                .form = fkv_setup_form(s),
                                 .rules = fkv_setup_rules(s),
                                 .measured = {.temperature = (float)j->sampling.temperature,
                                              .top_p = (float)j->sampling.top_p,
@@ -548,6 +550,11 @@ fkv_scorer fkv_setup_scorer(const fkv_setup *s)
 {
     if (!fkv_setup_compresses(s)) return FKV_SCORER_SNAPKV;
     return (fkv_scorer)s->job->profile.score; /* the same order: tests/unit/test_planning.c */
+}
+
+fkv_form fkv_setup_form(const fkv_setup *s)
+{
+    return fkv_job_is_fp8(s->job) ? FKV_FORM_FP8 : FKV_FORM_NATIVE;
 }
 
 fkv_plan_mode fkv_setup_mode(const fkv_setup *s)

@@ -29,6 +29,9 @@ fkv_status fkv_sizing_probe(const fkv_setup *s, fkv_sizing *z, fkv_err *err)
         z->shape = (fkv_memory_shape){.act_bytes = info.act_bytes,
                                       .kv_bytes = info.kv_bytes,
                                       .weight_bytes = info.weight_bytes,
+                                      .fp8_bytes = info.fp8_bytes,
+                                      .fp8_row_bytes = info.fp8_row_bytes,
+                                      .form = fkv_setup_form(s),
                                       .prefill_tile = info.prefill_tile,
                                       .worth_rows = info.worth_rows};
     }

@@ -67,9 +67,15 @@ static int draw(uint64_t *i, int n)
     return (int)(fkv_random_u64(20150280, 4, (*i)++) % (uint64_t)n);
 }
 
+/* Of an element of a layer's matrices. */
+static int matrix_bytes(const fkv_calibration_task *t, const fkv_device_info *info)
+{
+    return t->form == FKV_FORM_FP8 ? info->fp8_bytes : info->weight_bytes;
+}
+
 static double weight_bytes(const scratch *s)
 {
-    return (double)fkv_tensors_layer_values(&s->config) * s->info.weight_bytes;
+    return (double)fkv_tensors_layer_values(&s->config) * matrix_bytes(s->task, &s->info);
 }
 
 /* How much of the model the scratch engine has. */
@@ -183,6 +189,7 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
                                         .window = 32,
                                         .kernel = 7,
                                         .n_threads = t->n_threads,
+                                        .form = t->form,
                                         .solo = s->solo};
     if ((st = fkv_engine_open(c, s->weights, &options, &s->engine, err))) return st;
     const fkv_engine_kv_limits limits = fkv_measure_limits(&s->plan, s->budgets, s->prompt, BURST + 1);
@@ -441,7 +448,7 @@ static void fill_key(const fkv_calibration_task *t, const fkv_device_info *info,
     key->vocab = c->vocab;
     key->act_bytes = info->act_bytes;
     key->kv_bytes = info->kv_bytes;
-    key->weight_bytes = info->weight_bytes;
+    key->weight_bytes = matrix_bytes(t, info);
     key->n_ranks = t->n_ranks;
     key->n_devices = t->n_devices > 1 ? t->n_devices : 1;
     key->n_slots = t->n_slots;

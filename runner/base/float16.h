@@ -1,4 +1,4 @@
-/* Floats of 16 and 8 bits as stored in files, to float32 and, for single numbers, back. */
+/* Floats of 16 and 8 bits, to float32 and back. */
 #ifndef FKV_BASE_FLOAT16_H
 #define FKV_BASE_FLOAT16_H
 
@@ -42,6 +42,22 @@ static inline float fkv_f32_from_e4m3(uint8_t x)
     const uint32_t sign = (uint32_t)(x & 0x80) << 24, rest = x & 0x7f;
     if (rest == 0x7f) return fkv_f32_from_bits(sign | 0x7fc00000u);
     return fkv_f32_from_bits(sign | rest << 20) * 0x1p120f;
+}
+
+/* To the nearest, ties to even; at most 448 in magnitude, NaN stays one. */
+static inline uint8_t fkv_e4m3_from_f32(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    const uint8_t sign = (uint8_t)(bits >> 24 & 0x80);
+    bits &= 0x7fffffff;
+    if (bits > 0x7f800000u) return sign | 0x7f;
+    if (bits >= 0x43e00000u) return sign | 0x7e; /* 448 */
+    if (bits < 0x3c800000u)                      /* below 2^-6: units of 2^-9, which this sum rounds to */
+        return sign | (uint8_t)(fkv_f32_from_bits(bits) * 0x1p9f + 0x1p23f - 0x1p23f);
+    bits += 0x7ffff + (bits >> 20 & 1);
+    const uint32_t rounded = (bits >> 20) - (120 << 3);
+    return sign | (uint8_t)(rounded < 0x7e ? rounded : 0x7e);
 }
 
 #endif

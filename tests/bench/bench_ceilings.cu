@@ -1,7 +1,7 @@
 /* What this GPU can do at the most, for benchmarks to be beside: bytes read a second, bytes copied, and
  * products of a model's own shapes through the backend, random numbers, sustained.
  *
- * usage: bench_ceilings [8b|70b] [SECONDS]
+ * usage: bench_ceilings [8b|70b] [SECONDS] [bf16|fp8]
  * Prints "gbps=..." (reading) and "tflops=..." (all products of a layer in turn, for SECONDS, 5 if not
  * said) in the form that bench_engine takes; exit code 77 without a GPU.
  */
@@ -106,7 +106,9 @@ typedef struct bench {
     const fkv_backend *b;
     fkv_device *dev;
     int64_t rows;
+    fkv_form form;
     void *x, *y;
+    float *scale; /* of x; NULL: none */
 } bench;
 
 /* Finite bf16 numbers between -2 and 2 whose bits are as random as those of weights and activations. */
@@ -138,6 +140,7 @@ static void load(const bench *t, product *p, const std::vector<uint16_t> &number
         rows.dtype = FKV_DTYPE_BF16;
         rows.n_rows = std::min(whole, p->n_out - i);
         rows.stride = p->k;
+        rows.form = t->form;
         parts.push_back(rows);
     }
     must(t->b->weight_load(t->dev, parts.data(), (int)parts.size(), p->k, &p->weight, &err), &err);
@@ -160,8 +163,8 @@ static double sustain(const bench *t, const product *products, int n, double sec
         for (int i = 0; i < PER_WAIT; i++) {
             for (int k = 0; k < n; k++) {
                 const product *p = &products[k];
-                t->b->linear(t->dev, t->x, p->k, t->rows, t->rows, p->weight, t->y, p->n_out, p->f32_out,
-                             FKV_EPILOGUE_NONE);
+                const fkv_acts x = {t->x, p->k, t->scale}, y = {t->y, p->n_out, NULL};
+                t->b->linear(t->dev, x, t->rows, t->rows, p->weight, y, p->f32_out, FKV_EPILOGUE_NONE);
                 flops += 2.0 * (double)t->rows * (double)p->n_out * (double)p->k;
             }
         }
@@ -174,7 +177,7 @@ static double sustain(const bench *t, const product *products, int n, double sec
     return flops / (fkv_seconds() - start);
 }
 
-static double print_products(const fkv_config *c, double seconds)
+static double print_products(const fkv_config *c, fkv_form form, double seconds)
 {
     const fkv_group group = {.n_devices = 1};
     fkv_world *world;
@@ -192,12 +195,17 @@ static double print_products(const fkv_config *c, double seconds)
     must(t.b->open(world, 0, 0, &t.dev, &err), &err);
     t.b->info(t.dev, &info);
     t.rows = info.prefill_tile;
+    t.form = form;
     const std::vector<uint16_t> numbers = random_numbers((size_t)t.rows * (size_t)c->intermediate);
     must(t.b->alloc(t.dev, numbers.size() * 2, &t.x, &err), &err);
     must(t.b->alloc(t.dev, (size_t)t.rows * 2 * (size_t)c->intermediate * 4, &t.y, &err), &err);
     for (size_t i = 0; i < numbers.size(); i += 1 << 20)
         t.b->upload(t.dev, (uint16_t *)t.x + i, numbers.data() + i,
                     std::min<size_t>(1 << 20, numbers.size() - i) * 2);
+    if (form == FKV_FORM_FP8) { /* the rows of one k are in turns those of another: any e4m3 will do */
+        must(t.b->alloc(t.dev, (size_t)t.rows * sizeof(float), (void **)&t.scale, &err), &err);
+        t.b->quantise(t.dev, fkv_acts{t.x, c->intermediate, t.scale}, t.rows, c->intermediate);
+    }
     for (product &one : p) load(&t, &one, numbers);
     for (const product &one : p) {
         const double rate = sustain(&t, &one, 1, seconds / 5);
@@ -218,7 +226,8 @@ int main(int argc, char **argv)
         printf("skipped: no GPU\n");
         return 77;
     }
-    const double read = print_memory(), flops = print_products(&c, seconds);
+    const fkv_form form = argc > 3 && !strcmp(argv[3], "fp8") ? FKV_FORM_FP8 : FKV_FORM_NATIVE;
+    const double read = print_memory(), flops = print_products(&c, form, seconds);
     printf("gbps=%.0f tflops=%.0f\n", read * 1e-9, flops * 1e-12);
     return 0;
 }

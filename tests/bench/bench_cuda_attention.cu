@@ -5,6 +5,10 @@
  */
 #include "cuda_alone.h"
 
+extern "C" {
+#include "runner/base/float16.h"
+}
+
 /* --- checks -------------------------------------------------------------------- */
 
 /* softmax(q k^T / sqrt(hd)) of one query over n keys at stride. */
@@ -232,7 +236,7 @@ static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::v
     a->slots.prompt_len = to_device(c->prompt);
     a->slots.active = to_device(c->active);
     a->kv = fkv_kv_view{&c->arena, to_device(c->table), stride, c->offset.data(), c->budgets.data()};
-    a->x = filled((size_t)(n_slots * l->hidden));
+    a->x = fkv_acts{filled((size_t)(n_slots * l->hidden)), l->hidden, NULL};
     a->q = device_array<bf16>((size_t)(heads * n_slots * per));
     a->out = device_array<bf16>((size_t)((int64_t)n_slots * l->n_heads * hd));
     fkv_err err = {};
@@ -286,7 +290,7 @@ static void check_decode(fkv_device *dev, int hd, int group)
     const std::vector<bf16> q = to_host((const bf16 *)c.args.q, (size_t)(HEADS * SLOTS * per));
     const std::vector<bf16> kv = to_host((const bf16 *)c.arena, c.n_pages * 2 * FKV_PAGE_TOKENS * (size_t)hd);
     const std::vector<bf16> out = to_host((const bf16 *)c.args.out, (size_t)(SLOTS * row));
-    const std::vector<bf16> x = to_host((const bf16 *)c.args.x, (size_t)(SLOTS * dev->limits.hidden));
+    const std::vector<bf16> x = to_host((const bf16 *)c.args.x.data, (size_t)(SLOTS * dev->limits.hidden));
     const std::vector<bf16> w = to_host(c.weight.data, (size_t)(c.weight.n * c.weight.k));
     double worst = 0, append = 0, touched = 0;
     for (int h = 0; h < HEADS; h++) {
@@ -354,36 +358,78 @@ static double copy_bandwidth(fkv_device *dev)
     return 2.0 * (double)bytes / s;
 }
 
-/* Placements of a decode step's projections, weights of [per, k] one after the other. */
-static cuda_decode_head *placements(std::vector<cuda_decode_head> *heads, const bf16 *w, int per, int64_t k)
+/* One side of projections: rows of k numbers, bf16 or FP8's codes with a scale each, and their values. */
+struct operand {
+    void *data;
+    float *scale;
+    std::vector<double> values;
+
+    fkv_acts rows(int64_t k) const
+    {
+        return fkv_acts{data, k, scale};
+    }
+};
+
+/* FP8: rows lie `pitch` bytes apart. */
+static operand make_operand(int64_t n, int64_t k, bool fp8, int64_t pitch)
 {
-    for (size_t i = 0; i < heads->size(); i++) (*heads)[i].weight = w + (int64_t)i * per * k;
+    operand o = {};
+    o.values.resize((size_t)(n * k));
+    if (!fp8) {
+        o.data = filled((size_t)(n * k));
+        const std::vector<bf16> host = to_host((const bf16 *)o.data, (size_t)(n * k));
+        for (size_t i = 0; i < host.size(); i++) o.values[i] = value(host[i]);
+        return o;
+    }
+    std::vector<uint8_t> codes((size_t)(n * pitch));
+    std::vector<float> scales((size_t)n);
+    for (int64_t i = 0; i < n; i++) {
+        scales[(size_t)i] = 0.001f * (1 + uniform() / 2);
+        for (int64_t j = 0; j < k; j++) {
+            const int code = (int)((uniform() + 1) * 63.49f);
+            codes[(size_t)(i * pitch + j)] = (uint8_t)(code | (uniform() < 0 ? 128 : 0));
+            o.values[(size_t)(i * k + j)] =
+                (double)fkv_f32_from_e4m3(codes[(size_t)(i * pitch + j)]) * scales[(size_t)i];
+        }
+    }
+    o.data = to_device(codes);
+    o.scale = to_device(scales);
+    return o;
+}
+
+/* Placements of a decode step's projections, weights of [per, k] one after the other, from row0 on. */
+static cuda_decode_head *placements(std::vector<cuda_decode_head> *heads, const operand &w, int64_t row0,
+                                    int per, int64_t k)
+{
+    for (size_t i = 0; i < heads->size(); i++) {
+        const int64_t row = row0 + (int64_t)i * per;
+        (*heads)[i].weight = (const char *)w.data + row * k * (w.scale ? 1 : 2);
+        (*heads)[i].scale = w.scale ? w.scale + row : NULL;
+    }
     return to_device(*heads);
 }
 
 /* Against float64; rows outside of the range stay as they were; a row's bits don't depend on which
- * rows and heads are computed with it. */
-static void check_project(fkv_device *dev, int n_slots, int per, int64_t k)
+ * heads and rows are beside it. */
+static void check_project(fkv_device *dev, int n_slots, int per, int64_t k, bool fp8)
 {
     enum { HEADS = 3 };
     char what[128];
     const int splits = cuda_qkv_splits(k), ranges[][2] = {{0, n_slots}, {n_slots / 3, n_slots}, {0, 1}};
-    const bf16 *x = filled((size_t)(n_slots * k)), *w = filled((size_t)(HEADS * per * k));
-    const std::vector<bf16> hx = to_host(x, (size_t)(n_slots * k)),
-                            hw = to_host(w, (size_t)(HEADS * per * k));
+    const operand x = make_operand(n_slots, k, fp8, 2 * k), w = make_operand((int64_t)HEADS * per, k, fp8, k);
     std::vector<float> whole;
     double worst = 0, touched = 0, differ = 0;
     for (const auto &range : ranges) {
         std::vector<cuda_decode_head> heads(HEADS);
-        for (auto &h : heads) h = cuda_decode_head{0, range[0], range[1], 0, 0, NULL, NULL};
+        for (auto &h : heads) h = cuda_decode_head{0, range[0], range[1], 0, 0, NULL, NULL, NULL};
         const size_t all = (size_t)HEADS * splits * n_slots * per;
         float *parts = device_array<float>(all);
         must(cudaMemsetAsync(parts, 0xff, all * sizeof *parts, dev->stream));
         /* All heads, then the middle one alone, into the first one's place. */
-        const cuda_decode_head *at = placements(&heads, w, per, k);
-        cuda_decode_project(dev, at, HEADS, x, k, n_slots, per, parts);
+        const cuda_decode_head *at = placements(&heads, w, 0, per, k);
+        cuda_decode_project(dev, at, HEADS, x.rows(k), k, n_slots, per, parts);
         const std::vector<float> got = to_host((const float *)parts, all);
-        cuda_decode_project(dev, at + 1, 1, x, k, n_slots, per, parts);
+        cuda_decode_project(dev, at + 1, 1, x.rows(k), k, n_slots, per, parts);
         const std::vector<float> alone = to_host((const float *)parts, all / HEADS);
         if (whole.empty()) whole = got;
         for (int h = 0; h < HEADS; h++) {
@@ -401,7 +447,7 @@ static void check_project(fkv_device *dev, int n_slots, int per, int64_t k)
                     }
                     if (!mine || (c * 31 + s * 7 + h) % 61) continue;
                     for (int64_t j = 0; j < k; j++) {
-                        const double p = value(hx[s * k + j]) * value(hw[((int64_t)h * per + c) * k + j]);
+                        const double p = x.values[s * k + j] * w.values[((int64_t)h * per + c) * k + j];
                         want += p;
                         scale += fabs(p);
                     }
@@ -411,30 +457,33 @@ static void check_project(fkv_device *dev, int n_slots, int per, int64_t k)
             }
         }
     }
-    snprintf(what, sizeof what, "project %d slots, %d columns, k %lld", n_slots, per, (long long)k);
+    snprintf(what, sizeof what, "project %d slots, %d columns, k %lld%s", n_slots, per, (long long)k,
+             fp8 ? ", FP8" : "");
     check(worst < 1e-6, what, worst);
     check(touched == 0 && differ == 0, what, touched + differ);
 }
 
 /* The projections of one layer, weights that change so that L2 does not hold them. */
 static void time_project(fkv_device *dev, const char *name, int n_heads, int n_slots, int per, int64_t k,
-                         double bandwidth)
+                         bool fp8, double bandwidth)
 {
-    const int layers = (int)(400e6 / ((double)n_heads * per * k * 2)) + 1;
-    const bf16 *x = filled((size_t)(n_slots * k)), *w = filled((size_t)layers * n_heads * per * k);
+    const double bytes = (fp8 ? 1.0 : 2.0) * n_heads * per * (double)k;
+    const int layers = (int)(400e6 / bytes) + 1;
+    const size_t rows = (size_t)layers * n_heads * per;
+    const operand x = {filled((size_t)(n_slots * k)), fp8 ? device_array<float>((size_t)n_slots) : NULL, {}},
+                  w = {filled(rows * k / (fp8 ? 2 : 1)), fp8 ? device_array<float>(rows) : NULL, {}};
     float *parts = device_array<float>((size_t)n_heads * cuda_qkv_splits(k) * n_slots * per);
     std::vector<const cuda_decode_head *> at;
     for (int l = 0; l < layers; l++) {
         std::vector<cuda_decode_head> heads((size_t)n_heads);
-        for (auto &h : heads) h = cuda_decode_head{0, 0, n_slots, 0, 0, NULL, NULL};
-        at.push_back(placements(&heads, w + (int64_t)l * n_heads * per * k, per, k));
+        for (auto &h : heads) h = cuda_decode_head{0, 0, n_slots, 0, 0, NULL, NULL, NULL};
+        at.push_back(placements(&heads, w, (int64_t)l * n_heads * per, per, k));
     }
     const double s = seconds_of(dev, 4 * layers, [&](int i) {
-        cuda_decode_project(dev, at[i % layers], n_heads, x, k, n_slots, per, parts);
+        cuda_decode_project(dev, at[i % layers], n_heads, x.rows(k), k, n_slots, per, parts);
     });
-    const double bytes = 2.0 * n_heads * per * (double)k;
-    row_of_table("project %-33s %8.1f us %8.1f MB %6.2f TB/s %5.1f%% of copy\n", name, s * 1e6, bytes * 1e-6,
-                 bytes / s * 1e-12, 100 * bytes / s / bandwidth);
+    row_of_table("project %-28s %4s %8.1f us %8.1f MB %6.2f TB/s %5.1f%% of copy\n", name,
+                 fp8 ? "FP8" : "bf16", s * 1e6, bytes * 1e-6, bytes / s * 1e-12, 100 * bytes / s / bandwidth);
 }
 
 /* layers cycle, so that no step finds the last one's pages in L2. uneven: budgets and lengths differ 10x. */
@@ -524,7 +573,10 @@ int main(int argc, char **argv)
     for (const int slots : {1, 17, 32, 33, 64, 65, 128, 200})
         for (const int per : {192, 256, 768})
             for (const int k : {8, 64, 200, 1024, 4096})
-                if (slots < 40 || k < 2000 || per == 768) check_project(dev, slots, per, k);
+                if (slots < 40 || k < 2000 || per == 768) {
+                    check_project(dev, slots, per, k, false);
+                    check_project(dev, slots, per, (k + 15) / 16 * 16, true);
+                }
     if (argc < 2 || strcmp(argv[1], "--check") != 0) {
         const double bandwidth = copy_bandwidth(dev);
         row_of_table("%s, %d SMs, copy %.2f TB/s\n", dev->name, dev->n_sms, bandwidth * 1e-12);
@@ -534,15 +586,17 @@ int main(int argc, char **argv)
         time_decode(dev, "8 heads 8 slots 32k", 128, 4, 8, 8, 32768, 2, false, bandwidth);
         time_decode(dev, "8 heads 64 slots 1024 hd 64", 64, 4, 8, 64, 1024, 4, false, bandwidth);
         time_decode(dev, "8 heads 64 slots 1024 group 16", 128, 16, 8, 64, 1024, 4, false, bandwidth);
-        for (const int heads : {1, 2, 3}) {
-            char name[64];
-            snprintf(name, sizeof name, "70B, %d of its heads, 128 slots", heads);
-            time_project(dev, name, heads, 128, 1280, 8192, bandwidth);
+        for (const bool fp8 : {false, true}) {
+            for (const int heads : {1, 2, 3}) {
+                char name[64];
+                snprintf(name, sizeof name, "70B, %d of its heads, 128 slots", heads);
+                time_project(dev, name, heads, 128, 1280, 8192, fp8, bandwidth);
+            }
+            time_project(dev, "70B, 1 head, 64 slots", 1, 64, 1280, 8192, fp8, bandwidth);
+            time_project(dev, "8B, 1 head, 64 slots", 1, 64, 768, 4096, fp8, bandwidth);
+            time_project(dev, "8B, 8 heads, 64 slots", 8, 64, 768, 4096, fp8, bandwidth);
+            time_project(dev, "8B, 8 heads, 16 slots", 8, 16, 768, 4096, fp8, bandwidth);
         }
-        time_project(dev, "70B, 1 head, 64 slots", 1, 64, 1280, 8192, bandwidth);
-        time_project(dev, "8B, 1 head, 64 slots", 1, 64, 768, 4096, bandwidth);
-        time_project(dev, "8B, 8 heads, 64 slots", 8, 64, 768, 4096, bandwidth);
-        time_project(dev, "8B, 8 heads, 16 slots", 8, 16, 768, 4096, bandwidth);
         for (int n : {2048, 8192, 32768}) time_prefill(dev, n, 128);
         time_prefill(dev, 8192, 64);
     }

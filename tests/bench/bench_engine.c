@@ -5,6 +5,7 @@
  * budget=1024  floor=0.2 scores=FILE (published head scores; without it uniform budgets)
  *   modes=standard,best-effort,fair-copying  prompt=8192  steps=32  prefill=0 (tokens; 0: not timed)
  *   gbps=0 (copy bandwidth measured elsewhere: prints the share of the floor)
+ *   weights=bf16|fp8 (of the layers; bf16: as the backend holds them)
  *   temperature=0  top_p=1  top_k=0
  *   run=0 (1: steps of a run, with its page tables, tokens and what the host decides, beside the same
  *   steps handed over at once; prompts of `prompt` tokens are prefilled for it)
@@ -25,6 +26,7 @@
 #include "engine/engine.h"
 #include "engine/measure/calibrate.h"
 #include "engine/measure/measure.h"
+#include "engine/memory.h"
 #include "engine/split.h"
 #include "lengths_job.h"
 #include "op_table.h"
@@ -38,6 +40,7 @@ typedef struct args {
     int64_t budget, prompt, prefill;
     double floor, gbps, tflops;
     fkv_sampling sampling;
+    fkv_form form; /* weights=fp8 */
 } args;
 
 static void die(const char *what, const fkv_err *err)
@@ -99,6 +102,8 @@ static args parse(int argc, char **argv)
             a.prompt = atoll(v);
         else if (IS("prefill"))
             a.prefill = atoll(v);
+        else if (IS("weights") && (!strcmp(v, "bf16") || !strcmp(v, "fp8")))
+            a.form = strcmp(v, "fp8") ? FKV_FORM_NATIVE : FKV_FORM_FP8;
         else if (IS("floor"))
             a.floor = atof(v);
         else if (IS("gbps"))
@@ -190,6 +195,7 @@ static fkv_cost constants(const args *a, const fkv_backend *b, const fkv_config 
     if (cost.common_us > 0) return cost;
     for (int i = 0; i < n; i++) mean += tokens[i] / n;
     const fkv_calibration_task task = {.backend = b,
+                                       .form = a->form,
                                        .config = c,
                                        .n_ranks = a->ranks,
                                        .n_devices = a->devices,
@@ -309,6 +315,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     double *tokens = malloc(n_lh * sizeof *tokens), *steps = malloc((size_t)a->steps * sizeof *steps);
     const fkv_backend *found = fkv_backend_find(a->backend);
     const fkv_engine_options o = {.backend = found,
+                                  .form = a->form,
                                   .n_ranks = a->ranks,
                                   .n_devices = a->devices,
                                   .n_slots = a->slots,
@@ -341,8 +348,14 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     double kept = 0;
     for (size_t i = 0; i < n_lh; i++) kept += fmin(p->budgets[i], (double)a->prompt) + a->steps / 2.0;
     const double kv = kept * a->slots * 2 * c->head_dim * info.kv_bytes;
+    const fkv_memory_shape shape = {.config = c,
+                                    .n_ranks = 1,
+                                    .weight_bytes = info.weight_bytes,
+                                    .fp8_bytes = info.fp8_bytes,
+                                    .fp8_row_bytes = info.fp8_row_bytes,
+                                    .form = a->form};
     const double weights =
-        (double)fkv_engine_weight_bytes(c, info.weight_bytes) -
+        (double)fkv_memory_model_bytes(&shape) -
         (double)c->vocab * c->hidden * info.weight_bytes; /* embeddings are not read whole */
     qsort(steps, (size_t)a->steps, sizeof *steps, by_value);
     const double step = steps[a->steps / 2], floor_s = a->gbps > 0 ? (weights + kv) / (a->gbps * 1e9) : 0;

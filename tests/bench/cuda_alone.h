@@ -62,12 +62,12 @@ static __global__ void gemm_kernel(const bf16 *x, int64_t x_stride, int64_t n_ro
         ((bf16 *)y)[at] = __float2bfloat16_rn(sum);
 }
 
-void cuda_gemm(fkv_device *dev, const bf16 *x, int64_t x_stride, int64_t n_rows, int64_t, cuda_weight_view w,
-               void *y, int64_t y_stride, bool f32_out)
+void cuda_gemm(fkv_device *dev, fkv_acts x, int64_t n_rows, int64_t, cuda_weight_view w, void *y,
+               int64_t y_stride, bool f32_out)
 {
     const dim3 grid((unsigned)((n_rows * w.n + 255) / 256));
-    gemm_kernel<<<grid, 256, 0, dev->stream>>>(x, x_stride, n_rows, cuda_weight_bf16(w), w.k, w.n, y,
-                                               y_stride, f32_out);
+    gemm_kernel<<<grid, 256, 0, dev->stream>>>((const bf16 *)x.data, x.stride, n_rows, cuda_weight_bf16(w),
+                                               w.k, w.n, y, y_stride, f32_out);
     CUDA_LAUNCHED(dev);
 }
 

@@ -25,12 +25,14 @@ wants() { [[ " $steps " == *" $1 "* ]]; }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee -a "$summary"
 if wants ops; then
-  for name in ops pack scorers; do
+  for name in fp8 ops pack scorers; do
     step "$name" 120 "$build/tests/test_backend_$name" cuda
   done
+  # where the library does not multiply by scales
+  step fp8-bare 120 env FAIRKV_TEST_BARE_SUMS=1 "$build/tests/test_backend_fp8" cuda
 fi
 if wants small; then # as on a GPU with little shared memory and no code made for it
-  for name in ops pack rows attention scorers; do
+  for name in fp8 ops pack rows attention scorers; do
     step "small-$name" 180 env FKV_TEST_GPU=small CUDA_FORCE_PTX_JIT=1 "$build/tests/test_backend_$name" cuda
   done
 fi

@@ -199,6 +199,56 @@ def an_fp8_model_finds_the_needles():
 
 
 @test
+def held_in_fp8_a_model_finds_the_needles():
+    """From whole weights, from a checkpoint whose numbers are kept as they are, and from one that is quantised anew."""
+    found = []
+    for i, path in enumerate((cli.TINY, cli.TINY, pair("needle-tiny", "channel")[0], pair("needle-tiny", "hf")[0])):
+        settings = ["model.weights=fp8"] if i else []
+        job = cli.Job("held-%d" % i, "model.path=" + path, "job.limit=60", *settings)
+        found.append(cli.n_exact(job.run()))
+    assert found[0] > 50 and min(found[1:]) >= found[0] - 6, found
+
+
+@test
+def made_up_weights_are_held_in_fp8():
+    rows = PromptJob("dummy-fp8", [{"id": 1, "prompt": "a"}], "model.weights=dummy-fp8").run()
+    assert rows[0]["error"] is None, rows
+
+
+@test
+def answers_in_fp8_do_not_depend_on_modes_and_devices():
+    settings = ("model.weights=fp8", "engine.tensor_parallel=2", "profile.budget=64", "profile.sample=4")
+    answers = [
+        rows("placed-%s-%d" % (mode, devices), cli.TINY, 2, "plan.mode=" + mode, "engine.devices=%d" % devices, *settings)
+        for mode in ("standard", "fair-copying")
+        for devices in (1, 2)
+    ]
+    assert all(a == answers[0] for a in answers), answers
+
+
+@test
+def a_run_in_fp8_goes_on_in_fp8_alone():
+    job = PromptJob("held", [{"id": 1, "prompt": "a"}], "model.weights=fp8")
+    job.run()
+    job.command("run").must(0)
+    job.command("run", "-s", "model.weights=files").must(2, "model.weights", "fp8", "files")
+
+
+@test
+def check_says_how_weights_are_held():
+    folder = pair("needle-tiny", "hf")[0]
+    whole = PromptJob("as-files", [{"id": 1, "prompt": "a"}], "model.path=" + folder)
+    whole.command("check").must(0, "hold FP8 weights, which loading multiplies")
+    held = PromptJob("as-fp8", [{"id": 1, "prompt": "a"}], "model.path=" + folder, "model.weights=fp8")
+    held.command("check").must(0, "hold FP8 weights", "held and multiplied in FP8: 4 bytes each")
+    for job, want in ((whole, False), (held, True)):
+        said = json.loads(job.command("check", "--json").must(0).out)["model"]
+        assert said["fp8"] and said["held_in_fp8"] is want, said
+    wrong = PromptJob("as-fp4", [{"id": 1, "prompt": "a"}], "model.weights=fp4")
+    wrong.command("check").must(2, "model.weights", "files fp8 dummy dummy-fp8")
+
+
+@test
 def what_is_not_applied_is_said():
     said = "stored scales of activations and of the KV cache are not"
     folder = pair("needle-tiny", "vllm")[0]

@@ -168,6 +168,30 @@ static inline void *activations(const float *x, size_t n)
     return p;
 }
 
+/* Rows that are not in FP8. */
+static inline fkv_acts rows_at(void *data, int64_t stride)
+{
+    return (fkv_acts){data, stride, NULL};
+}
+
+/* Rows [n, k] on the device, in that form. */
+static inline fkv_acts acts_of(const float *x, int64_t n, int64_t k, fkv_form form)
+{
+    fkv_acts a = rows_at(activations(x, (size_t)(n * k)), k);
+    if (form == FKV_FORM_NATIVE) return a;
+    a.scale = device_memory((size_t)n * sizeof *a.scale, NULL);
+    b->quantise(dev, a, n, k);
+    return a;
+}
+
+/* Rows that FP8 holds as they are, in [-1.75, 1.75] times scale, a power of two: the first number is the
+ * largest. */
+static inline void fill_fp8(float *x, size_t n, size_t k, float scale)
+{
+    for (size_t i = 0; i < n * k; i++)
+        x[i] = i % k ? fkv_f32_from_e4m3(fkv_e4m3_from_f32(256 * uniform())) * scale / 256 : 1.75f * scale;
+}
+
 /* Every value a NaN of all ones. */
 static inline void poison(void *to, size_t bytes)
 {
@@ -214,18 +238,24 @@ static inline uint16_t *halves_of(const float *w, size_t n)
 }
 
 /* bias: [n], or NULL. */
-static inline fkv_weight *load_biased(const float *w, const float *bias, int64_t n, int64_t k)
+static inline fkv_weight *load_in_form(const float *w, const float *bias, int64_t n, int64_t k, fkv_form form)
 {
     fkv_err err = {0};
     fkv_weight *out = NULL;
     uint16_t *h = halves_of(w, (size_t)(n * k)), *hb = bias ? halves_of(bias, (size_t)n) : NULL;
     fkv_rows part = rows_of(h, n, k);
     part.bias = hb;
+    part.form = form;
     if (b->weight_load(dev, &part, 1, k, &out, &err)) fail_msg("weight: %s", err.message);
     if (b->sync(dev, &err)) fail_msg("sync: %s", err.message);
     free(h);
     free(hb);
     return out;
+}
+
+static inline fkv_weight *load_biased(const float *w, const float *bias, int64_t n, int64_t k)
+{
+    return load_in_form(w, bias, n, k, FKV_FORM_NATIVE);
 }
 
 static inline fkv_weight *load_weight(const float *w, int64_t n, int64_t k)

@@ -13,6 +13,7 @@ typedef struct trait {
     float scale, softcap;
     bool bias, norm;
     bool both; /* some records use the rows of the table behind the layer's */
+    bool fp8;  /* weights and rows of x, of numbers that it holds as they are */
 } trait;
 
 static const trait plain = {.name = "plain"};
@@ -30,8 +31,12 @@ static const trait traits[] = {{.name = "another RoPE table", .rope = 1},
                                {.name = "a window of 200", .window = 200},
                                {.name = "a window of 257", .window = 257},
                                {.name = "a window of all", .window = 5000},
-                               {"a bias and norms", 0, 0, 0, 0, true, true, false},
-                               {"all", 1, 131, 0.25f, 2, true, true, false}};
+                               {"a bias and norms", 0, 0, 0, 0, true, true, false, false},
+                               {.name = "FP8", .fp8 = true},
+                               {.name = "FP8 of another size", .fp8 = true},
+                               {.name = "FP8 and a bias", .fp8 = true, .bias = true},
+                               {"FP8 and all", 1, 131, 0.25f, 2, true, true, false, true},
+                               {"all", 1, 131, 0.25f, 2, true, true, false, false}};
 
 typedef struct shape {
     int hd, group;
@@ -77,6 +82,20 @@ static fkv_attention_spec spec_of(shape s, int n_kv_heads)
     return spec;
 }
 
+static fkv_form form_of(shape s)
+{
+    return s.trait->fp8 ? FKV_FORM_FP8 : FKV_FORM_NATIVE;
+}
+
+/* Rows [n, HIDDEN] that the shape's form holds as they are. */
+static void fill_rows(shape s, float *x, size_t n, float scale)
+{
+    if (s.trait->fp8)
+        fill_fp8(x, n, HIDDEN, scale);
+    else
+        fill_uniform(x, n * HIDDEN, scale);
+}
+
 static void open_for(shape s, int n_kv_heads, int n_slots)
 {
     const fkv_attention_spec spec = spec_of(s, n_kv_heads);
@@ -92,7 +111,8 @@ static void open_for(shape s, int n_kv_heads, int n_slots)
                                       .window = 8,
                                       .n_ropes = FIXTURE_ROPES,
                                       .layers = &spec,
-                                      .n_layers = 1};
+                                      .n_layers = 1,
+                                      .form = form_of(s)};
     device_open(limits);
 }
 
@@ -183,7 +203,7 @@ static void check_prefill(shape s, const projection *w, int64_t n)
     const int64_t stride = (int64_t)PREFILL_HEADS * s.group * s.hd + 16;
     const size_t n_qkv = (size_t)(n * width), n_out = (size_t)((n + 1) * stride);
     float *x = host_floats((size_t)(n * HIDDEN)), *qkv = host_floats(n_qkv), *out = host_floats(n_out);
-    fill_uniform(x, (size_t)(n * HIDDEN), 1);
+    fill_rows(s, x, (size_t)n, 1);
     void *dqkv = activations(NULL, n_qkv), *dout = activations(NULL, n_out);
     poison(dqkv, n_qkv * (size_t)info.act_bytes);
     const int32_t rope0 = rope0_of(s, n);
@@ -194,7 +214,7 @@ static void check_prefill(shape s, const projection *w, int64_t n)
                              .n_heads = PREFILL_HEADS,
                              .qkv = dqkv,
                              .class_rows = TILE,
-                             .x = activations(x, (size_t)(n * HIDDEN)),
+                             .x = acts_of(x, n, HIDDEN, form_of(s)),
                              .weight = w->weight,
                              .norm = put_norm(s),
                              .out = dout,
@@ -226,9 +246,10 @@ static void prefill_follows_the_definition(void **state)
         const int64_t width = (int64_t)PREFILL_HEADS * fkv_head_rows(s.group) * s.hd;
         open_for(s, PREFILL_HEADS, 2);
         float *w = host_floats((size_t)(width * HIDDEN)), *bias = host_floats((size_t)width);
-        fill_uniform(w, (size_t)(width * HIDDEN), 0.25f);
+        fill_rows(s, w, (size_t)width, 0.25f);
         fill_uniform(bias, (size_t)width, 0.5f);
-        const projection p = {w, bias, load_biased(w, s.trait->bias ? bias : NULL, width, HIDDEN)};
+        const projection p = {w, bias,
+                              load_in_form(w, s.trait->bias ? bias : NULL, width, HIDDEN, form_of(s))};
         for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) check_prefill(s, &p, lengths[l]);
         device_close();
         free(w);
@@ -351,8 +372,10 @@ static void run_decode(decode_trial *t)
     const shape s = t->s;
     const int64_t per = (int64_t)fkv_head_rows(s.group) * s.hd, row = (int64_t)HEADS * s.group * s.hd;
     const bool biased = s.trait->bias;
-    const fkv_weight *home = load_biased(t->w_home, biased ? t->bias : NULL, (HEADS - 1) * per, HIDDEN),
-                     *copy = load_biased(t->w_copy, biased ? t->bias + COPIED * per : NULL, per, HIDDEN);
+    const fkv_weight *home = load_in_form(t->w_home, biased ? t->bias : NULL, (HEADS - 1) * per, HIDDEN,
+                                          form_of(s)),
+                     *copy = load_in_form(t->w_copy, biased ? t->bias + COPIED * per : NULL, per, HIDDEN,
+                                          form_of(s));
     const fkv_attention_spec spec = spec_of(s, HEADS);
     fkv_decode_head heads[PLACED];
     int64_t offset[HEADS];
@@ -374,7 +397,7 @@ static void run_decode(decode_trial *t)
                                   .n_heads_served = t->n_placed,
                                   .slots = put_slots(t),
                                   .kv = {&arena, put_table(t), HEADS * PAGES, offset, budgets},
-                                  .x = activations(x, SLOTS * HIDDEN),
+                                  .x = acts_of(x, SLOTS, HIDDEN, form_of(s)),
                                   .q = activations(NULL, (size_t)(PLACED * SLOTS * per)),
                                   .out = out};
     poison(out, (size_t)(SLOTS * row * info.act_bytes));
@@ -477,10 +500,10 @@ static decode_trial new_trial(shape s)
           *kv = host_floats(SLOTS * HEADS * PAGES * FKV_PAGE_TOKENS * 2 * hd),
           *home = host_floats((HEADS - 1) * per * HIDDEN), *copy = host_floats(per * HIDDEN),
           *bias = host_floats(HEADS * per);
-    fill_uniform(x, SLOTS * HIDDEN, 1);
+    fill_rows(s, x, SLOTS, 1);
     fill_uniform(kv, SLOTS * HEADS * PAGES * FKV_PAGE_TOKENS * 2 * hd, 1);
-    fill_uniform(home, (HEADS - 1) * per * HIDDEN, 0.25f);
-    fill_uniform(copy, per * HIDDEN, 0.25f);
+    fill_rows(s, home, (HEADS - 1) * per, 0.25f);
+    fill_rows(s, copy, per, 0.25f);
     fill_uniform(bias, HEADS * per, 0.5f);
     for (int i = 0; i < SLOTS; i++) t.order[i] = i;
     t.x = x;

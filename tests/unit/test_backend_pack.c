@@ -89,7 +89,7 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
                                 .n_heads = HEADS,
                                 .qkv = mem.qkv,
                                 .class_rows = TILE,
-                                .x = mem.x,
+                                .x = rows_at(mem.x, HIDDEN),
                                 .weight = weights[layer],
                                 .norm = norm,
                                 .out = mem.out,

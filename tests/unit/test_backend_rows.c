@@ -62,7 +62,7 @@ static void check_norm(int64_t n, int64_t hidden, bool with_y, bool with_out)
     void *dx = activations(x, all), *dy = activations(y, all), *dout = activations(NULL, all);
     const float *dw = device_memory((size_t)hidden * sizeof *w, w);
     poison(dout, all * (size_t)info.act_bytes);
-    b->add_rmsnorm(dev, dx, with_y ? dy : NULL, dw, 1e-5f, n, hidden, with_out ? dout : NULL);
+    b->add_rmsnorm(dev, dx, with_y ? dy : NULL, dw, 1e-5f, n, hidden, with_out ? dout : NULL, NULL);
     get(sum, dx, all);
     get(out, dout, all);
     for (int64_t i = 0; i < n; i++) {
@@ -144,7 +144,7 @@ static void check_linear(int64_t n, int64_t k, int64_t n_out, const linear_case 
     const fkv_weight *weight = gated ? load_gated(w, loaded, n_out, k) : load_biased(w, loaded, n_out, k);
     void *dx = activations(x, (size_t)(n * k)), *dy = device_memory(all * sizeof(float), NULL);
     poison(dy, all * sizeof(float));
-    b->linear(dev, dx, k, n, n, weight, dy, stride, c->f32_out, c->epilogue);
+    b->linear(dev, rows_at(dx, k), n, n, weight, rows_at(dy, stride), c->f32_out, c->epilogue);
     if (c->f32_out)
         fetch(got, dy, all * sizeof *got);
     else
@@ -213,7 +213,7 @@ static void a_part_without_a_bias_has_none(void **state)
     parts[1].bias = hb;
     assert_int_equal(b->weight_load(dev, parts, 2, K, &weight, &err), FKV_OK);
     float *dy = device_memory(sizeof got, NULL);
-    b->linear(dev, activations(x, K), K, 1, 1, weight, dy, 2 * N, true, FKV_EPILOGUE_NONE);
+    b->linear(dev, rows_at(activations(x, K), K), 1, 1, weight, rows_at(dy, 2 * N), true, FKV_EPILOGUE_NONE);
     fetch(got, dy, sizeof got);
     for (int i = 0; i < 2 * N; i++)
         assert_near(got[i], dot(x, w + i * K, K) + (i < N ? 0 : (double)bias[i - N]), 1e-5, 1e-5, "part", i,
@@ -283,7 +283,7 @@ static void assert_same_weight(fkv_rows part, const float *products, const float
         assert_int_equal(gated ? b->weight_load_gated(dev, parts[i], parts[i], FP8_DEEP, &w, &err)
                                : b->weight_load(dev, &parts[i], 1, FP8_DEEP, &w, &err),
                          FKV_OK);
-        b->linear(dev, activations(x, FP8_DEEP), FP8_DEEP, 1, 1, w, dy, N, !gated,
+        b->linear(dev, rows_at(activations(x, FP8_DEEP), FP8_DEEP), 1, 1, w, rows_at(dy, N), !gated,
                   gated ? FKV_EPILOGUE_SILU_GATE : FKV_EPILOGUE_NONE);
         fetch(y[i], dy, gated ? N * (size_t)info.act_bytes : sizeof y[i]);
     }
@@ -330,7 +330,7 @@ static void probe(const fkv_weight *w, const float *row, int64_t n, int64_t k, i
     fill_uniform(x, (size_t)(n * k), 1);
     memcpy(x + at * k, row, (size_t)k * sizeof *row);
     void *dx = activations(x, (size_t)(n * k)), *dy = device_memory((size_t)(n * n_out) * sizeof *y, NULL);
-    b->linear(dev, dx, k, n, CLASS_ROWS, w, dy, n_out, f32_out, epilogue);
+    b->linear(dev, rows_at(dx, k), n, CLASS_ROWS, w, rows_at(dy, n_out), f32_out, epilogue);
     if (f32_out)
         fetch(y, dy, (size_t)(n * n_out) * sizeof *y);
     else
@@ -377,7 +377,7 @@ static void a_rows_norm_does_not_depend_on_its_place(void **state)
     fill_uniform(w, H, 1);
     memcpy(x + 7 * H, x, H * sizeof *x);
     void *dx = activations(x, N * H), *dout = activations(NULL, N * H);
-    b->add_rmsnorm(dev, dx, NULL, device_memory(H * sizeof *w, w), 1e-5f, N, H, dout);
+    b->add_rmsnorm(dev, dx, NULL, device_memory(H * sizeof *w, w), 1e-5f, N, H, dout, NULL);
     get(out, dout, N * H);
     assert_memory_equal(out, out + 7 * H, H * sizeof *out);
     free(x), free(w), free(out);
@@ -397,13 +397,13 @@ static void recorded_steps_do_what_enqueued_ones_do(void **state)
     for (int step = 0; step < STEPS; step++) {
         fill_uniform(x, K, 1); /* what changes from step to step lies in device memory */
         put(dx, x, K);
-        b->linear(dev, dx, K, 1, 1, weight, dy, OUT, true, FKV_EPILOGUE_NONE);
+        b->linear(dev, rows_at(dx, K), 1, 1, weight, rows_at(dy, OUT), true, FKV_EPILOGUE_NONE);
         fetch(first, dy, sizeof first);
         poison(dy, sizeof got);
         if (!b->replay(dev, 0)) {
             b->record_begin(dev, 0);
             b->span_begin(dev, 0);
-            b->linear(dev, dx, K, 1, 1, weight, dy, OUT, true, FKV_EPILOGUE_NONE);
+            b->linear(dev, rows_at(dx, K), 1, 1, weight, rows_at(dy, OUT), true, FKV_EPILOGUE_NONE);
             b->span_end(dev, 0);
             b->record_end(dev, 0);
         }

@@ -26,8 +26,9 @@ enum { MAX_NEW = 6, LONG_NEW = 240, MAX_HEADS = 512 };
 
 static fixture model;
 static const fkv_backend *backend;
-static int n_heads;       /* KV heads of all layers */
-static uint64_t all_hash; /* of every trial's logits: a change that shall change no bit keeps it */
+static int n_heads;                 /* KV heads of all layers */
+static uint64_t all_hash, fp8_hash; /* of every trial's logits, those in FP8 apart: a change that shall
+                                        change no bit keeps them */
 
 /* One run of the engine over prompts given in some order. */
 typedef struct trial {
@@ -46,6 +47,7 @@ typedef struct trial {
     bool mixed;          /* every record has a sampling of its own */
     bool beside;         /* another engine may be at work, on the devices from first_device on */
     int first_device;
+    fkv_form form;
     int next;
     uint64_t logits[N_PROMPTS][MAX_NEW]; /* hash of the bits */
     int32_t ids[N_PROMPTS][MAX_NEW];
@@ -195,6 +197,7 @@ static void run_trial(trial *t)
                                   .max_prompt = t->first_slots ? 700 : 1024,
                                   .window = 32,
                                   .kernel = 7,
+                                  .form = t->form,
                                   .rules = {.ends = {1},
                                             .n_ends = t->tight ? 0 : 1,
                                             .suppressed = t->mixed ? suppressed : NULL,
@@ -227,7 +230,8 @@ static void run_trial(trial *t)
     } else {
         if (st) fixture_die("set_plan", &err);
         if (fkv_engine_run(engine, &io, &err)) fixture_die("run", &err);
-        if (!t->beside && !t->mixed) all_hash = fkv_hash(t->all_logits, sizeof t->all_logits, all_hash);
+        uint64_t *hash = t->form == FKV_FORM_FP8 ? &fp8_hash : &all_hash;
+        if (!t->beside && !t->mixed) *hash = fkv_hash(t->all_logits, sizeof t->all_logits, *hash);
     }
     fkv_engine_stats_get(engine, &t->stats);
     fkv_engine_close(engine);
@@ -263,11 +267,11 @@ static trial base(void)
                    .n = N_PROMPTS};
 }
 
-static void logits_do_not_depend_on_slots_modes_or_devices(void **state)
+static void check_modes(fkv_form form)
 {
-    (void)state;
     trial *reference = calloc(1, sizeof *reference), *other = calloc(1, sizeof *other);
     *reference = base();
+    reference->form = form;
     run_trial(reference);
     for (int devices = 1; devices <= 2; devices++) {
         for (int mode = FKV_PLAN_STANDARD; mode <= FKV_PLAN_FAIR_COPYING; mode++) {
@@ -276,6 +280,7 @@ static void logits_do_not_depend_on_slots_modes_or_devices(void **state)
                 snprintf(what, sizeof what, "%d devices, mode %d, %s order", devices, mode,
                          turned ? "reversed" : "same");
                 *other = base();
+                other->form = form;
                 other->devices = devices;
                 other->mode = (fkv_plan_mode)mode;
                 other->order = turned ? reversed : in_order;
@@ -286,6 +291,18 @@ static void logits_do_not_depend_on_slots_modes_or_devices(void **state)
     }
     free(reference);
     free(other);
+}
+
+static void logits_do_not_depend_on_slots_modes_or_devices(void **state)
+{
+    (void)state;
+    check_modes(FKV_FORM_NATIVE);
+}
+
+static void logits_in_fp8_do_not_depend_on_slots_modes_or_devices(void **state)
+{
+    (void)state;
+    check_modes(FKV_FORM_FP8);
 }
 
 static void logits_do_not_depend_on_a_resume(void **state)
@@ -483,21 +500,20 @@ static const fkv_config eight_heads = {.n_layers = 2,
                                        .rope = {.theta = 10000},
                                        .rms_eps = 1e-5f};
 
-static void assert_close(const float *a, const float *b, int64_t n, int ranks)
+/* share: of the largest logit. */
+static void assert_close(const float *a, const float *b, int64_t n, double share, const char *what)
 {
     double most = 0, largest = 0;
     for (int64_t i = 0; i < n; i++) {
         most = fmax(most, fabs((double)a[i] - (double)b[i]));
         largest = fmax(largest, fabs((double)a[i]));
     }
-    /* activations may be bf16 */
-    if (!(most <= 0.03 * largest))
-        fail_msg("%d ranks change logits by %g; the largest is %g", ranks, most, largest);
+    if (!(most <= share * largest))
+        fail_msg("%s change logits by %g; the largest is %g", what, most, largest);
 }
 
-static void odd_numbers_of_ranks_share_columns_and_heads(void **state)
+static void check_ranks(fkv_form form)
 {
-    (void)state;
     enum { N = 2, VOCAB = 1024 };
     static float one[N_PROMPTS * VOCAB], many[N_PROMPTS * VOCAB];
     static const int ranks[] = {3, 5, 6, 7};
@@ -509,18 +525,24 @@ static void odd_numbers_of_ranks_share_columns_and_heads(void **state)
     n_heads = 16;
     if (fkv_safetensors_open_dummy(1, 1024 * 896, 896, &model.weights, &err)) fixture_die("weights", &err);
     *t = base();
+    t->form = form;
     t->ranks = 1;
     t->n = N;
     t->first = one;
     run_trial(t);
     for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++) {
+        char what[32];
         *t = base();
+        t->form = form;
         t->ranks = ranks[i];
         t->n = N;
         t->first = many;
         run_trial(t);
-        assert_close(one, many, N * VOCAB, ranks[i]);
+        snprintf(what, sizeof what, "%d ranks", ranks[i]);
+        /* activations may be bf16; a rank's share of an FP8 row has a scale of its own */
+        assert_close(one, many, N * VOCAB, form == FKV_FORM_FP8 ? 0.15 : 0.03, what);
         *other = base();
+        other->form = form;
         other->ranks = ranks[i];
         other->devices = 2;
         other->n = N;
@@ -533,6 +555,44 @@ static void odd_numbers_of_ranks_share_columns_and_heads(void **state)
     n_heads = real_heads;
     free(t);
     free(other);
+}
+
+static void odd_numbers_of_ranks_share_columns_and_heads(void **state)
+{
+    (void)state;
+    check_ranks(FKV_FORM_NATIVE);
+}
+
+static void odd_numbers_of_ranks_share_columns_and_heads_in_fp8(void **state)
+{
+    (void)state;
+    check_ranks(FKV_FORM_FP8);
+}
+
+/* The real model's logits beside those of the weights as the backend holds them. */
+static void logits_in_fp8_are_near_those_of_the_files(void **state)
+{
+    (void)state;
+    const int64_t all = (int64_t)N_PROMPTS * model.config.vocab;
+    const uint64_t before = all_hash; /* which has such a trial already */
+    float *first[2];
+    trial *t[2];
+    int agree = 0;
+    for (int i = 0; i < 2; i++) {
+        first[i] = calloc((size_t)all, sizeof *first[i]);
+        t[i] = calloc(1, sizeof *t[i]);
+        assert_true(first[i] && t[i]);
+        *t[i] = base();
+        t[i]->first = first[i];
+        t[i]->form = i ? FKV_FORM_FP8 : FKV_FORM_NATIVE;
+        run_trial(t[i]);
+    }
+    all_hash = before;
+    assert_close(first[0], first[1], all, 0.15, "FP8's roundings");
+    for (int i = 0; i < N_PROMPTS; i++) agree += t[0]->ids[i][0] == t[1]->ids[i][0];
+    assert_true(agree >= N_PROMPTS - 2);
+    assert_true(t[1]->stats.weight_bytes <= t[0]->stats.weight_bytes);
+    for (int i = 0; i < 2; i++) free(first[i]), free(t[i]);
 }
 
 static void more_ranks_than_heads_are_refused(void **state)
@@ -628,6 +688,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(sampled_tokens_follow_seed_and_record_alone),
         cmocka_unit_test(a_budget_as_long_as_the_prompt_changes_nothing),
         cmocka_unit_test(odd_numbers_of_ranks_share_columns_and_heads),
+        cmocka_unit_test(logits_in_fp8_do_not_depend_on_slots_modes_or_devices),
+        cmocka_unit_test(odd_numbers_of_ranks_share_columns_and_heads_in_fp8),
+        cmocka_unit_test(logits_in_fp8_are_near_those_of_the_files),
         cmocka_unit_test(more_ranks_than_heads_are_refused),
         cmocka_unit_test(an_engine_resized_is_one_opened_so),
         cmocka_unit_test(copies_out_of_reach_are_refused),
@@ -653,7 +716,8 @@ int main(int argc, char **argv)
         reversed[i] = N_PROMPTS - 1 - i;
     }
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    printf("hash of all logits: %016llx\n", (unsigned long long)all_hash);
+    printf("hash of all logits: %016llx\nin FP8: %016llx\n", (unsigned long long)all_hash,
+           (unsigned long long)fp8_hash);
     fixture_close(&model);
     return failed;
 }

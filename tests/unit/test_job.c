@@ -105,7 +105,9 @@ static void values_of_every_kind_are_read(void **state)
     assert_string_equal(job->model.chat_template, "none");
     assert_int_equal(job->input.format, FKV_FORMAT_PROMPT);
     assert_int_equal(job->input.max_record_bytes, 2048);
-    assert_true(job->model.dummy);
+    assert_int_equal(job->model.weights, FKV_WEIGHTS_DUMMY);
+    assert_true(fkv_job_is_dummy(job) && !fkv_job_is_fp8(job));
+    _Static_assert(FKV_WEIGHTS_DUMMY_FP8 == (FKV_WEIGHTS_DUMMY | FKV_WEIGHTS_FP8), "bits");
     assert_int_equal(job->model.truncate, FKV_TRUNCATE_ERROR);
     assert_true(job->profile.budget_percent == 12.5);
     assert_int_equal(job->profile.budget, 0);
@@ -156,7 +158,7 @@ static void bad_values_are_named(void **state)
         {"input", "part", "-1/3", "0 <= i < n"},
         {"input", "part", "1", "neither auto nor of the form i/n"},
         {"input", "part", "1/3x", "neither auto nor of the form i/n"},
-        {"model", "weights", "made-up", "none of: files dummy"},
+        {"model", "weights", "made-up", "none of: files fp8 dummy dummy-fp8"},
         {"model", "chat_template", "", "has no value"},
         {"model", "template_vars", "[1]", "not a JSON object"},
         {"model", "template_vars", "{\"a\":1,\"a\":2}", "not a JSON object: duplicate"},

@@ -49,11 +49,19 @@ static void the_engine_allocates_what_is_predicted(void **state)
         int at[3];
         fkv_scorer scorer;
         uint32_t more;
-    } layouts[] = {{{1, 1, 1}, FKV_SCORER_SNAPKV, 0},    {{2, 1, 16}, FKV_SCORER_SNAPKV, 0},
-                   {{3, 2, 5}, FKV_SCORER_SNAPKV, 0},    {{4, 4, 64}, FKV_SCORER_SNAPKV, 0},
-                   {{4, 2, 300}, FKV_SCORER_SNAPKV, 0},  {{1, 1, 1}, FKV_SCORER_DEFENSIVE, 0},
-                   {{3, 2, 5}, FKV_SCORER_CRITICAL, 0},  {{1, 1, 2}, FKV_SCORER_EXPECTED, 0},
-                   {{2, 1, 2}, FKV_SCORER_KEYDIFF, 0xe}, {{2, 1, 2}, FKV_SCORER_SNAPKV, 0x1f}};
+        fkv_form form;
+    } layouts[] = {{{1, 1, 1}, FKV_SCORER_SNAPKV, 0, FKV_FORM_NATIVE},
+                   {{2, 1, 16}, FKV_SCORER_SNAPKV, 0, FKV_FORM_NATIVE},
+                   {{3, 2, 5}, FKV_SCORER_SNAPKV, 0, FKV_FORM_NATIVE},
+                   {{4, 4, 64}, FKV_SCORER_SNAPKV, 0, FKV_FORM_NATIVE},
+                   {{4, 2, 300}, FKV_SCORER_SNAPKV, 0, FKV_FORM_NATIVE},
+                   {{1, 1, 1}, FKV_SCORER_DEFENSIVE, 0, FKV_FORM_NATIVE},
+                   {{3, 2, 5}, FKV_SCORER_CRITICAL, 0, FKV_FORM_NATIVE},
+                   {{1, 1, 2}, FKV_SCORER_EXPECTED, 0, FKV_FORM_NATIVE},
+                   {{2, 1, 2}, FKV_SCORER_KEYDIFF, 0xe, FKV_FORM_NATIVE},
+                   {{2, 1, 2}, FKV_SCORER_SNAPKV, 0x1f, FKV_FORM_NATIVE},
+                   {{3, 2, 5}, FKV_SCORER_SNAPKV, 0, FKV_FORM_FP8},
+                   {{1, 1, 300}, FKV_SCORER_CRITICAL, 0, FKV_FORM_FP8}};
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
         fkv_err err = {0};
         fkv_engine *e = NULL;
@@ -66,6 +74,7 @@ static void the_engine_allocates_what_is_predicted(void **state)
                                       .more_scorers = layouts[i].more,
                                       .max_prompt = PROMPT,
                                       .n_threads = 2,
+                                      .form = layouts[i].form,
                                       .window = 32,
                                       .kernel = 7};
         fkv_plan plan = make_plan(&model.config, o.n_ranks, o.n_slots, uneven, FKV_PLAN_FAIR_COPYING);
@@ -124,7 +133,38 @@ static void weights_are_the_models(void **state)
     int64_t sum = 0;
     const fkv_memory_shape shape = large_shape(8, 8, 64);
     for (int r = 0; r < 8; r++) sum += fkv_memory_home_bytes(&shape, r);
-    assert_int_equal(sum, fkv_engine_weight_bytes(&shape_70b, 2));
+    assert_int_equal(sum, 2 * fkv_tensors_model_values(&shape_70b));
+}
+
+/* Of one rank: a byte an element and 4 for each row of a layer's matrices, and embedding and output as they
+ * were. A rank more has rows of `down` more, and buffers have scales. */
+static void weights_in_fp8_take_half(void **state)
+{
+    (void)state;
+    const int64_t ends = 2 * (int64_t)shape_70b.vocab * shape_70b.hidden;
+    const int64_t layer = fkv_tensors_layer_values(&shape_70b),
+                  rows = 8192 + 1024 + 1024 + 8192 + 2 * 28672 + 8192;
+    fkv_memory_shape one = large_shape(1, 1, 64), eight = large_shape(8, 8, 64);
+    int32_t *budgets = calloc(80 * 8, sizeof *budgets);
+    const fkv_memory_lengths lengths = {1000, 100};
+    fkv_memory native, fp8;
+    fkv_err err = {0};
+    one.fp8_bytes = eight.fp8_bytes = 1;
+    one.fp8_row_bytes = eight.fp8_row_bytes = 4;
+    heavy_budgets(budgets);
+    assert_int_equal(fkv_memory_predict(&one, NULL, budgets, &lengths, &native, &err), FKV_OK);
+    assert_int_equal(fkv_memory_model_bytes(&one), 2 * (ends + 80 * layer));
+    one.form = eight.form = FKV_FORM_FP8;
+    assert_int_equal(fkv_memory_model_bytes(&one), 2 * ends + 80 * (layer + 4 * rows));
+    assert_int_equal(fkv_memory_model_bytes(&eight), 2 * ends + 80 * (layer + 4 * (rows + 7 * 8192)));
+    assert_int_equal(fkv_memory_head_bytes(&eight), (8 + 2) * 128 * (8192 + 4));
+    assert_int_equal(fkv_memory_predict(&one, NULL, budgets, &lengths, &fp8, &err), FKV_OK);
+    const int64_t scales = 4 * (fkv_memory_max_rows(&one) + 2048 + 64);
+    assert_int_equal(native.device[0].total_bytes - fp8.device[0].total_bytes,
+                     80 * (layer - 4 * rows) - scales);
+    fkv_memory_free(&native);
+    fkv_memory_free(&fp8);
+    free(budgets);
 }
 
 static void fairness_buys_batch(void **state)
@@ -280,6 +320,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_engine_allocates_what_is_predicted),
         cmocka_unit_test(weights_are_the_models),
+        cmocka_unit_test(weights_in_fp8_take_half),
         cmocka_unit_test(fairness_buys_batch),
         cmocka_unit_test(evening_out_fits_more_slots),
         cmocka_unit_test(slots_that_fit_are_the_most),

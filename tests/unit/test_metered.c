@@ -25,8 +25,8 @@ static void ops_are_counted_and_their_results_stay(void **state)
     float *dy = device_memory(sizeof got, NULL);
     sum_of(FKV_OP_EMBED);
     for (int i = 0; i < CALLS; i++) {
-        b->linear(dev, dx, HIDDEN, 1, 1, weight, dy, OUT, true, FKV_EPILOGUE_NONE);
-        if (i % 4 == 3) b->add_rmsnorm(dev, dx, NULL, dy, 1e-5f, 1, OUT, NULL);
+        b->linear(dev, rows_at(dx, HIDDEN), 1, 1, weight, rows_at(dy, OUT), true, FKV_EPILOGUE_NONE);
+        if (i % 4 == 3) b->add_rmsnorm(dev, dx, NULL, dy, 1e-5f, 1, OUT, NULL, NULL);
         if (i == 5) fetch(first, dy, sizeof first); /* something else in between */
     }
     fetch(got, dy, sizeof got);
@@ -35,7 +35,8 @@ static void ops_are_counted_and_their_results_stay(void **state)
     assert_int_equal(b->sync(dev, &err), FKV_OK);
     assert_int_equal(sum_of(FKV_OP_EMBED).calls, 0);
     const fkv_op_sum linear = sum_of(FKV_OP_LOGITS);
-    const fkv_op_cost one = fkv_op_cost_linear(&info, 1, OUT, HIDDEN, true, FKV_EPILOGUE_NONE);
+    const fkv_op_cost one =
+        fkv_op_cost_linear(&info, (fkv_acts){0}, 1, OUT, HIDDEN, (fkv_acts){0}, true, FKV_EPILOGUE_NONE);
     assert_int_equal(linear.calls, CALLS);
     assert_true(linear.bytes == CALLS * one.bytes && linear.flops == CALLS * one.flops);
     assert_true(linear.seconds > 0 && linear.seconds < 60);
@@ -70,7 +71,7 @@ static void a_steps_slots_are_read_anew(void **state)
                   .prompt_len = device_memory(sizeof prompt, prompt),
                   .active = device_memory(sizeof active, active)},
         .kv = {&arena, device_memory(sizeof table, table), HEADS * PAGES, offset, budgets},
-        .x = activations(NULL, SLOTS * HIDDEN),
+        .x = rows_at(activations(NULL, SLOTS * HIDDEN), HIDDEN),
         .q = activations(NULL, (size_t)(HEADS * SLOTS * per)),
         .out = activations(NULL, SLOTS * HEADS * GROUP * HD)};
     if (b->prepare_decode(dev, &args, &err)) fail_msg("%s", err.message);

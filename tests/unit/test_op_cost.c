@@ -1,5 +1,5 @@
 /* Bytes and FLOPs of ops against numbers counted by hand, on a device of 2-byte activations, 1-byte K
- * and V and 3-byte weights, so that no size can stand in for another. */
+ * and V, 3-byte weights and 5 bytes an element in FP8, so that no size can stand in for another. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,7 +10,8 @@
 
 #include "kernels/op_cost.h"
 
-static const fkv_device_info device = {.act_bytes = 2, .kv_bytes = 1, .weight_bytes = 3};
+static const fkv_device_info device = {.act_bytes = 2, .kv_bytes = 1, .weight_bytes = 3, .fp8_bytes = 5};
+static const fkv_acts plain = {0};
 static const fkv_attention_spec spec = {.n_kv_heads = 2, .group = 3, .head_dim = 16, .scale = 0.25f};
 
 static void assert_cost(fkv_op_cost got, double bytes, double flops, const char *what)
@@ -26,15 +27,28 @@ static void ops_on_rows(void **state)
     /* 5 ids of 4 bytes; 5 rows of 10 weights, 5 rows of 10 floats */
     assert_cost(fkv_op_cost_embed(&device, 5, 10), 20 + 150 + 200, 0, "embed");
     /* 4 rows of 10: x and y read, x and out written; 10 floats of weights */
-    assert_cost(fkv_op_cost_add_rmsnorm(&device, 4, 10, true, true), 4 * 80 + 40, 40 + 160, "add, norm");
-    assert_cost(fkv_op_cost_add_rmsnorm(&device, 4, 10, false, true), 2 * 80 + 40, 160, "norm");
-    assert_cost(fkv_op_cost_add_rmsnorm(&device, 4, 10, true, false), 3 * 80, 40, "add");
+    assert_cost(fkv_op_cost_add_rmsnorm(&device, 4, 10, true, true, FKV_FORM_NATIVE), 4 * 80 + 40, 40 + 160,
+                "add, norm");
+    assert_cost(fkv_op_cost_add_rmsnorm(&device, 4, 10, false, true, FKV_FORM_NATIVE), 2 * 80 + 40, 160,
+                "norm");
+    assert_cost(fkv_op_cost_add_rmsnorm(&device, 4, 10, true, false, FKV_FORM_NATIVE), 3 * 80, 40, "add");
     /* x 3 x 10, weight 8 x 10, y 3 x 8 or, gated, 3 x 4 */
-    assert_cost(fkv_op_cost_linear(&device, 3, 8, 10, false, FKV_EPILOGUE_NONE), 60 + 240 + 48, 480,
-                "linear");
-    assert_cost(fkv_op_cost_linear(&device, 3, 8, 10, true, FKV_EPILOGUE_NONE), 60 + 240 + 96, 480, "f32");
-    assert_cost(fkv_op_cost_linear(&device, 3, 8, 10, false, FKV_EPILOGUE_SILU_GATE), 60 + 240 + 24, 480,
-                "gate");
+    assert_cost(fkv_op_cost_linear(&device, plain, 3, 8, 10, plain, false, FKV_EPILOGUE_NONE), 60 + 240 + 48,
+                480, "linear");
+    assert_cost(fkv_op_cost_linear(&device, plain, 3, 8, 10, plain, true, FKV_EPILOGUE_NONE), 60 + 240 + 96,
+                480, "f32");
+    assert_cost(fkv_op_cost_linear(&device, plain, 3, 8, 10, plain, false, FKV_EPILOGUE_SILU_GATE),
+                60 + 240 + 24, 480, "gate");
+    /* the same with rows and weights in FP8 */
+    float scale;
+    const fkv_acts fp8 = {.scale = &scale};
+    assert_cost(fkv_op_cost_add_rmsnorm(&device, 4, 10, true, true, FKV_FORM_FP8), 40 * (6 + 5) + 40,
+                40 + 160, "add, norm to FP8");
+    assert_cost(fkv_op_cost_quantise(&device, 4, 10), 40 * 7, 80, "quantise");
+    assert_cost(fkv_op_cost_linear(&device, fp8, 3, 8, 10, plain, true, FKV_EPILOGUE_NONE), 150 + 400 + 96,
+                480, "FP8");
+    assert_cost(fkv_op_cost_linear(&device, fp8, 3, 8, 10, fp8, false, FKV_EPILOGUE_SILU_GATE),
+                150 + 400 + 60, 480, "FP8, gate");
     assert_cost(fkv_op_cost_sample(3, 7), 84, 21, "sample");
     assert_cost(fkv_op_cost_reduce_ranks(&device, 3, 4, 10), 40 * 14, 80, "reduce");
 }
