@@ -60,6 +60,7 @@ typedef struct fkv_memory_shape {
     int64_t max_prompt; /* tokens that the prefill buffers hold */
     int64_t max_tokens; /* of a record, prompt and new ones; 0: the model's positions */
     int act_bytes, kv_bytes, weight_bytes, prefill_tile, worth_rows; /* as in fkv_device_info */
+    fkv_kv_form kv_form;                                             /* as in fkv_engine_options */
     int window;                                                      /* as in fkv_device_limits */
     uint32_t scorers;                                                /* the same */
     const fkv_backend *backend;                                      /* for its workspace; NULL: none */

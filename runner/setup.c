@@ -513,6 +513,7 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
                                 .sinks = (int)j->profile.sinks,
                                 .window = (int)j->profile.window,
                                 .kernel = (int)j->profile.kernel,
+                                .kv_form = fkv_setup_kv_form(s),
                                 .n_threads = fkv_setup_threads(s),
                                 .rules = fkv_setup_rules(s),
                                 .measured = {.temperature = (float)j->sampling.temperature,
@@ -548,6 +549,11 @@ fkv_scorer fkv_setup_scorer(const fkv_setup *s)
 {
     if (!fkv_setup_compresses(s)) return FKV_SCORER_SNAPKV;
     return (fkv_scorer)s->job->profile.score; /* the same order: tests/unit/test_planning.c */
+}
+
+fkv_kv_form fkv_setup_kv_form(const fkv_setup *s)
+{
+    return (fkv_kv_form)s->job->engine.kv_cache; /* the same order: tests/unit/test_planning.c */
 }
 
 fkv_plan_mode fkv_setup_mode(const fkv_setup *s)

@@ -44,4 +44,20 @@ static inline float fkv_f32_from_e4m3(uint8_t x)
     return fkv_f32_from_bits(sign | rest << 20) * 0x1p120f;
 }
 
+/* To the nearest, ties to even; of numbers, of which those beyond 448 become 448. */
+static inline uint8_t fkv_e4m3_from_f32(float f)
+{
+    uint32_t bits, x;
+    memcpy(&bits, &f, sizeof bits);
+    const uint32_t sign = bits >> 24 & 0x80, size = bits & 0x7fffffff;
+    if (size >= 0x43e00000u) return (uint8_t)(sign | 0x7e);    /* 448 */
+    if (size < 0x3c800000u) {                                  /* 2^-6: steps of 2^-9 from here down */
+        const float steps = fkv_f32_from_bits(size) + 0x1p14f; /* whose last bit is 2^-9 */
+        memcpy(&x, &steps, sizeof x);
+        return (uint8_t)(sign | (x & 0xf));
+    }
+    x = size + 0x7ffff + (size >> 20 & 1);
+    return (uint8_t)(sign | ((x >> 20) - (120 << 3)));
+}
+
 #endif
