@@ -5,7 +5,7 @@
  * budget=1024  floor=0.2 scores=FILE (published head scores; without it uniform budgets)
  *   modes=standard,best-effort,fair-copying  prompt=8192  steps=32  prefill=0 (tokens; 0: not timed)
  *   gbps=0 (copy bandwidth measured elsewhere: prints the share of the floor)
- *   temperature=0  top_p=1  top_k=0
+ *   temperature=0  top_p=1  top_k=0  kv=bf16|fp8 (of the KV cache's pages; bf16: the backend's own type)
  *   run=0 (1: steps of a run, with its page tables, tokens and what the host decides, beside the same
  *   steps handed over at once; prompts of `prompt` tokens are prefilled for it)
  *   ops=0 (1: every op of the steps and of one prefill timed alone, in place of the rows below; tflops=0
@@ -32,6 +32,7 @@
 
 typedef struct args {
     const char *backend, *shape, *scores, *modes;
+    fkv_kv_form kv;
     int layers, ranks, devices, slots, steps, calibrate, run, ops;
     int64_t budget, prompt, prefill;
     double floor, gbps, tflops;
@@ -105,6 +106,8 @@ static args parse(int argc, char **argv)
             a.sampling.top_p = (float)atof(v);
         else if (IS("top_k"))
             a.sampling.top_k = atoi(v);
+        else if (IS("kv") && (!strcmp(v, "bf16") || !strcmp(v, "fp8")))
+            a.kv = *v == 'f' ? FKV_KV_FP8 : FKV_KV_PLAIN;
         else
             die(argv[i], NULL);
 #undef IS
@@ -190,6 +193,7 @@ static fkv_cost constants(const args *a, const fkv_backend *b, const fkv_config 
                                        .n_ranks = a->ranks,
                                        .n_devices = a->devices,
                                        .n_slots = a->slots,
+                                       .kv_form = a->kv,
                                        .mean_tokens = mean};
     if (fkv_calibration_measure(&task, &found, &err)) die("calibration", &err);
     cost = found.cost;
@@ -341,6 +345,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
                                   .max_prompt = a->prefill > a->prompt ? a->prefill : a->prompt,
                                   .window = 32,
                                   .kernel = 7,
+                                  .kv_form = a->kv,
                                   .measured = a->sampling};
     if (!o.backend) die("no such backend here", NULL);
     fkv_cost_tokens(p, tokens);
@@ -363,7 +368,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     fkv_engine_info(e, &info);
     double kept = 0;
     for (size_t i = 0; i < n_lh; i++) kept += fmin(p->budgets[i], (double)a->prompt) + a->steps / 2.0;
-    const double kv = kept * a->slots * 2 * c->head_dim * info.kv_bytes;
+    const double kv = kept * a->slots * (double)fkv_kv_token_bytes(a->kv, c->head_dim, info.kv_bytes);
     const double weights =
         (double)fkv_engine_weight_bytes(c, info.weight_bytes) -
         (double)c->vocab * c->hidden * info.weight_bytes; /* embeddings are not read whole */
