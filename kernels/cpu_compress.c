@@ -68,10 +68,11 @@ static void choose(const float *scores, float *second, int64_t n, int64_t n_top,
 }
 
 /* A vector as page vector i (V's are behind K's) in e4m3, with its scale. */
-static void put_fp8(char *page, int i, int hd, const float *from)
+static void put_fp8(void *page, int i, int hd, const float *from)
 {
-    uint8_t *to = (uint8_t *)page + (int64_t)i * hd;
-    float *scale = (float *)(page + 2 * (int64_t)FKV_PAGE_TOKENS * hd) + i;
+    uint8_t *numbers = page, *to = numbers + (int64_t)i * hd;
+    void *const scales = numbers + 2 * (int64_t)FKV_PAGE_TOKENS * hd;
+    float *scale = (float *)scales + i;
     uint32_t most = 0; /* as bits, which order like magnitudes; not a number is above all */
     for (int k = 0; k < hd; k++) {
         uint32_t bits;
@@ -85,7 +86,7 @@ static void put_fp8(char *page, int i, int hd, const float *from)
 
 void cpu_kv_put(const fkv_kv_view *kv, int rank, const int32_t *pages, int64_t at, int hd, const float *from)
 {
-    char *page = (char *)kv->arenas[rank] +
+    void *page = (char *)kv->arenas[rank] +
                  pages[at / FKV_PAGE_TOKENS] * fkv_kv_page_bytes(kv->form, hd, sizeof *from);
     for (int v = 0; v < 2; v++) {
         const int i = v * FKV_PAGE_TOKENS + (int)(at % FKV_PAGE_TOKENS);

@@ -355,11 +355,12 @@ typedef struct page_rows {
 
 static page_rows rows_of(const void *arena, fkv_kv_form form, int32_t page, int hd, int v)
 {
-    const char *at = (const char *)arena + page * fkv_kv_page_bytes(form, hd, sizeof(float));
+    const void *at = (const char *)arena + page * fkv_kv_page_bytes(form, hd, sizeof(float));
     const int64_t n = (int64_t)FKV_PAGE_TOKENS * hd;
     if (form == FKV_KV_PLAIN) return (page_rows){.plain = (const float *)at + v * n};
+    const void *scales = (const uint8_t *)at + 2 * n;
     return (page_rows){.bytes = (const uint8_t *)at + v * n,
-                       .scales = (const float *)(at + 2 * n) + v * FKV_PAGE_TOKENS};
+                       .scales = (const float *)scales + v * FKV_PAGE_TOKENS};
 }
 
 /* Numbers of row j, without its scale; to: room for them. Those of e4m3 are numbers always (kv_page.h). */

@@ -227,9 +227,34 @@ static __device__ __forceinline__ void append_any(const append_params &a, const 
     }
 }
 
-/* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page; ANY: whatever
- * the layer's spec and the page's form ask for. Grid: placements x blocks of APPEND_SLOTS slots, and one
- * block more that lists the entries. Bound by latency. */
+/* append_plain into fp8 pages: K and V meet in shared memory in bf16, where a warp of the slot's two has one
+ * of them whole. All threads of the block. */
+static __device__ __forceinline__ void append_fp8(const append_params &a, const append_place &to, bool there,
+                                                  int lane)
+{
+    __shared__ __align__(16) bf16 vectors[APPEND_SLOTS][2][CUDA_MAX_HEAD_DIM];
+    bf16(*const mine)[CUDA_MAX_HEAD_DIM] = vectors[threadIdx.x / APPEND_LANES];
+    append_place near = to;
+    near.k = (char *)mine[0];
+    near.v = (char *)mine[1];
+    if (there) append_plain(a, near, lane);
+    __syncthreads();
+    if (!there) return;
+    const int half = a.hd / 2, is_v = lane / 32;
+    cuda_vector x = {};
+#pragma unroll
+    for (int j = 0; j < CUDA_PAIRS; j++) {
+        const int i = lane % 32 + 32 * j;
+        if (i >= half) continue;
+        x.lo[j] = __bfloat162float(mine[is_v][i]);
+        x.hi[j] = __bfloat162float(mine[is_v][i + half]);
+    }
+    store_vector_fp8(is_v ? to.v : to.k, is_v ? to.v_scale : to.k_scale, x, half, lane % 32);
+}
+
+/* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page, of numbers of
+ * T; ANY: whatever the layer's spec asks for. Grid: placements x blocks of APPEND_SLOTS slots, and one block
+ * more that lists the entries. Bound by latency. */
 template <bool ANY, typename T>
 static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const append_params a)
 {
@@ -241,13 +266,17 @@ static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const app
     const int64_t placement = blockIdx.x / blocks;
     const cuda_decode_head h = a.heads[placement];
     const int slot = (int)(blockIdx.x % blocks) * APPEND_SLOTS + (int)threadIdx.x / APPEND_LANES;
-    if (slot < h.begin || slot >= h.end || !a.slots.active[slot]) return;
-    const append_place to = find_place<T>(a, h, placement, slot);
     const int lane = (int)threadIdx.x % APPEND_LANES;
-    if constexpr (ANY)
-        append_any<T>(a, to, h.bias, lane / 32, lane % 32);
-    else
-        append_plain(a, to, lane);
+    const bool there = slot >= h.begin && slot < h.end && a.slots.active[slot];
+    if constexpr (is_fp8<T>() && !ANY) {
+        append_fp8(a, there ? find_place<T>(a, h, placement, slot) : append_place{}, there, lane);
+    } else if (there) {
+        const append_place to = find_place<T>(a, h, placement, slot);
+        if constexpr (ANY)
+            append_any<T>(a, to, h.bias, lane / 32, lane % 32);
+        else
+            append_plain(a, to, lane);
+    }
 }
 
 /* Projections of a rank's placements into the workspace, and where they lie there. A single rank's
@@ -301,11 +330,12 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     params.max_parts = att->max_parts;
     params.window = a->spec->window;
     const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
-    if (a->kv.form == FKV_KV_FP8) /* a warp has a vector, whose scale it finds */
-        append_kernel<true, e4m3><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
-    else if (a->spec->qkv_bias || a->spec->qk_norm || a->spec->rope < 0 || a->spec->window)
-        append_kernel<true, bf16><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
-    else
-        append_kernel<false, bf16><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
+    const bool any = a->spec->qkv_bias || a->spec->qk_norm || a->spec->rope < 0 || a->spec->window;
+    with_kv_form(a->kv.form, [&](auto number) {
+        if (any)
+            append_kernel<true, decltype(number)><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
+        else
+            append_kernel<false, decltype(number)><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
+    });
     CUDA_LAUNCHED(dev);
 }
