@@ -53,8 +53,9 @@ struct cuda_decode_entry {
 };
 
 /* Pages more that an entry counts for than it has, when CTAs share out the work: to begin and to end one is
- * bound by latency, not by bytes (measured: LOG.md, 2026-11-26). Changes no bit, but who folds what. */
-enum { CUDA_ENTRY_PAGES = 2 };
+ * bound by latency, not by bytes (measured: LOG.md, 2026-11-26); of fp8 pages, which take half the time,
+ * twice as many. Changes no bit, but who folds what. */
+enum { CUDA_ENTRY_PAGES = 2, CUDA_ENTRY_PAGES_FP8 = 4 };
 
 /* What a slot's sampling keeps between blocks and kernels: see cuda_sample.cu. */
 struct cuda_sample_slot {

@@ -20,7 +20,7 @@ struct append_params {
     int64_t placement_stride, split_stride, slot_stride_of_parts;
     bf16 *q; /* [n_heads, n_slots, head_rows * hd]: Q is written */
     cuda_finish finish;
-    int n_splits;
+    int n_splits, entry_pages;
     int n_heads, n_slots, n_kv_heads, group, hd;
     cuda_decode_entry *entries;
     int32_t *n_entries;
@@ -55,13 +55,13 @@ struct list_count {
     int64_t parts;
 };
 
-static __device__ __forceinline__ list_count add_tokens(list_count c, int n_tokens)
+static __device__ __forceinline__ list_count add_tokens(list_count c, int n_tokens, int entry_pages)
 {
     const int pages = (n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
     if (pages > CUDA_CHUNK_PAGES) c.parts += (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
     if (pages == 0) return c;
     c.entries++;
-    c.pages += pages + CUDA_ENTRY_PAGES;
+    c.pages += pages + entry_pages;
     return c;
 }
 
@@ -75,7 +75,7 @@ template <bool ANY> static __device__ void list_entries(const append_params &a)
     list_count mine = {0, 0, 0};
     for (int64_t r = from; r < to; r++) {
         const int n = entry_tokens(a, r);
-        mine = add_tokens(mine, n - skipped<ANY>(a, n));
+        mine = add_tokens(mine, n - skipped<ANY>(a, n), a.entry_pages);
     }
     counts[threadIdx.x] = mine;
     for (int step = 1; step < APPEND_THREADS; step *= 2) {
@@ -92,7 +92,7 @@ template <bool ANY> static __device__ void list_entries(const append_params &a)
     if (threadIdx.x) at = counts[threadIdx.x - 1];
     for (int64_t r = from; r < to; r++) {
         const int n = entry_tokens(a, r), skip = skipped<ANY>(a, n);
-        const list_count next = add_tokens(at, n - skip);
+        const list_count next = add_tokens(at, n - skip, a.entry_pages);
         if (n > 0) {
             const cuda_decode_head h = a.heads[r / a.n_slots];
             const int slot = (int)(r % a.n_slots);
@@ -329,6 +329,7 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     params.n_entries = att->n_entries;
     params.max_parts = att->max_parts;
     params.window = a->spec->window;
+    params.entry_pages = a->kv.form == FKV_KV_FP8 ? CUDA_ENTRY_PAGES_FP8 : CUDA_ENTRY_PAGES;
     const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS) + 1;
     const bool any = a->spec->qkv_bias || a->spec->qk_norm || a->spec->rope < 0 || a->spec->window;
     with_kv_form(a->kv.form, [&](auto number) {
