@@ -43,6 +43,7 @@ fkv_memory_shape fkv_engine_memory_shape(const fkv_engine *e)
                               .max_tokens = e->options.max_tokens,
                               .act_bytes = e->info.act_bytes,
                               .kv_bytes = e->info.kv_bytes,
+                              .kv_form = e->options.kv_form,
                               .weight_bytes = e->info.weight_bytes,
                               .fp8_bytes = e->info.fp8_bytes,
                               .fp8_row_bytes = e->info.fp8_row_bytes,

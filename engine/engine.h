@@ -37,6 +37,7 @@ typedef struct fkv_engine_options {
     fkv_scorer scorer;
     int sinks, window, kernel;
     uint32_t more_scorers; /* that set_scorer may choose, too: a bit for each (fkv_scorer_bit) */
+    fkv_kv_form kv_form;   /* of the KV cache's pages */
     int n_threads;         /* host threads per device; 0: an equal share of all */
     fkv_form form;         /* of the layers' matrices; embedding and output are NATIVE */
     bool solo; /* benchmarks: one device holds rank solo_rank alone of n_ranks; results mean nothing */

@@ -96,7 +96,7 @@ fkv_buffer_size fkv_memory_table(const fkv_memory_shape *s)
 
 int64_t fkv_memory_page_bytes(const fkv_memory_shape *s)
 {
-    return (int64_t)2 * FKV_PAGE_TOKENS * s->config->head_dim * s->kv_bytes;
+    return fkv_kv_page_bytes(s->kv_form, s->config->head_dim, s->kv_bytes);
 }
 
 /* Rows of a rank's part of a matrix, or of a bias, and the elements of each. */

@@ -67,6 +67,7 @@ typedef struct fkv_memory_shape {
     fkv_form form;                                                   /* as in fkv_device_limits */
     int window;                                                      /* the same */
     uint32_t scorers;                                                /* the same */
+    fkv_kv_form kv_form;                                             /* as in fkv_engine_options */
     const fkv_backend *backend;                                      /* for its workspace; NULL: none */
     int n_threads;                                                   /* host threads of a device */
 } fkv_memory_shape;

@@ -182,7 +182,8 @@ static inline void fkv_watch(const fkv_engine_device *d, fkv_moment moment, int 
 static inline fkv_kv_view fkv_engine_kv_view(const fkv_engine_device *d)
 {
     const fkv_engine *e = d->engine;
-    return (fkv_kv_view){e->arenas, d->table, e->kv.slot_stride, e->kv.offset, e->kv.budgets};
+    return (fkv_kv_view){e->arenas,    d->table,      e->kv.slot_stride,
+                         e->kv.offset, e->kv.budgets, e->options.kv_form};
 }
 
 /* weights.c */

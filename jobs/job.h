@@ -53,6 +53,8 @@ typedef enum fkv_job_backend {
     FKV_JOB_BACKEND_CPU,
     FKV_JOB_BACKEND_CUDA
 } fkv_job_backend;
+/* Same order as fkv_kv_form in runner/base/kv_page.h. */
+typedef enum fkv_job_kv_cache { FKV_JOB_KV_BF16, FKV_JOB_KV_FP8 } fkv_job_kv_cache;
 /* Same order as fkv_plan_mode in engine/plan/plan.h. */
 typedef enum fkv_job_mode { FKV_JOB_STANDARD, FKV_JOB_BEST_EFFORT, FKV_JOB_FAIR_COPYING } fkv_job_mode;
 
@@ -126,6 +128,7 @@ typedef struct fkv_job {
     struct {
         fkv_job_backend backend;
         int64_t tensor_parallel, data_parallel, devices, slots, threads, kv_mib; /* 0: auto */
+        fkv_job_kv_cache kv_cache;
         int64_t max_new_tokens;
     } engine;
     struct {

@@ -21,7 +21,8 @@
  * Words: slot s, layer l, KV head h, rank r. A "head" is a KV head with its
  * group of query heads. head_dim is hd, and head_rows = fkv_head_rows(group) vectors of
  * hd are what a head has in a row of qkv: its queries, K, V. A page holds K and V of one head for
- * FKV_PAGE_TOKENS tokens; [2][FKV_PAGE_TOKENS][hd] elements of info.kv_bytes.
+ * FKV_PAGE_TOKENS tokens in the form that the view says (kv_page.h); plain: elements of info.kv_bytes. What
+ * is put into a page is rounded to the backend's own type before it takes another form.
  *
  * How a layer attends stands in its fkv_attention_spec, with the formulas; every op on Q, K and V
  * takes it. What a backend can't do of it, supports refuses.
@@ -67,7 +68,7 @@ typedef enum fkv_form { FKV_FORM_NATIVE, FKV_FORM_FP8 } fkv_form;
 typedef struct fkv_device_info {
     char name[96];
     int act_bytes; /* of an activation element */
-    int kv_bytes;  /* of a K or V element in a page */
+    int kv_bytes;  /* of a K or V element in a plain page */
     int weight_bytes;
     int fp8_bytes, fp8_row_bytes; /* of an element of a weight in FP8, and of a row's scale beside them */
     int prefill_tile;             /* rows of a prefill tile; fixed, so that results are */
@@ -266,6 +267,7 @@ typedef struct fkv_kv_view {
     int64_t slot_stride;    /* entries */
     const int64_t *offset;  /* host, [n_layers * n_kv_heads] */
     const int32_t *budgets; /* host, [n_layers * n_kv_heads] */
+    fkv_kv_form form;       /* of the pages: the same in every call until release */
 } fkv_kv_view;
 
 /* One placement as a rank decodes it. */
@@ -499,7 +501,8 @@ typedef struct fkv_backend {
      * min(budget, T) + pos - T of the slot's pages. Slots not active are skipped. */
     void (*decode_qkv)(fkv_device *dev, const fkv_decode_args *args);
     /* Attention of q over the slot's pages, chunk by chunk, merged in order; with a window over
-     * the last `window` tokens in them. */
+     * the last `window` tokens in them. fp8: K's and V's scales are multiplied in in float32, behind the
+     * products with K and before those with V. */
     void (*decode_attention)(fkv_device *dev, const fkv_decode_args *args);
     /* Token of logits row s for slot s, into slots.out and slots.token; n_new and pos move on; a
      * token that ends the answer or n_new == max_new makes the slot IDLE. Only DECODING slots, or

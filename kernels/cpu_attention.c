@@ -141,11 +141,6 @@ static const int32_t *pages_of(const fkv_kv_view *kv, int64_t lh, int slot)
     return kv->table + slot * kv->slot_stride + kv->offset[lh];
 }
 
-static float *page_at(const fkv_kv_view *kv, int rank, int32_t page, int hd)
-{
-    return (float *)kv->arenas[rank] + (int64_t)page * 2 * FKV_PAGE_TOKENS * hd;
-}
-
 typedef struct decode_job {
     fkv_device *dev;
     const fkv_decode_args *a;
@@ -168,10 +163,7 @@ static void decode_qkv_head(fkv_device *dev, const fkv_decode_args *a, int index
         cpu_rope_fill(dev, pos + 1);
         cpu_finish_head(dev, spec, &a->norm, row, a->slots.rope0[s] + pos);
         const int64_t at = kept(&a->kv, lh, n) + pos - n;
-        float *k = page_at(&a->kv, a->rank, pages_of(&a->kv, lh, s)[at / FKV_PAGE_TOKENS], hd);
-        k += at % FKV_PAGE_TOKENS * hd;
-        memcpy(k, row + q_width, (size_t)hd * sizeof *k);
-        memcpy(k + FKV_PAGE_TOKENS * hd, row + q_width + hd, (size_t)hd * sizeof *k);
+        cpu_kv_put(&a->kv, a->rank, pages_of(&a->kv, lh, s), at, hd, row + q_width);
     }
 }
 
@@ -200,7 +192,7 @@ static void decode_task(void *ctx, int64_t index, int thread)
                   width = (int64_t)fkv_head_rows(spec->group) * spec->head_dim;
     const float *q = (const float *)a->q + ((int64_t)served * a->n_slots + s) * width;
     float *out = (float *)a->out + ((int64_t)s * spec->n_kv_heads + p->head) * q_width;
-    j->dev->k->decode(spec, q, a->kv.arenas[a->rank], pages_of(&a->kv, lh, s),
+    j->dev->k->decode(spec, q, a->kv.arenas[a->rank], a->kv.form, pages_of(&a->kv, lh, s),
                       kept(&a->kv, lh, n) + a->slots.pos[s] - n + 1, out);
 }
 

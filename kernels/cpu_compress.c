@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/cpu_device.h"
+#include "runner/base/float16.h"
 
 /* The value that the k-th largest of x[n] has (k from 1); x is reordered. */
 static float kth_largest(float *x, int64_t n, int64_t k)
@@ -66,6 +67,36 @@ static void choose(const float *scores, float *second, int64_t n, int64_t n_top,
     choose_top(second, n, n_top, work, out);
 }
 
+/* A vector as page vector i (V's are behind K's) in e4m3, with its scale. */
+static void put_fp8(void *page, int i, int hd, const float *from)
+{
+    uint8_t *numbers = page, *to = numbers + (int64_t)i * hd;
+    void *const scales = numbers + 2 * (int64_t)FKV_PAGE_TOKENS * hd;
+    float *scale = (float *)scales + i;
+    uint32_t most = 0; /* as bits, which order like magnitudes; not a number is above all */
+    for (int k = 0; k < hd; k++) {
+        uint32_t bits;
+        memcpy(&bits, from + k, sizeof bits);
+        if ((bits & 0x7fffffff) > most) most = bits & 0x7fffffff;
+    }
+    *scale = fkv_f32_from_bits(most) / 448.0f;
+    const bool some = *scale > 0 && *scale < INFINITY;
+    for (int k = 0; k < hd; k++) to[k] = some ? fkv_e4m3_from_f32(from[k] / *scale) : 0;
+}
+
+void cpu_kv_put(const fkv_kv_view *kv, int rank, const int32_t *pages, int64_t at, int hd, const float *from)
+{
+    void *page = (char *)kv->arenas[rank] +
+                 pages[at / FKV_PAGE_TOKENS] * fkv_kv_page_bytes(kv->form, hd, sizeof *from);
+    for (int v = 0; v < 2; v++) {
+        const int i = v * FKV_PAGE_TOKENS + (int)(at % FKV_PAGE_TOKENS);
+        if (kv->form == FKV_KV_FP8)
+            put_fp8(page, i, hd, from + v * hd);
+        else
+            memcpy((float *)page + (int64_t)i * hd, from + v * hd, (size_t)hd * sizeof *from);
+    }
+}
+
 typedef struct keep_job {
     const fkv_device *dev;
     const fkv_keep_args *a;
@@ -92,16 +123,13 @@ static void keep_task(void *ctx, int64_t index, int thread)
         choose(a->scores + at, a->second ? a->second + at : NULL, n - window - sinks, n_top,
                j->dev->keep_work + (int64_t)thread * j->dev->limits.max_prompt, chosen);
     const float *k = (const float *)a->qkv + s->row0 * stride + i * per + spec->group * hd;
-    float *arena = a->kv.arenas[a->owner[lh * a->n_slots + s->slot]];
+    const int owner = a->owner[lh * a->n_slots + s->slot];
     const int32_t *pages = a->kv.table + s->slot * a->kv.slot_stride + a->kv.offset[lh];
     for (int64_t t = 0; t < n_kept; t++) {
         const int64_t from = t < n_sinks           ? t
                              : t - n_sinks < n_top ? sinks + chosen[t - n_sinks]
                                                    : n - n_kept + t;
-        float *to =
-            arena + ((int64_t)pages[t / FKV_PAGE_TOKENS] * 2 * FKV_PAGE_TOKENS + t % FKV_PAGE_TOKENS) * hd;
-        memcpy(to, k + from * stride, (size_t)hd * sizeof *to);
-        memcpy(to + FKV_PAGE_TOKENS * hd, k + from * stride + hd, (size_t)hd * sizeof *to);
+        cpu_kv_put(&a->kv, owner, pages, t, hd, k + from * stride);
     }
 }
 

@@ -132,6 +132,8 @@ void cpu_weight_gram(fkv_device *dev, const fkv_weight *w, int64_t rows, int n, 
 
 /* cpu_compress.c */
 void cpu_kv_keep(fkv_device *dev, const fkv_keep_args *args);
+/* K and V, from[2][hd], as token `at` of pages. */
+void cpu_kv_put(const fkv_kv_view *kv, int rank, const int32_t *pages, int64_t at, int hd, const float *from);
 
 /* cpu_sample.c */
 void cpu_sample(fkv_device *dev, float *logits, int64_t stride, int n_slots, bool first,

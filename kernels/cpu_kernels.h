@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "runner/base/kv_page.h"
 #include "runner/base/layer_spec.h"
 
 enum {
@@ -74,10 +75,10 @@ typedef struct cpu_kernels_table {
     void (*score_row)(const fkv_attention_spec *spec, const float *q, const float *kp, int64_t n,
                       float weight, float *s, float *sum);
 
-    /* Decode attention of a head's queries over the n tokens (the last window of them) in pages of
-     * 128: pages[i] gives the page at arena + pages[i] * 2 * 128 * hd. q, out: [group, hd]. */
-    void (*decode)(const fkv_attention_spec *spec, const float *q, const float *arena, const int32_t *pages,
-                   int64_t n, float *out);
+    /* Decode attention of a head's queries over the n tokens (the last window of them) in the arena's pages
+     * of that form (kv_page.h; plain: float32). q, out: [group, hd]. */
+    void (*decode)(const fkv_attention_spec *spec, const float *q, const void *arena, fkv_kv_form form,
+                   const int32_t *pages, int64_t n, float *out);
 
     /* The largest of n floats. */
     float (*max)(const float *x, int64_t n);

@@ -346,27 +346,66 @@ INLINE void add_scaled(float *acc, const float *x, float by, int n)
     for (; i < n; i++) acc[i] = fmaf(by, x[i], acc[i]);
 }
 
-static void decode(const fkv_attention_spec *spec, const float *q, const float *arena, const int32_t *pages,
-                   int64_t n, float *out)
+/* K or V of a page's tokens. */
+typedef struct page_rows {
+    const float *plain;   /* NULL: fp8 */
+    const uint8_t *bytes; /* fp8 */
+    const float *scales;
+} page_rows;
+
+static page_rows rows_of(const void *arena, fkv_kv_form form, int32_t page, int hd, int v)
 {
-    enum { PAGE = 128 };
+    const void *at = (const char *)arena + page * fkv_kv_page_bytes(form, hd, sizeof(float));
+    const int64_t n = (int64_t)FKV_PAGE_TOKENS * hd;
+    if (form == FKV_KV_PLAIN) return (page_rows){.plain = (const float *)at + v * n};
+    const void *scales = (const uint8_t *)at + 2 * n;
+    return (page_rows){.bytes = (const uint8_t *)at + v * n,
+                       .scales = (const float *)scales + v * FKV_PAGE_TOKENS};
+}
+
+/* Numbers of row j, without its scale; to: room for them. Those of e4m3 are numbers always (kv_page.h). */
+static const float *row_of(const page_rows *r, int j, int hd, float *to)
+{
+    if (r->plain) return r->plain + (int64_t)j * hd;
+    const uint8_t *from = r->bytes + (int64_t)j * hd;
+    for (int i = 0; i < hd; i++) {
+        const uint32_t bits = (uint32_t)(from[i] & 0x80) << 24 | (uint32_t)(from[i] & 0x7f) << 20;
+        memcpy(to + i, &bits, sizeof bits);
+    }
+    for (int i = 0; i < hd; i++) to[i] *= 0x1p120f; /* float16.h */
+    return to;
+}
+
+static void scale_scores(float *s, const float *by, int from, int n)
+{
+    for (int j = from; by && j < n; j++) s[j] *= by[j];
+}
+
+static void decode(const fkv_attention_spec *spec, const float *q, const void *arena, fkv_kv_form form,
+                   const int32_t *pages, int64_t n, float *out)
+{
+    enum { PAGE = FKV_PAGE_TOKENS };
     const int hd = spec->head_dim;
     const int64_t first = first_key(spec, n - 1);
-    float s[PAGE], acc[CPU_MAX_HEAD_DIM];
+    float s[PAGE], acc[CPU_MAX_HEAD_DIM], row[CPU_MAX_HEAD_DIM];
     for (int g = 0; g < spec->group; g++) {
         float m = -INFINITY, total = 0.0f;
         float *o = out + g * hd;
         memset(o, 0, (size_t)hd * sizeof *o);
         for (int64_t k0 = first / PAGE * PAGE; k0 < n; k0 += PAGE) {
             const int here = n - k0 < PAGE ? (int)(n - k0) : PAGE, from = first > k0 ? (int)(first - k0) : 0;
-            const float *k = arena + (int64_t)pages[k0 / PAGE] * 2 * PAGE * hd, *v = k + (int64_t)PAGE * hd;
+            const page_rows k = rows_of(arena, form, pages[k0 / PAGE], hd, 0),
+                            v = rows_of(arena, form, pages[k0 / PAGE], hd, 1);
             for (int j = 0; j < from; j++) s[j] = -INFINITY;
-            for (int j = from; j < here; j++) s[j] = dot(q + g * hd, k + (int64_t)j * hd, hd) * spec->scale;
+            for (int j = from; j < here; j++)
+                s[j] = dot(q + g * hd, row_of(&k, j, hd, row), hd) * spec->scale;
+            scale_scores(s, k.scales, from, here);
             if (spec->softcap > 0) cap_row(s + from, here - from, spec->softcap);
             for (int j = here; j < PAGE; j++) s[j] = -INFINITY;
             const float mc = max_of(s, here), sum = exp_sum(s, PAGE, mc);
+            scale_scores(s, v.scales, from, here);
             memset(acc, 0, (size_t)hd * sizeof *acc);
-            for (int j = from; j < here; j++) add_scaled(acc, v + (int64_t)j * hd, s[j], hd);
+            for (int j = from; j < here; j++) add_scaled(acc, row_of(&v, j, hd, row), s[j], hd);
             const float top = mc > m ? mc : m;
             float f[VF];
             vf_store(f, vf_exp(vf_set1(m - top)));

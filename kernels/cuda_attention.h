@@ -3,9 +3,9 @@
  * Device pointers belong to the device (cuda_alloc), also after a failed prepare; the struct is freed by
  * cuda_decode_close. Not for products (cuda_gemm.cu), nor for collectives (cuda_collective.h).
  *
- * Shared-memory tiles hold rows of HD bf16 in 16-byte pieces; piece p of row r lies at p ^ (r & 7), or where
- * HD is no multiple of 64, rows are padded by a piece, so that the eight rows of an ldmatrix fall into
- * different banks.
+ * Shared-memory tiles hold rows in 16-byte pieces, such that the eight rows of an ldmatrix fall into
+ * different banks: rows of 128 bytes, or a multiple, have piece p of row r at p ^ (r & 7), those of 64 at p ^
+ * (r / 2 & 3); others are padded by a piece.
  */
 #ifndef FKV_KERNELS_CUDA_ATTENTION_H
 #define FKV_KERNELS_CUDA_ATTENTION_H
@@ -58,6 +58,7 @@ struct cuda_rank_plan {
     bool whole; /* a single rank's: all heads, whose weights are one matrix */
     int n_slots, n_kv_heads;
     int window;                 /* the spec's; 0: none */
+    int entry_pages;            /* that an entry counts for beside its own */
     int64_t slot_stride;        /* of the page table */
     cuda_decode_entry *entries; /* [entries there can be + 1]: a last one with first_page = all pages */
     cuda_decode_count *count;   /* [1] */
@@ -95,8 +96,9 @@ static __device__ __forceinline__ void cuda_wait_for_kernel(void)
 }
 
 /* Pages more that an entry counts for than it has, when CTAs share out the work: to begin and to end one is
- * bound by latency, not by bytes (measured: LOG.md, 2026-11-26). Changes no bit, but who folds what. */
-enum { CUDA_ENTRY_PAGES = 2 };
+ * bound by latency, not by bytes (measured: LOG.md, 2026-11-26); of fp8 pages, which take half the time,
+ * twice as many. Changes no bit, but who folds what. */
+enum { CUDA_ENTRY_PAGES = 2, CUDA_ENTRY_PAGES_FP8 = 4 };
 
 /* What a slot's sampling keeps between blocks and kernels: see cuda_sample.cu. */
 struct cuda_sample_slot {
@@ -327,18 +329,22 @@ static __device__ __forceinline__ uint32_t pack_bf16(float lo, float hi)
     return r;
 }
 
-/* Bytes of a row of a tile. */
-template <int HD> static constexpr FKV_IN_KERNELS int tile_row(void)
+/* Bytes that a row of a tile takes: HD numbers of T. */
+template <int HD, typename T = bf16> static constexpr FKV_IN_KERNELS int tile_row(void)
 {
-    return HD % 64 == 0 ? HD * 2 : HD * 2 + 16;
+    constexpr int BYTES = HD * (int)sizeof(T);
+    return BYTES % 128 == 0 || BYTES == 64 ? BYTES : BYTES + 16;
 }
 
 /* Byte offset of 16-byte piece `piece` of row `row` in a tile. */
-template <int HD> static __device__ __forceinline__ uint32_t tile_offset(int row, int piece)
+template <int HD, typename T = bf16>
+static __device__ __forceinline__ uint32_t tile_offset(int row, int piece)
 {
-    static_assert(tile_row<HD>() % 128 == 0 || tile_row<HD>() / 16 % 2, "eight rows in different banks");
-    if constexpr (HD % 64 == 0) return (uint32_t)(row * HD * 2 + ((piece ^ (row & 7)) << 4));
-    return (uint32_t)(row * tile_row<HD>() + (piece << 4));
+    constexpr int ROW = tile_row<HD, T>();
+    static_assert(ROW % 128 == 0 || ROW == 64 || ROW / 16 % 2, "eight rows in different banks");
+    if constexpr (ROW % 128 == 0) return (uint32_t)(row * ROW + ((piece ^ (row & 7)) << 4));
+    if constexpr (ROW == 64) return (uint32_t)(row * ROW + ((piece ^ (row >> 1 & 3)) << 4));
+    return (uint32_t)(row * ROW + (piece << 4));
 }
 
 /* Rows [row0, row0 + ROWS) of src (stride in elements) into a tile; rows from n_rows on are zeros. */

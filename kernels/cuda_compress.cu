@@ -8,7 +8,7 @@
  */
 #include <math.h>
 
-#include "kernels/cuda_attention.h"
+#include "kernels/cuda_pages.h"
 
 enum { SNAP_ROWS = 64, SNAP_THREADS = 128, SNAP_TILES = CUDA_SNAP_KEYS / 8 };
 
@@ -346,7 +346,7 @@ enum { SELECT_THREADS = 1024, SELECT_WARPS = SELECT_THREADS / 32, GATHER_THREADS
 
 /* A head of a prompt. */
 struct keep_head {
-    bf16 *arena;
+    char *arena;
     int64_t table; /* index of the first page's number */
     int32_t n_kept, n_top, n_tokens;
     int32_t n_first;    /* of the n_top, chosen by scores where there is a second */
@@ -499,13 +499,52 @@ static __global__ void __launch_bounds__(GATHER_THREADS) keep_gather_kernel(cons
     const int64_t from = kept_token(p, h, t);
     const int64_t page = p.table[h.table + t / FKV_PAGE_TOKENS];
     const bf16 *src = p.qkv + (h.row0 + from) * p.stride + h.head * p.per + p.group * HD + piece * 8;
-    bf16 *dst =
-        h.arena + ((page * 2 + v) * FKV_PAGE_TOKENS + t % FKV_PAGE_TOKENS) * HD + piece % (HD / 8) * 8;
+    bf16 *dst = (bf16 *)(h.arena + page * page_bytes<bf16>(HD)) +
+                (v * FKV_PAGE_TOKENS + t % FKV_PAGE_TOKENS) * HD + piece % (HD / 8) * 8;
     *(uint4 *)dst = *(const uint4 *)src;
 }
 
+/* Lanes that a vector has in the kernel below: one for 8 numbers, and to the next power of two. */
+template <int HD> static constexpr FKV_IN_KERNELS int vector_lanes(void)
+{
+    return HD > 128 ? 32 : HD > 64 ? 16 : 8;
+}
+
+/* The same into fp8 pages. Grid (blocks of vectors, heads of prompts). */
+template <int HD>
+static __global__ void __launch_bounds__(GATHER_THREADS) keep_fp8_kernel(const keep_params p)
+{
+    constexpr int LANES = vector_lanes<HD>();
+    const keep_head h = p.heads[blockIdx.y];
+    const int64_t i = ((int64_t)blockIdx.x * GATHER_THREADS + threadIdx.x) / LANES, t = i / 2;
+    const int v = (int)(i % 2), piece = (int)threadIdx.x % LANES; /* neighbours in qkv: K, V */
+    const bool there = t < h.n_kept, mine = there && piece < HD / 8;
+    uint4 x = make_uint4(0, 0, 0, 0);
+    if (mine)
+        x = *(const uint4 *)(p.qkv + (h.row0 + kept_token(p, h, t)) * p.stride + h.head * p.per +
+                             (p.group + v) * HD + piece * 8);
+    float f[8];
+    uint32_t most = 0;
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+        f[k] = __bfloat162float(((const bf16 *)&x)[k]);
+        most = max(most, magnitude(f[k]));
+    }
+    const float by = scale_of(most_of<LANES>(most));
+    if (!there) return;
+    char *const page = h.arena + p.table[h.table + t / FKV_PAGE_TOKENS] * page_bytes<e4m3>(HD);
+    const int row = v * FKV_PAGE_TOKENS + (int)(t % FKV_PAGE_TOKENS);
+    if (piece == 0) ((float *)(page + page_scales<e4m3>(HD)))[row] = by;
+    if (!mine) return;
+    uint16_t y[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) y[k] = pack_e4m3(scaled(f[2 * k], by), scaled(f[2 * k + 1], by));
+    *(uint2 *)(page + row * HD + piece * 8) =
+        make_uint2(y[0] | (uint32_t)y[1] << 16, y[2] | (uint32_t)y[3] << 16);
+}
+
 /* The first n of p's heads. */
-static void keep_heads(fkv_device *dev, const keep_params &p, int head_dim, int n)
+static void keep_heads(fkv_device *dev, const keep_params &p, int head_dim, fkv_kv_form form, int n)
 {
     int64_t most = 0, most_top = 0;
     for (int i = 0; i < n; i++) {
@@ -521,10 +560,15 @@ static void keep_heads(fkv_device *dev, const keep_params &p, int head_dim, int 
         CUDA_LAUNCHED(dev);
     }
     if (most == 0) return;
-    const int64_t threads = most * (2 * head_dim / 8);
-    const dim3 grid((unsigned)((threads + GATHER_THREADS - 1) / GATHER_THREADS), (unsigned)n);
-    with_head_dim(head_dim,
-                  [&](auto hd) { keep_gather_kernel<hd()><<<grid, GATHER_THREADS, 0, dev->stream>>>(p); });
+    with_head_dim(head_dim, [&](auto hd) {
+        const bool fp8 = form == FKV_KV_FP8;
+        const int64_t threads = most * 2 * (fp8 ? vector_lanes<hd()>() : hd() / 8);
+        const dim3 grid((unsigned)((threads + GATHER_THREADS - 1) / GATHER_THREADS), (unsigned)n);
+        if (fp8)
+            keep_fp8_kernel<hd()><<<grid, GATHER_THREADS, 0, dev->stream>>>(p);
+        else
+            keep_gather_kernel<hd()><<<grid, GATHER_THREADS, 0, dev->stream>>>(p);
+    });
     CUDA_LAUNCHED(dev);
 }
 
@@ -532,7 +576,7 @@ static keep_head keep_of(const fkv_keep_args *a, const fkv_segment *s, int head)
 {
     const int64_t lh = (int64_t)a->layer * a->spec->n_kv_heads + a->head0 + head, budget = a->kv.budgets[lh];
     keep_head h = {};
-    h.arena = (bf16 *)a->kv.arenas[a->owner[lh * a->n_slots + s->slot]];
+    h.arena = (char *)a->kv.arenas[a->owner[lh * a->n_slots + s->slot]];
     h.table = s->slot * a->kv.slot_stride + a->kv.offset[lh];
     h.n_kept = (int32_t)(s->n_tokens < budget ? s->n_tokens : budget);
     const int64_t chosen = budget - a->score_window - a->sinks;
@@ -570,9 +614,9 @@ void cuda_kv_keep(fkv_device *dev, const fkv_keep_args *a)
         for (int h = 0; h < a->n_heads; h++) {
             p.heads[n++] = keep_of(a, &a->pack->segments[i], h);
             if (n < CUDA_KEEP_HEADS) continue;
-            keep_heads(dev, p, hd, n);
+            keep_heads(dev, p, hd, a->kv.form, n);
             n = 0;
         }
     }
-    if (n) keep_heads(dev, p, hd, n);
+    if (n) keep_heads(dev, p, hd, a->kv.form, n);
 }

@@ -7,16 +7,18 @@
  * chunks of an entry in order: by the CTA that begins it as far as its run goes, the others by a last
  * kernel. Who folds a chunk never matters to its bits.
  *
+ * Fp8 pages (cuda_pages.h) go through the same products: each score is multiplied by its token's scale of K
+ * (and the softmax's), each probability by its token's of V before it is rounded.
+ *
  * On Hopper the kernel begins beside the one before it (cuda_decode_append.cu): what does not hang on that
  * one, all tokens but an entry's last ones, is on its way when that one ends.
  */
 #include <math.h>
 
-#include "kernels/cuda_attention.h"
+#include "kernels/cuda_pages.h"
 
 enum {
-    WARP_TOKENS = 16, /* of a block: an mma tile */
-    QUERIES = 8,      /* columns of a tile: the group, padded */
+    QUERIES = 8, /* columns of a tile: the group, padded */
     MERGE_WARPS = 8,
 };
 
@@ -38,7 +40,7 @@ struct attention_params {
     const cuda_decode_entry *entries;
     const cuda_decode_count *count;
     const int32_t *starts;
-    const bf16 *arena;
+    const char *arena;
     const int32_t *table;
     const bf16 *q;
     bf16 *out;
@@ -159,21 +161,27 @@ template <int HD> struct block_cursor {
 };
 
 /* K and V of a warp's 16 tokens of a block (of a page) into its stage; tokens behind the entry's end are
- * zeros. */
-template <int HD>
+ * zeros, but for scales. */
+template <int HD, typename T>
 static __device__ __forceinline__ void load_tokens(uint32_t stage, const attention_params &a, int page,
                                                    int block, int tokens, int warp, int lane)
 {
-    constexpr int PIECES = HD / 8;
+    constexpr int ROW = HD * (int)sizeof(T), PIECES = ROW / 16;
     const int first = block % att_shape<HD>::PAGE_BLOCKS * att_shape<HD>::TOKENS + warp * WARP_TOKENS;
-    const bf16 *k = a.arena + ((int64_t)page * 2 * FKV_PAGE_TOKENS + first) * HD;
+    const char *const at = a.arena + page * page_bytes<T>(HD), *const k = at + first * ROW;
 #pragma unroll(HD <= 128 ? 8 : 2) /* more of it in flight spills */
     for (int i = 0; i < WARP_TOKENS * PIECES / 32; i++) {
         const int r = (i * 32 + lane) / PIECES, p = (i * 32 + lane) % PIECES;
-        const bf16 *from = k + r * HD + p * 8;
-        copy_async16(stage + tile_offset<HD>(r, p), from, r < tokens);
-        copy_async16(stage + WARP_TOKENS * tile_row<HD>() + tile_offset<HD>(r, p),
-                     from + FKV_PAGE_TOKENS * HD, r < tokens);
+        const char *const from = k + r * ROW + p * 16;
+        copy_async16(stage + tile_offset<HD, T>(r, p), from, r < tokens);
+        copy_async16(stage + WARP_TOKENS * tile_row<HD, T>() + tile_offset<HD, T>(r, p),
+                     from + FKV_PAGE_TOKENS * ROW, r < tokens);
+    }
+    if constexpr (is_fp8<T>()) {
+        constexpr int PER = 16 / (int)sizeof(float), LANES = WARP_TOKENS / PER;
+        const int v = lane / LANES, t = lane % LANES * PER;
+        const float *scales = (const float *)(at + page_scales<T>(HD)) + v * FKV_PAGE_TOKENS + first + t;
+        if (v < 2) copy_async16(stage + stage_scales<HD, T>() + lane * 16, scales, t < tokens);
     }
 }
 
@@ -211,22 +219,25 @@ struct fold_rule {
 };
 
 /* Scores s[16 keys][8 queries] become probabilities of the online softmax along the keys; by: what o of
- * the two queries is scaled by. ODD: a cap or a window, which may hide all 16 from them. */
+ * the two queries is scaled by; k: the tokens' scales (of bf16 1). ODD: a cap or a window, which may hide all
+ * 16 from them. */
 template <int HD, bool ODD>
 static __device__ __forceinline__ void fold_scores(warp_state<HD> &w, float (&s)[4], const float (&t)[4],
-                                                   float (&by)[2], const fold_rule &rule, int lane)
+                                                   float (&by)[2], const fold_rule &rule, const float (&k)[2],
+                                                   int lane)
 {
     const int r = lane / 4;
+    const float k0 = k[0] * rule.scores.scale, k1 = k[1] * rule.scores.scale;
 #pragma unroll
     for (int c = 0; c < 2; c++) {
         if constexpr (ODD) {
-            const float x = odd_score(rule.scores, s[c] + t[c]),
-                        y = odd_score(rule.scores, s[c + 2] + t[c + 2]);
+            const float x = odd_score(rule.scores, (s[c] + t[c]) * k[0]),
+                        y = odd_score(rule.scores, (s[c + 2] + t[c + 2]) * k[1]);
             s[c] = r < rule.tokens && r >= rule.hidden ? x : -INFINITY;
             s[c + 2] = r + 8 < rule.tokens && r + 8 >= rule.hidden ? y : -INFINITY;
         } else {
-            s[c] = r < rule.tokens ? (s[c] + t[c]) * rule.scores.scale : -INFINITY;
-            s[c + 2] = r + 8 < rule.tokens ? (s[c + 2] + t[c + 2]) * rule.scores.scale : -INFINITY;
+            s[c] = r < rule.tokens ? (s[c] + t[c]) * k0 : -INFINITY;
+            s[c + 2] = r + 8 < rule.tokens ? (s[c + 2] + t[c + 2]) * k1 : -INFINITY;
         }
         float top = fmaxf(w.m[c], fmaxf(s[c], s[c + 2]));
         top = fmaxf(top, __shfl_xor_sync(~0u, top, 4));
@@ -243,7 +254,7 @@ static __device__ __forceinline__ void fold_scores(warp_state<HD> &w, float (&s)
 
 /* Folds 16 tokens by the rule (at least the first is there), for every tile of queries: scores, softmax,
  * o[hd][8] += values[hd][16] p[16][8]. A fragment of K or V is read once for all tiles. */
-template <int HD, int TILES, bool ODD>
+template <int HD, typename T, int TILES, bool ODD>
 static __device__ __forceinline__ void fold_tokens(warp_state<HD> (&w)[TILES],
                                                    const query_tile<HD> (&q)[TILES], uint32_t stage,
                                                    const fold_rule &rule, int lane)
@@ -251,28 +262,29 @@ static __device__ __forceinline__ void fold_tokens(warp_state<HD> (&w)[TILES],
     float s[TILES][4] = {}, t[TILES][4] = {}; /* two chains: half the latency */
 #pragma unroll
     for (int kk = 0; kk < HD / 16; kk += 2) {
-        uint32_t k[4];
-        load_matrix4(k, stage + tile_offset<HD>(lane & 15, 2 * kk + (lane >> 4)));
+        uint32_t k[4], raw[4];
+        load_keys<HD, T>(k, raw, stage, kk, lane);
 #pragma unroll
         for (int j = 0; j < TILES; j++) mma16816(s[j], k, q[j].at[kk][0], q[j].at[kk][1]);
-        load_matrix4(k, stage + tile_offset<HD>(lane & 15, 2 * kk + 2 + (lane >> 4)));
+        load_keys<HD, T>(k, raw, stage, kk + 1, lane);
 #pragma unroll
         for (int j = 0; j < TILES; j++) mma16816(t[j], k, q[j].at[kk + 1][0], q[j].at[kk + 1][1]);
     }
+    const token_scales scales = load_scales<HD, T>(stage, rule.tokens, lane);
     float by[TILES][2];
     uint32_t p[TILES][2];
 #pragma unroll
     for (int j = 0; j < TILES; j++) {
-        fold_scores<HD, ODD>(w[j], s[j], t[j], by[j], rule, lane);
-        p[j][0] = transpose8(pack_bf16(s[j][0], s[j][1]));
-        p[j][1] = transpose8(pack_bf16(s[j][2], s[j][3]));
+        fold_scores<HD, ODD>(w[j], s[j], t[j], by[j], rule, scales.k, lane);
+        p[j][0] = transpose8(pack_bf16(s[j][0] * scales.v[0], s[j][1] * scales.v[0]));
+        p[j][1] = transpose8(pack_bf16(s[j][2] * scales.v[1], s[j][3] * scales.v[1]));
     }
-    const uint32_t values = stage + WARP_TOKENS * tile_row<HD>();
-    const int row = (lane & 7) + (lane >> 4) * 8, piece = lane >> 3 & 1;
+    const uint32_t values = stage + WARP_TOKENS * tile_row<HD, T>();
+    uint32_t raw[4];
 #pragma unroll
     for (int i = 0; i < HD / 16; i++) {
         uint32_t v[4];
-        load_matrix4_trans(v, values + tile_offset<HD>(row, 2 * i + piece));
+        load_values<HD, T>(v, raw, values, i, lane);
 #pragma unroll
         for (int j = 0; j < TILES; j++) {
             w[j].o[i][0] *= by[j][0];
@@ -284,17 +296,24 @@ static __device__ __forceinline__ void fold_tokens(warp_state<HD> (&w)[TILES],
     }
 }
 
-/* Queries from first on; those beyond the group are zeros. */
-template <int HD>
+/* Queries from first on, in the order of keys' numbers; those beyond the group are zeros. */
+template <int HD, typename T>
 static __device__ __forceinline__ void load_queries(query_tile<HD> &q, const attention_params &a, int row,
                                                     int first, int lane)
 {
     const int g = first + lane / 4;
-    const bf16 *from = a.q + ((int64_t)row * fkv_head_rows(a.group) + g) * HD + lane % 4 * 2;
+    const bf16 *from = a.q + ((int64_t)row * fkv_head_rows(a.group) + g) * HD;
 #pragma unroll
     for (int i = 0; i < HD / 16; i++) {
-        q.at[i][0] = g < a.group ? *(const uint32_t *)(from + i * 16) : 0;
-        q.at[i][1] = g < a.group ? *(const uint32_t *)(from + i * 16 + 8) : 0;
+        if constexpr (is_fp8<T>()) {
+            uint2 x = make_uint2(0, 0);
+            if (g < a.group) x = *(const uint2 *)(from + i * 16 + lane % 4 * 4);
+            q.at[i][0] = __byte_perm(x.x, x.y, 0x5410); /* numbers 0 and 2 of four */
+            q.at[i][1] = __byte_perm(x.x, x.y, 0x7632);
+        } else {
+            q.at[i][0] = g < a.group ? *(const uint32_t *)(from + i * 16 + lane % 4 * 2) : 0;
+            q.at[i][1] = g < a.group ? *(const uint32_t *)(from + i * 16 + lane % 4 * 2 + 8) : 0;
+        }
     }
 }
 
@@ -304,7 +323,7 @@ template <int HD> struct merge_buffer {
     float2 stat[att_shape<HD>::WARPS][QUERIES];     /* max, sum */
 };
 
-template <int HD>
+template <int HD, typename T>
 static __device__ __forceinline__ void share_state(merge_buffer<HD> *b, warp_state<HD> &w, int warp, int lane)
 {
     const int q = lane % 4 * 2, r = lane / 4;
@@ -316,8 +335,13 @@ static __device__ __forceinline__ void share_state(merge_buffer<HD> *b, warp_sta
         if (r == 0) b->stat[warp][q + c] = make_float2(w.m[c], w.sum[c]);
 #pragma unroll
         for (int i = 0; i < HD / 16; i++) {
-            b->o[warp][q + c][i * 16 + r] = w.o[i][c];
-            b->o[warp][q + c][i * 16 + r + 8] = w.o[i][c + 2];
+            float *const o = &b->o[warp][q + c][i * 16];
+            if constexpr (is_fp8<T>()) {
+                *(float2 *)(o + 2 * r) = make_float2(w.o[i][c], w.o[i][c + 2]);
+            } else {
+                o[r] = w.o[i][c];
+                o[r + 8] = w.o[i][c + 2];
+            }
         }
     }
 }
@@ -374,27 +398,30 @@ static __device__ __forceinline__ void end_chunk(const attention_params &a, cons
     if (lane == 0) a.part_stat[at] = make_float2(item.m, item.sum);
 }
 
-/* K and V of 16 tokens. */
-template <int HD> static constexpr FKV_IN_KERNELS int stage_bytes(void)
+template <int HD, typename T> static constexpr int shared_bytes(int stages)
 {
-    return 2 * WARP_TOKENS * tile_row<HD>();
+    return att_shape<HD>::WARPS * stages * stage_bytes<HD, T>() + (int)sizeof(merge_buffer<HD>);
 }
 
-template <int HD, int STAGES> static constexpr int shared_bytes(void)
+/* As many as so much shared memory holds, but not more than keep the memory busy. */
+template <int HD, typename T> static constexpr int stages_in(int bytes)
 {
-    return att_shape<HD>::WARPS * STAGES * stage_bytes<HD>() + (int)sizeof(merge_buffer<HD>);
+    constexpr int ENOUGH = 8;
+    int n = 1;
+    while (n < ENOUGH && shared_bytes<HD, T>(n + 1) <= bytes) n++;
+    return n;
 }
 
 /* Ragged attention of one rank in one layer: see the head of the file. Grid: one CTA an SM. ODD: a cap or a
- * window. Shared: every warp's own ring of STAGES x (K, V of 16 tokens), filled by cp.async across item
- * borders (no barrier until a chunk's end), and the merge buffer; how many stages there are changes no bit.
- * Bound by memory: reads 4 * hd bytes a token. */
-template <int HD, int STAGES, int TILES, bool ODD>
+ * window. T: of the pages' numbers. Shared: every warp's own ring of STAGES x (K, V of 16 tokens), filled by
+ * cp.async across item borders (no barrier until a chunk's end), and the merge buffer; how many stages there
+ * are changes no bit. Bound by memory: reads fkv_kv_token_bytes a token. */
+template <int HD, typename T, int STAGES, int TILES, bool ODD>
 static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
     decode_attention_kernel(const attention_params a)
 {
     using shape = att_shape<HD>;
-    constexpr int STAGE = stage_bytes<HD>();
+    constexpr int STAGE = stage_bytes<HD, T>();
     extern __shared__ __align__(1024) char shared[];
     merge_buffer<HD> *const buffer = (merge_buffer<HD> *)(shared + shape::WARPS * STAGES * STAGE);
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
@@ -422,7 +449,8 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
             const int tokens = ahead.tokens_left(warp);
             if (ahead.block + 1 == ahead.n_blocks) meet(); /* the step's own token */
             if (tokens > 0)
-                load_tokens<HD>(ring + (uint32_t)(stage * STAGE), a, page, ahead.block, tokens, warp, lane);
+                load_tokens<HD, T>(ring + (uint32_t)(stage * STAGE), a, page, ahead.block, tokens, warp,
+                                   lane);
             ahead.step(a.entries);
             if (!ahead.done()) page = a.table[ahead.table_index()];
         }
@@ -439,7 +467,7 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
     int row = now.entry.row, stage = 0, first_block = now.block;
     auto load_all_queries = [&](void) {
 #pragma unroll
-        for (int j = 0; j < TILES; j++) load_queries<HD>(q[j], a, row, j * QUERIES, lane);
+        for (int j = 0; j < TILES; j++) load_queries<HD, T>(q[j], a, row, j * QUERIES, lane);
     };
     if (!now.done()) load_all_queries();
     while (!now.done()) {
@@ -447,7 +475,7 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
         __syncwarp();
         const int tokens = now.tokens_left(warp);
         const fold_rule rule = {ODD ? now.entry.hidden - now.entry.n_tokens + tokens : 0, tokens, a.scores};
-        if (tokens > 0) fold_tokens<HD, TILES, ODD>(w, q, ring + (uint32_t)(stage * STAGE), rule, lane);
+        if (tokens > 0) fold_tokens<HD, T, TILES, ODD>(w, q, ring + (uint32_t)(stage * STAGE), rule, lane);
         __syncwarp();
         load_next(stage);
         stage = stage + 1 == STAGES ? 0 : stage + 1;
@@ -460,7 +488,7 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
             const int first_chunk = first_block / shape::CHUNK_BLOCKS;
 #pragma unroll
             for (int j = 0; j < TILES; j++) {
-                share_state<HD>(buffer, w[j], warp, lane);
+                share_state<HD, T>(buffer, w[j], warp, lane);
                 w[j].clear();
                 __syncthreads();
 #pragma unroll
@@ -542,39 +570,41 @@ static void launch_early(fkv_device *dev, void (*kernel)(attention_params), int 
     CUDA(dev, cudaLaunchKernelEx(&config, kernel, p));
 }
 
-template <int HD, int STAGES, int TILES, bool ODD>
+template <int HD, typename T, int STAGES, int TILES, bool ODD>
 static void launch(fkv_device *dev, const attention_params &p)
 {
-    constexpr int bytes = shared_bytes<HD, STAGES>();
-    if (!CUDA(dev, cudaFuncSetAttribute(decode_attention_kernel<HD, STAGES, TILES, ODD>,
+    constexpr int bytes = shared_bytes<HD, T>(STAGES);
+    static_assert(STAGES > 1 || bytes <= CUDA_LEAST_SHARED, "one fits every GPU");
+    if (!CUDA(dev, cudaFuncSetAttribute(decode_attention_kernel<HD, T, STAGES, TILES, ODD>,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
         return;
-    launch_early(dev, decode_attention_kernel<HD, STAGES, TILES, ODD>, dev->n_sms, att_shape<HD>::THREADS,
+    launch_early(dev, decode_attention_kernel<HD, T, STAGES, TILES, ODD>, dev->n_sms, att_shape<HD>::THREADS,
                  bytes, p);
 }
 
 /* As many blocks in flight as shared memory holds: Hopper's, Ampere's data-centre GPUs', any other's. */
-template <int HD, int TILES, bool ODD> static void run_attention(fkv_device *dev, const attention_params &p)
+template <int HD, typename T, int TILES, bool ODD>
+static void run_attention(fkv_device *dev, const attention_params &p)
 {
-    constexpr int MOST = HD == 64 ? 6 : 3, SOME = HD == 64 ? 4 : 2, LEAST = HD == 64 ? 2 : 1;
-    static_assert(shared_bytes<HD, LEAST>() <= CUDA_LEAST_SHARED, "it fits every GPU");
-    if (shared_bytes<HD, MOST>() <= dev->shared_bytes)
-        launch<HD, MOST, TILES, ODD>(dev, p);
-    else if (shared_bytes<HD, SOME>() <= dev->shared_bytes)
-        launch<HD, SOME, TILES, ODD>(dev, p);
+    constexpr int MOST = stages_in<HD, T>(227 << 10), SOME = stages_in<HD, T>(163 << 10),
+                  LEAST = stages_in<HD, T>(CUDA_LEAST_SHARED);
+    if (shared_bytes<HD, T>(MOST) <= dev->shared_bytes)
+        launch<HD, T, MOST, TILES, ODD>(dev, p);
+    else if (shared_bytes<HD, T>(SOME) <= dev->shared_bytes)
+        launch<HD, T, SOME, TILES, ODD>(dev, p);
     else
-        launch<HD, LEAST, TILES, ODD>(dev, p);
+        launch<HD, T, LEAST, TILES, ODD>(dev, p);
     if (dev->failed || dev->n_sms == 1) return;
     const int warps = p.group < MERGE_WARPS ? p.group : MERGE_WARPS;
     launch_early(dev, merge_kernel<HD>, dev->n_sms - 1, 32 * warps, 0, p);
 }
 
-template <int HD, bool ODD> static void run_tiles(fkv_device *dev, const attention_params &p)
+template <int HD, typename T, bool ODD> static void run_tiles(fkv_device *dev, const attention_params &p)
 {
     if (p.group <= QUERIES)
-        run_attention<HD, 1, ODD>(dev, p);
+        run_attention<HD, T, 1, ODD>(dev, p);
     else
-        run_attention<HD, 2, ODD>(dev, p);
+        run_attention<HD, T, 2, ODD>(dev, p);
 }
 
 /* Behind decode_qkv of the same layer and rank. */
@@ -584,13 +614,15 @@ void cuda_decode_attention(fkv_device *dev, const fkv_decode_args *a)
     if (!plan || plan->n_heads == 0) return;
     const cuda_attention *att = dev->attention;
     const attention_params p = {
-        plan->entries,  plan->count,        plan->starts,           (const bf16 *)a->kv.arenas[a->rank],
+        plan->entries,  plan->count,        plan->starts,           (const char *)a->kv.arenas[a->rank],
         a->kv.table,    (const bf16 *)a->q, (bf16 *)a->out,         att->parts,
         att->part_stat, a->spec->group,     cuda_scores_of(a->spec)};
     with_head_dim(a->spec->head_dim, [&](auto hd) {
-        if (cuda_scores_odd(a->spec))
-            run_tiles<hd(), true>(dev, p);
-        else
-            run_tiles<hd(), false>(dev, p);
+        with_kv_form(a->kv.form, [&](auto number) {
+            if (cuda_scores_odd(a->spec))
+                run_tiles<hd(), decltype(number), true>(dev, p);
+            else
+                run_tiles<hd(), decltype(number), false>(dev, p);
+        });
     });
 }

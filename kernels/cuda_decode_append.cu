@@ -1,7 +1,7 @@
 /* Q, K and V of a decode step of the CUDA backend: the projections' splits are added up, what the layer's
  * spec does to them, and K and V go into their pages.
  */
-#include "kernels/cuda_attention.h"
+#include "kernels/cuda_pages.h"
 
 enum {
     APPEND_THREADS = 256,
@@ -14,7 +14,7 @@ struct append_params {
     fkv_slots slots;
     const int32_t *table;
     int64_t slot_stride;
-    bf16 *arena;
+    char *arena;
     const float *parts; /* of the projections: (placement, split, slot) at the strides below */
     int64_t placement_stride, split_stride, slot_stride_of_parts;
     bf16 *q; /* [placements, n_slots, head_rows * hd]: Q is written */
@@ -58,10 +58,13 @@ static __device__ __forceinline__ float sum1(const float *part, int64_t stride, 
 /* What a thread of the append kernels works on. */
 struct append_place {
     const float *parts;
-    bf16 *q, *k, *v;
+    bf16 *q;
+    char *k, *v;              /* in the page */
+    float *k_scale, *v_scale; /* the same, where it has them */
     int rope_row;
 };
 
+template <typename T>
 static __device__ __forceinline__ append_place find_place(const append_params &a, const cuda_decode_head &h,
                                                           int64_t placement, int slot)
 {
@@ -70,8 +73,12 @@ static __device__ __forceinline__ append_place find_place(const append_params &a
     append_place p;
     p.parts = a.parts + placement * a.placement_stride + slot * a.slot_stride_of_parts;
     p.q = a.q + (placement * a.n_slots + slot) * fkv_head_rows(a.group) * a.hd;
-    p.k = a.arena + (page * 2 * FKV_PAGE_TOKENS + at % FKV_PAGE_TOKENS) * a.hd;
-    p.v = p.k + FKV_PAGE_TOKENS * a.hd;
+    char *const base = a.arena + page * page_bytes<T>(a.hd);
+    const int row = a.hd * (int)sizeof(T);
+    p.k = base + at % FKV_PAGE_TOKENS * row;
+    p.v = p.k + FKV_PAGE_TOKENS * row;
+    p.k_scale = (float *)(base + page_scales<T>(a.hd)) + at % FKV_PAGE_TOKENS;
+    p.v_scale = p.k_scale + FKV_PAGE_TOKENS;
     p.rope_row = a.slots.rope0[slot] + a.slots.pos[slot];
     return p;
 }
@@ -86,20 +93,21 @@ static __device__ __forceinline__ void append_plain(const append_params &a, cons
     for (int i = lane; i < n_all; i += APPEND_LANES) {
         if (i >= n_rope) {
             const int p = (i - n_rope) * 8;
-            *(uint4 *)(to.v + p) = sum8(to.parts + (a.group + 1) * a.hd + p, stride, a.n_splits);
+            *(uint4 *)((bf16 *)to.v + p) = sum8(to.parts + (a.group + 1) * a.hd + p, stride, a.n_splits);
             continue;
         }
         const int vector = i / pieces, p = i % pieces * 8;
         const float *part = to.parts + vector * a.hd + p;
         uint4 lo = sum8(part, stride, a.n_splits), hi = sum8(part + half, stride, a.n_splits);
         rope8(lo, hi, rope + p);
-        bf16 *at = vector == a.group ? to.k + p : to.q + vector * a.hd + p;
+        bf16 *at = (vector == a.group ? (bf16 *)to.k : to.q + vector * a.hd) + p;
         *(uint4 *)at = lo;
         *(uint4 *)(at + half) = hi;
     }
 }
 
 /* Two warps, which take the vectors in turns. */
+template <typename T>
 static __device__ __forceinline__ void append_any(const append_params &a, const append_place &to,
                                                   const bf16 *bias, int warp, int lane)
 {
@@ -119,14 +127,44 @@ static __device__ __forceinline__ void append_any(const append_params &a, const 
         if (!value)
             finish_vector(v, half, vector < a.group ? f.q_norm : f.k_norm, f.eps,
                           f.rope ? f.rope + (int64_t)to.rope_row * half : NULL, lane);
-        store_vector(value ? to.v : vector == a.group ? to.k : to.q + at, v, half, lane);
+        if (vector < a.group)
+            store_vector(to.q + at, v, half, lane);
+        else if constexpr (is_fp8<T>())
+            store_vector_fp8(value ? to.v : to.k, value ? to.v_scale : to.k_scale, v, half, lane);
+        else
+            store_vector((bf16 *)(value ? to.v : to.k), v, half, lane);
     }
 }
 
-/* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page; ANY: whatever
- * the layer's spec asks for. Grid: placements x blocks of APPEND_SLOTS slots. Bound by latency; attention,
- * the next kernel, may begin at once. */
-template <bool ANY>
+/* append_plain into fp8 pages: K and V meet in shared memory in bf16, where a warp of the slot's two has one
+ * of them whole. All threads of the block. */
+static __device__ __forceinline__ void append_fp8(const append_params &a, const append_place &to, bool there,
+                                                  int lane)
+{
+    __shared__ __align__(16) bf16 vectors[APPEND_SLOTS][2][CUDA_MAX_HEAD_DIM];
+    bf16(*const mine)[CUDA_MAX_HEAD_DIM] = vectors[threadIdx.x / APPEND_LANES];
+    append_place near = to;
+    near.k = (char *)mine[0];
+    near.v = (char *)mine[1];
+    if (there) append_plain(a, near, lane);
+    __syncthreads();
+    if (!there) return;
+    const int half = a.hd / 2, is_v = lane / 32;
+    cuda_vector x = {};
+#pragma unroll
+    for (int j = 0; j < CUDA_PAIRS; j++) {
+        const int i = lane % 32 + 32 * j;
+        if (i >= half) continue;
+        x.lo[j] = __bfloat162float(mine[is_v][i]);
+        x.hi[j] = __bfloat162float(mine[is_v][i + half]);
+    }
+    store_vector_fp8(is_v ? to.v : to.k, is_v ? to.v_scale : to.k_scale, x, half, lane % 32);
+}
+
+/* Adds up the projections' splits of every entry, RoPE on Q and K, and K and V into its page, of numbers of
+ * T; ANY: whatever the layer's spec asks for. Grid: placements x blocks of APPEND_SLOTS slots. Bound by
+ * latency; attention, the next kernel, may begin at once. */
+template <bool ANY, typename T>
 static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const append_params a)
 {
     cuda_let_next_kernel_begin();
@@ -134,13 +172,17 @@ static __global__ void __launch_bounds__(APPEND_THREADS) append_kernel(const app
     const int64_t placement = blockIdx.x / blocks;
     const cuda_decode_head h = a.heads[placement];
     const int slot = (int)(blockIdx.x % blocks) * APPEND_SLOTS + (int)threadIdx.x / APPEND_LANES;
-    if (slot < h.begin || slot >= h.end || !a.slots.active[slot]) return;
-    const append_place to = find_place(a, h, placement, slot);
     const int lane = (int)threadIdx.x % APPEND_LANES;
-    if constexpr (ANY)
-        append_any(a, to, h.bias, lane / 32, lane % 32);
-    else
-        append_plain(a, to, lane);
+    const bool there = slot >= h.begin && slot < h.end && a.slots.active[slot];
+    if constexpr (is_fp8<T>() && !ANY) {
+        append_fp8(a, there ? find_place<T>(a, h, placement, slot) : append_place{}, there, lane);
+    } else if (there) {
+        const append_place to = find_place<T>(a, h, placement, slot);
+        if constexpr (ANY)
+            append_any<T>(a, to, h.bias, lane / 32, lane % 32);
+        else
+            append_plain(a, to, lane);
+    }
 }
 
 /* Projections of a rank's placements into the workspace, and where they lie there. A single rank's
@@ -179,16 +221,19 @@ void cuda_decode_qkv(fkv_device *dev, const fkv_decode_args *a)
     params.slots = a->slots;
     params.table = a->kv.table;
     params.slot_stride = a->kv.slot_stride;
-    params.arena = (bf16 *)a->kv.arenas[a->rank];
+    params.arena = (char *)a->kv.arenas[a->rank];
     params.q = (bf16 *)a->q;
     params.finish = cuda_finish_of(dev, a->spec, &a->norm);
     params.n_slots = a->n_slots;
     params.group = a->spec->group;
     params.hd = a->spec->head_dim;
     const int blocks = p->n_heads * ((a->n_slots + APPEND_SLOTS - 1) / APPEND_SLOTS);
-    if (a->spec->qkv_bias || a->spec->qk_norm || a->spec->rope < 0 || a->spec->window)
-        append_kernel<true><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
-    else
-        append_kernel<false><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
+    const bool any = a->spec->qkv_bias || a->spec->qk_norm || a->spec->rope < 0 || a->spec->window;
+    with_kv_form(a->kv.form, [&](auto number) {
+        if (any)
+            append_kernel<true, decltype(number)><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
+        else
+            append_kernel<false, decltype(number)><<<blocks, APPEND_THREADS, 0, dev->stream>>>(params);
+    });
     CUDA_LAUNCHED(dev);
 }

@@ -99,6 +99,7 @@ static int64_t describe(const fkv_device *dev, const fkv_decode_args *a, cuda_de
     p->n_kv_heads = n_kv_heads;
     p->window = a->spec->window;
     p->slot_stride = a->kv.slot_stride;
+    p->entry_pages = a->kv.form == FKV_KV_FP8 ? CUDA_ENTRY_PAGES_FP8 : CUDA_ENTRY_PAGES;
     for (int j = 0; j < a->n_heads_served; j++) {
         const fkv_decode_head *h = &a->heads[j];
         const int64_t lh = (int64_t)a->layer * n_kv_heads + h->head;
@@ -181,13 +182,13 @@ struct list_count {
     int64_t parts;
 };
 
-static __device__ __forceinline__ list_count add_tokens(list_count c, int n_tokens)
+static __device__ __forceinline__ list_count add_tokens(list_count c, int n_tokens, int entry_pages)
 {
     const int pages = (n_tokens + FKV_PAGE_TOKENS - 1) / FKV_PAGE_TOKENS;
     if (pages > CUDA_CHUNK_PAGES) c.parts += (pages + CUDA_CHUNK_PAGES - 1) / CUDA_CHUNK_PAGES;
     if (pages == 0) return c;
     c.entries++;
-    c.pages += pages + CUDA_ENTRY_PAGES;
+    c.pages += pages + entry_pages;
     return c;
 }
 
@@ -227,13 +228,13 @@ static __global__ void __launch_bounds__(LIST_THREADS) list_kernel(const list_pa
     list_count mine = {0, 0, 0}, all;
     for (int64_t r = from; r < to; r++) {
         const int n = entry_tokens(p, a.slots, r);
-        mine = add_tokens(mine, n - skipped(p, n));
+        mine = add_tokens(mine, n - skipped(p, n), p.entry_pages);
     }
     list_count at = count_before(mine, all);
     for (int64_t r = from; r < to; r++) {
         const int n = entry_tokens(p, a.slots, r), skip = skipped(p, n);
         if (n == 0) continue;
-        const list_count next = add_tokens(at, n - skip);
+        const list_count next = add_tokens(at, n - skip, p.entry_pages);
         const cuda_decode_head h = p.heads[r / p.n_slots];
         const int slot = (int)(r % p.n_slots);
         const bool stored = next.parts > at.parts && next.parts <= a.max_parts;

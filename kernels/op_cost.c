@@ -145,9 +145,16 @@ fkv_op_cost fkv_op_cost_key_scores(const fkv_device_info *d, const fkv_prefill_a
     return cost;
 }
 
+/* Of a token in a page. */
+static double token_bytes(const fkv_device_info *d, const fkv_attention_spec *spec, const fkv_kv_view *kv)
+{
+    return (double)fkv_kv_token_bytes(kv->form, spec->head_dim, d->kv_bytes);
+}
+
 fkv_op_cost fkv_op_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *a)
 {
     const int64_t lh = (int64_t)a->layer * a->spec->n_kv_heads + a->head0;
+    const double token = token_bytes(d, a->spec, &a->kv);
     fkv_op_cost cost = {0};
     for (int i = 0; i < a->pack->n_segments; i++) {
         const int64_t n = a->pack->segments[i].n_tokens;
@@ -155,7 +162,7 @@ fkv_op_cost fkv_op_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *a
             const int64_t budget = a->kv.budgets[lh + h], kept = n < budget ? n : budget;
             const int64_t forced = a->score_window + a->sinks;
             const bool chosen = n > budget && budget > forced && !a->spec->window;
-            cost.bytes += 2.0 * a->spec->head_dim * (double)kept * (d->act_bytes + d->kv_bytes);
+            cost.bytes += (double)kept * (2.0 * a->spec->head_dim * d->act_bytes + token);
             if (chosen) cost.bytes += (a->second ? 8 : 4) * (double)(n - forced);
         }
     }
@@ -171,14 +178,15 @@ fkv_op_cost fkv_op_cost_decode_qkv(const fkv_device_info *d, const fkv_decode_ar
                                    const fkv_host_slots *slots)
 {
     const double hd = a->spec->head_dim, group = a->spec->group, hidden = a->hidden;
-    const double weights = fkv_head_rows(a->spec->group) * hd * hidden;
+    const double weights = fkv_head_rows(a->spec->group) * hd * hidden,
+                 token = token_bytes(d, a->spec, &a->kv);
     fkv_op_cost cost = {.bytes = a->n_slots * hidden * act_bytes(d, form_of(a->x))};
     for (int i = 0; i < a->n_heads_served; i++) {
         const fkv_decode_head *h = &a->heads[i];
         cost.bytes += weights * weight_bytes(d, a->x);
         cost.flops += 2 * weights * (h->end - h->begin);
         for (int s = h->begin; s < h->end; s++)
-            if (slots->active[s]) cost.bytes += hd * (group * d->act_bytes + 2 * d->kv_bytes);
+            if (slots->active[s]) cost.bytes += hd * group * d->act_bytes + token;
     }
     return cost;
 }
@@ -186,7 +194,7 @@ fkv_op_cost fkv_op_cost_decode_qkv(const fkv_device_info *d, const fkv_decode_ar
 fkv_op_cost fkv_op_cost_decode_attention(const fkv_device_info *d, const fkv_decode_args *a,
                                          const fkv_host_slots *slots)
 {
-    const double hd = a->spec->head_dim, group = a->spec->group;
+    const double hd = a->spec->head_dim, group = a->spec->group, token = token_bytes(d, a->spec, &a->kv);
     fkv_op_cost cost = {0};
     for (int i = 0; i < a->n_heads_served; i++) {
         const fkv_decode_head *h = &a->heads[i];
@@ -195,7 +203,7 @@ fkv_op_cost fkv_op_cost_decode_attention(const fkv_device_info *d, const fkv_dec
             if (!slots->active[s]) continue;
             const int64_t prompt = slots->prompt_len[s];
             const double n = seen(a->spec, (prompt < budget ? prompt : budget) + slots->pos[s] - prompt);
-            cost.bytes += 2 * hd * (n * d->kv_bytes + group * d->act_bytes);
+            cost.bytes += n * token + 2 * hd * group * d->act_bytes;
             cost.flops += 4 * hd * group * n;
         }
     }

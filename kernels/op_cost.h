@@ -8,8 +8,8 @@
  *
  * Not for plans: the cost model (engine/plan/cost.h, fkv_cost) has constants that are stated or measured.
  *
- * Sizes: act, kv and weight are the bytes of an element (fkv_device_info); of rows and of a weight in FP8
- * act and weight are fp8_bytes, and scales are left out. hd and head_rows are the
+ * Sizes: act and weight are the bytes of an element (fkv_device_info), in FP8 both are fp8_bytes and scales
+ * are left out; kv those of a token's K and V in a page (fkv_kv_token_bytes). hd and head_rows are the
  * spec's; heads are KV heads; T is a segment's number of tokens. seen(p) = min(p + 1, window) keys
  * are seen from position p (p + 1 without a window). */
 #ifndef FKV_KERNELS_OP_COST_H
@@ -64,7 +64,7 @@ fkv_op_cost fkv_op_cost_prefill_attention(const fkv_device_info *d, const fkv_pr
  * A weight and Gram matrices are read once a call. */
 fkv_op_cost fkv_op_cost_key_scores(const fkv_device_info *d, const fkv_prefill_args *args);
 
-/* Over segments and heads, kept = min(T, budget): bytes = 2 hd kept (act + kv), and 4 (T - W - S) for
+/* Over segments and heads, kept = min(T, budget): bytes = kept (2 hd act + kv), and 4 (T - W - S) for
  * the scores where some are chosen, twice that with `second`; flops = 0. */
 fkv_op_cost fkv_op_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *args);
 
@@ -72,13 +72,13 @@ fkv_op_cost fkv_op_cost_kv_keep(const fkv_device_info *d, const fkv_keep_args *a
 fkv_op_cost fkv_op_cost_last_rows(const fkv_device_info *d, const fkv_pack *pack, int64_t hidden);
 
 /* bytes = n_slots hidden act, and for each placement w_rows hidden weight, w_rows = head_rows hd,
- * and for each of its active slots hd (group act + 2 kv);
+ * and for each of its active slots hd group act + kv;
  * flops = 2 w_rows hidden for each slot of each placement, active or not. */
 fkv_op_cost fkv_op_cost_decode_qkv(const fkv_device_info *d, const fkv_decode_args *args,
                                    const fkv_host_slots *slots);
 
 /* For each active slot of each placement, n = min(window, min(budget, T) + pos - T + 1) tokens:
- * bytes = 2 hd n kv + 2 hd group act; flops = 4 hd group n. */
+ * bytes = n kv + 2 hd group act; flops = 4 hd group n. */
 fkv_op_cost fkv_op_cost_decode_attention(const fkv_device_info *d, const fkv_decode_args *args,
                                          const fkv_host_slots *slots);
 

@@ -16,7 +16,11 @@ enum { MAX_PLAN_BYTES = 64 << 20, MAX_STATS_BYTES = 16 << 20 };
 
 static fkv_cost stated_cost(const fkv_setup *s)
 {
-    return s->backend->shares_host ? fkv_cost_cpu(&s->config) : fkv_cost_gpu(&s->config);
+    fkv_cost cost = s->backend->shares_host ? fkv_cost_cpu(&s->config) : fkv_cost_gpu(&s->config);
+    /* Plain K and V are of the activations' type. */
+    cost.token_us *= (double)fkv_kv_token_bytes(fkv_setup_kv_form(s), s->config.head_dim, cost.act_bytes) /
+                     (double)fkv_kv_token_bytes(FKV_KV_PLAIN, s->config.head_dim, cost.act_bytes);
+    return cost;
 }
 
 void fkv_constants_stated(const fkv_setup *s, const fkv_layout *layout, fkv_constants *out)
@@ -49,6 +53,7 @@ static fkv_status task_of(const fkv_setup *s, const fkv_layout *layout, const fk
         .n_ranks = layout->ranks,
         .n_devices = layout->devices,
         .n_slots = layout->slots,
+        .kv_form = fkv_setup_kv_form(s),
         .n_threads = fkv_setup_threads(s),
         .form = fkv_setup_form(s),
         .mean_tokens = mean_tokens(s, profile, err, &st),
@@ -179,6 +184,7 @@ fkv_status fkv_constants_check(const fkv_setup *s, fkv_err *err)
                                        .n_ranks = s->auto_ranks ? 0 : s->n_ranks,
                                        .n_devices = fkv_setup_devices_each(s),
                                        .n_slots = s->auto_slots ? 0 : s->n_slots,
+                                       .kv_form = fkv_setup_kv_form(s),
                                        .n_threads = fkv_setup_threads(s),
                                        .form = fkv_setup_form(s),
                                        .mean_tokens = 1};

@@ -514,6 +514,7 @@ fkv_engine_options fkv_setup_engine_options(const fkv_setup *s, const fkv_layout
                                 .sinks = (int)j->profile.sinks,
                                 .window = (int)j->profile.window,
                                 .kernel = (int)j->profile.kernel,
+                                .kv_form = fkv_setup_kv_form(s),
                                 .n_threads = fkv_setup_threads(s),
                                 .form = fkv_setup_form(s),
                                 .rules = fkv_setup_rules(s),
@@ -555,6 +556,11 @@ fkv_scorer fkv_setup_scorer(const fkv_setup *s)
 fkv_form fkv_setup_form(const fkv_setup *s)
 {
     return fkv_job_is_fp8(s->job) ? FKV_FORM_FP8 : FKV_FORM_NATIVE;
+}
+
+fkv_kv_form fkv_setup_kv_form(const fkv_setup *s)
+{
+    return (fkv_kv_form)s->job->engine.kv_cache; /* the same order: tests/unit/test_planning.c */
 }
 
 fkv_plan_mode fkv_setup_mode(const fkv_setup *s)

@@ -80,6 +80,8 @@ bool fkv_setup_compresses(const fkv_setup *setup);
 fkv_scorer fkv_setup_scorer(const fkv_setup *setup);
 /* How the layers' matrices are held. */
 fkv_form fkv_setup_form(const fkv_setup *setup);
+/* Of the KV cache's pages. */
+fkv_kv_form fkv_setup_kv_form(const fkv_setup *setup);
 /* The plan's mode that the job asks for. */
 fkv_plan_mode fkv_setup_mode(const fkv_setup *setup);
 /* What a plan of the job's model on so many ranks and slots is to solve. tokens: [n_layers][n_kv_heads],

@@ -56,6 +56,7 @@ void fkv_sizing_update(const fkv_setup *s, const fkv_layout *layout, const fkv_p
     z->shape.n_slots = layout->slots;
     z->shape.max_prompt = layout->max_prompt;
     z->shape.max_tokens = layout->max_tokens;
+    z->shape.kv_form = fkv_setup_kv_form(s);
     z->shape.window = (int)s->job->profile.window;
     z->shape.scorers = fkv_scorer_bit(fkv_setup_scorer(s)) | s->more_scorers;
     z->shape.backend = s->backend;

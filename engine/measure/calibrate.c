@@ -97,8 +97,8 @@ static void cut_to_size(scratch *s)
     if (c->n_layers < least) c->n_layers = least;
     if (c->vocab / t->n_ranks > MAX_VOCAB_SHARE) c->vocab = MAX_VOCAB_SHARE * t->n_ranks;
     /* Fewer layers before fewer tokens: a token's time depends on how many follow it. */
-    const double token =
-        2.0 * c->head_dim * s->info.kv_bytes * t->n_slots * c->n_kv_heads * s->local / t->n_ranks;
+    const double token = (double)fkv_kv_token_bytes(t->kv_form, c->head_dim, s->info.kv_bytes) * t->n_slots *
+                         c->n_kv_heads * s->local / t->n_ranks;
     const double cap = gpu ? fmin(gpu_kv_cap_bytes, memory / 6) : kv_cap_bytes;
     const double pages = s->tokens > FKV_PAGE_TOKENS / 2 ? (double)s->tokens : FKV_PAGE_TOKENS / 2.0;
     while (c->n_layers > least && c->n_layers * pages * token > cap) c->n_layers--;
@@ -188,6 +188,7 @@ static fkv_status open_scratch(scratch *s, fkv_err *err)
                                         .max_prompt = longest,
                                         .window = 32,
                                         .kernel = 7,
+                                        .kv_form = t->kv_form,
                                         .n_threads = t->n_threads,
                                         .form = t->form,
                                         .solo = s->solo};
@@ -447,7 +448,7 @@ static void fill_key(const fkv_calibration_task *t, const fkv_device_info *info,
     key->n_layers = c->n_layers;
     key->vocab = c->vocab;
     key->act_bytes = info->act_bytes;
-    key->kv_bytes = info->kv_bytes;
+    key->kv_bytes = fkv_kv_number_bytes(t->kv_form, info->kv_bytes);
     key->weight_bytes = matrix_bytes(t, info);
     key->n_ranks = t->n_ranks;
     key->n_devices = t->n_devices > 1 ? t->n_devices : 1;

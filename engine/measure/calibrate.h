@@ -29,7 +29,8 @@
 typedef struct fkv_calibration_key {
     char backend[16], device[96], version[32];
     int hidden, intermediate, head_dim, group, n_kv_heads, n_layers, vocab;
-    int act_bytes, kv_bytes, weight_bytes; /* of an element: the dtypes; weights: of the layers' matrices */
+    /* Of an element, the dtypes; kv_bytes 1: e4m3 with scales; weights: of the layers' matrices. */
+    int act_bytes, kv_bytes, weight_bytes;
     int n_ranks, n_devices, n_slots;
     int tokens; /* mean tokens of a head in a slot, rounded to a power of two */
 } fkv_calibration_key;
@@ -48,6 +49,7 @@ typedef struct fkv_calibration_task {
     const fkv_backend *backend;
     const fkv_config *config;
     int n_ranks, n_devices, n_slots;
+    fkv_kv_form kv_form;
     int n_threads;      /* host threads of a device; 0: all */
     fkv_form form;      /* of the layers' matrices */
     double mean_tokens; /* of a head in a slot (fkv_cost_tokens) */

@@ -4,6 +4,7 @@
  * usage: bench_cuda_attention [--check]     --check: no times
  */
 #include "cuda_alone.h"
+#include "tests/unit/kv_fixture.h"
 
 extern "C" {
 #include "runner/base/float16.h"
@@ -11,8 +12,14 @@ extern "C" {
 
 /* --- checks -------------------------------------------------------------------- */
 
+static double value(float x)
+{
+    return (double)x;
+}
+
 /* softmax(q k^T / sqrt(hd)) of one query over n keys at stride. */
-static std::vector<double> probabilities(const bf16 *q, const bf16 *k, int64_t stride, int64_t n, int hd)
+template <typename K>
+static std::vector<double> probabilities(const bf16 *q, const K *k, int64_t stride, int64_t n, int hd)
 {
     std::vector<double> p((size_t)n);
     double max = -INFINITY, sum = 0;
@@ -178,12 +185,32 @@ struct decode_case {
     std::vector<int64_t> offset;
     fkv_weight weight;
     void *arena;
-    size_t n_pages;
+    size_t n_pages, page_bytes;
     int64_t tokens; /* attended to in a step */
 };
 
+/* Pages of random numbers, all of them finite, and scales. */
+static void *filled_pages(fkv_kv_form form, size_t n, int hd)
+{
+    const size_t page = (size_t)fkv_kv_page_bytes(form, hd, sizeof(bf16)), vectors = 2 * FKV_PAGE_TOKENS;
+    if (form == FKV_KV_PLAIN) return filled(n * page / sizeof(bf16));
+    std::vector<uint8_t> pages(n * page);
+    uint64_t x = 88172645463325252u + n;
+    for (size_t p = 0; p < n; p++) {
+        uint8_t *at = pages.data() + p * page;
+        for (size_t i = 0; i < vectors * (size_t)hd; i++) {
+            if (i % 8 == 0) x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+            const uint8_t byte = (uint8_t)(x >> i % 8 * 8);
+            at[i] = (byte & 0x7f) == 0x7f ? byte - 1 : byte;
+        }
+        for (size_t i = 0; i < vectors; i++) *fp8_scale(at, hd, (int)i) = (float)(1 + (i * 7 + p) % 5) / 1024;
+    }
+    return to_device(pages);
+}
+
 static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::vector<int32_t> &budgets,
-                        const std::vector<int32_t> &prompt, const std::vector<int32_t> &made, bool ragged)
+                        const std::vector<int32_t> &prompt, const std::vector<int32_t> &made, bool ragged,
+                        fkv_kv_form form)
 {
     const fkv_device_limits *l = &dev->limits;
     const int hd = l->head_dim, group = l->n_heads / l->n_kv_heads, heads = l->n_kv_heads,
@@ -221,7 +248,8 @@ static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::v
     c->weight.n = heads * per;
     c->weight.k = l->hidden;
     c->weight.data = filled((size_t)(heads * per * l->hidden));
-    c->arena = filled(c->n_pages * 2 * FKV_PAGE_TOKENS * (size_t)hd);
+    c->page_bytes = (size_t)fkv_kv_page_bytes(form, hd, sizeof(bf16));
+    c->arena = filled_pages(form, c->n_pages, hd);
     fkv_decode_args *a = &c->args;
     *a = fkv_decode_args{};
     a->layer = layer;
@@ -235,7 +263,7 @@ static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::v
     a->slots.rope0 = to_device(std::vector<int32_t>((size_t)n_slots, 0));
     a->slots.prompt_len = to_device(c->prompt);
     a->slots.active = to_device(c->active);
-    a->kv = fkv_kv_view{&c->arena, to_device(c->table), stride, c->offset.data(), c->budgets.data()};
+    a->kv = fkv_kv_view{&c->arena, to_device(c->table), stride, c->offset.data(), c->budgets.data(), form};
     a->x = fkv_acts{filled((size_t)(n_slots * l->hidden)), l->hidden, NULL};
     a->q = device_array<bf16>((size_t)(heads * n_slots * per));
     a->out = device_array<bf16>((size_t)((int64_t)n_slots * l->n_heads * hd));
@@ -244,6 +272,26 @@ static void make_decode(fkv_device *dev, decode_case *c, int layer, const std::v
         fprintf(stderr, "%s\n", err.message);
         exit(1);
     }
+}
+
+static const char *form_name(fkv_kv_form form)
+{
+    return form == FKV_KV_FP8 ? " fp8" : "";
+}
+
+/* Vector i of a page on the host, as numbers. */
+static void read_vector(const std::vector<uint8_t> &pages, const decode_case &c, int32_t page, int i,
+                        float *to)
+{
+    const int hd = c.spec.head_dim;
+    const uint8_t *at = pages.data() + (size_t)page * c.page_bytes;
+    if (c.args.kv.form == FKV_KV_PLAIN) {
+        for (int k = 0; k < hd; k++) to[k] = (float)value(((const bf16 *)at)[i * hd + k]);
+        return;
+    }
+    float scale;
+    memcpy(&scale, fp8_scale((void *)at, hd, i), sizeof scale);
+    for (int k = 0; k < hd; k++) to[k] = (float)(e4m3_value(at[i * hd + k]) * (double)scale);
 }
 
 /* The same bits however chunks are shared out: one CTA an entry, fewer CTAs, fewer pages in flight
@@ -264,8 +312,8 @@ static void check_schedules(fkv_device *dev, const fkv_decode_args &args, const 
         cuda_decode_qkv(dev, &args);
         cuda_decode_attention(dev, &args);
         const std::vector<bf16> again = to_host((const bf16 *)args.out, out.size());
-        snprintf(what, sizeof what, "decode hd %d group %d: bits of schedule %d", args.spec->head_dim,
-                 args.spec->group, way);
+        snprintf(what, sizeof what, "decode%s hd %d group %d: bits of schedule %d", form_name(args.kv.form),
+                 args.spec->head_dim, args.spec->group, way);
         check(memcmp(again.data(), out.data(), out.size() * sizeof(bf16)) == 0, what, 0);
     }
     *dev->attention = a;
@@ -273,7 +321,7 @@ static void check_schedules(fkv_device *dev, const fkv_decode_args &args, const 
     dev->shared_bytes = shared_bytes;
 }
 
-static void check_decode(fkv_device *dev, int hd, int group)
+static void check_decode(fkv_device *dev, int hd, int group, fkv_kv_form form)
 {
     char what[128];
     enum { HEADS = 4, SLOTS = 11 };
@@ -282,13 +330,13 @@ static void check_decode(fkv_device *dev, int hd, int group)
     const std::vector<int32_t> prompt = {1, 126, 127, 128, 254, 255, 256, 257, 511, 1500, 2048};
     const std::vector<int32_t> made = {0, 0, 0, 0, 1, 0, 0, 0, 3, 100, 700};
     decode_case c;
-    make_decode(dev, &c, 2, budgets, prompt, made, true);
+    make_decode(dev, &c, 2, budgets, prompt, made, true, form);
     cuda_decode_begin(dev, &c.args.slots);
     cuda_decode_qkv(dev, &c.args);
     cuda_decode_attention(dev, &c.args);
     const int64_t per = fkv_head_rows(group) * hd, row = (int64_t)HEADS * group * hd;
     const std::vector<bf16> q = to_host((const bf16 *)c.args.q, (size_t)(HEADS * SLOTS * per));
-    const std::vector<bf16> kv = to_host((const bf16 *)c.arena, c.n_pages * 2 * FKV_PAGE_TOKENS * (size_t)hd);
+    const std::vector<uint8_t> kv = to_host((const uint8_t *)c.arena, c.n_pages * c.page_bytes);
     const std::vector<bf16> out = to_host((const bf16 *)c.args.out, (size_t)(SLOTS * row));
     const std::vector<bf16> x = to_host((const bf16 *)c.args.x.data, (size_t)(SLOTS * dev->limits.hidden));
     const std::vector<bf16> w = to_host(c.weight.data, (size_t)(c.weight.n * c.weight.k));
@@ -302,12 +350,11 @@ static void check_decode(fkv_device *dev, int hd, int group)
             }
             const int64_t n = std::min(budgets[h], prompt[s]) + made[s] + 1;
             const int32_t *pages = c.table.data() + s * c.args.kv.slot_stride + c.offset[2 * HEADS + h];
-            std::vector<bf16> k((size_t)(n * hd)), v((size_t)(n * hd));
+            std::vector<float> k((size_t)(n * hd)), v((size_t)(n * hd));
             for (int64_t t = 0; t < n; t++) {
-                const int64_t at =
-                    ((int64_t)pages[t / FKV_PAGE_TOKENS] * 2 * FKV_PAGE_TOKENS + t % FKV_PAGE_TOKENS) * hd;
-                memcpy(&k[t * hd], &kv[at], (size_t)hd * sizeof(bf16));
-                memcpy(&v[t * hd], &kv[at + FKV_PAGE_TOKENS * hd], (size_t)hd * sizeof(bf16));
+                const int32_t page = pages[t / FKV_PAGE_TOKENS], i = (int32_t)(t % FKV_PAGE_TOKENS);
+                read_vector(kv, c, page, i, &k[t * hd]);
+                read_vector(kv, c, page, FKV_PAGE_TOKENS + i, &v[t * hd]);
             }
             for (int g = 0; g < group; g++) {
                 const std::vector<double> p =
@@ -337,11 +384,14 @@ static void check_decode(fkv_device *dev, int hd, int group)
             }
         }
     }
-    snprintf(what, sizeof what, "decode hd %d group %d: worst error", hd, group);
+    const char *name = form_name(form);
+    snprintf(what, sizeof what, "decode%s hd %d group %d: worst error", name, hd, group);
     check(worst < 0.03, what, worst);
-    snprintf(what, sizeof what, "decode hd %d group %d: worst error of the appended K and V", hd, group);
-    check(append < 0.02, what, append);
-    snprintf(what, sizeof what, "decode hd %d group %d: values written for slots of others", hd, group);
+    snprintf(what, sizeof what, "decode%s hd %d group %d: worst error of the appended K and V", name, hd,
+             group);
+    check(append < (form == FKV_KV_FP8 ? 0.07 : 0.02), what, append);
+    snprintf(what, sizeof what, "decode%s hd %d group %d: values written for slots of others", name, hd,
+             group);
     check(touched == 0, what, touched);
 
     check_schedules(dev, c.args, out);
@@ -488,7 +538,7 @@ static void time_project(fkv_device *dev, const char *name, int n_heads, int n_s
 
 /* layers cycle, so that no step finds the last one's pages in L2. uneven: budgets and lengths differ 10x. */
 static void time_decode(fkv_device *dev, const char *name, int hd, int group, int heads, int n_slots,
-                        int tokens, int layers, bool uneven, double bandwidth)
+                        int tokens, int layers, bool uneven, fkv_kv_form form, double bandwidth)
 {
     open_device(dev, hd, group, heads, n_slots, 4 * tokens, 8);
     std::vector<decode_case> cases((size_t)layers);
@@ -501,11 +551,12 @@ static void time_decode(fkv_device *dev, const char *name, int hd, int group, in
         for (int s = 0; s < n_slots; s++)
             prompt.push_back(uneven ? (int32_t)(tokens * (0.4 + 3.6 * (s * 37 % n_slots) / n_slots))
                                     : tokens - 1);
-        make_decode(dev, &cases[l], l, budgets, prompt, made, false);
+        make_decode(dev, &cases[l], l, budgets, prompt, made, false, form);
     }
     cuda_decode_begin(dev, &cases[0].args.slots); /* all layers' slots are the same */
     double bytes = 0;
-    for (const decode_case &c : cases) bytes += (double)c.tokens * 4 * hd / layers;
+    for (const decode_case &c : cases)
+        bytes += (double)c.tokens * (double)fkv_kv_token_bytes(form, hd, sizeof(bf16)) / layers;
     const double both = seconds_of(dev, 2 * layers, [&](int i) {
         cuda_decode_qkv(dev, &cases[i % layers].args);
         cuda_decode_attention(dev, &cases[i % layers].args);
@@ -513,8 +564,9 @@ static void time_decode(fkv_device *dev, const char *name, int hd, int group, in
     const double qkv =
         seconds_of(dev, 2 * layers, [&](int i) { cuda_decode_qkv(dev, &cases[i % layers].args); });
     const double s = both - qkv;
-    row_of_table("decode %-34s %8.1f us %8.1f MB %6.2f TB/s %5.1f%% of copy\n", name, s * 1e6, bytes * 1e-6,
-                 bytes / s * 1e-12, 100 * bytes / s / bandwidth);
+    row_of_table("decode%-4s %-34s %8.1f us (append %5.1f) %8.1f MB %6.2f TB/s %5.1f%% of copy\n",
+                 form_name(form), name, s * 1e6, qkv * 1e6, bytes * 1e-6, bytes / s * 1e-12,
+                 100 * bytes / s / bandwidth);
 }
 
 static void time_prefill(fkv_device *dev, int n, int hd)
@@ -554,8 +606,10 @@ static void time_prefill(fkv_device *dev, int n, int hd)
     args.owner = owners.data();
     args.kv = fkv_kv_view{&arena, to_device(table), (int64_t)table.size(), offset.data(), budgets.data()};
     const double keep = seconds_of(dev, 2, [&](int) { cuda_kv_keep(dev, &args); });
-    row_of_table("compress      hd %3d T %6d: scores %8.1f us, keep 1024 %8.1f us\n", hd, n, snap * 1e6,
-                 keep * 1e6);
+    args.kv.form = FKV_KV_FP8; /* a smaller page in the same arena */
+    const double fp8 = seconds_of(dev, 2, [&](int) { cuda_kv_keep(dev, &args); });
+    row_of_table("compress      hd %3d T %6d: scores %8.1f us, keep 1024 %8.1f us, as fp8 %8.1f us\n", hd, n,
+                 snap * 1e6, keep * 1e6, fp8 * 1e6);
 }
 
 int main(int argc, char **argv)
@@ -568,8 +622,10 @@ int main(int argc, char **argv)
         for (int n : {1, 64, 129, 300, 520}) check_prefill(dev, s[0], s[1], 2, n);
         check_compress(dev, s[0], s[1], 5, 700, 32, 7);
         check_compress(dev, s[0], s[1], 3, 131, 8, 5);
-        check_decode(dev, s[0], s[1]);
+        check_decode(dev, s[0], s[1], FKV_KV_PLAIN);
+        check_decode(dev, s[0], s[1], FKV_KV_FP8);
     }
+    for (const int hd : {96, 256}) check_decode(dev, hd, 4, FKV_KV_FP8);
     for (const int slots : {1, 17, 32, 33, 64, 65, 128, 200})
         for (const int per : {192, 256, 768})
             for (const int k : {8, 64, 200, 1024, 4096})
@@ -580,12 +636,17 @@ int main(int argc, char **argv)
     if (argc < 2 || strcmp(argv[1], "--check") != 0) {
         const double bandwidth = copy_bandwidth(dev);
         row_of_table("%s, %d SMs, copy %.2f TB/s\n", dev->name, dev->n_sms, bandwidth * 1e-12);
-        time_decode(dev, "8 heads 64 slots 1024", 128, 4, 8, 64, 1024, 4, false, bandwidth);
-        time_decode(dev, "8 heads 64 slots, uneven 10x", 128, 4, 8, 64, 1024, 4, true, bandwidth);
-        time_decode(dev, "1 head 64 slots 1024", 128, 8, 1, 64, 1024, 16, false, bandwidth);
-        time_decode(dev, "8 heads 8 slots 32k", 128, 4, 8, 8, 32768, 2, false, bandwidth);
-        time_decode(dev, "8 heads 64 slots 1024 hd 64", 64, 4, 8, 64, 1024, 4, false, bandwidth);
-        time_decode(dev, "8 heads 64 slots 1024 group 16", 128, 16, 8, 64, 1024, 4, false, bandwidth);
+        for (const fkv_kv_form form : {FKV_KV_PLAIN, FKV_KV_FP8}) {
+            time_decode(dev, "8 heads 64 slots 1024", 128, 4, 8, 64, 1024, 4, false, form, bandwidth);
+            time_decode(dev, "8 heads 64 slots 4096", 128, 4, 8, 64, 4096, 2, false, form, bandwidth);
+            time_decode(dev, "8 heads 64 slots, uneven 10x", 128, 4, 8, 64, 1024, 4, true, form, bandwidth);
+            time_decode(dev, "1 head 64 slots 1024", 128, 8, 1, 64, 1024, 16, false, form, bandwidth);
+            time_decode(dev, "8 heads 8 slots 32k", 128, 4, 8, 8, 32768, 2, false, form, bandwidth);
+            time_decode(dev, "8 heads 64 slots 1024 hd 64", 64, 4, 8, 64, 1024, 4, false, form, bandwidth);
+            time_decode(dev, "8 heads 64 slots 1024 hd 256", 256, 4, 8, 64, 1024, 2, false, form, bandwidth);
+            time_decode(dev, "8 heads 64 slots 1024 group 16", 128, 16, 8, 64, 1024, 4, false, form,
+                        bandwidth);
+        }
         for (const bool fp8 : {false, true}) {
             for (const int heads : {1, 2, 3}) {
                 char name[64];

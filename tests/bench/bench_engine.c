@@ -6,7 +6,7 @@
  *   modes=standard,best-effort,fair-copying  prompt=8192  steps=32  prefill=0 (tokens; 0: not timed)
  *   gbps=0 (copy bandwidth measured elsewhere: prints the share of the floor)
  *   weights=bf16|fp8 (of the layers; bf16: as the backend holds them)
- *   temperature=0  top_p=1  top_k=0
+ *   temperature=0  top_p=1  top_k=0  kv=bf16|fp8 (of the KV cache's pages; bf16: the backend's own type)
  *   run=0 (1: steps of a run, with its page tables, tokens and what the host decides, beside the same
  *   steps handed over at once; prompts of `prompt` tokens are prefilled for it)
  *   job=0 (so many records of LongBench's lengths, answered: see lengths_job.h)
@@ -36,6 +36,7 @@
 
 typedef struct args {
     const char *backend, *shape, *scores, *modes;
+    fkv_kv_form kv;
     int layers, ranks, devices, slots, steps, calibrate, run, ops, job;
     int64_t budget, prompt, prefill;
     double floor, gbps, tflops;
@@ -114,6 +115,8 @@ static args parse(int argc, char **argv)
             a.sampling.top_p = (float)atof(v);
         else if (IS("top_k"))
             a.sampling.top_k = atoi(v);
+        else if (IS("kv") && (!strcmp(v, "bf16") || !strcmp(v, "fp8")))
+            a.kv = *v == 'f' ? FKV_KV_FP8 : FKV_KV_PLAIN;
         else
             die(argv[i], NULL);
 #undef IS
@@ -200,6 +203,7 @@ static fkv_cost constants(const args *a, const fkv_backend *b, const fkv_config 
                                        .n_ranks = a->ranks,
                                        .n_devices = a->devices,
                                        .n_slots = a->slots,
+                                       .kv_form = a->kv,
                                        .mean_tokens = mean};
     if (fkv_calibration_measure(&task, &found, &err)) die("calibration", &err);
     cost = found.cost;
@@ -322,6 +326,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
                                   .max_prompt = longest_prompt(a),
                                   .window = 32,
                                   .kernel = 7,
+                                  .kv_form = a->kv,
                                   .measured = a->sampling};
     if (!o.backend) die("no such backend here", NULL);
     fkv_cost_tokens(p, tokens);
@@ -347,7 +352,7 @@ static void run_mode(const args *a, const fkv_config *c, const fkv_safetensors *
     fkv_engine_info(e, &info);
     double kept = 0;
     for (size_t i = 0; i < n_lh; i++) kept += fmin(p->budgets[i], (double)a->prompt) + a->steps / 2.0;
-    const double kv = kept * a->slots * 2 * c->head_dim * info.kv_bytes;
+    const double kv = kept * a->slots * (double)fkv_kv_token_bytes(a->kv, c->head_dim, info.kv_bytes);
     const fkv_memory_shape shape = {.config = c,
                                     .n_ranks = 1,
                                     .weight_bytes = info.weight_bytes,

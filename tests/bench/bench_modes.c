@@ -356,7 +356,7 @@ static void measure_room(bench *b)
         die("set_plan", &err);
     fkv_engine_stats_get(b->engine, &stats);
     fkv_engine_info(b->engine, &info);
-    const int64_t page = 2 * (int64_t)FKV_PAGE_TOKENS * b->config.head_dim * info.kv_bytes;
+    const int64_t page = fkv_kv_page_bytes(FKV_KV_PLAIN, b->config.head_dim, info.kv_bytes);
     b->room = stats.kv_arena_bytes / b->a.ranks / page;
     b->room -= b->room / 32;
     printf("%s: %d devices, %d ranks, %d layers; %.1f GB of pages a rank\n", info.name, b->a.devices,

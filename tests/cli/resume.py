@@ -279,6 +279,7 @@ def what_would_change_answers_is_refused_on_a_resume_by_its_name():
         "engine.slots=4",
         "engine.tensor_parallel=2",
         "engine.max_new_tokens=5",
+        "engine.kv_cache=fp8",
         "sampling.temperature=0.5",
         'sampling.stop=["x"]',
         "output.records_per_shard=5",

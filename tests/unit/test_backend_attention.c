@@ -3,6 +3,7 @@
  * inactive slots, and all that a layer's spec can ask for; and that a slot's result has the same bits in any
  * slot, beside any heads, on any pages. */
 #include "backend_fixture.h"
+#include "kv_fixture.h"
 
 enum { HIDDEN = 64, POSITIONS = 4096, MAX_PROMPT = 600 };
 
@@ -290,7 +291,8 @@ typedef struct decode_trial {
     const float *kv;              /* [SLOTS contents][HEADS][PAGES * 128][2][hd]: what was there before */
     const float *w_home, *w_copy; /* per head [head_rows * hd][HIDDEN] */
     const float *bias;            /* [HEADS][head_rows * hd] */
-    float *arena, *out;           /* results */
+    float *arena, *out;           /* results; fp8: as the numbers that the pages say */
+    fkv_kv_form form;
 } decode_trial;
 
 static int kept(int slot, int head)
@@ -336,6 +338,36 @@ static void fill_arena(const decode_trial *t)
             }
         }
     }
+}
+
+/* The trial's pages on the device, and back; NaN is all ones. */
+static void *put_arena(const decode_trial *t)
+{
+    const size_t n = arena_elems(t) / page_elems(t),
+                 page = (size_t)fkv_kv_page_bytes(t->form, t->s.hd, info.kv_bytes);
+    if (t->form == FKV_KV_PLAIN) return activations(t->arena, arena_elems(t));
+    char *bytes = malloc(n * page);
+    assert_non_null(bytes);
+    memset(bytes, 0xff, n * page);
+    for (size_t i = 0; i < n; i++) fp8_write_page(t->arena + i * page_elems(t), t->s.hd, bytes + i * page);
+    void *p = device_memory(n * page, bytes);
+    free(bytes);
+    return p;
+}
+
+static void get_arena(const decode_trial *t, const void *from)
+{
+    const size_t n = arena_elems(t) / page_elems(t),
+                 page = (size_t)fkv_kv_page_bytes(t->form, t->s.hd, info.kv_bytes);
+    if (t->form == FKV_KV_PLAIN) {
+        get(t->arena, from, arena_elems(t));
+        return;
+    }
+    char *bytes = malloc(n * page);
+    assert_non_null(bytes);
+    fetch(bytes, from, n * page);
+    for (size_t i = 0; i < n; i++) fp8_read_page(bytes + i * page, t->s.hd, t->arena + i * page_elems(t));
+    free(bytes);
 }
 
 static fkv_slots put_slots(const decode_trial *t)
@@ -388,7 +420,7 @@ static void run_decode(decode_trial *t)
     for (int h = 0; h < HEADS; h++) offset[h] = h * PAGES;
     for (int i = 0; i < SLOTS; i++) memcpy(x + i * HIDDEN, t->x + t->order[i] * HIDDEN, HIDDEN * sizeof *x);
     fill_arena(t);
-    void *arena = activations(t->arena, arena_elems(t)), *out = activations(NULL, (size_t)(SLOTS * row));
+    void *arena = put_arena(t), *out = activations(NULL, (size_t)(SLOTS * row));
     const fkv_decode_args args = {.spec = &spec,
                                   .n_slots = SLOTS,
                                   .hidden = HIDDEN,
@@ -396,7 +428,7 @@ static void run_decode(decode_trial *t)
                                   .heads = heads,
                                   .n_heads_served = t->n_placed,
                                   .slots = put_slots(t),
-                                  .kv = {&arena, put_table(t), HEADS * PAGES, offset, budgets},
+                                  .kv = {&arena, put_table(t), HEADS * PAGES, offset, budgets, t->form},
                                   .x = acts_of(x, SLOTS, HIDDEN, form_of(s)),
                                   .q = activations(NULL, (size_t)(PLACED * SLOTS * per)),
                                   .out = out};
@@ -405,7 +437,7 @@ static void run_decode(decode_trial *t)
     b->decode_begin(dev, &args.slots);
     b->decode_qkv(dev, &args);
     b->decode_attention(dev, &args);
-    get(t->arena, arena, arena_elems(t));
+    get_arena(t, arena);
     get(t->out, out, (size_t)(SLOTS * row));
 }
 
@@ -435,11 +467,11 @@ static void check_row(const decode_trial *t, int slot, int head)
         memcpy(k + i * hd, token_at(t, slot, head, i), (size_t)hd * sizeof *k);
         memcpy(v + i * hd, token_at(t, slot, head, i) + FKV_PAGE_TOKENS * hd, (size_t)hd * sizeof *v);
     }
+    /* e4m3 has four bits of a number, and its smallest step is 2^-18 of the vector's largest magnitude */
+    const double off = is_half() ? 2e-2 : 1e-4, relative = t->form == FKV_KV_FP8 ? 0x1p-4 : 0;
     for (int i = 0; i < hd; i++) {
-        assert_near(k[(n - 1) * hd + i], qkv[group * hd + i], is_half() ? 2e-2 : 1e-4, 0, "appended K", slot,
-                    i);
-        assert_near(v[(n - 1) * hd + i], qkv[(group + 1) * hd + i], is_half() ? 2e-2 : 1e-4, 0, "appended V",
-                    slot, i);
+        assert_near(k[(n - 1) * hd + i], qkv[group * hd + i], off, relative, "appended K", slot, i);
+        assert_near(v[(n - 1) * hd + i], qkv[(group + 1) * hd + i], off, relative, "appended V", slot, i);
     }
     for (int g = 0; g < group; g++) {
         reference_attention(&spec, qkv + g * hd, k, v, hd, n, want);
@@ -476,6 +508,7 @@ static void check_decode(decode_trial *t)
     /* Pages hold what they held, but for the token appended. */
     t->arena = before;
     fill_arena(t);
+    get_arena(t, put_arena(t));
     for (int s = 0; s < SLOTS; s++) {
         for (int h = 0; h < HEADS; h++) {
             const int c = t->order[s];
@@ -492,10 +525,10 @@ static void check_decode(decode_trial *t)
     free(before);
 }
 
-static decode_trial new_trial(shape s)
+static decode_trial new_trial(shape s, fkv_kv_form form)
 {
     const size_t hd = (size_t)s.hd, per = (size_t)fkv_head_rows(s.group) * hd;
-    decode_trial t = {.s = s, .n_placed = PLACED};
+    decode_trial t = {.s = s, .n_placed = PLACED, .form = form};
     float *x = host_floats(SLOTS * HIDDEN),
           *kv = host_floats(SLOTS * HEADS * PAGES * FKV_PAGE_TOKENS * 2 * hd),
           *home = host_floats((HEADS - 1) * per * HIDDEN), *copy = host_floats(per * HIDDEN),
@@ -539,12 +572,11 @@ static void assert_same_rows(const decode_trial *a, const decode_trial *b2, cons
     }
 }
 
-static void decode_follows_the_definition_wherever_a_slot_lies(void **state)
+static void check_decode_cases(fkv_kv_form form)
 {
-    (void)state;
     for (int i = 0; i < N_CASES; i++) {
         open_for(case_of(i), HEADS, SLOTS);
-        decode_trial t = new_trial(case_of(i)), moved = t;
+        decode_trial t = new_trial(case_of(i), form), moved = t;
         moved.out = host_floats(SLOTS * HEADS * (size_t)t.s.group * (size_t)t.s.hd);
         run_decode(&t);
         check_decode(&t);
@@ -563,11 +595,108 @@ static void decode_follows_the_definition_wherever_a_slot_lies(void **state)
     }
 }
 
+static void decode_follows_the_definition_wherever_a_slot_lies(void **state)
+{
+    (void)state;
+    check_decode_cases(FKV_KV_PLAIN);
+}
+
+static void decode_of_fp8_pages_does_so_of_their_numbers(void **state)
+{
+    (void)state;
+    check_decode_cases(FKV_KV_FP8);
+}
+
+/* --- what is kept, in e4m3 ----------------------------------------------------------- */
+
+enum { KEPT = 200, KEPT_PAGES = 2 };
+
+/* Vector i of a prompt: what rounding, and dividing, may get wrong. */
+static void hard_vector(int i, int hd, float *x)
+{
+    static const float sizes[] = {1, 0, 448, 0x1p-100f, 0x1p100f, 0x1p-126f, 3, 0.75f};
+    const float by = sizes[i % 8];
+    for (int k = 0; k < hd; k++) {
+        const float u = uniform();
+        x[k] = by * u;
+        if (i / 8 % 3 == 1) x[k] *= ldexpf(1, -(k % 24)); /* e4m3's subnormals, and less */
+        if (i / 8 % 3 == 2)
+            x[k] = by * (float)(k % 2 ? -1 : 1) * ldexpf(1 + (float)(k % 16) / 16, -(k % 9)); /* ties */
+    }
+    if (i / 8 % 3) x[i % hd] = by * 448 / 512;
+    if (i == 5) x[hd - 1] = NAN;
+    if (i == 13) x[0] = INFINITY;
+}
+
+static void check_kept(int hd, int group)
+{
+    const shape s = {hd, group, &plain};
+    const fkv_attention_spec spec = spec_of(s, PREFILL_HEADS);
+    const int64_t per = (int64_t)fkv_head_rows(group) * hd, width = PREFILL_HEADS * per, n = KEPT;
+    const int64_t offset[] = {0, KEPT_PAGES};
+    const int32_t all[] = {KEPT, KEPT}, table[] = {3, 0, 2, 1};
+    const int16_t owner[PREFILL_HEADS] = {0};
+    const size_t page = (size_t)fkv_kv_page_bytes(FKV_KV_FP8, hd, info.kv_bytes);
+    float *qkv = host_floats((size_t)(n * width)), scale;
+    uint8_t *got = malloc(4 * page), numbers[FIXTURE_HEAD_DIM];
+    packed p;
+    assert_non_null(got);
+    for (int64_t t = 0; t < n; t++)
+        for (int h = 0; h < PREFILL_HEADS; h++)
+            for (int v = 0; v < 2; v++)
+                hard_vector((int)(2 * t + v + h), hd, qkv + t * width + h * per + (group + v) * hd);
+    void *dqkv = activations(qkv, (size_t)(n * width)), *arena = device_memory(4 * page, NULL);
+    get(qkv, dqkv, (size_t)(n * width)); /* as bf16 has it */
+    pack_prompts(&p, &n, NULL, 1);
+    const fkv_keep_args args = {
+        .pack = &p.pack,
+        .spec = &spec,
+        .n_heads = PREFILL_HEADS,
+        .score_window = 8,
+        .qkv = dqkv,
+        .owner = owner,
+        .n_slots = 1,
+        .kv = {&arena, device_memory(sizeof table, table), 2 * KEPT_PAGES, offset, all, FKV_KV_FP8}};
+    b->kv_keep(dev, &args);
+    fetch(got, arena, 4 * page);
+    for (int64_t t = 0; t < n; t++) {
+        for (int i = 0; i < 2 * PREFILL_HEADS; i++) {
+            const int h = i / 2, v = i % 2, at = v * FKV_PAGE_TOKENS + (int)(t % FKV_PAGE_TOKENS);
+            uint8_t *in = got + (size_t)table[h * KEPT_PAGES + t / FKV_PAGE_TOKENS] * page;
+            fp8_quantise(qkv + t * width + h * per + (group + v) * hd, hd, numbers, &scale);
+            if (memcmp(&scale, fp8_scale(in, hd, at), sizeof scale) &&
+                !(isnan(scale) && isnan(*fp8_scale(in, hd, at))))
+                fail_msg("head_dim %d, token %lld: scale %g, should be %g", hd, (long long)t,
+                         (double)*fp8_scale(in, hd, at), (double)scale);
+            for (int k = 0; k < hd; k++)
+                if (in[at * hd + k] != numbers[k])
+                    fail_msg("head_dim %d, token %lld, number %d of %g: %02x, should be %02x", hd,
+                             (long long)t, k,
+                             (double)(qkv[t * width + h * per + (group + v) * hd + k] / scale),
+                             in[at * hd + k], numbers[k]);
+        }
+    }
+    free(qkv), free(got);
+}
+
+static void kept_vectors_are_the_nearest_in_e4m3(void **state)
+{
+    (void)state;
+    static const int head_dims[] = {64, 96, 128, 256};
+    for (int i = 0; i < 4; i++) {
+        open_for((shape){head_dims[i], 1 + i, &plain}, PREFILL_HEADS, 1);
+        check_kept(head_dims[i], 1 + i);
+        device_close();
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prefill_follows_the_definition),
         cmocka_unit_test(decode_follows_the_definition_wherever_a_slot_lies),
+        cmocka_unit_test(decode_of_fp8_pages_does_so_of_their_numbers),
+        cmocka_unit_test(kept_vectors_are_the_nearest_in_e4m3),
     };
     const int skipped = choose_backend(argc, argv);
     return skipped ? skipped : cmocka_run_group_tests(tests, NULL, NULL);

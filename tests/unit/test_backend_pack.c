@@ -1,6 +1,7 @@
 /* Prefill of packs, through the table: a prompt's Q, K, V, attention, scores by every scorer, kept pages
  * and last row have the same bits alone and at every place of a pack, beside whatever. */
 #include "backend_fixture.h"
+#include "kv_fixture.h"
 
 enum { HIDDEN = 64, HEADS = 2, GROUP = 3, HD = 64, PER = (GROUP + 2) * HD, WIDTH = HEADS * PER };
 enum { ATT = HEADS * GROUP * HD, WINDOW = 8, ROWS = 1400, SLOTS = 40, TILE = 512, LONGEST = 700, PAGES = 2 };
@@ -22,6 +23,7 @@ static int layer; /* under test */
 static fkv_weight *weights[LAYERS];
 static fkv_qk_norm norm;
 static fkv_scorer scorer; /* under test */
+static fkv_kv_form form;  /* the same */
 static const fkv_weight *output_heads;
 static float *gram;
 static float *inputs; /* [ROWS][HIDDEN]: row t of prompt i is row (t + 37 i) */
@@ -59,6 +61,19 @@ static int64_t length_of(int prompt)
 {
     static const int64_t lengths[] = {65, 1, 128, 300, 7, 129, 8, 9, 255, 64, 2, 200, 127, 41, LONGEST};
     return lengths[prompt];
+}
+
+static void get_page(float *to, int page)
+{
+    static char bytes[PAGE * sizeof(float)];
+    const int64_t size = fkv_kv_page_bytes(form, HD, info.kv_bytes);
+    const char *from = (char *)mem.arena + page * size;
+    if (form == FKV_KV_PLAIN) {
+        get(to, from, PAGE);
+        return;
+    }
+    fetch(bytes, from, (size_t)size);
+    fp8_read_page(bytes, HD, to);
 }
 
 /* Runs the pack of prompts[n] (prompt i in slot slots[i]) and reads what `wanted` gave. */
@@ -125,7 +140,7 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
                                 .score_stride = ROWS,
                                 .owner = owner,
                                 .n_slots = SLOTS,
-                                .kv = {&mem.arena, mem.table, HEADS * PAGES, offset, budgets}};
+                                .kv = {&mem.arena, mem.table, HEADS * PAGES, offset, budgets, form}};
     b->kv_keep(dev, &args);
     b->last_rows(dev, &p.pack, mem.x, HIDDEN, mem.rows);
 
@@ -142,7 +157,7 @@ static void run_pack(const int *prompts, const int *slots, int n, int wanted, ou
         fetch(got->second[h], mem.second + h * ROWS + s->row0, scored);
         for (int i = 0; i < PAGES; i++) {
             const int page = ((s->slot * HEADS * PAGES + h * PAGES + i) * 7 + 3) % (SLOTS * HEADS * PAGES);
-            get(got->pages[h] + i * PAGE, (char *)mem.arena + (int64_t)page * PAGE * act, PAGE);
+            get_page(got->pages[h] + i * PAGE, page);
         }
     }
     free(x);
@@ -167,16 +182,18 @@ static void assert_same(const outcome *a, const outcome *other, int prompt, int 
                      fkv_scorer_name(scorer), prompt, place, parts[i].what);
 }
 
-/* By every scorer and in every layer. */
+/* By every scorer and in every layer, and into pages of every form by some. */
 static void sweep(void (*check)(void))
 {
     for (layer = 0; layer < LAYERS; layer++)
-        for (int i = 0; i < FKV_N_SCORERS; i++) {
-            scorer = (fkv_scorer)i;
-            check();
+        for (int i = 0; i < 2 * FKV_N_SCORERS; i++) {
+            scorer = (fkv_scorer)(i / 2);
+            form = (fkv_kv_form)(i % 2);
+            if (form == FKV_KV_PLAIN || scorer == FKV_SCORER_SNAPKV || scorer == FKV_SCORER_CRITICAL) check();
         }
     layer = 0;
     scorer = FKV_SCORER_SNAPKV;
+    form = FKV_KV_PLAIN;
 }
 
 static void check_packs(void)

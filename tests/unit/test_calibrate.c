@@ -434,6 +434,25 @@ static void times_that_settle(void **state)
     assert_true(fkv_fit_agree(0, 0));
 }
 
+/* Rates of one form of pages are no rates of the other. */
+static void pages_of_another_form_want_constants_of_their_own(void **state)
+{
+    (void)state;
+    fkv_calibration_task task = tiny_task();
+    fkv_calibration c = {0}, out;
+    fkv_err err = {0};
+    assert_int_equal(fkv_calibration_key_of(&task, &c.key, &err), FKV_OK);
+    assert_int_equal(c.key.kv_bytes, 4);
+    assert_int_equal(fkv_calibration_write(&c, path, &err), FKV_OK);
+    task.kv_form = FKV_KV_FP8;
+    assert_int_equal(fkv_calibration_pinned(&task, path, &out, &err), FKV_E_INPUT);
+    assert_string_equal(err.key, "kv_bytes");
+    err = (fkv_err){0};
+    measure_calm(&task, &c);
+    assert_int_equal(c.key.kv_bytes, 1);
+    assert_true(c.cost.token_us > 0);
+}
+
 static void a_file_that_the_job_names(void **state)
 {
     (void)state;
@@ -491,6 +510,7 @@ int main(void)
         cmocka_unit_test(odd_shapes_are_measured),
         cmocka_unit_test(collectives_are_measured_between_devices),
         cmocka_unit_test(the_cache_is_used_and_mended),
+        cmocka_unit_test(pages_of_another_form_want_constants_of_their_own),
         cmocka_unit_test(a_file_that_the_job_names),
         cmocka_unit_test(what_is_disturbed_is_not_kept),
         cmocka_unit_test(times_that_settle),

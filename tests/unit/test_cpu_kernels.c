@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "kernels/cpu_kernels.h"
+#include "kv_fixture.h"
 #include "runner/base/hash.h"
 
 static const cpu_kernels_table *tables[3];
@@ -253,13 +254,37 @@ static void prefill_attention_is_causal_right_and_the_same_everywhere(void **sta
     free(scratch);
 }
 
-static void decode_attention_is_right_wherever_pages_lie(void **state)
+enum { PAGE = FKV_PAGE_TOKENS, N_PAGES = 5 };
+
+/* Pages of that form in that order, of made[2][N_PAGES * PAGE][hd], K and V; said: what the pages say. */
+static void *make_pages(fkv_kv_form form, const int32_t *order, int hd, const float *made, float *said)
 {
-    (void)state;
-    enum { PAGE = 128, N_PAGES = 5 };
+    const int64_t half = (int64_t)PAGE * hd, v = N_PAGES * half;
+    char *arena = (char *)poisoned(N_PAGES * 2 * half + N_PAGES * 2 * PAGE);
+    float *both = random_floats(2 * half);
+    for (int p = 0; p < N_PAGES; p++) {
+        void *page = arena + order[p] * fkv_kv_page_bytes(form, hd, sizeof(float));
+        memcpy(both, made + p * half, (size_t)half * sizeof *both);
+        memcpy(both + half, made + v + p * half, (size_t)half * sizeof *both);
+        if (form == FKV_KV_FP8) {
+            fp8_write_page(both, hd, page);
+            fp8_read_page(page, hd, both);
+        } else {
+            memcpy(page, both, 2 * (size_t)half * sizeof *both);
+        }
+        memcpy(said + p * half, both, (size_t)half * sizeof *both);
+        memcpy(said + v + p * half, both + half, (size_t)half * sizeof *both);
+    }
+    free(both);
+    return arena;
+}
+
+static void check_decode(fkv_kv_form form)
+{
     const int64_t lengths[] = {1, 2, 127, 128, 129, 256, 400};
     const int groups[] = {1, 4, 8}, hd = 64;
-    float *k = random_floats(N_PAGES * PAGE * hd), *v = random_floats(N_PAGES * PAGE * hd);
+    float *made = random_floats(2 * N_PAGES * PAGE * hd), *k = random_floats(2 * N_PAGES * PAGE * hd),
+          *v = k + N_PAGES * PAGE * hd;
     const int32_t pages[2][N_PAGES] = {{0, 1, 2, 3, 4}, {3, 0, 4, 2, 1}};
     for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
         for (int g = 0; g < 3 * N_SPECS; g++) {
@@ -267,16 +292,11 @@ static void decode_attention_is_right_wherever_pages_lie(void **state)
             const fkv_attention_spec spec = spec_number(g / 3, hd, group);
             float *q = random_floats(group * hd), *first = NULL;
             for (int order = 0; order < 2; order++) {
-                float *arena = poisoned(N_PAGES * 2 * PAGE * hd);
-                for (int p = 0; p < N_PAGES; p++) {
-                    float *to = arena + (int64_t)pages[order][p] * 2 * PAGE * hd;
-                    memcpy(to, k + (int64_t)p * PAGE * hd, PAGE * 64 * sizeof *to);
-                    memcpy(to + PAGE * hd, v + (int64_t)p * PAGE * hd, PAGE * 64 * sizeof *to);
-                }
+                void *arena = make_pages(form, pages[order], hd, made, k);
                 for (int t = 0; t < n_tables; t++) {
                     float *out = poisoned(group * hd);
                     double want[64];
-                    tables[t]->decode(&spec, q, arena, pages[order], lengths[l], out);
+                    tables[t]->decode(&spec, q, arena, form, pages[order], lengths[l], out);
                     for (int i = 0; i < group; i++) {
                         attend(&spec, q + i * hd, k, v, lengths[l], want);
                         check_close(&spec, out + i * hd, want);
@@ -291,7 +311,14 @@ static void decode_attention_is_right_wherever_pages_lie(void **state)
             free(q);
         }
     }
-    free(k), free(v);
+    free(made), free(k);
+}
+
+static void decode_attention_is_right_wherever_pages_lie(void **state)
+{
+    (void)state;
+    check_decode(FKV_KV_PLAIN);
+    check_decode(FKV_KV_FP8);
 }
 
 static void rmsnorm_adds_and_scales(void **state)

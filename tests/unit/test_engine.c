@@ -26,9 +26,10 @@ enum { MAX_NEW = 6, LONG_NEW = 240, MAX_HEADS = 512 };
 
 static fixture model;
 static const fkv_backend *backend;
-static int n_heads;                 /* KV heads of all layers */
-static uint64_t all_hash, fp8_hash; /* of every trial's logits, those in FP8 apart: a change that shall
-                                        change no bit keeps them */
+static int n_heads; /* KV heads of all layers */
+/* Of every trial's logits, apart those with FP8 weights and with fp8 pages: a change that shall change no bit
+ * keeps them. */
+static uint64_t all_hash, weights_hash, pages_hash;
 
 /* One run of the engine over prompts given in some order. */
 typedef struct trial {
@@ -44,6 +45,7 @@ typedef struct trial {
     float *first;        /* logits of the first tokens, [N_PROMPTS][vocab]; or NULL */
     bool tight;          /* arenas with room for one of the largest records, whose answers are long */
     bool async;          /* tokens are read a command late, whatever the backend says of itself */
+    fkv_kv_form kv_form; /* of the pages */
     bool mixed;          /* every record has a sampling of its own */
     bool beside;         /* another engine may be at work, on the devices from first_device on */
     int first_device;
@@ -198,6 +200,7 @@ static void run_trial(trial *t)
                                   .window = 32,
                                   .kernel = 7,
                                   .form = t->form,
+                                  .kv_form = t->kv_form,
                                   .rules = {.ends = {1},
                                             .n_ends = t->tight ? 0 : 1,
                                             .suppressed = t->mixed ? suppressed : NULL,
@@ -230,7 +233,9 @@ static void run_trial(trial *t)
     } else {
         if (st) fixture_die("set_plan", &err);
         if (fkv_engine_run(engine, &io, &err)) fixture_die("run", &err);
-        uint64_t *hash = t->form == FKV_FORM_FP8 ? &fp8_hash : &all_hash;
+        uint64_t *hash = t->form == FKV_FORM_FP8    ? &weights_hash
+                         : t->kv_form == FKV_KV_FP8 ? &pages_hash
+                                                    : &all_hash;
         if (!t->beside && !t->mixed) *hash = fkv_hash(t->all_logits, sizeof t->all_logits, *hash);
     }
     fkv_engine_stats_get(engine, &t->stats);
@@ -487,6 +492,47 @@ static void a_budget_as_long_as_the_prompt_changes_nothing(void **state)
     free(b);
 }
 
+/* Of fp8 pages a record's logits are the same, too, however it is run; they take their share of plain ones'
+ * bytes, and prompts, whose attention reads no pages, have the same first logits. */
+static void logits_of_fp8_pages_depend_on_as_little(void **state)
+{
+    (void)state;
+    trial *plain = calloc(1, sizeof *plain), *fp8 = calloc(1, sizeof *fp8), *other = calloc(1, sizeof *other);
+    int same = 0, differ = 0;
+    const uint64_t before = all_hash; /* of older tests alone */
+    *plain = base();
+    run_trial(plain);
+    all_hash = before;
+    *fp8 = base();
+    fp8->kv_form = FKV_KV_FP8;
+    run_trial(fp8);
+    const double plain_bytes = 2.0 * model.config.head_dim * (backend->shares_host ? 4 : 2),
+                 fp8_bytes = 2.0 * (model.config.head_dim + 4);
+    assert_true((double)fp8->stats.kv_bytes * plain_bytes == (double)plain->stats.kv_bytes * fp8_bytes);
+    for (int i = 0; i < N_PROMPTS; i++) {
+        assert_true(plain->logits[i][0] == fp8->logits[i][0]);
+        differ += plain->logits[i][1] != fp8->logits[i][1];
+        same += !memcmp(plain->ids[i], fp8->ids[i], sizeof plain->ids[i]);
+    }
+    assert_true(differ > 0);
+    if (same < N_PROMPTS * 3 / 4) fail_msg("only %d of %d records have the same tokens", same, N_PROMPTS);
+    for (int way = 0; way < 6; way++) {
+        *other = *fp8;
+        memset(other->n_ids, 0, sizeof other->n_ids);
+        other->mode = way % 3 ? FKV_PLAN_FAIR_COPYING : FKV_PLAN_BEST_EFFORT;
+        other->devices = 1 + way % 2;
+        if (way == 1) other->order = reversed;
+        if (way == 2) other->order = in_order + 5, other->n = N_PROMPTS - 5;
+        if (way == 3) other->first_slots = 9;
+        if (way == 4) other->async = true, other->order = reversed;
+        run_trial(other);
+        assert_same(fp8, other, "fp8 pages: another way to run");
+    }
+    free(plain);
+    free(fp8);
+    free(other);
+}
+
 /* Eight KV heads, and columns in as many units as make uneven shares. */
 static const fkv_config eight_heads = {.n_layers = 2,
                                        .n_heads = 8,
@@ -687,6 +733,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(logits_do_not_depend_on_the_arena),
         cmocka_unit_test(sampled_tokens_follow_seed_and_record_alone),
         cmocka_unit_test(a_budget_as_long_as_the_prompt_changes_nothing),
+        cmocka_unit_test(logits_of_fp8_pages_depend_on_as_little),
         cmocka_unit_test(odd_numbers_of_ranks_share_columns_and_heads),
         cmocka_unit_test(logits_in_fp8_do_not_depend_on_slots_modes_or_devices),
         cmocka_unit_test(odd_numbers_of_ranks_share_columns_and_heads_in_fp8),
@@ -716,8 +763,8 @@ int main(int argc, char **argv)
         reversed[i] = N_PROMPTS - 1 - i;
     }
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    printf("hash of all logits: %016llx\nin FP8: %016llx\n", (unsigned long long)all_hash,
-           (unsigned long long)fp8_hash);
+    printf("hash of all logits: %016llx\nwith FP8 weights: %016llx\nwith fp8 pages: %016llx\n",
+           (unsigned long long)all_hash, (unsigned long long)weights_hash, (unsigned long long)pages_hash);
     fixture_close(&model);
     return failed;
 }

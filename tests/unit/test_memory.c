@@ -167,6 +167,31 @@ static void weights_in_fp8_take_half(void **state)
     free(budgets);
 }
 
+static void fp8_pages_buy_batch(void **state)
+{
+    (void)state;
+    static int32_t budgets[640];
+    fkv_err err = {0};
+    int fit[2];
+    int64_t page[2];
+    heavy_budgets(budgets);
+    const fkv_memory_limit limit = {(int64_t)80 << GIB, 0.9};
+    const fkv_memory_lengths lengths = {12000, 128};
+    for (int form = FKV_KV_PLAIN; form <= FKV_KV_FP8; form++) {
+        fkv_memory_shape shape = large_shape(8, 8, 64);
+        fkv_memory m;
+        shape.kv_form = (fkv_kv_form)form;
+        assert_int_equal(fkv_memory_predict(&shape, NULL, budgets, &lengths, &m, &err), FKV_OK);
+        fit[form] = fkv_memory_slots(&m, &limit);
+        page[form] = fkv_memory_page_bytes(&shape);
+        assert_int_equal(m.rank[0].page_bytes % page[form], 0);
+        fkv_memory_free(&m);
+    }
+    assert_int_equal(page[0], 2 * 128 * 128 * 2);
+    assert_int_equal(page[1], 2 * 128 * (128 + 4));
+    if (fit[1] < fit[0] * 1.7) fail_msg("%d slots of fp8, %d of bf16", fit[1], fit[0]);
+}
+
 static void fairness_buys_batch(void **state)
 {
     (void)state;
@@ -321,6 +346,7 @@ int main(void)
         cmocka_unit_test(the_engine_allocates_what_is_predicted),
         cmocka_unit_test(weights_are_the_models),
         cmocka_unit_test(weights_in_fp8_take_half),
+        cmocka_unit_test(fp8_pages_buy_batch),
         cmocka_unit_test(fairness_buys_batch),
         cmocka_unit_test(evening_out_fits_more_slots),
         cmocka_unit_test(slots_that_fit_are_the_most),

@@ -132,6 +132,9 @@ static void what_is_kept(void **state)
     /* tokens of K and V, 32 values, read at 2 and written at 1 byte; 32 scores where 2 of them win: the
      * second head keeps the window's tokens alone */
     assert_cost(fkv_op_cost_kv_keep(&device, &a), (10 + 6 + 5 + 5) * 96 + 32 * 4, 0, "keep");
+    a.kv.form = FKV_KV_FP8;
+    assert_cost(fkv_op_cost_kv_keep(&device, &a), (10 + 6 + 5 + 5) * 104 + 32 * 4, 0, "keep as fp8");
+    a.kv.form = FKV_KV_PLAIN;
     a.sinks = 1; /* 31 are left, and critical has two scores of each */
     a.second = &some;
     assert_cost(fkv_op_cost_kv_keep(&device, &a), (10 + 6 + 5 + 5) * 96 + 31 * 8, 0, "keep by two");
@@ -163,6 +166,12 @@ static void a_decode_step(void **state)
     /* 4 and 13 tokens of head 0, 4 + 3 + 1 of head 1; Q and out of 3 rows */
     assert_cost(fkv_op_cost_decode_attention(&device, &a, &slots), 32 * (4 + 13 + 8) + 3 * 2 * 96,
                 4 * 16 * 3 * (4 + 13 + 8), "decode attention");
+    a.kv.form = FKV_KV_FP8; /* and a scale for K and one for V */
+    assert_cost(fkv_op_cost_decode_qkv(&device, &a, &slots), 60 + 2 * 80 * 10 * 3 + 3 * (96 + 40),
+                2 * 80 * 10 * (3 + 1), "decode qkv into fp8");
+    assert_cost(fkv_op_cost_decode_attention(&device, &a, &slots), 40 * (4 + 13 + 8) + 3 * 2 * 96,
+                4 * 16 * 3 * (4 + 13 + 8), "decode attention of fp8");
+    a.kv.form = FKV_KV_PLAIN;
     a.spec = &windowed;
     assert_cost(fkv_op_cost_decode_attention(&device, &a, &slots), 32 * (4 + 5 + 5) + 3 * 2 * 96,
                 4 * 16 * 3 * (4 + 5 + 5), "decode attention with a window");

@@ -320,11 +320,22 @@ static void a_job_and_a_backend_call_the_scorers_alike(void **state)
     fkv_buf_free(&names);
 }
 
+static void a_job_and_a_page_call_the_forms_alike(void **state)
+{
+    (void)state;
+    const int key = fkv_key_find("engine", strlen("engine"), "kv_cache", strlen("kv_cache"));
+    assert_true(key >= 0);
+    assert_string_equal(fkv_keys[key].choices, "bf16 fp8");
+    assert_int_equal(FKV_JOB_KV_BF16, FKV_KV_PLAIN);
+    assert_int_equal(FKV_JOB_KV_FP8, FKV_KV_FP8);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_job_and_a_plan_call_the_modes_alike),
         cmocka_unit_test(a_job_and_a_backend_call_the_scorers_alike),
+        cmocka_unit_test(a_job_and_a_page_call_the_forms_alike),
         cmocka_unit_test(a_record_too_large_is_one_error_row),
         cmocka_unit_test(the_largest_record_is_one_for_every_mode),
         cmocka_unit_test(a_resume_with_less_memory_fails_instead_of_refusing_records),
