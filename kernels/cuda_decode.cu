@@ -398,6 +398,28 @@ static __device__ __forceinline__ void end_chunk(const attention_params &a, cons
     if (lane == 0) a.part_stat[at] = make_float2(item.m, item.sum);
 }
 
+/* The same of all queries, by all warps. */
+template <int HD, typename T, int TILES>
+static __device__ __forceinline__ void end_chunks(const attention_params &a, merge_buffer<HD> *buffer,
+                                                  warp_state<HD> (&w)[TILES],
+                                                  query_state<HD> (&item)[TILES][att_shape<HD>::ENDS],
+                                                  const block_cursor<HD> &now, int first_chunk, int warp,
+                                                  int lane)
+{
+#pragma unroll
+    for (int j = 0; j < TILES; j++) {
+        share_state<HD, T>(buffer, w[j], warp, lane);
+        w[j].clear();
+        __syncthreads();
+#pragma unroll
+        for (int e = 0; e < att_shape<HD>::ENDS; e++) {
+            const int g = j * QUERIES + e * att_shape<HD>::WARPS + warp;
+            if (g < a.group) end_chunk<HD>(a, buffer, item[j][e], now, first_chunk, g, lane);
+        }
+        __syncthreads();
+    }
+}
+
 template <int HD, typename T> static constexpr int shared_bytes(int stages)
 {
     return att_shape<HD>::WARPS * stages * stage_bytes<HD, T>() + (int)sizeof(merge_buffer<HD>);
@@ -486,18 +508,7 @@ static __global__ void __launch_bounds__(att_shape<HD>::THREADS, 1)
         }
         if (item_ends || (now.block + 1) % shape::CHUNK_BLOCKS == 0) {
             const int first_chunk = first_block / shape::CHUNK_BLOCKS;
-#pragma unroll
-            for (int j = 0; j < TILES; j++) {
-                share_state<HD, T>(buffer, w[j], warp, lane);
-                w[j].clear();
-                __syncthreads();
-#pragma unroll
-                for (int e = 0; e < shape::ENDS; e++) {
-                    const int g = j * QUERIES + e * shape::WARPS + warp;
-                    if (g < a.group) end_chunk<HD>(a, buffer, item[j][e], now, first_chunk, g, lane);
-                }
-                __syncthreads();
-            }
+            end_chunks<HD, T, TILES>(a, buffer, w, item, now, first_chunk, warp, lane);
         }
         now.step(a.entries);
         if (item_ends) first_block = now.block;
