@@ -12,8 +12,10 @@
  * a kernel of its own where it stays float32.
  *
  * FP8's sums are multiplied by the scales of x's row and of w's: by the library where it can (Hopper, "outer
- * vectors"), else it gives the bare sums and a kernel of ours does. Fast accumulation stays off: every few
- * products of the tensor cores, which keep 14 bits, are added up in float32.
+ * vectors"), else it gives the bare sums and a kernel of ours does; so, too, for a step's rows, where the
+ * library's one algorithm for outer vectors would leave multiprocessors idle (measured: LOG.md, 2026-11-26).
+ * Fast accumulation stays off: every few products of the tensor cores, which keep 14 bits, are added up in
+ * float32.
  *
  * cuBLASLt is column-major: y^T [n_out, n_rows] = (w^T)^T x^T.
  */
@@ -28,7 +30,12 @@ extern "C" {
 #include "runner/base/log.h"
 }
 
-enum { BUCKETS = 256, CANDIDATES = 8 };
+enum {
+    BUCKETS = 256,
+    CANDIDATES = 8,
+    OUTER_ROWS = 128,
+    OUTER_COLS = 128 /* of a tile of the outer vectors' algorithm */
+};
 
 typedef struct gemm_key {
     int64_t class_rows, n_out, k;
@@ -244,11 +251,12 @@ static void choose(fkv_device *dev, gemm_entry *e)
     /* e4m3 rows have the places of bf16 ones */
     c.x_stride = key->fp8 ? 2 * stride_for(c.k, 2, key->x_align) : stride_for(c.k, 2, key->x_align);
     c.y_stride = stride_for(c.n_out, key->f32_out ? 4 : 2, key->y_align);
-    e->found = (!key->fp8 || (has_row_scales && !dev->bare)) && ask(dev, &c, key, &e->algo);
-    if (!e->found && key->fp8) {
-        const gemm_call bare = bare_call(dev, &c);
-        e->found = e->bare = ask(dev, &bare, key, &e->algo);
-    }
+    const gemm_call bare = bare_call(dev, &c);
+    const bool few = key->class_rows <= CUDA_MAX_SLOTS &&
+                     (key->class_rows > OUTER_ROWS || key->n_out < OUTER_COLS * dev->n_sms);
+    if (key->fp8 && (dev->bare || few)) e->found = e->bare = ask(dev, &bare, key, &e->algo);
+    if (!e->found && (!key->fp8 || has_row_scales)) e->found = ask(dev, &c, key, &e->algo);
+    if (!e->found && key->fp8) e->found = e->bare = ask(dev, &bare, key, &e->algo);
     if (!e->found && !dev->failed)
         fkv_log(
             "GPU %d: cuBLASLt has no%s algorithm for [%lld, %lld] x [%lld, %lld]^T; a slow kernel does it",

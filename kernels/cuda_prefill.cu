@@ -118,6 +118,10 @@ int64_t cuda_workspace_bytes(const fkv_device_limits *l, int n_threads)
     list_arrays(l, &w, &rope, all);
     /* Gate and up of the largest product with a gate. */
     double bytes = 2.0 * l->max_rows * l->max_share * sizeof(bf16);
+    /* Sums of a step's largest product in FP8 that is not float32 anyway (cuda_gemm.cu). */
+    if (l->form == FKV_FORM_FP8)
+        bytes += (double)l->n_slots * (2.0 * l->max_share > l->hidden ? 2.0 * l->max_share : l->hidden) *
+                 sizeof(float);
     for (int i = 0; i < N_ARRAYS; i++)
         bytes += (double)all[i].a * (double)all[i].b * (double)all[i].c * (double)all[i].size;
     return bytes < 0x1p50 ? (int64_t)bytes : (int64_t)1 << 50;

@@ -60,13 +60,15 @@ static double *held(const float *x, int64_t n, int64_t k)
 }
 
 /* What the device holds of n rows in FP8, by products with a matrix of ones on its diagonal. */
+enum { UNPACKED = 1024 }; /* rows at the most, so that one algorithm unpacks any number of them */
+
 static void unpack(fkv_acts x, int64_t n, int64_t k, float *out)
 {
     float *ones = host_floats((size_t)(k * k));
     for (int64_t i = 0; i < k; i++) ones[i * k + i] = 1;
     const fkv_weight *w = load_in_form(ones, NULL, k, k, FKV_FORM_FP8);
     float *y = device_memory((size_t)(n * k) * sizeof *y, NULL);
-    b->linear(dev, x, n, n, w, rows_at(y, k), true, FKV_EPILOGUE_NONE);
+    b->linear(dev, x, n, UNPACKED, w, rows_at(y, k), true, FKV_EPILOGUE_NONE);
     fetch(out, y, (size_t)(n * k) * sizeof *y);
     free(ones);
 }
