@@ -2,12 +2,12 @@
 # Everything that needs a GPU, in one call: correctness first, then speed; a short
 # table last. Full logs go to $OUT (default: build/gpu).
 #
-# usage: run_gpu.sh BUILD_DIR [STEP]...     steps: ops small engine families attention speed conformance sanitize
+# usage: run_gpu.sh BUILD_DIR [STEP]...     steps: ops small engine families attention speed table conformance sanitize
 #   BUILD_DIR  holds runner/fairkv-batch and tests/ as CMake built them with FKV_CUDA=ON
 #   SHARED     (environment) the folder with conformance/, models/, prompts/, profiles/
 set -u
 build=$1; shift
-steps=${*:-ops small engine families attention speed conformance sanitize}
+steps=${*:-ops small engine families attention speed table conformance sanitize}
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-build/gpu}
 mkdir -p "$out"
@@ -52,6 +52,18 @@ if wants speed; then
     step "speed-8b-$slots" 200 "$build/tests/bench_engine" backend=cuda shape=8b slots=$slots budget=1024 \
       ${SHARED:+scores=$SHARED/profiles/llama-3-8b.headkv.json} prompt=16384 prefill=8192 gbps=4270 modes=standard
     grep -E "prefill|step" "$out/speed-8b-$slots.log" | tee -a "$summary"
+  done
+fi
+if wants table; then # every kind of op beside what the GPU can, and a job's prompts beside its steps
+  for form in bf16 fp8; do
+    step "ceilings-$form" 60 "$build/tests/bench_ceilings" 8b 5 $form
+    read -ra ceilings <<<"$(tail -n 1 "$out/ceilings-$form.log")"
+    note "$form: ${ceilings[*]}"
+    step "table-$form" 120 "$build/tests/bench_engine" backend=cuda shape=8b slots=64 prompt=16384 ops=1 budget=1024 \
+      prefill=8192 modes=standard weights=$form kv=$form "${ceilings[@]}"
+    step "job-$form" 240 "$build/tests/bench_engine" backend=cuda shape=8b slots=128 prompt=8192 budget=1024 modes=standard \
+      weights=$form kv=$form steps=16 job=300 "${ceilings[@]}"
+    cat "$out/table-$form.log" "$out/job-$form.log" | tee -a "$summary"
   done
 fi
 if wants conformance; then
