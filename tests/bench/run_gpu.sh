@@ -77,6 +77,8 @@ if wants sanitize; then
   for test in attention rows scorers; do
     step "sanitize-$test" 240 compute-sanitizer --tool memcheck --error-exitcode 9 "$build/tests/test_backend_$test" cuda
   done
+  step sanitize-race-decode 240 env FKV_TEST_SKIP='*prefill*' \
+    compute-sanitizer --tool racecheck --error-exitcode 9 "$build/tests/test_backend_attention" cuda
   # Draws by the thousand are left to the others: these kernels run in the other tests too.
   step sanitize-racecheck 240 env FKV_TEST_SKIP='*top_p*' \
     compute-sanitizer --tool racecheck --error-exitcode 9 "$build/tests/test_backend_ops" cuda
