@@ -33,6 +33,15 @@ const char *fkv_backend_why(const char *name)
 #endif
 }
 
+void fkv_backend_wake(const char *name)
+{
+#ifdef FKV_CUDA
+    if (strcmp(name, "cpu") != 0) fkv_backend_cuda_wake();
+#else
+    (void)name;
+#endif
+}
+
 void fkv_backend_restrict(bool on)
 {
 #ifdef FKV_CUDA

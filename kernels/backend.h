@@ -559,6 +559,10 @@ fkv_status fkv_embedding_check(const fkv_rows *part, const char *backend, fkv_er
 void fkv_rows_read(const fkv_rows *rows, int64_t row, int64_t col, int64_t n, float *out);
 /* The bias as a row of n_rows numbers. */
 fkv_rows fkv_rows_bias(const fkv_rows *rows);
+/* The part that holds row *row of all parts', which becomes its row there. */
+const fkv_rows *fkv_rows_part(const fkv_rows *parts, int64_t *row);
+/* Said of n rows that are read now: the file's bytes 16 MB behind theirs are read soon. */
+void fkv_rows_read_ahead(const fkv_rows *rows, int64_t row, int64_t n);
 /* The largest magnitude of a row, k of whose numbers are the part's, all of it taken (all_cols); NaN where
  * there is one. */
 float fkv_rows_largest(const fkv_rows *rows, int64_t row, int64_t k);
@@ -578,10 +582,11 @@ static inline float fkv_fp8_scale(float largest)
 }
 
 const fkv_backend *fkv_backend_cpu(void);
-/* In builds with CUDA, for backend.c alone: the table, whether a GPU is there, and what restrict and the
+/* In builds with CUDA, for backend.c alone: the table, whether a GPU is there, and what wake, restrict and the
  * stages below do there. */
 const fkv_backend *fkv_backend_cuda(void);
 bool fkv_backend_cuda_found(void);
+void fkv_backend_cuda_wake(void);
 void fkv_backend_cuda_restrict(bool on);
 void fkv_stage_cuda_begin(const char *name);
 void fkv_stage_cuda_end(void);
@@ -592,6 +597,9 @@ void fkv_stage_cuda_end(void);
 const fkv_backend *fkv_backend_find(const char *name);
 /* Why find gave NULL for name, as the end of a sentence. */
 const char *fkv_backend_why(const char *name);
+/* Brings up what finding a backend of that name and its first device wait for, such as CUDA's driver: from a
+ * thread of its own, beside work that needs none of them. It says nothing: find and open do. */
+void fkv_backend_wake(const char *name);
 /* For tests: GPUs that are opened from now on hide what only some have, shared memory beyond
  * 99 KiB a block, Hopper's own kernels, and libraries. Their code for sm_90a goes unused
  * under CUDA_FORCE_PTX_JIT=1. */

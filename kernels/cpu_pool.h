@@ -1,4 +1,4 @@
-/* A pool of threads for the CPU backend: one parallel loop at a time, threads
+/* A pool of threads for the CPU backend, and for what the host does to a GPU's weights: one parallel loop at a time, threads
  * that sleep in between (no spinning). Which thread runs which index is open, so
  * a body must compute the same whatever the order.
  *

@@ -84,10 +84,35 @@ static void pack_row(fkv_weight *w, int64_t col, const fkv_rows *part, int64_t i
     fkv_rows_read(&bias, 0, i, 1, &w->bias[col]);
 }
 
+typedef struct loading {
+    fkv_weight *w;
+    const fkv_rows *parts;
+} loading;
+
+/* A panel's columns. Gate and up alternate, a panel of each. */
+static void load_panel(void *ctx, int64_t panel, int thread)
+{
+    const loading *l = ctx;
+    const bool gated = l->w->gated;
+    const int64_t first = (gated ? panel / 2 : panel) * CPU_PANEL;
+    (void)thread;
+    for (int64_t i = 0; i < CPU_PANEL && first + i < l->w->n; i++) {
+        int64_t row = first + i;
+        const fkv_rows *part = gated ? &l->parts[panel % 2] : fkv_rows_part(l->parts, &row);
+        if (i == 0) fkv_rows_read_ahead(part, row, CPU_PANEL);
+        pack_row(l->w, panel * CPU_PANEL + i, part, row);
+    }
+}
+
+static void load_panels(fkv_device *dev, loading *l, int64_t n_panels)
+{
+    cpu_pool_run(dev->pool, n_panels, (double)(n_panels * CPU_PANEL * l->w->k), load_panel, l);
+}
+
 fkv_status cpu_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, int64_t k, fkv_weight **out,
                            fkv_err *err)
 {
-    int64_t n = 0, col = 0;
+    int64_t n = 0;
     bool biased = false;
     for (int p = 0; p < n_parts; p++) {
         n += parts[p].n_rows;
@@ -96,8 +121,8 @@ fkv_status cpu_weight_load(fkv_device *dev, const fkv_rows *parts, int n_parts, 
     fkv_weight *w;
     const fkv_status st = weight_new(dev, n, cpu_round_up(n, CPU_PANEL), k, biased, &w, err);
     if (st) return st;
-    for (int p = 0; p < n_parts; p++)
-        for (int64_t i = 0; i < parts[p].n_rows; i++) pack_row(w, col++, &parts[p], i);
+    loading all = {w, parts};
+    load_panels(dev, &all, cpu_round_up(n, CPU_PANEL) / CPU_PANEL);
     *out = w;
     return FKV_OK;
 }
@@ -111,11 +136,9 @@ fkv_status cpu_weight_load_gated(fkv_device *dev, fkv_rows gate, fkv_rows up, in
         weight_new(dev, n, 2 * cpu_round_up(n, CPU_PANEL), k, gate.bias || up.bias, &w, err);
     if (st) return st;
     w->gated = true;
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t col = i / CPU_PANEL * 2 * CPU_PANEL + i % CPU_PANEL;
-        pack_row(w, col, &gate, i);
-        pack_row(w, col + CPU_PANEL, &up, i);
-    }
+    const fkv_rows parts[] = {gate, up};
+    loading all = {w, parts};
+    load_panels(dev, &all, 2 * cpu_round_up(n, CPU_PANEL) / CPU_PANEL);
     *out = w;
     return FKV_OK;
 }

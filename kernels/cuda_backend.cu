@@ -43,6 +43,7 @@ static void backend_close(fkv_device *dev)
     cuda_gemm_close(dev);
     cuda_weights_free(dev, 0);
     cuda_blocks_close(dev);
+    cpu_pool_close(dev->pool);
     if (dev->staging) cudaFreeHost(dev->staging);
     for (int i = 0; i < FKV_TICKETS; i++)
         if (dev->tickets[i].done) cudaEventDestroy(dev->tickets[i].done);
@@ -70,14 +71,16 @@ static fkv_status start(fkv_device *dev, fkv_err *err)
 
 static fkv_status backend_open(fkv_world *world, int index, int n_threads, fkv_device **out, fkv_err *err)
 {
-    (void)n_threads;
     *out = NULL;
     fkv_device *dev = (fkv_device *)calloc(1, sizeof *dev);
     if (!dev) return fkv_fail_memory(err);
     dev->world = world;
     dev->index = index;
     dev->gpu = cuda_world_gpu(world, index);
-    const fkv_status st = start(dev, err);
+    fkv_status st = start(dev, err);
+    if (!st)
+        st = cpu_pool_open(n_threads < CUDA_LOADING_THREADS ? n_threads : CUDA_LOADING_THREADS, &dev->pool,
+                           err);
     if (st)
         backend_close(dev);
     else
@@ -130,6 +133,15 @@ static fkv_status backend_prepare(fkv_device *dev, const fkv_device_limits *l, f
 bool fkv_backend_cuda_found(void)
 {
     return cuda_count_gpus() > 0;
+}
+
+void fkv_backend_cuda_wake(void)
+{
+    cublasLtHandle_t lt;
+    if (cuda_count_gpus() > 0 && cudaSetDevice(0) == cudaSuccess && cudaFree(NULL) == cudaSuccess &&
+        cublasLtCreate(&lt) == CUBLAS_STATUS_SUCCESS)
+        cublasLtDestroy(lt);
+    cudaGetLastError();
 }
 
 const fkv_backend *fkv_backend_cuda(void)

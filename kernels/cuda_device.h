@@ -17,6 +17,7 @@
 
 extern "C" {
 #include "kernels/backend.h"
+#include "kernels/cpu_pool.h"
 }
 
 typedef __nv_bfloat16 bf16;
@@ -24,6 +25,7 @@ typedef __nv_bfloat16 bf16;
 enum {
     CUDA_STAGING_BYTES = 32 << 20, /* pinned, for everything that crosses */
     CUDA_PENDING = 256,            /* downloads under way */
+    CUDA_LOADING_THREADS = 16,     /* at the most, that copy and convert a weight's numbers */
     CUDA_PREFILL_TILE = 2048,      /* rows of a prefill tile */
     CUDA_WORTH_ROWS = 1024, /* 95% of the rate of 8k rows, by the products' waves over 132 multiprocessors */
     CUDA_MAX_GROUP = 16,    /* query heads of a KV head */
@@ -114,6 +116,7 @@ struct fkv_device {
     cudaStream_t aside, behind; /* behind: the stream, while dev->stream is the other one */
     cudaEvent_t reached, asides[FKV_ASIDES];
     int64_t n_asides;
+    cpu_pool *pool;            /* for what the host does to weights */
     fkv_weight *weights;       /* list, freed by close */
     struct cuda_block *blocks; /* list of allocations, freed by close */
     cuda_record records[CUDA_RECORD_KEYS];

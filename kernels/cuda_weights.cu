@@ -1,5 +1,5 @@
 /* Weights of the CUDA backend: from rows in host memory, usually mapped files, to bf16
- * on the GPU through the pinned ring, converted on the way where the file holds another
+ * on the GPU through the pinned ring, converted on the way, by several threads, where the file holds another
  * type; or to e4m3 with a scale a row, quantised on the GPU from the same bf16 unless the file holds just
  * that. A weight and its data belong to the device; how they lie is known here alone.
  */
@@ -68,7 +68,8 @@ void cuda_weights_free(fkv_device *dev, int64_t n)
     }
 }
 
-static const int64_t piece_bytes = CUDA_STAGING_BYTES / 8;
+/* What is staged at once, and what a thread of the pool converts of it. */
+static const int64_t batch_bytes = CUDA_STAGING_BYTES / 4, piece_bytes = 256 << 10;
 
 /* To the nearest bf16, ties to even; NaN stays NaN. */
 static uint16_t bf16_bits(float f)
@@ -95,25 +96,57 @@ static void convert(uint16_t *to, const fkv_rows *part, int64_t row, int64_t col
     }
 }
 
-/* Rows of part become rows of w from `row` on; pieces of whole rows, or of one. */
-static void send_part(fkv_device *dev, const fkv_rows *part, int64_t k, bf16 *to)
+/* Numbers [first, first + n) of all that the parts hold, row behind row, on their way to `to`. */
+struct bf16_batch {
+    const fkv_rows *parts;
+    int64_t k, first, n;
+    uint16_t *to;
+};
+
+static const int64_t piece_numbers = piece_bytes / (int64_t)sizeof(bf16);
+
+/* n numbers of a part from column `col` of a row on, rows behind each other. */
+static void convert_rows(uint16_t *to, const fkv_rows *part, int64_t k, int64_t row, int64_t col, int64_t n)
 {
-    const int64_t row_bytes = k * (int64_t)sizeof *to;
-    const int64_t rows = piece_bytes / row_bytes > 0 ? piece_bytes / row_bytes : 1;
-    const int64_t cols = row_bytes <= piece_bytes ? k : piece_bytes / (int64_t)sizeof *to;
-    for (int64_t i = 0; i < part->n_rows && !dev->failed; i += rows) {
-        const int64_t n = part->n_rows - i < rows ? part->n_rows - i : rows;
-        for (int64_t c = 0; c < k; c += cols) {
-            const int64_t m = k - c < cols ? k - c : cols; /* all of k unless n is 1 */
-            uint16_t *staged = (uint16_t *)cuda_stage(dev, (size_t)(n * m) * sizeof *to);
-            if (!staged) return;
-            if (part->stride == k && m == k && !part->scales.data)
-                convert(staged, part, i, 0, n * k);
-            else
-                for (int64_t r = 0; r < n; r++) convert(staged + r * m, part, i + r, c, m);
-            CUDA(dev, cudaMemcpyAsync(to + i * k + c, staged, (size_t)(n * m) * sizeof *to,
-                                      cudaMemcpyHostToDevice, dev->stream));
-        }
+    if (part->stride == k && !part->scales.data) {
+        convert(to, part, row, col, n);
+        return;
+    }
+    for (int64_t m; n > 0; n -= m, to += m, row++, col = 0) {
+        m = n < k - col ? n : k - col;
+        convert(to, part, row, col, m);
+    }
+}
+
+static void convert_piece(void *ctx, int64_t index, int)
+{
+    const bf16_batch *b = (const bf16_batch *)ctx;
+    const int64_t begin = index * piece_numbers, left = b->n - begin;
+    const int64_t end = begin + (left < piece_numbers ? left : piece_numbers);
+    for (int64_t at = begin; at < end;) {
+        int64_t row = (b->first + at) / b->k;
+        const int64_t col = (b->first + at) % b->k;
+        const fkv_rows *part = fkv_rows_part(b->parts, &row);
+        const int64_t most = (part->n_rows - row) * b->k - col, n = end - at < most ? end - at : most;
+        fkv_rows_read_ahead(part, row, (col + n + b->k - 1) / b->k);
+        convert_rows(b->to + at, part, b->k, row, col, n);
+        at += n;
+    }
+}
+
+/* All numbers of the parts, k a row, to where rows follow each other. The file's pages are copied and
+ * converted by the pool while the batches before are on their way. */
+static void send_bf16(fkv_device *dev, const fkv_rows *parts, int64_t n_rows, int64_t k, bf16 *to)
+{
+    const int64_t all = n_rows * k, most = batch_bytes / (int64_t)sizeof *to;
+    for (int64_t first = 0; first < all && !dev->failed; first += most) {
+        const int64_t n = all - first < most ? all - first : most;
+        bf16_batch batch = {parts, k, first, n, (uint16_t *)cuda_stage(dev, (size_t)n * sizeof *to)};
+        if (!batch.to) return;
+        cpu_pool_run(dev->pool, (n + piece_numbers - 1) / piece_numbers, (double)n, convert_piece, &batch);
+        CUDA(dev, cudaMemcpyAsync(to + first, batch.to, (size_t)n * sizeof *to, cudaMemcpyHostToDevice,
+                                  dev->stream));
+        cuda_post(dev); /* so that a full ring waits for its oldest batch alone */
     }
 }
 
@@ -133,39 +166,59 @@ static float to_bf16(float f)
     return f;
 }
 
-/* Rows of part in FP8, in pieces of whole rows. What is staged: the rows, as codes or as bf16, then a number
- * for each: its scale, or the largest magnitude of the whole row where these are a part of it. */
+/* Rows [first, first + n) of a part in FP8. What is staged: the rows, as codes or as bf16, then a number for
+ * each: its scale, or the largest magnitude of the whole row where these are a part of it. */
+struct fp8_batch {
+    const fkv_rows *part;
+    int64_t k, first, n, per_piece;
+    bool stored, whole;
+    char *to;
+    float *of_rows;
+};
+
+static void take_piece(void *ctx, int64_t index, int)
+{
+    const fp8_batch *b = (const fp8_batch *)ctx;
+    const int64_t begin = index * b->per_piece, left = b->n - begin;
+    const int64_t end = begin + (left < b->per_piece ? left : b->per_piece);
+    fkv_rows_read_ahead(b->part, b->first + begin, end - begin);
+    for (int64_t r = begin; r < end; r++) {
+        const int64_t row = b->first + r;
+        if (b->stored) {
+            b->of_rows[r] = take_codes(b->part, row, b->k, (uint8_t *)b->to + r * b->k);
+        } else {
+            convert((uint16_t *)b->to + r * b->k, b->part, row, 0, b->k);
+            b->of_rows[r] = b->whole ? 0 : to_bf16(fkv_rows_largest(b->part, row, b->k));
+        }
+    }
+}
+
 static void send_fp8(fkv_device *dev, const fkv_rows *part, int64_t k, uint8_t *to, float *scales)
 {
     const bool stored = fkv_rows_are_fp8(part, k), whole = !part->all_cols || part->all_cols == k;
-    const int64_t row_bytes = k * (stored ? 1 : 2), rows = piece_bytes / (row_bytes + 4);
+    const int64_t row_bytes = k * (stored ? 1 : 2), rows = batch_bytes / (row_bytes + 4);
+    const int64_t per_piece = piece_bytes / row_bytes > 0 ? piece_bytes / row_bytes : 1;
     for (int64_t i = 0; i < part->n_rows && !dev->failed; i += rows) {
         const int64_t n = part->n_rows - i < rows ? part->n_rows - i : rows;
         const size_t numbers = (size_t)(n * row_bytes + 15) / 16 * 16,
                      all = numbers + (size_t)n * sizeof(float);
         char *staged = cuda_stage(dev, all);
         if (!staged) return;
-        float *of_rows = (float *)(staged + numbers);
-        for (int64_t r = 0; r < n; r++) {
-            if (stored) {
-                of_rows[r] = take_codes(part, i + r, k, (uint8_t *)staged + r * k);
-            } else {
-                convert((uint16_t *)staged + r * k, part, i + r, 0, k);
-                of_rows[r] = whole ? 0 : to_bf16(fkv_rows_largest(part, i + r, k));
-            }
-        }
+        fp8_batch batch = {part, k, i, n, per_piece, stored, whole, staged, (float *)(staged + numbers)};
+        cpu_pool_run(dev->pool, (n + per_piece - 1) / per_piece, (double)(n * k), take_piece, &batch);
         if (stored) {
             CUDA(dev,
                  cudaMemcpyAsync(to + i * k, staged, (size_t)(n * k), cudaMemcpyHostToDevice, dev->stream));
-            CUDA(dev, cudaMemcpyAsync(scales + i, of_rows, (size_t)n * sizeof(float), cudaMemcpyHostToDevice,
-                                      dev->stream));
-        } else if (cuda_grow(dev, (void **)&dev->landing, &dev->landing_bytes, piece_bytes + 16) &&
+            CUDA(dev, cudaMemcpyAsync(scales + i, batch.of_rows, (size_t)n * sizeof(float),
+                                      cudaMemcpyHostToDevice, dev->stream));
+        } else if (cuda_grow(dev, (void **)&dev->landing, &dev->landing_bytes, batch_bytes + 16) &&
                    CUDA(dev,
                         cudaMemcpyAsync(dev->landing, staged, all, cudaMemcpyHostToDevice, dev->stream))) {
             const float *largest = (const float *)(dev->landing + numbers);
             cuda_quantise_weight(dev, (const bf16 *)dev->landing, n, k, whole ? NULL : largest, to + i * k,
                                  scales + i);
         }
+        cuda_post(dev);
     }
 }
 
@@ -173,7 +226,7 @@ static void send_fp8(fkv_device *dev, const fkv_rows *part, int64_t k, uint8_t *
 static void send_bias(fkv_device *dev, const fkv_rows *part, bf16 *to)
 {
     const fkv_rows bias = fkv_rows_bias(part);
-    if (part->bias && part->n_rows > 0) send_part(dev, &bias, part->n_rows, to);
+    if (part->bias && part->n_rows > 0) send_bf16(dev, &bias, 1, part->n_rows, to);
 }
 
 /* Sizes of a weight of these parts, and its memory. */
@@ -192,7 +245,7 @@ static fkv_status make(fkv_device *dev, const fkv_rows *parts, int n_parts, int6
     if (n < 0 || k <= 0 || !fkv_mul_size((size_t)n, (size_t)k, &bytes) ||
         !fkv_mul_size(bytes, fp8 ? 1 : sizeof(bf16), &bytes))
         return fkv_fail_memory(err);
-    if (fp8 && k * 2 + 4 > piece_bytes)
+    if (fp8 && k * 2 + 4 > batch_bytes)
         return fkv_fail(err, FKV_E_INPUT, "the cuda backend holds no rows of %lld numbers in FP8",
                         (long long)k);
     fkv_weight *w = (fkv_weight *)calloc(1, sizeof *w);
@@ -218,11 +271,9 @@ static fkv_status load(fkv_device *dev, const fkv_rows *parts, int n_parts, int6
     const fkv_status st = make(dev, parts, n_parts, k, &w, err);
     if (st) return st;
     int64_t row = 0;
+    if (!w->scale) send_bf16(dev, parts, w->n, k, (bf16 *)w->data);
     for (int p = 0; p < n_parts; p++) {
-        if (w->scale)
-            send_fp8(dev, &parts[p], k, (uint8_t *)w->data + row * k, w->scale + row);
-        else
-            send_part(dev, &parts[p], k, (bf16 *)w->data + row * k);
+        if (w->scale) send_fp8(dev, &parts[p], k, (uint8_t *)w->data + row * k, w->scale + row);
         if (w->bias) send_bias(dev, &parts[p], w->bias + row);
         row += parts[p].n_rows;
     }

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "kernels/backend.h"
+#include "runner/base/file.h"
 #include "runner/base/float16.h"
 
 int64_t fkv_dtype_bytes(fkv_dtype dtype)
@@ -83,6 +84,19 @@ float fkv_rows_largest(const fkv_rows *rows, int64_t row, int64_t k)
         }
     }
     return fkv_f32_from_bits(largest);
+}
+
+const fkv_rows *fkv_rows_part(const fkv_rows *parts, int64_t *row)
+{
+    while (*row >= parts->n_rows) *row -= parts++->n_rows;
+    return parts;
+}
+
+void fkv_rows_read_ahead(const fkv_rows *rows, int64_t row, int64_t n)
+{
+    static const uintptr_t ahead = 16 << 20;
+    const uintptr_t row_bytes = (uintptr_t)(rows->stride * fkv_dtype_bytes(rows->dtype));
+    fkv_file_read_ahead((uintptr_t)rows->data + (uintptr_t)row * row_bytes + ahead, (size_t)n * row_bytes);
 }
 
 bool fkv_rows_are_fp8(const fkv_rows *rows, int64_t k)

@@ -1,6 +1,7 @@
 /* Opening of a job: see setup.h. */
 #include "runner/setup.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -368,6 +369,38 @@ static void open_manners(fkv_setup *s, bool have_config, fkv_errs *errs)
             add_error(errs, &err);
 }
 
+static void *wake(void *name)
+{
+    fkv_backend_wake(name);
+    return NULL;
+}
+
+static void find_backend(fkv_setup *s, const char *name, fkv_errs *errs)
+{
+    fkv_err err = {0};
+    s->backend = fkv_backend_find(name);
+    if (s->backend) return;
+    fkv_fail_at(&err, FKV_E_INPUT, s->job->path, 0, "engine.backend", "%s %s", name, fkv_backend_why(name));
+    add_error(errs, &err);
+}
+
+/* The tokenizer takes a while, and so does the GPU's driver: beside each other. */
+static void open_tokenizer_and_backend(fkv_setup *s, fkv_errs *errs)
+{
+    const fkv_job *j = s->job;
+    fkv_err err = {0};
+    pthread_t waking;
+    char name[8];
+    snprintf(name, sizeof name, "%s",
+             j->engine.backend == FKV_JOB_BACKEND_CPU    ? "cpu"
+             : j->engine.backend == FKV_JOB_BACKEND_CUDA ? "cuda"
+                                                         : "auto");
+    const bool wakes = !pthread_create(&waking, NULL, wake, name);
+    if (fkv_tokenizer_open(j->model.path, &s->tokenizer, &err)) add_error(errs, &err);
+    if (wakes) pthread_join(waking, NULL);
+    find_backend(s, name, errs);
+}
+
 static void open_model(fkv_setup *s, fkv_errs *errs)
 {
     const fkv_job *j = s->job;
@@ -386,15 +419,7 @@ static void open_model(fkv_setup *s, fkv_errs *errs)
     } else if (have_config && fkv_tensors_open_dummy(&s->config, j->job.seed, &s->weights, &err)) {
         add_error(errs, &err);
     }
-    if (fkv_tokenizer_open(j->model.path, &s->tokenizer, &err)) add_error(errs, &err);
-    const char *name = j->engine.backend == FKV_JOB_BACKEND_CPU    ? "cpu"
-                       : j->engine.backend == FKV_JOB_BACKEND_CUDA ? "cuda"
-                                                                   : "auto";
-    s->backend = fkv_backend_find(name);
-    if (!s->backend) {
-        fkv_fail_at(&err, FKV_E_INPUT, j->path, 0, "engine.backend", "%s %s", name, fkv_backend_why(name));
-        add_error(errs, &err);
-    }
+    open_tokenizer_and_backend(s, errs);
     open_manners(s, have_config, errs);
     if (have_config) check_against_model(s, errs);
     if (have_config) check_budgets(s, errs);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -216,4 +217,10 @@ int64_t fkv_file_size(const char *path)
 {
     struct stat sb;
     return stat(path, &sb) ? -1 : (int64_t)sb.st_size;
+}
+
+void fkv_file_read_ahead(uintptr_t at, size_t n)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = at / page * page;
+    posix_madvise((void *)begin, n + (at - begin), POSIX_MADV_WILLNEED); /* a hint: it may fail */
 }

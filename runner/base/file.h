@@ -45,6 +45,10 @@ bool fkv_file_exists(const char *path);
 /* Size in bytes, or -1 with the reason in errno. */
 int64_t fkv_file_size(const char *path);
 
+/* Has the system begin to read the n bytes of address `at` on, as far as they are a mapped file's; others are
+ * no matter. */
+void fkv_file_read_ahead(uintptr_t at, size_t n);
+
 /* malloc'd "a/b"; b alone when it is absolute or a is empty. NULL: no memory. */
 char *fkv_path_join(const char *a, const char *b);
 /* malloc'd folder part of path, "." if it has none. NULL: no memory. */

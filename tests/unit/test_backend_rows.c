@@ -322,6 +322,35 @@ static void an_fp8_weight_is_that_of_its_float32_products(void **state)
     free(codes), free(by), free(products), free(halves);
 }
 
+/* Larger than what is staged at once, its parts' ends anywhere within a piece of it; the middle one's rows
+ * are the right half of longer ones, the last one is of another type. */
+static void a_large_weight_has_every_number_of_its_parts(void **state)
+{
+    (void)state;
+    enum { K = 520, FIRST = 3001, MIDDLE = 2503, LAST = 3007, ALL = FIRST + MIDDLE + LAST, COLS = 5 };
+    static const int cols[COLS] = {0, 1, 255, 256, K - 1};
+    const size_t n = (size_t)ALL * K;
+    fkv_err err = {0};
+    fkv_weight *weight;
+    float *w = host_floats(n), *wide = host_floats((size_t)MIDDLE * 2 * K),
+          *x = host_floats((size_t)COLS * K), *y = host_floats((size_t)COLS * ALL);
+    fill_uniform(w, n, 1);
+    for (int64_t i = 0; i < MIDDLE; i++) memcpy(wide + (2 * i + 1) * K, w + (FIRST + i) * K, K * sizeof *w);
+    uint16_t *first = halves_of(w, (size_t)FIRST * K), *middle = halves_of(wide, (size_t)MIDDLE * 2 * K);
+    fkv_rows parts[] = {rows_of(first, FIRST, K), rows_of(middle + K, MIDDLE, 2 * K), rows_of(NULL, LAST, K)};
+    parts[2].data = w + (FIRST + MIDDLE) * K;
+    parts[2].dtype = FKV_DTYPE_F32;
+    assert_int_equal(b->weight_load(dev, parts, 3, K, &weight, &err), FKV_OK);
+    for (int c = 0; c < COLS; c++) x[c * K + cols[c]] = 1;
+    void *dx = activations(x, (size_t)COLS * K), *dy = device_memory((size_t)COLS * ALL * sizeof *y, NULL);
+    b->linear(dev, rows_at(dx, K), COLS, COLS, weight, rows_at(dy, ALL), true, FKV_EPILOGUE_NONE);
+    fetch(y, dy, (size_t)COLS * ALL * sizeof *y);
+    for (int c = 0; c < COLS; c++)
+        for (int64_t r = 0; r < ALL; r++)
+            if (y[c * ALL + r] != w[r * K + cols[c]]) fail_msg("row %d, column %d", (int)r, cols[c]);
+    free(w), free(wide), free(x), free(y), free(first), free(middle);
+}
+
 /* One row among n others at some place; its result's bits. */
 static void probe(const fkv_weight *w, const float *row, int64_t n, int64_t k, int64_t n_out, int64_t at,
                   bool f32_out, fkv_epilogue epilogue, float *bits)
@@ -425,6 +454,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_part_without_a_bias_has_none),
         cmocka_unit_test(all_numbers_of_e4m3_are_read),
         cmocka_unit_test(an_fp8_weight_is_that_of_its_float32_products),
+        cmocka_unit_test(a_large_weight_has_every_number_of_its_parts),
         cmocka_unit_test(a_rows_product_does_not_depend_on_its_place_or_neighbours),
         cmocka_unit_test(a_rows_norm_does_not_depend_on_its_place),
         cmocka_unit_test(recorded_steps_do_what_enqueued_ones_do),
