@@ -2,7 +2,7 @@
 
 usage: hf_top1.py TEACHER_FORCED_BINARY WORK_DIR [tiny]
 Writes a checkpoint of Llama-3-8B's shape with random weights (seed 0) to WORK_DIR, takes 8 random prompts of
-2,048 tokens, and compares positions 1,024 and later: how often HF bf16 and our CUDA backend disagree with HF
+2,048 tokens, and compares positions 1,024 and later: how often HF bf16 and our CUDA backend, also in FP8, disagree with HF
 float32. Then times HF generate's prefill (8 k tokens) for the speed table. Needs a GPU, torch, transformers.
 """
 import json, os, subprocess, sys, time
@@ -40,8 +40,8 @@ with torch.inference_mode():
     print(f"HF prefill of 8192 tokens: {8192 / best:.0f} tokens/s", flush=True)
 full = top1(bf.float())
 del bf; torch.cuda.empty_cache()
-for ranks in (1, 4):
-    subprocess.run([binary, "cuda", model_dir, os.path.join(work, "ids.bin"), os.path.join(work, "top.bin"), str(n_prompts), str(n_tokens), str(n_prefill), str(ranks)], check=True)
+for ranks, weights, kv in ((1, "bf16", "bf16"), (4, "bf16", "bf16"), (1, "bf16", "fp8"), (1, "fp8", "bf16"), (1, "fp8", "fp8")):
+    subprocess.run([binary, "cuda", model_dir, os.path.join(work, "ids.bin"), os.path.join(work, "top.bin"), str(n_prompts), str(n_tokens), str(n_prefill), str(ranks), "-", weights, kv], check=True)
     ours = np.fromfile(os.path.join(work, "top.bin"), dtype=np.int32).reshape(half.shape)
     a, b = float((half != full).mean()), float((ours != full).mean())
-    print(f"ranks {ranks}: disagreement with HF float32: HF bf16 {a:.4%}, ours {b:.4%}, ratio {b / max(a, 1e-9):.3f}", flush=True)
+    print(f"ranks {ranks}, weights {weights}, K and V {kv}: disagreement with HF float32: HF bf16 {a:.4%}, ours {b:.4%}, ratio {b / max(a, 1e-9):.3f}", flush=True)

@@ -2,13 +2,15 @@
  * implementation (hf_top1.py) or backend (family_logits.py): every prompt's first tokens are prefilled, the
  * rest is fed token by token through the decode path, whatever the model would have said.
  *
- * usage: teacher_forced BACKEND MODEL_DIR IDS OUT N_PROMPTS N_TOKENS N_PREFILL [RANKS [LOGITS]]
+ * usage: teacher_forced BACKEND MODEL_DIR IDS OUT N_PROMPTS N_TOKENS N_PREFILL [RANKS [LOGITS [WEIGHTS KV]]]
  *   IDS: int32 [N_PROMPTS][N_TOKENS]   OUT: int32 [N_PROMPTS][N_TOKENS - N_PREFILL + 1],
  *   the top-1 token behind positions N_PREFILL - 1 ... N_TOKENS - 1 (ties: lower id).
- *   LOGITS: float32 [N_TOKENS - N_PREFILL + 1][N_PROMPTS][vocab], what they were taken from.
+ *   LOGITS: float32 [N_TOKENS - N_PREFILL + 1][N_PROMPTS][vocab], what they were taken from; "-": none.
+ *   WEIGHTS, KV: bf16 (the backend's own form) or fp8.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/measure/measure.h"
 #include "engine/split.h"
@@ -35,7 +37,8 @@ int main(int argc, char **argv)
     if (argc < 8) die("see the head of teacher_forced.c", NULL);
     const int n_prompts = atoi(argv[5]), n_tokens = atoi(argv[6]), n_prefill = atoi(argv[7]);
     const int ranks = argc > 8 ? atoi(argv[8]) : 1, n_out = n_tokens - n_prefill + 1;
-    FILE *all = argc > 9 ? fopen(argv[9], "wb") : NULL;
+    FILE *all = argc > 9 && strcmp(argv[9], "-") != 0 ? fopen(argv[9], "wb") : NULL;
+    const bool fp8 = argc > 11 && !strcmp(argv[10], "fp8"), kv_fp8 = argc > 11 && !strcmp(argv[11], "fp8");
     fkv_err err = {0};
     fkv_config c;
     fkv_safetensors *w;
@@ -57,7 +60,9 @@ int main(int argc, char **argv)
                                   .n_slots = n_prompts,
                                   .max_prompt = n_tokens,
                                   .window = 32,
-                                  .kernel = 7};
+                                  .kernel = 7,
+                                  .form = fp8 ? FKV_FORM_FP8 : FKV_FORM_NATIVE,
+                                  .kv_form = kv_fp8 ? FKV_KV_FP8 : FKV_KV_PLAIN};
     if (!o.backend) die("no such backend", NULL);
     if (fkv_engine_open(&c, w, &o, &e, &err)) die("open", &err);
     if (fkv_profile_init(&p, c.n_layers, c.n_kv_heads, &err)) die("profile", &err);
