@@ -79,22 +79,6 @@ static __device__ __forceinline__ int cuda_first_page(int64_t pages, unsigned i,
     return (int)(pages * i / n);
 }
 
-/* Programmatic dependent launch: the next kernel may begin while this one is at work; it waits where it needs
- * what this one writes. Without the launch attribute, and before Hopper, both do nothing. */
-static __device__ __forceinline__ void cuda_let_next_kernel_begin(void)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
-#endif
-}
-
-static __device__ __forceinline__ void cuda_wait_for_kernel(void)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;\n" ::: "memory");
-#endif
-}
-
 /* Pages more that an entry counts for than it has, when CTAs share out the work: to begin and to end one is
  * bound by latency, not by bytes (measured: LOG.md, 2026-11-26); of fp8 pages, which take half the time,
  * twice as many. Changes no bit, but who folds what. */

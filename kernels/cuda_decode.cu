@@ -15,6 +15,7 @@
  */
 #include <math.h>
 
+#include "kernels/cuda_early.h"
 #include "kernels/cuda_pages.h"
 
 enum {
@@ -564,33 +565,13 @@ static __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_kernel(const at
         merge_chunks<HD>(a, e, before, chunks, g, (int)threadIdx.x % 32);
 }
 
-/* A kernel that may begin beside the one before it, where the GPU can. */
-static void launch_early(fkv_device *dev, void (*kernel)(attention_params), int blocks, int threads,
-                         int bytes, const attention_params &p)
-{
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)blocks);
-    config.blockDim = dim3((unsigned)threads);
-    config.dynamicSmemBytes = (size_t)bytes;
-    config.stream = dev->stream;
-    config.attrs = &early;
-    config.numAttrs = dev->attention->begins_early;
-    CUDA(dev, cudaLaunchKernelEx(&config, kernel, p));
-}
-
 template <int HD, typename T, int STAGES, int TILES, bool ODD>
 static void launch(fkv_device *dev, const attention_params &p)
 {
     constexpr int bytes = shared_bytes<HD, T>(STAGES);
     static_assert(STAGES > 1 || bytes <= CUDA_LEAST_SHARED, "one fits every GPU");
-    if (!CUDA(dev, cudaFuncSetAttribute(decode_attention_kernel<HD, T, STAGES, TILES, ODD>,
-                                        cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
-        return;
-    launch_early(dev, decode_attention_kernel<HD, T, STAGES, TILES, ODD>, dev->n_sms, att_shape<HD>::THREADS,
-                 bytes, p);
+    cuda_launch_early(dev, decode_attention_kernel<HD, T, STAGES, TILES, ODD>, dim3((unsigned)dev->n_sms),
+                      att_shape<HD>::THREADS, bytes, p);
 }
 
 /* As many blocks in flight as shared memory holds: Hopper's, Ampere's data-centre GPUs', any other's. */
@@ -607,7 +588,7 @@ static void run_attention(fkv_device *dev, const attention_params &p)
         launch<HD, T, LEAST, TILES, ODD>(dev, p);
     if (dev->failed || dev->n_sms == 1) return;
     const int warps = p.group < MERGE_WARPS ? p.group : MERGE_WARPS;
-    launch_early(dev, merge_kernel<HD>, dev->n_sms - 1, 32 * warps, 0, p);
+    cuda_launch_early(dev, merge_kernel<HD>, dim3((unsigned)dev->n_sms - 1), 32 * warps, 0, p);
 }
 
 template <int HD, typename T, bool ODD> static void run_tiles(fkv_device *dev, const attention_params &p)

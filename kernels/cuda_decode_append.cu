@@ -1,6 +1,7 @@
 /* Q, K and V of a decode step of the CUDA backend: the projections' splits are added up, what the layer's
  * spec does to them, and K and V go into their pages.
  */
+#include "kernels/cuda_early.h"
 #include "kernels/cuda_pages.h"
 
 enum {

@@ -6,13 +6,14 @@
  * depends on the weight's shape alone, and within a split one sum runs over K, so a row's bits
  * depend neither on its place nor on other rows, heads, or the number of slots.
  *
+ * The first chunks of the weights are on their way before the kernel in front has written x.
  * Rows that a placement does not own are not computed. Hopper multiplies by wgmma, other GPUs by
  * mma.sync, from the same tiles.
  *
  * Codes of FP8 are made bf16 in shared memory, which holds each of them exactly, and are multiplied as such:
  * the products are FP8's, their sums float32's. A split's sums are multiplied by both scales.
  */
-#include "kernels/cuda_attention.h"
+#include "kernels/cuda_early.h"
 #include "kernels/cuda_wgmma.h"
 
 enum {
@@ -216,24 +217,28 @@ static __device__ __forceinline__ void multiply(const qkv_params &a, const qkv_b
     constexpr int THREADS = 2 * ROWS, X_BYTES = ROWS * CHUNK * 2, STAGE = X_BYTES + COLS * CHUNK * 2;
     const uint32_t base = smem_address(stages);
     const bf16 *x = (const bf16 *)a.x + b.row0 * a.k, *w = (const bf16 *)b.head.weight + b.column * a.k;
-    auto load = [&](int chunk) {
-        if (chunk < b.to) {
-            const uint32_t at = base + (uint32_t)((chunk - b.from) % STAGES * STAGE);
-            load_chunk<ROWS, THREADS>(at, x, a.k, (int64_t)chunk * CHUNK, b.rows);
-            load_chunk<COLS, THREADS>(at + X_BYTES, w, a.k, (int64_t)chunk * CHUNK, b.cols);
-        }
+    auto stage_of = [&](int chunk) { return base + (uint32_t)((chunk - b.from) % STAGES * STAGE); };
+    auto load_x = [&](int chunk) {
+        if (chunk < b.to) load_chunk<ROWS, THREADS>(stage_of(chunk), x, a.k, (int64_t)chunk * CHUNK, b.rows);
         copy_commit();
     };
-    for (int i = 0; i < STAGES - 1; i++) load(b.from + i);
+    auto load_w = [&](int chunk) {
+        if (chunk < b.to)
+            load_chunk<COLS, THREADS>(stage_of(chunk) + X_BYTES, w, a.k, (int64_t)chunk * CHUNK, b.cols);
+    };
+    for (int i = 0; i < STAGES - 1; i++) load_w(b.from + i);
+    cuda_wait_for_kernel();
+    for (int i = 0; i < STAGES - 1; i++) load_x(b.from + i);
     for (int chunk = b.from; chunk < b.to; chunk++) {
-        const uint32_t at = base + (uint32_t)((chunk - b.from) % STAGES * STAGE);
+        const uint32_t at = stage_of(chunk);
         copy_wait<STAGES - 2>();
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
         wgmma_see_writes();
 #endif
         __syncthreads(); /* all have this chunk, and are done with the last one, whose stage is next */
         product.begin(at, at + X_BYTES);
-        load(chunk + STAGES - 1);
+        load_w(chunk + STAGES - 1);
+        load_x(chunk + STAGES - 1);
         product.end();
     }
     copy_wait<0>();
@@ -249,15 +254,19 @@ static __device__ __forceinline__ void multiply_codes(const qkv_params &a, const
     const uint32_t base = smem_address(stages), at = smem_address(tile);
     const uint8_t *x = (const uint8_t *)a.x + 2 * b.row0 * a.k,
                   *w = (const uint8_t *)b.head.weight + b.column * a.k;
-    auto load = [&](int chunk) {
-        if (chunk < b.to) {
-            const uint32_t to = base + (uint32_t)((chunk - b.from) % STAGES * STAGE);
-            load_codes<ROWS, THREADS>(to, x, 2 * a.k, a.k, (int64_t)chunk * CHUNK, b.rows);
-            load_codes<COLS, THREADS>(to + X_BYTES, w, a.k, a.k, (int64_t)chunk * CHUNK, b.cols);
-        }
+    auto stage_of = [&](int chunk) { return base + (uint32_t)((chunk - b.from) % STAGES * STAGE); };
+    auto load_x = [&](int chunk) {
+        if (chunk < b.to)
+            load_codes<ROWS, THREADS>(stage_of(chunk), x, 2 * a.k, a.k, (int64_t)chunk * CHUNK, b.rows);
         copy_commit();
     };
-    for (int i = 0; i < STAGES - 1; i++) load(b.from + i);
+    auto load_w = [&](int chunk) {
+        if (chunk < b.to)
+            load_codes<COLS, THREADS>(stage_of(chunk) + X_BYTES, w, a.k, a.k, (int64_t)chunk * CHUNK, b.cols);
+    };
+    for (int i = 0; i < STAGES - 1; i++) load_w(b.from + i);
+    cuda_wait_for_kernel();
+    for (int i = 0; i < STAGES - 1; i++) load_x(b.from + i);
     for (int chunk = b.from; chunk < b.to; chunk++) {
         const char *codes = stages + (chunk - b.from) % STAGES * STAGE;
         copy_wait<STAGES - 2>();
@@ -269,7 +278,8 @@ static __device__ __forceinline__ void multiply_codes(const qkv_params &a, const
 #endif
         __syncthreads();
         product.begin(at, at + 2 * X_BYTES);
-        load(chunk + STAGES - 1);
+        load_w(chunk + STAGES - 1);
+        load_x(chunk + STAGES - 1);
         product.end();
     }
     copy_wait<0>();
@@ -280,7 +290,10 @@ static __global__ void __launch_bounds__(2 * ROWS) qkv_kernel(const qkv_params a
 {
     extern __shared__ __align__(1024) char stages[];
     const qkv_block<ROWS> b(a);
-    if (b.rows <= 0) return;
+    if (b.rows <= 0) {
+        cuda_wait_for_kernel(); /* or this kernel could end before the one in front */
+        return;
+    }
     tile_product product;
     if constexpr (FP8)
         multiply_codes<ROWS, STAGES>(a, b, product, stages);
@@ -318,11 +331,7 @@ static void launch(fkv_device *dev, const qkv_params &p, int n_heads)
     constexpr int bytes = shared_bytes(ROWS, STAGES, FP8);
     const dim3 grid((unsigned)(p.n_tiles * p.n_splits), (unsigned)n_heads,
                     (unsigned)((p.n_slots + ROWS - 1) / ROWS));
-    if (!CUDA(dev, cudaFuncSetAttribute(qkv_kernel<ROWS, STAGES, FP8>,
-                                        cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)))
-        return;
-    qkv_kernel<ROWS, STAGES, FP8><<<grid, 2 * ROWS, bytes, dev->stream>>>(p);
-    CUDA_LAUNCHED(dev);
+    cuda_launch_early(dev, qkv_kernel<ROWS, STAGES, FP8>, grid, 2 * ROWS, bytes, p);
 }
 
 void cuda_decode_project(fkv_device *dev, const cuda_decode_head *heads, int n_heads, fkv_acts x, int64_t k,

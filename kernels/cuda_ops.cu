@@ -4,6 +4,7 @@
  * is fixed by its length alone. Rows whose length and addresses allow it are moved 16
  * bytes a thread; the others element by element, by the same kernels with WIDTH 1.
  */
+#include "kernels/cuda_early.h"
 #include "kernels/cuda_rows.h"
 
 /* out[n, k] = table[tokens[i] - first], zeros where that is not in [0, n_ids). A block a row. */
@@ -67,6 +68,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
 {
     bf16 *row = x + blockIdx.x * hidden;
     float sum = 0;
+    cuda_let_next_kernel_begin(); /* a product, which reads its weights meanwhile */
     for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < hidden; i += ROW_THREADS * WIDTH) {
         pack<WIDTH> p = *(const pack<WIDTH> *)(row + i);
         if (y) {

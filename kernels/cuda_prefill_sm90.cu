@@ -13,6 +13,7 @@
 #include <math.h>
 
 #include "kernels/cuda_attention.h"
+#include "kernels/cuda_tma.h"
 #include "kernels/cuda_wgmma.h"
 
 enum {
@@ -36,32 +37,6 @@ struct tile_barriers {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-static __device__ __forceinline__ void barrier_init(uint64_t *b, int count)
-{
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(smem_address(b)), "r"(count) : "memory");
-}
-
-static __device__ __forceinline__ void barrier_expect(uint64_t *b, int bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(smem_address(b)), "r"(bytes)
-                 : "memory");
-}
-
-static __device__ __forceinline__ void barrier_arrive(uint64_t *b)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(smem_address(b)) : "memory");
-}
-
-/* Waits until the phase of that parity has ended. */
-static __device__ __forceinline__ void barrier_wait(uint64_t *b, int parity)
-{
-    asm volatile("{\n.reg .pred done;\nagain:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@done bra finished;\nbra again;\nfinished:\n}\n" ::"r"(smem_address(b)),
-                 "r"(parity)
-                 : "memory");
-}
-
 /* A tile of HD columns from column x, rows from y on; rows behind the last are zeros. */
 template <int HD>
 static __device__ __forceinline__ void load_panels(uint32_t tile, const CUtensorMap *map, int x, int y,
@@ -69,12 +44,7 @@ static __device__ __forceinline__ void load_panels(uint32_t tile, const CUtensor
 {
     barrier_expect(full, HD / PANEL * PANEL_BYTES);
 #pragma unroll
-    for (int i = 0; i < HD / PANEL; i++)
-        asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, "
-                     "{%3, %4}], "
-                     "[%2];\n" ::"r"(tile + i * PANEL_BYTES),
-                     "l"(map), "r"(smem_address(full)), "r"(x + i * PANEL), "r"(y)
-                     : "memory");
+    for (int i = 0; i < HD / PANEL; i++) load_box(tile + i * PANEL_BYTES, map, x + i * PANEL, y, full);
 }
 
 /* --- wgmma -------------------------------------------------------------------- */
@@ -313,7 +283,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
             barrier_init(&barriers.k_empty[s], 8);
             barrier_init(&barriers.v_empty[s], 8);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;\n" ::: "memory");
+        barriers_begin();
     }
     __syncthreads();
     if (warpgroup == 0) {

@@ -171,8 +171,17 @@ static void check_linear(int64_t n, int64_t k, int64_t n_out, const linear_case 
 static void linear_multiplies_any_shape(void **state)
 {
     (void)state;
-    const int64_t shapes[][3] = {{1, 32, 16},  {1, 64, 257},  {5, 96, 40},   {16, 33, 7},
-                                 {17, 128, 3}, {64, 256, 80}, {200, 64, 96}, {300, 48, 24}};
+    const int64_t shapes[][3] = {{1, 32, 16},
+                                 {1, 64, 257},
+                                 {5, 96, 40},
+                                 {16, 33, 7},
+                                 {17, 128, 3},
+                                 {64, 256, 80},
+                                 {200, 64, 96},
+                                 {300, 48, 24},
+                                 /* a step's gate of a large model (CUDA: a kernel of its own) */
+                                 {37, 136, 3080},
+                                 {128, 72, 3100}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int c = 0; c < N_LINEAR_CASES; c++)
             check_linear(shapes[i][0], shapes[i][1], shapes[i][2], &linear_cases[c]);
@@ -351,21 +360,52 @@ static void a_large_weight_has_every_number_of_its_parts(void **state)
     free(w), free(wide), free(x), free(y), free(first), free(middle);
 }
 
-/* One row among n others at some place; its result's bits. */
-static void probe(const fkv_weight *w, const float *row, int64_t n, int64_t k, int64_t n_out, int64_t at,
-                  bool f32_out, fkv_epilogue epilogue, float *bits)
+/* One row among n others of a class at some place; its result's bits. */
+static void probe_of_class(const fkv_weight *w, const float *row, int64_t n, int64_t class_rows, int64_t k,
+                           int64_t n_out, int64_t at, bool f32_out, fkv_epilogue epilogue, float *bits)
 {
     float *x = host_floats((size_t)(n * k)), *y = host_floats((size_t)(n * n_out));
     fill_uniform(x, (size_t)(n * k), 1);
     memcpy(x + at * k, row, (size_t)k * sizeof *row);
     void *dx = activations(x, (size_t)(n * k)), *dy = device_memory((size_t)(n * n_out) * sizeof *y, NULL);
-    b->linear(dev, rows_at(dx, k), n, CLASS_ROWS, w, rows_at(dy, n_out), f32_out, epilogue);
+    b->linear(dev, rows_at(dx, k), n, class_rows, w, rows_at(dy, n_out), f32_out, epilogue);
     if (f32_out)
         fetch(y, dy, (size_t)(n * n_out) * sizeof *y);
     else
         get(y, dy, (size_t)(n * n_out));
     memcpy(bits, y + at * n_out, (size_t)n_out * sizeof *bits);
     free(x), free(y);
+}
+
+static void probe(const fkv_weight *w, const float *row, int64_t n, int64_t k, int64_t n_out, int64_t at,
+                  bool f32_out, fkv_epilogue epilogue, float *bits)
+{
+    probe_of_class(w, row, n, CLASS_ROWS, k, n_out, at, f32_out, epilogue, bits);
+}
+
+static void a_row_of_a_steps_gate_does_not_depend_on_its_place_or_neighbours(void **state)
+{
+    (void)state;
+    enum { K = 256, OUT = 3080 };
+    const int64_t classes[] = {64, 128};
+    float *w = host_floats((size_t)2 * OUT * K), *row = host_floats(K), *first = host_floats(OUT),
+          *other = host_floats(OUT);
+    fill_uniform(w, (size_t)2 * OUT * K, 0.25f);
+    fill_uniform(row, K, 1);
+    const fkv_weight *weight = load_gated(w, NULL, OUT, K);
+    for (int i = 0; i < 2; i++) {
+        const int64_t most = classes[i], counts[] = {1, most / 2 + 3, most};
+        probe_of_class(weight, row, 1, most, K, OUT, 0, false, FKV_EPILOGUE_SILU_GATE, first);
+        for (int c = 0; c < 3; c++) {
+            const int64_t places[] = {0, counts[c] / 2, counts[c] - 1};
+            for (int p = 0; p < 3; p++) {
+                probe_of_class(weight, row, counts[c], most, K, OUT, places[p], false, FKV_EPILOGUE_SILU_GATE,
+                               other);
+                assert_memory_equal(first, other, OUT * sizeof *first);
+            }
+        }
+    }
+    free(w), free(row), free(first), free(other);
 }
 
 static void a_rows_product_does_not_depend_on_its_place_or_neighbours(void **state)
@@ -456,6 +496,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(an_fp8_weight_is_that_of_its_float32_products),
         cmocka_unit_test(a_large_weight_has_every_number_of_its_parts),
         cmocka_unit_test(a_rows_product_does_not_depend_on_its_place_or_neighbours),
+        cmocka_unit_test(a_row_of_a_steps_gate_does_not_depend_on_its_place_or_neighbours),
         cmocka_unit_test(a_rows_norm_does_not_depend_on_its_place),
         cmocka_unit_test(recorded_steps_do_what_enqueued_ones_do),
     };
