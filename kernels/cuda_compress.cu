@@ -531,14 +531,16 @@ static __global__ void __launch_bounds__(GATHER_THREADS) keep_fp8_kernel(const k
         most = max(most, magnitude(f[k]));
     }
     const float by = scale_of(most_of<LANES>(most));
+    scale_fit fit = {};
+    uint16_t y[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) y[k] = pack_e4m3(fit, scaled(f[2 * k], by), scaled(f[2 * k + 1], by));
+    const float mended = mended_scale<LANES>(by, fit);
     if (!there) return;
     char *const page = h.arena + p.table[h.table + t / FKV_PAGE_TOKENS] * page_bytes<e4m3>(HD);
     const int row = v * FKV_PAGE_TOKENS + (int)(t % FKV_PAGE_TOKENS);
-    if (piece == 0) ((float *)(page + page_scales<e4m3>(HD)))[row] = by;
+    if (piece == 0) ((float *)(page + page_scales<e4m3>(HD)))[row] = mended;
     if (!mine) return;
-    uint16_t y[4];
-#pragma unroll
-    for (int k = 0; k < 4; k++) y[k] = pack_e4m3(scaled(f[2 * k], by), scaled(f[2 * k + 1], by));
     *(uint2 *)(page + row * HD + piece * 8) =
         make_uint2(y[0] | (uint32_t)y[1] << 16, y[2] | (uint32_t)y[3] << 16);
 }

@@ -63,10 +63,35 @@ static __device__ __forceinline__ uint32_t magnitude(float x)
     return __float_as_uint(x) & 0x7fffffffu;
 }
 
-/* lo into the lower byte. */
-static __device__ __forceinline__ uint16_t pack_e4m3(float lo, float hi)
+/* Sums that mend a vector's scale (kv_page.h), in sixteenths; 256 numbers' stay below 2^30. */
+struct scale_fit {
+    int32_t missed, square;
+};
+static __device__ __forceinline__ void fit_number(scale_fit &fit, float x, float n)
 {
-    return __nv_cvt_float2_to_fp8x2(make_float2(lo, hi), __NV_SATFINITE, __NV_E4M3);
+    fit.missed += __float2int_rn(n * (x - n) * 16.0f);
+    fit.square += __float2int_rn(n * n * 16.0f);
+}
+
+/* Numbers divided by their scale, lo's into the lower byte. */
+static __device__ __forceinline__ uint16_t pack_e4m3(scale_fit &fit, float lo, float hi)
+{
+    const uint16_t both = __nv_cvt_float2_to_fp8x2(make_float2(lo, hi), __NV_SATFINITE, __NV_E4M3);
+    const float2 n = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(both, __NV_E4M3)));
+    fit_number(fit, lo, n.x);
+    fit_number(fit, hi, n.y);
+    return both;
+}
+
+/* The scale of numbers that were divided by `by`; fit: a lane's of LANES neighbouring ones. */
+template <int LANES> static __device__ __forceinline__ float mended_scale(float by, scale_fit fit)
+{
+#pragma unroll
+    for (int step = LANES / 2; step; step /= 2) {
+        fit.missed += __shfl_xor_sync(~0u, fit.missed, step);
+        fit.square += __shfl_xor_sync(~0u, fit.square, step);
+    }
+    return fit.square ? by * (1.0f + __fdiv_rn((float)fit.missed, (float)fit.square)) : by;
 }
 
 /* The maximum over LANES neighbouring lanes. */
@@ -92,15 +117,17 @@ static __device__ __forceinline__ void store_vector_fp8(char *to, float *scale, 
         most = max(most, max(magnitude(v.lo[j]), magnitude(v.hi[j])));
     }
     const float by = scale_of(most_of<32>(most));
+    scale_fit fit = {};
 #pragma unroll
     for (int j = 0; j < CUDA_PAIRS; j++) {
         const int i = lane + 32 * j;
         if (i >= half) continue;
-        const uint16_t both = pack_e4m3(scaled(v.lo[j], by), scaled(v.hi[j], by));
+        const uint16_t both = pack_e4m3(fit, scaled(v.lo[j], by), scaled(v.hi[j], by));
         to[i] = (char)(both & 0xff);
         to[i + half] = (char)(both >> 8);
     }
-    if (lane == 0) *scale = by;
+    const float mended = mended_scale<32>(by, fit);
+    if (lane == 0) *scale = mended;
 }
 
 /* K, V and their scales of 16 tokens: bytes of a stage, and where the scales begin in it. */

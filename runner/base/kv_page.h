@@ -4,9 +4,13 @@
  * Forms of what is in a page, hd numbers a vector:
  * - plain: K [FKV_PAGE_TOKENS][hd], then V likewise, in the backend's own type;
  * - fp8: the same in e4m3, a byte a number, then the scales that K's vectors are to be multiplied by,
- *   [FKV_PAGE_TOKENS] float32, then V's. A vector's scale is its largest magnitude / 448, e4m3's largest
- *   number; its numbers are divided by it and rounded to the nearest, ties to even. Where the scale is 0 or
- *   not finite, the numbers are zeros; products with a scale that is not finite are no numbers, either. */
+ *   [FKV_PAGE_TOKENS] float32, then V's. A vector's numbers are divided by s, its largest magnitude / 448,
+ *   e4m3's largest number, and rounded to the nearest, ties to even. The scale is then the one with which
+ *   they come nearest to the vector: s (1 + sum n (x / s - n) / sum n^2), of float32 terms rounded to whole
+ *   sixteenths, so that the sums are the same in any order. What rounding took along the vector's own
+ *   direction is given back so: a query that looks for this very key would miss that most. Where s is 0 or
+ *   not finite, the numbers are zeros and s is the scale; products with a scale that is not finite are no
+ *   numbers, either. */
 #ifndef FKV_BASE_KV_PAGE_H
 #define FKV_BASE_KV_PAGE_H
 

@@ -31,9 +31,16 @@ static inline void fp8_quantise(const float *x, int hd, uint8_t *to, float *scal
 {
     float most = 0;
     for (int i = 0; i < hd; i++) most = isnan(x[i]) || isnan(most) ? NAN : fmaxf(most, fabsf(x[i]));
-    *scale = most / 448.0f;
-    for (int i = 0; i < hd; i++)
-        to[i] = *scale > 0 && isfinite(*scale) ? e4m3_nearest((double)(x[i] / *scale)) : 0;
+    const float by = most / 448.0f;
+    double missed = 0, square = 0;
+    for (int i = 0; i < hd; i++) {
+        const float scaled = by > 0 && isfinite(by) ? x[i] / by : 0;
+        to[i] = e4m3_nearest((double)scaled);
+        const float n = (float)e4m3_value(to[i]);
+        missed += (double)rintf(n * (scaled - n) * 16);
+        square += (double)rintf(n * n * 16);
+    }
+    *scale = square > 0 ? by * (1 + (float)missed / (float)square) : by;
 }
 
 /* Vector i of a page: V's are behind K's. */
