@@ -4,8 +4,8 @@
 usage: tokenizer_vs_hf.py BINARY FOLDER... [--seed N] [--texts N]
 
 Every folder holds a tokenizer.json. Texts: each character that Unicode 14 has
-assigned (newer ones may be classed differently by the libraries; every code point where
-the file asks for no class of characters), and random mixes of scripts, white space, line ends, marks, contractions, digits and the
+assigned (newer ones may be classed differently by the libraries; where the file asks for no class of
+characters the others, too, many in a text), and random mixes of scripts, white space, line ends, marks, contractions, digits and the
 file's own added tokens. Ids: random sequences, which mostly are not valid
 UTF-8. Exits 77 when `tokenizers` can't be imported.
 """
@@ -90,10 +90,12 @@ def check(binary, folder, rng, n_texts):
     with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as f:
         text = f.read()
     classes = any(kind in text for kind in ('"Regex"', '"ByteLevel"', '"NFC"', '"Digits"', '"Punctuation"'))
-    points = sorted(POINTS) if classes else [c for c in range(1, 0x110000) if not 0xD800 <= c < 0xE000]
+    rest = [] if classes else [chr(c) for c in range(1, 0x110000) if c not in POINTS and not 0xD800 <= c < 0xE000]
+    points = sorted(POINTS) + [ord(c) for c in rest]
     bad = 0
     print(folder)
-    texts = [f"a{chr(c)}b {chr(c)}1{chr(c)}{chr(c)}.{chr(c)} \n" for c in points]
+    texts = [f"a{chr(c)}b {chr(c)}1{chr(c)}{chr(c)}.{chr(c)} \n" for c in sorted(POINTS)]
+    texts += [" ".join(c + c for c in rest[i : i + 20]) for i in range(0, len(rest), 20)]
     texts += [random_text(rng, points, added, vocab) for _ in range(n_texts)] + [""]
     for options in (["--json"], ["--json", "--bos"]):
         some = texts if len(options) == 1 else texts[-1000:]
