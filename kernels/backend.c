@@ -33,12 +33,21 @@ const char *fkv_backend_why(const char *name)
 #endif
 }
 
-void fkv_backend_wake(const char *name)
+bool fkv_backend_sleeps(const char *name)
 {
 #ifdef FKV_CUDA
-    if (strcmp(name, "cpu") != 0) fkv_backend_cuda_wake();
+    return strcmp(name, "cpu") != 0;
 #else
     (void)name;
+    return false;
+#endif
+}
+
+void fkv_backend_wake(const char *name)
+{
+    if (!fkv_backend_sleeps(name)) return;
+#ifdef FKV_CUDA
+    fkv_backend_cuda_wake();
 #endif
 }
 

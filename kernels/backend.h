@@ -582,8 +582,8 @@ static inline float fkv_fp8_scale(float largest)
 }
 
 const fkv_backend *fkv_backend_cpu(void);
-/* In builds with CUDA, for backend.c alone: the table, whether a GPU is there, and what wake, restrict and the
- * stages below do there. */
+/* In builds with CUDA, for backend.c alone: the table, whether a GPU is there, and what wake, restrict and
+ * the stages below do there. */
 const fkv_backend *fkv_backend_cuda(void);
 bool fkv_backend_cuda_found(void);
 void fkv_backend_cuda_wake(void);
@@ -600,6 +600,8 @@ const char *fkv_backend_why(const char *name);
 /* Brings up what finding a backend of that name and its first device wait for, such as CUDA's driver: from a
  * thread of its own, beside work that needs none of them. It says nothing: find and open do. */
 void fkv_backend_wake(const char *name);
+/* Whether there is something to bring up. */
+bool fkv_backend_sleeps(const char *name);
 /* For tests: GPUs that are opened from now on hide what only some have, shared memory beyond
  * 99 KiB a block, Hopper's own kernels, and libraries. Their code for sm_90a goes unused
  * under CUDA_FORCE_PTX_JIT=1. */

@@ -1,6 +1,6 @@
-/* A pool of threads for the CPU backend, and for what the host does to a GPU's weights: one parallel loop at a time, threads
- * that sleep in between (no spinning). Which thread runs which index is open, so
- * a body must compute the same whatever the order.
+/* A pool of threads for the CPU backend, and for what the host does to a GPU's weights: one parallel loop at
+ * a time, threads that sleep in between (no spinning). Which thread runs which index is open, so a body must
+ * compute the same whatever the order.
  *
  * A pool owns its threads; a failed open leaves NULL and none of them. One thread at a time calls run;
  * not for loops within loops. */

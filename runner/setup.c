@@ -395,7 +395,7 @@ static void open_tokenizer_and_backend(fkv_setup *s, fkv_errs *errs)
              j->engine.backend == FKV_JOB_BACKEND_CPU    ? "cpu"
              : j->engine.backend == FKV_JOB_BACKEND_CUDA ? "cuda"
                                                          : "auto");
-    const bool wakes = !pthread_create(&waking, NULL, wake, name);
+    const bool wakes = fkv_backend_sleeps(name) && !pthread_create(&waking, NULL, wake, name);
     if (fkv_tokenizer_open(j->model.path, &s->tokenizer, &err)) add_error(errs, &err);
     if (wakes) pthread_join(waking, NULL);
     find_backend(s, name, errs);
