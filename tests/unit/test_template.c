@@ -197,6 +197,9 @@ static void long_chains_are_no_nesting(void **state)
 static void a_rendering_is_bounded(void **state)
 {
     (void)state;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* one thread, and ten million steps that take forty seconds there */
+#endif
     fails("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "10000000 steps");
     fails(
         "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
