@@ -9,9 +9,6 @@
  *
  * No split of k: even 48 blocks read as fast as the memory gives (LOG.md, 2026-11-26).
  */
-#include <cuda.h>
-#include <cudaTypedefs.h>
-
 #include "kernels/cuda_early.h"
 #include "kernels/cuda_gate_sm90.h"
 #include "kernels/cuda_rows.h"
@@ -20,8 +17,8 @@
 
 enum {
     RESULTS = 64, /* of a tile: rows of gate, and as many of up */
-    COLS = 64,    /* of a panel: 128 bytes of a row */
-    PANELS = 2,   /* of a chunk: 256 bytes of a row are one stretch of the memory */
+    COLS = TMA_PANEL,
+    PANELS = 2, /* of a chunk: 256 bytes of a row are one stretch of the memory */
     CHUNK = COLS * PANELS,
     THREADS = 384,
     MOST_ROWS = 128,
@@ -208,23 +205,6 @@ static __global__ void __launch_bounds__(THREADS, 1)
 
 /* --- host --------------------------------------------------------------------- */
 
-/* Rows of k bf16, box_rows of them and a panel's columns at a time. */
-static bool make_map(fkv_device *dev, const void *rows, int64_t n, int64_t k, int64_t stride, int box_rows,
-                     CUtensorMap *map)
-{
-    const cuuint64_t dims[2] = {(cuuint64_t)k, (cuuint64_t)n},
-                     strides[1] = {(cuuint64_t)stride * sizeof(bf16)};
-    const cuuint32_t box[2] = {COLS, (cuuint32_t)box_rows}, steps[2] = {1, 1};
-    const PFN_cuTensorMapEncodeTiled_v12000 encode =
-        (PFN_cuTensorMapEncodeTiled_v12000)dev->attention->encode;
-    if (encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)rows, dims, strides, box, steps,
-               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS)
-        return true;
-    cuda_fail(dev, "no tensor map for a step's gate and up");
-    return false;
-}
-
 bool cuda_gate_sm90_can(const fkv_device *dev, fkv_acts x, int64_t class_rows, const cuda_weight_view *w)
 {
     const int64_t share = w->n / 2, tiles = (share + RESULTS - 1) / RESULTS;
@@ -265,8 +245,9 @@ void cuda_gate_sm90(fkv_device *dev, fkv_activation g, fkv_acts x, int64_t n, in
                            .out = out,
                            .stride = stride};
     CUtensorMap of_w, of_x;
-    if (dev->failed || !make_map(dev, w.data, w.n, w.k, w.k, RESULTS, &of_w) ||
-        !make_map(dev, x.data, n, w.k, x.stride, rows, &of_x))
+    static const char why[] = "no tensor map for a step's gate and up";
+    if (dev->failed || !cuda_panel_map(dev, cuda_weight_bf16(w), w.n, w.k, w.k, RESULTS, why, &of_w) ||
+        !cuda_panel_map(dev, (const bf16 *)x.data, n, w.k, x.stride, rows, why, &of_x))
         return;
     if (rows == 64)
         run_rows<64>(dev, g, of_w, of_x, a);

@@ -1,4 +1,5 @@
-/* Products with weights on the CUDA backend: cuBLASLt, bf16 or e4m3 in, float32 sums.
+/* Products with weights on the CUDA backend: cuBLASLt, bf16 or e4m3 in, float32 sums; but a step's gate and
+ * up, where cuda_gate_sm90.cu can.
  *
  * An algorithm is chosen once for a shape and kept: by the class's number of rows (that of
  * the full tile, however many rows a product has), the weight's shape, the type of the

@@ -8,8 +8,6 @@
  *
  * Other devices use the kernel in cuda_prefill.cu. Owns nothing.
  */
-#include <cuda.h>
-#include <cudaTypedefs.h>
 #include <math.h>
 
 #include "kernels/cuda_attention.h"
@@ -20,7 +18,7 @@ enum {
     ROWS = FKV_TILE_TOKENS,
     KEYS = 128,
     STAGES = 2,
-    PANEL = 64,
+    PANEL = TMA_PANEL,
     PANEL_BYTES = KEYS * PANEL * 2,
     THREADS = 384
 };
@@ -345,34 +343,24 @@ static void run(fkv_device *dev, const fkv_prefill_args *a, const pack_maps &map
 }
 
 /* Of a prompt's rows of qkv [n_rows, n_heads * head_rows * hd], 16-byte aligned. */
-static bool make_map(fkv_device *dev, const bf16 *qkv, const fkv_segment *s, cuuint64_t width,
-                     CUtensorMap *map)
+static bool map_prompt(fkv_device *dev, const fkv_prefill_args *a, const fkv_segment *s, CUtensorMap *map)
 {
-    const cuuint64_t dims[2] = {width, (cuuint64_t)s->n_tokens}, strides[1] = {width * sizeof(bf16)};
-    const cuuint32_t box[2] = {PANEL, KEYS}, steps[2] = {1, 1};
-    const PFN_cuTensorMapEncodeTiled_v12000 encode =
-        (PFN_cuTensorMapEncodeTiled_v12000)dev->attention->encode;
-    if (encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)(qkv + s->row0 * (int64_t)width), dims,
-               strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS)
-        return true;
-    cuda_fail(dev, "no tensor map for the prompt's Q, K and V");
-    return false;
+    const int64_t width = a->n_heads * (int64_t)fkv_head_rows(a->spec->group) * a->spec->head_dim;
+    return cuda_panel_map(dev, (const bf16 *)a->qkv + s->row0 * width, s->n_tokens, width, width, KEYS,
+                          "no tensor map for the prompt's Q, K and V", map);
 }
 
 void cuda_prefill_sm90(fkv_device *dev, const fkv_prefill_args *a)
 {
     const fkv_pack *pack = a->pack;
     const int hd = a->spec->head_dim;
-    const cuuint64_t width =
-        (cuuint64_t)a->n_heads * (cuuint64_t)fkv_head_rows(a->spec->group) * (cuuint64_t)hd;
     pack_maps maps;
     for (int first = 0; first < pack->n_segments; first += MAPS) {
         const int left = pack->n_segments - first, n = left < MAPS ? left : (int)MAPS;
         const int64_t end = n < left ? pack->segments[first + n].tile0 : pack->n_tiles;
         const int n_tiles = (int)(end - pack->segments[first].tile0);
         for (int i = 0; i < n; i++)
-            if (!make_map(dev, (const bf16 *)a->qkv, &pack->segments[first + i], width, &maps.of[i])) return;
+            if (!map_prompt(dev, a, &pack->segments[first + i], &maps.of[i])) return;
         if (hd == 128)
             run<128>(dev, a, maps, pack->dev_segments + first, n, n_tiles);
         else

@@ -1,10 +1,34 @@
-/* Tiles that Hopper's tensor memory accelerator brings into shared memory, and the barriers that say when
- * they are there. For kernels compiled for sm_90a; not for others, in which it is empty. Owns nothing. */
+/* Tiles that Hopper's tensor memory accelerator brings into shared memory: the maps that say where they lie,
+ * and the barriers that say when they are there. What kernels call is for those compiled for sm_90a. Owns
+ * nothing. */
 #ifndef FKV_KERNELS_CUDA_TMA_H
 #define FKV_KERNELS_CUDA_TMA_H
 
 #include <cuda.h>
+#include <cudaTypedefs.h>
 #include <stdint.h>
+
+#include "kernels/cuda_attention.h"
+
+enum { TMA_PANEL = 64 }; /* columns of a box: 128 bytes of bf16, as wide as the swizzle */
+
+/* The map of n rows of k bf16, `stride` of them apart, in boxes of box_rows rows and a panel's columns; both
+ * rows and stride are aligned to 16 bytes. False: the error is kept, and says what the map was for. */
+static inline bool cuda_panel_map(fkv_device *dev, const bf16 *rows, int64_t n, int64_t k, int64_t stride,
+                                  int box_rows, const char *why, CUtensorMap *map)
+{
+    const cuuint64_t dims[2] = {(cuuint64_t)k, (cuuint64_t)n},
+                     strides[1] = {(cuuint64_t)stride * sizeof(bf16)};
+    const cuuint32_t box[2] = {TMA_PANEL, (cuuint32_t)box_rows}, steps[2] = {1, 1};
+    const PFN_cuTensorMapEncodeTiled_v12000 encode =
+        (PFN_cuTensorMapEncodeTiled_v12000)dev->attention->encode;
+    if (encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)rows, dims, strides, box, steps,
+               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS)
+        return true;
+    cuda_fail(dev, why);
+    return false;
+}
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 

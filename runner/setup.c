@@ -369,14 +369,22 @@ static void open_manners(fkv_setup *s, bool have_config, fkv_errs *errs)
             add_error(errs, &err);
 }
 
-static void *wake(void *name)
+static const char *backend_name(const fkv_job *j)
 {
-    fkv_backend_wake(name);
+    return j->engine.backend == FKV_JOB_BACKEND_CPU    ? "cpu"
+           : j->engine.backend == FKV_JOB_BACKEND_CUDA ? "cuda"
+                                                       : "auto";
+}
+
+static void *wake(void *job)
+{
+    fkv_backend_wake(backend_name(job));
     return NULL;
 }
 
-static void find_backend(fkv_setup *s, const char *name, fkv_errs *errs)
+static void find_backend(fkv_setup *s, fkv_errs *errs)
 {
+    const char *name = backend_name(s->job);
     fkv_err err = {0};
     s->backend = fkv_backend_find(name);
     if (s->backend) return;
@@ -387,18 +395,13 @@ static void find_backend(fkv_setup *s, const char *name, fkv_errs *errs)
 /* The tokenizer takes a while, and so does the GPU's driver: beside each other. */
 static void open_tokenizer_and_backend(fkv_setup *s, fkv_errs *errs)
 {
-    const fkv_job *j = s->job;
     fkv_err err = {0};
     pthread_t waking;
-    char name[8];
-    snprintf(name, sizeof name, "%s",
-             j->engine.backend == FKV_JOB_BACKEND_CPU    ? "cpu"
-             : j->engine.backend == FKV_JOB_BACKEND_CUDA ? "cuda"
-                                                         : "auto");
-    const bool wakes = fkv_backend_sleeps(name) && !pthread_create(&waking, NULL, wake, name);
-    if (fkv_tokenizer_open(j->model.path, &s->tokenizer, &err)) add_error(errs, &err);
+    const bool wakes =
+        fkv_backend_sleeps(backend_name(s->job)) && !pthread_create(&waking, NULL, wake, s->job);
+    if (fkv_tokenizer_open(s->job->model.path, &s->tokenizer, &err)) add_error(errs, &err);
     if (wakes) pthread_join(waking, NULL);
-    find_backend(s, name, errs);
+    find_backend(s, errs);
 }
 
 static void open_model(fkv_setup *s, fkv_errs *errs)

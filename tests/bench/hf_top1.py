@@ -2,8 +2,8 @@
 
 usage: hf_top1.py TEACHER_FORCED_BINARY WORK_DIR [tiny]
 Writes a checkpoint of Llama-3-8B's shape with random weights (seed 0) to WORK_DIR, takes 8 random prompts of
-2,048 tokens, and compares positions 1,024 and later: how often HF bf16 and our CUDA backend, also in FP8, disagree with HF
-float32. Then times HF generate's prefill (8 k tokens) for the speed table. Needs a GPU, torch, transformers.
+2,048 tokens, and compares positions 1,024 and later: how often HF bf16 and our CUDA backend, also in FP8,
+disagree with HF float32. Then times HF generate's prefill (8 k tokens) for the speed table. Needs a GPU, torch, transformers.
 """
 import json, os, subprocess, sys, time
 import numpy as np, torch
